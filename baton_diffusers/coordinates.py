@@ -1,0 +1,196 @@
+"""The shared space-time frame: the only place where seconds, frame numbers, latent indices and patch centres are
+converted into one another.
+
+Three units of time occur:
+
+- *seconds* from the start of the clip. Pixel frame `f` is on screen during `[f, f + 1) / frame_rate`; audio latent `j`
+  sounds during `[j, j + 1) / audio_latent_rate`.
+- *frame numbers*: a pixel frame's own index, so that the instant in the middle of frame `f` is the number `f`.
+- *latent coordinates*: the index of a video latent frame, the unit in which rotary embeddings rotate. A causal video
+  autoencoder of temporal stride `s` gives latent frame 0 to pixel frame 0 and latent frame `k > 0` to pixel frames
+  `s (k - 1) + 1 .. s k`.
+
+Everything here is a pure function of numbers or tensors; nothing is rounded unless its name says so.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+# Slack, in tokens, with which a duration is compared with a token's time: durations are often computed in floating
+# point from frame numbers, and 3 seconds must not hold a 19th keyframe because of a last bit.
+_SLACK = 1e-6
+
+
+def clip_duration(num_frames: int, frame_rate: float) -> float:
+    """Seconds that `num_frames` pixel frames last at `frame_rate` frames per second."""
+    return num_frames / frame_rate
+
+
+def num_latent_frames(num_frames: int, temporal_stride: int) -> int:
+    """Video latent frames of a causal autoencoder for `num_frames` pixel frames.
+
+    Raises:
+        ValueError: if `num_frames` is not `temporal_stride * k + 1` for an integer `k >= 0`.
+    """
+    if num_frames < 1 or (num_frames - 1) % temporal_stride:
+        lower = max(num_frames - 1, 0) // temporal_stride * temporal_stride + 1
+        raise ValueError(
+            f"`num_frames` is {num_frames}, but this model takes {temporal_stride} * k + 1 frames: "
+            f"use {lower} or {lower + temporal_stride}."
+        )
+    return (num_frames - 1) // temporal_stride + 1
+
+
+def num_audio_latents(duration: float, audio_latent_rate: float) -> int:
+    """Audio latents, at `audio_latent_rate` per second, that cover `duration` seconds (the last one may reach beyond)."""
+    return math.ceil(duration * audio_latent_rate - _SLACK)
+
+
+def num_samples(duration: float, sampling_rate: int) -> int:
+    """Audio samples in `duration` seconds, rounded to the nearest."""
+    return round(duration * sampling_rate)
+
+
+def latent_time(frame: torch.Tensor, temporal_stride: int) -> torch.Tensor:
+    """Latent coordinate of a (fractional) frame number.
+
+    Piecewise linear through the centres of what the latent frames cover: `(0, 0)`, `((s + 1) / 2, 1)`,
+    `((s + 1) / 2 + s, 2)`, ... ; the first piece is continued to the left of 0. papers.md 1.3, ours.
+
+    Args:
+        frame (`torch.Tensor`): frame numbers, of any shape.
+        temporal_stride (`int`): pixel frames for each latent frame, `s`.
+    """
+    first_centre = (temporal_stride + 1) / 2
+    return torch.where(frame < first_centre, frame / first_centre, 1 + (frame - first_centre) / temporal_stride)
+
+
+def video_latent_coordinates(num_frames: int, height: int, width: int) -> torch.Tensor:
+    """Coordinates `(t, y, x)` of the video tokens in the order in which the patches are flattened.
+
+    Args:
+        num_frames, height, width (`int`): the token grid, that is, the latent's size after patching.
+
+    Returns:
+        `torch.Tensor` of shape `(num_frames * height * width, 3)`, float32.
+    """
+    axes = [torch.arange(n, dtype=torch.float32) for n in (num_frames, height, width)]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 2)
+
+
+def video_plan_coordinates(
+    times: torch.Tensor,
+    centres: torch.Tensor,
+    frame_rate: float,
+    temporal_stride: int,
+    height: int,
+    width: int,
+) -> torch.Tensor:
+    """Fractional latent coordinates `(t, y, x)` of video plan tokens: RS-RoPE's keys. papers.md 1.3, ours.
+
+    Args:
+        times (`torch.Tensor` of shape `(num_tokens,)`): keyframe times in seconds.
+        centres (`torch.Tensor` of shape `(num_tokens, 2)`): patch centres `(v, u)`, downwards and to the right, in [0, 1].
+        frame_rate (`float`): pixel frames per second.
+        temporal_stride (`int`): pixel frames for each latent frame.
+        height, width (`int`): the token grid of the latents after patching.
+
+    Returns:
+        `torch.Tensor` of shape `(num_tokens, 3)`, float32.
+    """
+    v, u = centres.float().unbind(-1)
+    t = latent_time(times.float() * frame_rate, temporal_stride)
+    return torch.stack([t, v * height - 0.5, u * width - 0.5], dim=-1)
+
+
+def audio_latent_times(num_latents: int, audio_latent_rate: float) -> torch.Tensor:
+    """Seconds in the middle of each of `num_latents` audio latents, shape `(num_latents,)`, float32."""
+    return (torch.arange(num_latents, dtype=torch.float32) + 0.5) / audio_latent_rate
+
+
+def audio_coordinates(
+    times: torch.Tensor,
+    audio_latent_rate: float,
+    audio_rope_scale: float | None,
+    frame_rate: float,
+    temporal_stride: int,
+) -> torch.Tensor:
+    """Latent coordinates `(t, 0, 0)` of anything that sounds around `times`: audio latents and audio plan tokens alike.
+
+    With an `audio_rope_scale` (Ovi's weights: 0.19676), latent `j` lies at `j * audio_rope_scale`. Without it the exact
+    map is used: a sound lies where the pixel frame that is on screen at that instant lies (papers.md 4, ours).
+
+    Args:
+        times (`torch.Tensor` of shape `(num_tokens,)`): the middle of each token, in seconds.
+        audio_latent_rate (`float`): audio latents per second.
+        audio_rope_scale (`float` or `None`): video latent frames for each audio latent, or `None` for the exact map.
+        frame_rate (`float`): pixel frames per second.
+        temporal_stride (`int`): pixel frames for each video latent frame.
+
+    Returns:
+        `torch.Tensor` of shape `(num_tokens, 3)`, float32; the two spatial coordinates are zero.
+    """
+    times = times.float()
+    if audio_rope_scale is None:
+        t = latent_time(times * frame_rate - 0.5, temporal_stride)
+    else:
+        t = (times * audio_latent_rate - 0.5) * audio_rope_scale
+    return torch.stack([t, torch.zeros_like(t), torch.zeros_like(t)], dim=-1)
+
+
+def keyframe_times(duration: float, keyframe_rate: float) -> torch.Tensor:
+    """Times `i / keyframe_rate` in seconds of the keyframes within `[0, duration)`, shape `(num_keyframes,)`, float32."""
+    return torch.arange(math.ceil(duration * keyframe_rate - _SLACK), dtype=torch.float32) / keyframe_rate
+
+
+def patch_centres(height: int, width: int) -> torch.Tensor:
+    """Centres `(v, u)` in [0, 1] of a `height` by `width` grid of patches, row by row, shape `(height * width, 2)`."""
+    v = (torch.arange(height, dtype=torch.float32) + 0.5) / height
+    u = (torch.arange(width, dtype=torch.float32) + 0.5) / width
+    return torch.stack(torch.meshgrid(v, u, indexing="ij"), dim=-1).flatten(0, 1)
+
+
+def audio_plan_times(duration: float, tokens_per_chunk: int, chunk_duration: float = 1.0) -> torch.Tensor:
+    """Times in seconds of the audio plan tokens: token `k` of chunk `c` at `(c + (k + 1/2) / tokens_per_chunk)` chunks.
+
+    The last, partial chunk is whole: tokens at times `>= duration` are there to be masked (papers.md 1.1, ours).
+
+    Returns:
+        `torch.Tensor` of shape `(num_chunks * tokens_per_chunk,)`, float32.
+    """
+    num_chunks = math.ceil(duration / chunk_duration - _SLACK)
+    tokens = torch.arange(num_chunks * tokens_per_chunk, dtype=torch.float32)
+    return (tokens + 0.5) * (chunk_duration / tokens_per_chunk)
+
+
+def rotary_axes_dims(attention_head_dim: int) -> tuple[int, int, int]:
+    """Channels of one head that rotate with `t`, `y` and `x`: Wan's split `(d - 4 (d // 6), 2 (d // 6), 2 (d // 6))`."""
+    spatial = 2 * (attention_head_dim // 6)
+    return attention_head_dim - 2 * spatial, spatial, spatial
+
+
+def rotary_embedding(
+    coordinates: torch.Tensor, axes_dims: tuple[int, ...], theta: float = 10000.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines by which queries and keys at `coordinates` are rotated.
+
+    Axis `a` with `d_a` channels rotates pair `i` by `coordinate_a * theta ** (-2 i / d_a)`. A coordinate of zero leaves
+    its channels as they are, which is how audio tokens, which have no place, pass the spatial channels through.
+
+    Args:
+        coordinates (`torch.Tensor` of shape `(num_tokens, num_axes)`): positions.
+        axes_dims (`tuple[int, ...]`): an even number of channels for each axis; they sum to the head's dimension.
+        theta (`float`, defaults to 10000.0): base of the frequencies.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: cosines and sines of shape `(1, num_tokens, 1, sum(axes_dims) // 2)`, float32.
+    """
+    angles = []
+    for coordinate, dim in zip(coordinates.unbind(-1), axes_dims, strict=True):
+        exponent = torch.arange(0, dim, 2, dtype=torch.float32, device=coordinates.device) / dim
+        angles.append(coordinate[:, None].float() * theta**-exponent)
+    angles = torch.cat(angles, dim=-1)[None, :, None, :]
+    return angles.cos(), angles.sin()

@@ -1,0 +1,295 @@
+"""`SemanticPlan`: the planned tokens of a clip, with their times and places."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+_FORMAT = "baton_diffusers.SemanticPlan"
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticPlan:
+    """A blueprint of a clip in time: semantic tokens of picture and sound, in the space of frozen semantic encoders.
+
+    Made by `VAPlannerModel` from a prompt or read off a real clip by the semantic encoders; read by
+    `DualBranchTransformer`. One plan holds a batch of clips of equal duration and layout (papers.md 1.1).
+
+    Args:
+        video_tokens (`torch.Tensor` of shape `(batch_size, num_video_tokens, video_dim)`): keyframe tokens.
+        video_times (`torch.Tensor` of shape `(num_video_tokens,)`): each token's keyframe time in seconds.
+        video_centres (`torch.Tensor` of shape `(num_video_tokens, 2)`): patch centres `(v, u)`, downwards and to the
+            right, in [0, 1].
+        audio_tokens (`torch.Tensor` of shape `(batch_size, num_audio_tokens, audio_dim)`): audio tokens.
+        audio_times (`torch.Tensor` of shape `(num_audio_tokens,)`): the middle of each token in seconds.
+        duration (`float`): seconds that the plan is for.
+        video_mask (`torch.Tensor` of shape `(batch_size, num_video_tokens)`, *optional*): bool, `True` where a token
+            counts. A sample without any token that counts is a sample without a plan.
+        audio_mask (`torch.Tensor` of shape `(batch_size, num_audio_tokens)`, *optional*): the same for the sound.
+
+    Raises:
+        ValueError: if shapes disagree with one another, or `duration` is not positive.
+    """
+
+    video_tokens: torch.Tensor
+    video_times: torch.Tensor
+    video_centres: torch.Tensor
+    audio_tokens: torch.Tensor
+    audio_times: torch.Tensor
+    duration: float
+    video_mask: torch.Tensor | None = None
+    audio_mask: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("video_tokens", "audio_tokens"):
+            if getattr(self, name).ndim != 3:
+                raise ValueError(
+                    f"`{name}` must have shape (batch_size, num_tokens, dim), but has shape {tuple(getattr(self, name).shape)}."
+                )
+        if not self.duration > 0:
+            raise ValueError(f"`duration` is {self.duration} seconds, but a plan needs a positive duration.")
+        batch_size, num_video_tokens, _ = self.video_tokens.shape
+        num_audio_tokens = self.audio_tokens.shape[1]
+        expected = {
+            "video_times": (num_video_tokens,),
+            "video_centres": (num_video_tokens, 2),
+            "audio_tokens": (batch_size, num_audio_tokens, self.audio_tokens.shape[2]),
+            "audio_times": (num_audio_tokens,),
+            "video_mask": (batch_size, num_video_tokens),
+            "audio_mask": (batch_size, num_audio_tokens),
+        }
+        for name, shape in expected.items():
+            value = getattr(self, name)
+            if value is not None and tuple(value.shape) != shape:
+                raise ValueError(
+                    f"`{name}` has shape {tuple(value.shape)}, but `video_tokens` of shape {tuple(self.video_tokens.shape)} "
+                    f"and `audio_tokens` of shape {tuple(self.audio_tokens.shape)} need {shape}."
+                )
+
+    @property
+    def batch_size(self) -> int:
+        """Number of clips."""
+        return self.video_tokens.shape[0]
+
+    def __getitem__(self, index: int | slice) -> SemanticPlan:
+        """The plan of some clips of the batch; an integer keeps a batch of one."""
+        if isinstance(index, int):
+            if not -self.batch_size <= index < self.batch_size:
+                raise IndexError(f"clip {index} of a plan for {self.batch_size}")
+            index = slice(index % self.batch_size, index % self.batch_size + 1)
+        return self._over_batch(lambda tensor: tensor[index])
+
+    def repeat_interleave(self, repeats: int) -> SemanticPlan:
+        """Each clip of the batch `repeats` times in a row, as `num_videos_per_prompt` orders them."""
+        return self._over_batch(lambda tensor: tensor.repeat_interleave(repeats, dim=0))
+
+    def masked(self, keep: torch.Tensor) -> SemanticPlan:
+        """Drops the whole plan of some samples.
+
+        Args:
+            keep (`torch.Tensor` of shape `(batch_size,)`): bool, `False` for samples to be left without a plan.
+        """
+
+        def mask(mask: torch.Tensor | None, tokens: torch.Tensor) -> torch.Tensor:
+            kept = keep.to(tokens.device)[:, None].expand(tokens.shape[:2])
+            return kept if mask is None else mask & kept
+
+        return replace(
+            self,
+            video_mask=mask(self.video_mask, self.video_tokens),
+            audio_mask=mask(self.audio_mask, self.audio_tokens),
+        )
+
+    def slice(self, start: float, end: float) -> SemanticPlan:
+        """The part within `[start, end)` seconds, with times counted from `start`.
+
+        Raises:
+            ValueError: if `[start, end)` is empty or not within the plan.
+        """
+        if not 0 <= start < end <= self.duration:
+            raise ValueError(f"cannot slice [{start}, {end}) seconds out of a plan of {self.duration} seconds.")
+        last = end == self.duration  # masked tokens beyond the end belong to the last part
+        video = (self.video_times >= start) & ((self.video_times < end) | last)
+        audio = (self.audio_times >= start) & ((self.audio_times < end) | last)
+        return SemanticPlan(
+            video_tokens=self.video_tokens[:, video],
+            video_times=self.video_times[video] - start,
+            video_centres=self.video_centres[video],
+            audio_tokens=self.audio_tokens[:, audio],
+            audio_times=self.audio_times[audio] - start,
+            duration=end - start,
+            video_mask=None if self.video_mask is None else self.video_mask[:, video],
+            audio_mask=None if self.audio_mask is None else self.audio_mask[:, audio],
+        )
+
+    @staticmethod
+    def concat(plans: Sequence[SemanticPlan]) -> SemanticPlan:
+        """Plans one after another in time; `concat([p.slice(0, t), p.slice(t, p.duration)])` is `p`.
+
+        Tokens of a part that lie beyond its own end are left out, except for the last part's.
+
+        Raises:
+            ValueError: if there are no plans, or their batch sizes or token widths differ.
+        """
+        if not plans:
+            raise ValueError("`concat` needs at least one plan.")
+        parts, offset = [], 0.0
+        for number, plan in enumerate(plans):
+            for name in ("video_tokens", "audio_tokens"):
+                ours, first = getattr(plan, name), getattr(plans[0], name)
+                if (ours.shape[0], ours.shape[2]) != (first.shape[0], first.shape[2]):
+                    raise ValueError(
+                        f"plan {number} has `{name}` of shape {tuple(ours.shape)} and cannot follow {tuple(first.shape)}: "
+                        "batch size and width must agree."
+                    )
+            if number + 1 < len(plans):
+                plan = plan._trimmed()
+            parts.append(replace(plan, video_times=plan.video_times + offset, audio_times=plan.audio_times + offset))
+            offset += plan.duration
+
+        def join(name: str, dim: int) -> torch.Tensor:
+            return torch.cat([getattr(part, name) for part in parts], dim=dim)
+
+        def join_masks(name: str, tokens: str) -> torch.Tensor | None:
+            masks = [getattr(part, name) for part in parts]
+            if all(mask is None for mask in masks):
+                return None
+            filled = [
+                torch.ones(getattr(part, tokens).shape[:2], dtype=torch.bool, device=getattr(part, tokens).device)
+                if mask is None
+                else mask
+                for part, mask in zip(parts, masks, strict=True)
+            ]
+            return torch.cat(filled, dim=1)
+
+        return SemanticPlan(
+            video_tokens=join("video_tokens", 1),
+            video_times=join("video_times", 0),
+            video_centres=join("video_centres", 0),
+            audio_tokens=join("audio_tokens", 1),
+            audio_times=join("audio_times", 0),
+            duration=offset,
+            video_mask=join_masks("video_mask", "video_tokens"),
+            audio_mask=join_masks("audio_mask", "audio_tokens"),
+        )
+
+    @staticmethod
+    def collate(plans: Sequence[SemanticPlan]) -> SemanticPlan:
+        """Plans of equal layout and duration as one batch.
+
+        Raises:
+            ValueError: if there are no plans, or their times, places or durations differ.
+        """
+        if not plans:
+            raise ValueError("`collate` needs at least one plan.")
+        first = plans[0]
+        for number, plan in enumerate(plans):
+            for name in ("video_times", "video_centres", "audio_times"):
+                ours = getattr(plan, name)
+                if ours.shape != getattr(first, name).shape or not torch.equal(ours, getattr(first, name)):
+                    raise ValueError(
+                        f"plan {number} differs from the first in `{name}`: only plans of one layout make a batch."
+                    )
+            if plan.duration != first.duration:
+                raise ValueError(f"plan {number} lasts {plan.duration} seconds, the first one {first.duration}.")
+            if (plan.video_mask is None, plan.audio_mask is None) != (
+                first.video_mask is None,
+                first.audio_mask is None,
+            ):
+                raise ValueError(
+                    f"plan {number} and the first one do not both have masks: give all of them one, or none."
+                )
+        return first._over_batch(lambda *tensors: torch.cat(tensors, dim=0), *plans[1:])
+
+    def to(self, *args, **kwargs) -> SemanticPlan:
+        """Moves the plan as `torch.Tensor.to` does. A dtype applies to the tokens; times and places stay float32."""
+        device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
+
+        def move(tensor: torch.Tensor | None, dtype: torch.dtype | None = None) -> torch.Tensor | None:
+            return None if tensor is None else tensor.to(device=device, dtype=dtype, non_blocking=non_blocking)
+
+        moved = {name: move(getattr(self, name)) for name in self._tensor_names()}
+        moved["video_tokens"] = move(self.video_tokens, dtype)
+        moved["audio_tokens"] = move(self.audio_tokens, dtype)
+        return replace(self, **moved)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the plan as one safetensors file, whole or not at all.
+
+        Raises:
+            ValueError: if the file's folder does not exist.
+        """
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise ValueError(f"cannot save a plan to {path}: the folder {path.parent} does not exist. Make it first.")
+        tensors = {
+            name: getattr(self, name).detach().cpu().contiguous()
+            for name in self._tensor_names()
+            if getattr(self, name) is not None
+        }
+        metadata = {"format": _FORMAT, "duration": json.dumps(self.duration)}
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(descriptor)
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+    @staticmethod
+    def load(path: str | os.PathLike, device: str | torch.device = "cpu") -> SemanticPlan:
+        """Reads a plan that `save` wrote.
+
+        Raises:
+            ValueError: if the file does not exist, is truncated, or holds something else.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"there is no plan at {path}.")
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path} is truncated or not a safetensors file ({error}): save the plan again."
+            ) from error
+        required = {name for name in SemanticPlan._tensor_names() if not name.endswith("_mask")}
+        if metadata.get("format") != _FORMAT or not required <= tensors.keys() <= set(SemanticPlan._tensor_names()):
+            raise ValueError(f"{path} holds {sorted(tensors)}, which is not a plan that `SemanticPlan.save` wrote.")
+        return SemanticPlan(**tensors, duration=json.loads(metadata["duration"]))
+
+    def _trimmed(self) -> SemanticPlan:
+        """Without the tokens beyond the clip's end."""
+        video, audio = self.video_times < self.duration, self.audio_times < self.duration
+        return replace(
+            self,
+            video_tokens=self.video_tokens[:, video],
+            video_times=self.video_times[video],
+            video_centres=self.video_centres[video],
+            audio_tokens=self.audio_tokens[:, audio],
+            audio_times=self.audio_times[audio],
+            video_mask=None if self.video_mask is None else self.video_mask[:, video],
+            audio_mask=None if self.audio_mask is None else self.audio_mask[:, audio],
+        )
+
+    def _over_batch(self, function, *others: SemanticPlan) -> SemanticPlan:
+        names = ("video_tokens", "audio_tokens", "video_mask", "audio_mask")
+        changed = {
+            name: function(getattr(self, name), *(getattr(other, name) for other in others))
+            for name in names
+            if getattr(self, name) is not None
+        }
+        return replace(self, **changed)
+
+    @staticmethod
+    def _tensor_names() -> tuple[str, ...]:
+        return tuple(field.name for field in fields(SemanticPlan) if field.name != "duration")
