@@ -1,0 +1,528 @@
+"""One resumable training loop, shared by every part of the system, and the YAML files that configure it.
+
+A run is a folder. It holds `config.yaml`, `log.csv` (the learning curves) and `checkpoints/`; running the same command
+again goes on from the newest checkpoint.
+"""
+
+import csv
+import math
+import os
+import re
+import signal
+import sys
+import time
+import types
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+import yaml
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader, Sampler
+from tqdm import tqdm
+
+Config = TypeVar("Config")
+
+
+@dataclass
+class TrainerConfig:
+    """
+    What a run of [`Trainer`] does, whatever it trains.
+
+    Args:
+        run_dir: Folder of the run; created, and gone on from when it holds a checkpoint.
+        steps: Optimiser steps of the whole run.
+        batch_size: Samples per step.
+        learning_rate: The constant rate. A parameter group may bring its own as `lr`.
+        warmup_steps: Steps over which the rate rises linearly from zero.
+        decay_fraction: Last share of the run over which the rate falls linearly to zero. The position in the run is
+            `max(step / steps, minutes / max_minutes)`.
+        weight_decay: AdamW's, on tensors of two or more dimensions; vectors and scalars are not decayed.
+        betas: AdamW's.
+        max_grad_norm: Total gradient norm to clip to; None clips nothing.
+        ema_decay: Decay of the moving average of the weights, warmed up as `(1 + step) / (10 + step)`; None keeps none.
+        seed: Seeds the generator of every step, together with the step's number.
+        max_minutes: Ends the run, decay included, after this much training time (summed over interruptions). None
+            leaves `steps` alone to decide. A run resumed is equal to one never interrupted only without it.
+        checkpoint_every: Steps between checkpoints.
+        checkpoint_minutes: Minutes between checkpoints, in addition.
+        log_every: Steps averaged into one row of `log.csv`.
+        num_workers: Processes that load data beside the training; 0 loads in the training process.
+        mixed_precision: As in `accelerate.Accelerator`: "no", "fp16" or "bf16".
+        compile: Whether the module is run through `torch.compile`.
+    """
+
+    run_dir: str
+    steps: int
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    decay_fraction: float = 0.3
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.99)
+    max_grad_norm: float | None = 1.0
+    ema_decay: float | None = 0.999
+    seed: int = 0
+    max_minutes: float | None = None
+    checkpoint_every: int = 1000
+    checkpoint_minutes: float | None = 5.0
+    log_every: int = 50
+    num_workers: int = 0
+    mixed_precision: str = "no"
+    compile: bool = False
+
+    def __post_init__(self):
+        self.betas = tuple(self.betas)
+        for name in ("steps", "batch_size", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        for name in ("learning_rate", "max_grad_norm", "max_minutes", "checkpoint_minutes"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"`{name}` must be positive, got {value}.")
+        if not 0 <= self.decay_fraction <= 1:
+            raise ValueError(f"`decay_fraction` is a share of the run, in [0, 1], got {self.decay_fraction}.")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ValueError(f"`ema_decay` must be in [0, 1), or None for no moving average, got {self.ema_decay}.")
+
+
+class IndexedDataset(Protocol):
+    """Data without an end: any non-negative index gives a sample, the same one every time."""
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
+LossFunction = Callable[[nn.Module, Any, torch.Generator, int], dict[str, torch.Tensor]]
+
+
+class Trainer:
+    """
+    Minimises a loss over an endless dataset, and can be stopped and resumed at any step.
+
+    Step `s` sees the samples `s * batch_size ... (s + 1) * batch_size - 1` and draws all its randomness from a generator
+    seeded by `(seed, s)`, so that a run resumed makes the same steps as one never interrupted.
+
+    Args:
+        config: See [`TrainerConfig`].
+        module: What is trained: its parameters that require a gradient.
+        loss_fn: `loss_fn(module, batch, generator, step)` returns a dictionary of scalar tensors, the same names at every
+            step. `"loss"` is minimised; all are logged. `module` is to be *called* (it may be compiled or wrapped); the
+            batch and the generator are on its device.
+        dataset: See [`IndexedDataset`].
+        parameter_groups: Parameter groups for AdamW, where the default (decay for matrices, none for vectors) does not
+            do. A group's `lr` replaces `config.learning_rate`.
+        collate_fn: Turns a list of samples into a batch; default: PyTorch's.
+
+    Raises:
+        ValueError: If nothing in `module` requires a gradient.
+    """
+
+    def __init__(
+        self,
+        config: TrainerConfig,
+        module: nn.Module,
+        loss_fn: LossFunction,
+        dataset: IndexedDataset,
+        parameter_groups: list[dict[str, Any]] | None = None,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+    ):
+        self.config = config
+        self.module = module
+        self.loss_fn = loss_fn
+        self.dataset = dataset
+        self.collate_fn = collate_fn
+        self.run_dir = Path(config.run_dir)
+        self.step = 0
+        self.seconds = 0.0
+
+        if parameter_groups is None:
+            trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+            parameter_groups = [
+                {"params": [p for p in trained if p.ndim >= 2]},
+                {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+            ]
+        parameter_groups = [group for group in parameter_groups if len(group["params"]) > 0]
+        if not parameter_groups:
+            raise ValueError("Nothing to train: no parameter of `module` requires a gradient.")
+
+        self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        self.module.to(self.accelerator.device)
+        self._ema = None
+        if config.ema_decay is not None:
+            self._ema = deepcopy(module).eval().requires_grad_(False)
+        optimizer = torch.optim.AdamW(
+            parameter_groups, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+        )
+        self._base_rates = [group["lr"] for group in optimizer.param_groups]
+        self._prepared, self.optimizer = self.accelerator.prepare(module, optimizer)
+        if config.compile:
+            self._prepared = torch.compile(self._prepared)
+        self._generator = torch.Generator(self.accelerator.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module is trained."""
+        return self.accelerator.device
+
+    def ema_module(self) -> nn.Module:
+        """The module with the moving average of the weights, for evaluation and saving; without one, the module."""
+        return self.module if self._ema is None else self._ema
+
+    def progress(self) -> float:
+        """Position in the run, from 0 to 1."""
+        minutes = 0.0 if self.config.max_minutes is None else self.seconds / 60 / self.config.max_minutes
+        return min(1.0, max(self.step / self.config.steps, minutes))
+
+    def learning_rate_factor(self) -> float:
+        """What the learning rates are multiplied by at the current step."""
+        warmup = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
+        decay_fraction = self.config.decay_fraction
+        decay = min(1.0, (1 - self.progress()) / decay_fraction) if decay_fraction > 0 else 1.0
+        return warmup * decay
+
+    def fit(self) -> nn.Module:
+        """
+        Trains to the end of the run, from the newest checkpoint if there is one.
+
+        Ctrl-C and SIGTERM finish the step at hand and write a checkpoint first; a second Ctrl-C does not wait.
+
+        Returns:
+            The trained module: [`Trainer.ema_module`].
+
+        Raises:
+            FloatingPointError: If the loss is no longer finite. The checkpoints before it remain.
+            KeyboardInterrupt: After Ctrl-C, when the checkpoint is written.
+            SystemExit: After SIGTERM, likewise.
+        """
+        config = self.config
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        (self.run_dir / "config.yaml").write_text(yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
+        self.resume()
+        if self.progress() >= 1:
+            return self.ema_module()
+
+        self.module.train()
+        sums: dict[str, torch.Tensor] = {}
+        count = 0
+        last_time = last_checkpoint = time.monotonic()
+        with (
+            _caught_signals() as caught,
+            _LearningCurve(self.run_dir / "log.csv", self.step) as curve,
+            tqdm(total=config.steps, initial=self.step, desc=self.run_dir.name, unit="step", mininterval=2) as bar,
+        ):
+            for batch in self._batches():
+                losses = self._train_step(batch)
+                for name, value in losses.items():
+                    sums[name] = sums.get(name, 0.0) + value
+                count += 1
+                now = time.monotonic()
+                self.seconds += now - last_time
+                last_time = now
+                bar.update()
+
+                ended = self.progress() >= 1
+                stopping = ended or bool(caught)
+                checkpointing = (
+                    stopping
+                    or self.step % config.checkpoint_every == 0
+                    or (
+                        config.checkpoint_minutes is not None
+                        and now - last_checkpoint > 60 * config.checkpoint_minutes
+                    )
+                )
+                if self.step % config.log_every == 0 or checkpointing:
+                    means = {name: float(value) / count for name, value in sums.items()}
+                    if not math.isfinite(means["loss"]):
+                        raise FloatingPointError(
+                            f"The loss is {means['loss']} within the {count} steps before step {self.step}. Run again to "
+                            f"go on from the last checkpoint in {self.run_dir}, with a lower `learning_rate` or a "
+                            "stronger `max_grad_norm`."
+                        )
+                    rate = self.optimizer.param_groups[0]["lr"]
+                    curve.write(self.step, self.step * config.batch_size, self.seconds, rate, means)
+                    bar.set_postfix({"loss": f"{means['loss']:.4g}", "done": f"{self.progress():.0%}"}, refresh=False)
+                    sums, count = {}, 0
+                if checkpointing:
+                    self.save_checkpoint()
+                    last_checkpoint = time.monotonic()
+                if ended:
+                    break
+                if caught == [signal.SIGTERM]:
+                    sys.exit(128 + signal.SIGTERM)
+                if caught:
+                    raise KeyboardInterrupt
+        return self.ema_module()
+
+    def save_checkpoint(self) -> Path:
+        """Writes weights, moving average, optimiser and position, whole or not at all; keeps the last two."""
+        folder = self.run_dir / "checkpoints"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"step_{self.step:08d}.pt"
+        temporary = path.with_suffix(".tmp")
+        torch.save(
+            {
+                "module": self.module.state_dict(),
+                "ema": None if self._ema is None else self._ema.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step,
+                "seconds": self.seconds,
+            },
+            temporary,
+        )
+        os.replace(temporary, path)
+        for old in checkpoints(self.run_dir)[:-2]:
+            old.unlink()
+        return path
+
+    def resume(self) -> bool:
+        """Loads the newest checkpoint of the run; returns whether there was one."""
+        paths = checkpoints(self.run_dir)
+        if not paths:
+            return False
+        state = torch.load(paths[-1], map_location=self.device, weights_only=True)
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self._ema is not None:
+            self._ema.load_state_dict(state["module"] if state["ema"] is None else state["ema"])
+        self.step = state["step"]
+        self.seconds = state["seconds"]
+        return True
+
+    def _batches(self) -> Iterator[Any]:
+        loader = DataLoader(
+            self.dataset,
+            batch_size=self.config.batch_size,
+            sampler=_CountFrom(self.step * self.config.batch_size),
+            collate_fn=self.collate_fn,
+            num_workers=self.config.num_workers,
+            pin_memory=self.device.type == "cuda",
+        )
+        for batch in loader:
+            yield _to_device(batch, self.device)
+
+    def _train_step(self, batch: Any) -> dict[str, torch.Tensor]:
+        seed = step_seed(self.config.seed, self.step)
+        self._generator.manual_seed(seed)
+        torch.manual_seed(seed)  # for dropout and the like, which take no generator
+        factor = self.learning_rate_factor()
+        for group, base_rate in zip(self.optimizer.param_groups, self._base_rates, strict=True):
+            group["lr"] = base_rate * factor
+
+        losses = self.loss_fn(self._prepared, batch, self._generator, self.step)
+        self.accelerator.backward(losses["loss"])
+        if self.config.max_grad_norm is not None:
+            self.accelerator.clip_grad_norm_(self.module.parameters(), self.config.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._update_ema()
+        self.step += 1
+        return {name: value.detach() for name, value in losses.items()}
+
+    @torch.no_grad()
+    def _update_ema(self) -> None:
+        if self._ema is None:
+            return
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        averages, values = [], []
+        for average, value in zip(self._ema.state_dict().values(), self.module.state_dict().values(), strict=True):
+            if average.is_floating_point():
+                averages.append(average)
+                values.append(value)
+            else:
+                average.copy_(value)
+        torch._foreach_lerp_(averages, values, 1 - decay)
+
+
+def step_seed(seed: int, step: int) -> int:
+    """The seed of one step's generator: well-mixed bits of the run's seed and the step's number."""
+    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0])
+
+
+def checkpoints(run_dir: str | Path) -> list[Path]:
+    """The checkpoint files of a run, oldest first."""
+    return sorted((Path(run_dir) / "checkpoints").glob("step_*.pt"))
+
+
+def load_checkpoint(run_dir: str | Path, module: nn.Module, ema: bool = True) -> int:
+    """
+    Loads the weights of a run's newest checkpoint, to use or export them beside the training.
+
+    Args:
+        run_dir: Folder of the run.
+        module: The module that was trained, built alike.
+        ema: Whether to take the moving average, where the run keeps one.
+
+    Returns:
+        The step of the checkpoint.
+
+    Raises:
+        FileNotFoundError: If the run has no checkpoint.
+    """
+    paths = checkpoints(run_dir)
+    if not paths:
+        raise FileNotFoundError(f"No checkpoint in {Path(run_dir) / 'checkpoints'}.")
+    state = torch.load(paths[-1], map_location="cpu", weights_only=True)
+    module.load_state_dict(state["ema"] if ema and state["ema"] is not None else state["module"])
+    return state["step"]
+
+
+def load_config(path: str | Path, cls: type[Config], overrides: Sequence[str] = ()) -> Config:
+    """
+    Reads a YAML file into a dataclass, whose fields may be dataclasses.
+
+    Args:
+        path: The file; its keys are the fields of `cls`.
+        cls: The dataclass.
+        overrides: `key=value` texts, as from the command line; the key of a nested field is dotted
+            (`trainer.steps=100`), the value is YAML.
+
+    Raises:
+        ValueError: For an unknown or missing key, or a value of the wrong type, naming it.
+    """
+    with open(path) as file:
+        values = yaml.safe_load(file) or {}
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise ValueError(f"An override reads `key=value`, got {override!r}.")
+        *parents, name = key.split(".")
+        section = values
+        for parent in parents:
+            section = section.setdefault(parent, {})
+            if not isinstance(section, dict):
+                raise ValueError(f"Override {override!r}: `{parent}` is a value, it holds no keys.")
+        section[name] = yaml.safe_load(text)
+    return _build(cls, values, str(path), "")
+
+
+def _build(cls: type[Config], values: Any, source: str, prefix: str) -> Config:
+    if not isinstance(values, dict):
+        raise ValueError(f"{source}: `{prefix.rstrip('.')}` must hold the keys of {cls.__name__}, got {values!r}.")
+    hints = typing.get_type_hints(cls)
+    known = {field.name: field for field in fields(cls) if field.init}
+    if unknown := [key for key in values if key not in known]:
+        raise ValueError(
+            f"{source}: unknown key `{prefix}{unknown[0]}` for {cls.__name__}; it knows {', '.join(known)}."
+        )
+    for name, field in known.items():
+        if name not in values and field.default is MISSING and field.default_factory is MISSING:
+            raise ValueError(f"{source}: `{prefix}{name}` is missing and {cls.__name__} has no default for it.")
+    return cls(**{key: _convert(hints[key], value, source, prefix + key) for key, value in values.items()})
+
+
+def _convert(hint: Any, value: Any, source: str, key: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = typing.get_args(hint)
+        if value is None and type(None) in options:
+            return None
+        hint = next(option for option in options if option is not type(None))
+        return _convert(hint, value, source, key)
+    if is_dataclass(hint):
+        return _build(hint, value, source, key + ".")
+    expected = origin or hint
+    if expected is Any:
+        return value
+    if expected is tuple and isinstance(value, list):
+        return tuple(value)
+    if expected is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+        # YAML 1.1 reads "1e-3" as text: its floats need a point.
+        if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", str(value)):
+            return float(value)
+    if expected is int and isinstance(value, bool) or not isinstance(value, expected):
+        raise ValueError(f"{source}: `{key}` must be {expected.__name__}, got {value!r}.")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    # YAML's safe dump knows no tuples.
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _to_device(batch: Any, device: torch.device) -> Any:
+    if hasattr(batch, "to"):
+        return batch.to(device)
+    if isinstance(batch, dict):
+        return {key: _to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, (list, tuple)):
+        return type(batch)(_to_device(value, device) for value in batch)
+    return batch
+
+
+class _CountFrom(Sampler[int]):
+    def __init__(self, start: int):
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        index = self.start
+        while True:
+            yield index
+            index += 1
+
+
+class _LearningCurve:
+    # log.csv, one row per `log_every` steps; rows of steps that a resumed run makes again are dropped.
+    def __init__(self, path: Path, step: int):
+        self.path = path
+        rows = []
+        if path.exists():
+            with open(path, newline="") as file:
+                rows = list(csv.reader(file))
+        self.header = rows[0] if rows else None
+        self._kept = [row for row in rows[1:] if int(row[0]) <= step]
+
+    def __enter__(self):
+        self._file = open(self.path, "w", newline="")
+        self._writer = csv.writer(self._file)
+        if self.header is not None:
+            self._writer.writerow(self.header)
+            self._writer.writerows(self._kept)
+            self._file.flush()
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+
+    def write(self, step: int, samples: int, seconds: float, learning_rate: float, losses: dict[str, float]) -> None:
+        header = ["step", "samples", "seconds", "learning_rate", *losses]
+        if self.header is None:
+            self.header = header
+            self._writer.writerow(header)
+        if header != self.header:
+            raise ValueError(f"{self.path} has the columns {self.header}, the loss function now gives {header[4:]}.")
+        values = [f"{value:.6g}" for value in losses.values()]
+        self._writer.writerow([step, samples, f"{seconds:.1f}", f"{learning_rate:.6g}", *values])
+        self._file.flush()
+
+
+@contextmanager
+def _caught_signals() -> Iterator[list[int]]:
+    # Collects Ctrl-C and SIGTERM instead of dying of them; a second Ctrl-C acts at once. Python lets only the main
+    # thread set handlers: elsewhere nothing is caught.
+    caught: list[int] = []
+
+    def catch(number, frame):
+        if number in caught and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    previous = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, catch)
+    except ValueError:
+        pass
+    try:
+        yield caught
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

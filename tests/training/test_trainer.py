@@ -1,0 +1,181 @@
+"""The training loop: exact resumption, schedules, checkpoints, configuration files."""
+
+import csv
+import os
+import signal
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import nn
+
+from baton_diffusers.training.trainer import Trainer, TrainerConfig, checkpoints, load_checkpoint, load_config
+
+
+class Numbers:
+    """Sample `i` is a vector drawn from seed `i`."""
+
+    def __init__(self, on_index=None):
+        self.seen = []
+        self.on_index = on_index
+
+    def __getitem__(self, index):
+        self.seen.append(index)
+        if self.on_index is not None:
+            self.on_index(index)
+        return torch.randn(4, generator=torch.Generator().manual_seed(index))
+
+
+def noisy_loss(module, batch, generator, step):
+    noise = torch.randn(batch.shape, generator=generator, device=batch.device)
+    error = module(batch + 0.1 * noise) - batch.flip(-1)
+    return {"loss": error.square().mean(), "worst": error.abs().max()}
+
+
+def make_trainer(run_dir, dataset=None, **kwargs):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.1), nn.Linear(8, 4))
+    settings = {"steps": 12, "batch_size": 3, "warmup_steps": 2, "log_every": 4, "ema_decay": 0.9, **kwargs}
+    return Trainer(TrainerConfig(run_dir=str(run_dir), **settings), module, noisy_loss, dataset or Numbers())
+
+
+def rows(run_dir):
+    with open(run_dir / "log.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_samples_are_counted_through(tmp_path):
+    dataset = Numbers()
+    make_trainer(tmp_path, dataset, steps=4).fit()
+    assert dataset.seen[:12] == list(range(12))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, number):
+    whole = make_trainer(tmp_path / "whole")
+    whole.fit()
+
+    def interrupt(index):
+        if index == 18:  # in step 6
+            os.kill(os.getpid(), number)
+
+    part = make_trainer(tmp_path / "part", Numbers(interrupt))
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit):
+        part.fit()
+    assert part.step == 7
+    resumed = make_trainer(tmp_path / "part")
+    resumed.fit()
+
+    for pair in ((whole.module, resumed.module), (whole.ema_module(), resumed.ema_module())):
+        for expected, value in zip(pair[0].parameters(), pair[1].parameters(), strict=True):
+            torch.testing.assert_close(value, expected, rtol=0, atol=0)
+    assert rows(tmp_path / "whole")[-1]["loss"] == rows(tmp_path / "part")[-1]["loss"]
+    assert [int(row["step"]) for row in rows(tmp_path / "part")] == [4, 7, 8, 12]
+
+
+def test_finished_run_does_nothing(tmp_path):
+    make_trainer(tmp_path).fit()
+    again = make_trainer(tmp_path, dataset := Numbers())
+    again.fit()
+    assert again.step == 12 and dataset.seen == []
+
+
+def test_loss_falls_and_average_follows(tmp_path):
+    trainer = make_trainer(tmp_path, steps=300, learning_rate=1e-2, log_every=100)
+    ema = trainer.fit()
+    first, *_, last = rows(tmp_path)
+    assert float(last["loss"]) < 0.5 * float(first["loss"])
+    assert int(last["samples"]) == 900 and set(last) >= {"seconds", "learning_rate", "worst"}
+    assert ema is trainer.ema_module() and not ema.training
+    assert any((a != b).any() for a, b in zip(ema.parameters(), trainer.module.parameters(), strict=True))
+
+
+def test_keeps_two_checkpoints_and_loads_the_newest(tmp_path):
+    trainer = make_trainer(tmp_path, checkpoint_every=5)
+    trainer.fit()
+    assert [path.name for path in checkpoints(tmp_path)] == ["step_00000010.pt", "step_00000012.pt"]
+    module = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.1), nn.Linear(8, 4))
+    assert load_checkpoint(tmp_path, module) == 12
+    torch.testing.assert_close(module.state_dict(), trainer.ema_module().state_dict(), rtol=0, atol=0)
+    load_checkpoint(tmp_path, module, ema=False)
+    torch.testing.assert_close(module.state_dict(), trainer.module.state_dict(), rtol=0, atol=0)
+    with pytest.raises(FileNotFoundError, match="No checkpoint"):
+        load_checkpoint(tmp_path / "elsewhere", module)
+
+
+def test_learning_rate_rises_stays_and_falls(tmp_path):
+    trainer = make_trainer(tmp_path, steps=100, warmup_steps=10, decay_fraction=0.5)
+    factors = {}
+    for trainer.step in (0, 9, 49, 75, 100):
+        factors[trainer.step] = trainer.learning_rate_factor()
+    assert factors == pytest.approx({0: 0.1, 9: 1.0, 49: 1.0, 75: 0.5, 100: 0.0})
+
+
+def test_minutes_end_the_run_in_decay(tmp_path):
+    trainer = make_trainer(tmp_path, steps=10**6, max_minutes=0.02, log_every=1, decay_fraction=0.5)
+    trainer.fit()
+    assert 10 < trainer.step < 10**6 and trainer.progress() == 1
+    rates = [float(row["learning_rate"]) for row in rows(tmp_path)]
+    assert rates[-1] < 0.05 * max(rates)
+
+
+def test_parameter_groups_keep_their_rate(tmp_path):
+    module = nn.Linear(4, 4)
+    frozen = module.weight.detach().clone()
+    config = TrainerConfig(run_dir=str(tmp_path), steps=3, batch_size=2)
+    groups = [{"params": [module.weight], "lr": 0.0}, {"params": [module.bias]}]
+    Trainer(config, module, noisy_loss, Numbers(), parameter_groups=groups).fit()
+    torch.testing.assert_close(module.weight.detach(), frozen, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="Nothing to train"):
+        Trainer(config, nn.Linear(4, 4).requires_grad_(False), noisy_loss, Numbers())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.loss_fn = lambda module, batch, generator, step: {"loss": module(batch).sum() * float("nan")}
+    with pytest.raises(FloatingPointError, match="nan"):
+        trainer.fit()
+    assert checkpoints(tmp_path) == []
+
+
+@dataclass
+class Whole:
+    trainer: TrainerConfig
+    widths: tuple[int, ...] = (1, 2)
+    name: str = "x"
+    options: dict = field(default_factory=dict)
+
+
+def test_configuration_files(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("trainer: {run_dir: runs/x, steps: 10, learning_rate: 1e-4}\nwidths: [4, 8]\noptions: {a: 1}\n")
+    config = load_config(path, Whole, ["trainer.steps=20", "trainer.ema_decay=null", "name=y"])
+    assert config.trainer.steps == 20 and config.trainer.learning_rate == 1e-4 and config.trainer.ema_decay is None
+    assert config.widths == (4, 8) and config.name == "y" and config.options == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("trainer.stepz=20", "unknown key `trainer.stepz` for TrainerConfig"),
+        ("trainer.steps=many", "`trainer.steps` must be int, got 'many'"),
+        ("trainer.run_dir=null", "`trainer.run_dir` must be str"),
+        ("trainer.steps=0", "`steps` must be at least 1"),
+        ("trainer.decay_fraction=2", r"in \[0, 1\]"),
+        ("name.first=a", "`name` is a value"),
+        ("steps", "reads `key=value`"),
+        ("trainer=5", "`trainer` must hold the keys of TrainerConfig"),
+    ],
+)
+def test_configuration_errors_are_precise(tmp_path, override, message):
+    path = tmp_path / "config.yaml"
+    path.write_text("trainer: {run_dir: runs/x, steps: 10}\nname: x\n")
+    with pytest.raises(ValueError, match=message):
+        load_config(path, Whole, [override])
+
+
+def test_missing_key_is_named(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("run_dir: runs/x\n")
+    with pytest.raises(ValueError, match="`steps` is missing"):
+        load_config(path, TrainerConfig)
