@@ -1,0 +1,334 @@
+"""Scenes of Stage: who is on it, what they do in which order, and when.
+
+A [`Scene`] says what a prompt says: a cast and a script, without times. [`timeline`] draws the exact instants of a scene
+for one render seed; the picture and the sound are both made from it, so they agree to the frame.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+
+FRAME_RATE = 16
+NUM_FRAMES = 49
+SAMPLING_RATE = 16000
+NUM_SAMPLES = NUM_FRAMES * SAMPLING_RATE // FRAME_RATE
+FRAME_SIZE = 64
+FLOOR = 56
+
+SPOTS = {"left": 11, "middle": 32, "right": 53}  # x of the centre, in pixels
+KINDS = ("ball", "box", "bell", "face")
+COLOURS = ("red", "green", "blue", "yellow")  # of ball, box and bell, from the lowest pitch to the highest
+VOICES = {"orange": "low", "purple": "high"}  # colours of a face, and the voice each one has
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+TIERS = ("simple", "medium", "complex")
+SPLITS = ("train", "validation", "test")
+VERBS = {"ball": "bounce", "bell": "ring", "box": "hit", "face": "say"}
+EVENTS = {"bounce": "landing", "ring": "flash", "hit": "contact", "say": "word"}
+
+HALF_WIDTH = {"ball": 8.5, "box": 7.0, "bell": 8.5, "face": 8.5}  # pixels
+MAX_COUNT = 3
+MAX_ACTIONS = 4
+
+# Times in frames. Consecutive instants lie at least STEP apart, so that sounds do not overlap.
+STEP = 6
+JUMP = 6  # from take-off to landing
+HOLD = {"bounce": 1, "ring": 3, "say": 5, "hit": 3}  # what the picture shows from the instant on
+FIRST_FRAME = 2  # of the earliest movement
+LAST_FRAME = NUM_FRAMES - STEP  # of the latest instant
+MIN_SLACK = 4  # frames by which every script can be shifted
+
+
+@dataclass(frozen=True)
+class Actor:
+    """A member of the cast: its `kind` (ball, box, bell, face), `colour` and `spot` (left, middle, right)."""
+
+    kind: str
+    colour: str
+    spot: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"`kind` is {self.kind!r}, but has to be one of {KINDS}.")
+        colours = tuple(VOICES) if self.kind == "face" else COLOURS
+        if self.colour not in colours:
+            raise ValueError(f"`colour` of a {self.kind} is {self.colour!r}, but has to be one of {colours}.")
+        if self.spot not in SPOTS:
+            raise ValueError(f"`spot` is {self.spot!r}, but has to be one of {tuple(SPOTS)}.")
+
+    @property
+    def x(self) -> float:
+        """Centre of the actor's spot, in pixels."""
+        return float(SPOTS[self.spot])
+
+    @property
+    def name(self) -> str:
+        """Colour and kind, e.g. "red ball"; unique within a scene."""
+        return f"{self.colour} {self.kind}"
+
+
+@dataclass(frozen=True)
+class Action:
+    """A step of the script.
+
+    Args:
+        verb: bounce, ring, hit or say.
+        actor: Index into the cast of who acts.
+        count: How often: landings, flashes or words (1 to 3); 1 for a hit.
+        words: The digits that a face says, in order; `count` of them.
+        target: Index into the cast of who is hit.
+    """
+
+    verb: str
+    actor: int
+    count: int = 1
+    words: tuple[str, ...] = ()
+    target: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.verb not in EVENTS:
+            raise ValueError(f"`verb` is {self.verb!r}, but has to be one of {tuple(EVENTS)}.")
+        if not 1 <= self.count <= (1 if self.verb == "hit" else MAX_COUNT):
+            raise ValueError(f"`count` of {self.verb} is {self.count}, but has to be 1 to {MAX_COUNT} (1 for a hit).")
+        if len(self.words) != (self.count if self.verb == "say" else 0) or not set(self.words) <= set(DIGITS):
+            raise ValueError(f"`words` is {self.words}: give `count` digits of {DIGITS} to say, and none otherwise.")
+        if (self.target is not None) != (self.verb == "hit"):
+            raise ValueError(f"`target` of {self.verb} is {self.target}: a hit has a target, nothing else has one.")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A cast of one to three actors, ordered from left to right, and a script of one to four actions.
+
+    Raises a `ValueError` where two actors share a spot or a name, an action does not suit its actor, the same actor acts
+    twice in succession, a box cannot reach its target, or the script does not fit the clip.
+    """
+
+    actors: tuple[Actor, ...]
+    script: tuple[Action, ...]
+
+    def __post_init__(self) -> None:
+        spots = [tuple(SPOTS).index(actor.spot) for actor in self.actors]
+        if not self.actors or spots != sorted(set(spots)):
+            raise ValueError(f"`actors` have to be at different spots, from left to right, but are {self.actors}.")
+        if len({actor.name for actor in self.actors}) < len(self.actors):
+            raise ValueError(f"`actors` have to differ in kind or colour, but are {self.actors}.")
+        if not 1 <= len(self.script) <= MAX_ACTIONS:
+            raise ValueError(f"`script` has {len(self.script)} actions, but has to have 1 to {MAX_ACTIONS}.")
+        previous = None
+        for action in self.script:
+            if not 0 <= action.actor < len(self.actors):
+                raise ValueError(f"`actor` is {action.actor}, but the cast has {len(self.actors)} actors.")
+            kind = self.actors[action.actor].kind
+            if VERBS[kind] != action.verb:
+                raise ValueError(f"A {kind} cannot {action.verb}; it can {VERBS[kind]}.")
+            if action.actor == previous:
+                raise ValueError(f"Actor {previous} acts twice in succession: make it one action.")
+            previous = action.actor
+        for index, start, end in self.slides:
+            action = self.script[index]
+            if abs(action.target - action.actor) != 1 or abs(end - start) < 4:
+                raise ValueError(f"Actor {action.actor} cannot slide to {action.target} in action {index}.")
+        if self.slack < MIN_SLACK:
+            raise ValueError(
+                f"The script is {MIN_SLACK - self.slack} frames too long: use fewer actions or lower counts."
+            )
+
+    @cached_property
+    def slides(self) -> tuple[tuple[int, float, float], ...]:
+        """(index of the action, x of the box before, x after), in pixels, for each hit. A box stays where it has hit."""
+        x = [actor.x for actor in self.actors]
+        slides = []
+        for index, action in enumerate(self.script):
+            if action.verb == "hit" and 0 <= action.target < len(x) and action.target != action.actor:
+                side = -1 if action.target > action.actor else 1
+                reach = HALF_WIDTH["box"] + HALF_WIDTH[self.actors[action.target].kind]
+                end = x[action.target] + side * reach
+                if (end - x[action.actor]) * side > 0:  # already beyond the target's side: no way to go
+                    end = x[action.actor]
+                slides.append((index, x[action.actor], end))
+                x[action.actor] = end
+            elif action.verb == "hit":
+                raise ValueError(f"`target` is {action.target}, but has to be another of the {len(x)} actors.")
+        return tuple(slides)
+
+    @cached_property
+    def earliest(self) -> tuple[int, ...]:
+        """The earliest frame of each action's first instant."""
+        slides = {index: abs(end - start) for index, start, end in self.slides}
+        frames = []
+        last = None
+        for index, action in enumerate(self.script):
+            lead = {"bounce": JUMP, "hit": slide_frames(slides.get(index, 0.0))}.get(action.verb, 0)
+            if last is None:
+                first = FIRST_FRAME + lead
+            else:
+                first = last + max(STEP, HOLD[self.script[index - 1].verb] + 1 + lead)
+            frames.append(first)
+            last = first + (action.count - 1) * STEP
+        return tuple(frames)
+
+    @cached_property
+    def slack(self) -> int:
+        """The number of frames by which the script can be delayed."""
+        return LAST_FRAME - self.earliest[-1] - (self.script[-1].count - 1) * STEP
+
+    @property
+    def tier(self) -> str:
+        """simple (one action), medium (two) or complex (three or four)."""
+        return TIERS[min(len(self.script), 3) - 1]
+
+    @cached_property
+    def digest(self) -> int:
+        """A 64-bit hash of the canonical form: cast and script, no seed."""
+        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return int.from_bytes(hashlib.sha256(canonical.encode()).digest()[:8], "big")
+
+    @property
+    def split(self) -> str:
+        """One scene in ten is "test", one in ten "validation", the others "train": settled by cast and script alone."""
+        return {0: "test", 1: "validation"}.get(self.digest % 10, "train")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The canonical form, ready for JSON."""
+        return {
+            "actors": [asdict(a) for a in self.actors],
+            "script": [asdict(a) | {"words": list(a.words)} for a in self.script],
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Scene":
+        """The scene that [`Scene.to_dict`] wrote."""
+        script = (Action(**(action | {"words": tuple(action["words"])})) for action in data["script"])
+        return cls(tuple(Actor(**actor) for actor in data["actors"]), tuple(script))
+
+
+@dataclass(frozen=True)
+class Event:
+    """An instant at which picture and sound meet.
+
+    Args:
+        kind: landing, flash, contact or word.
+        actor: Index into the cast of who acts.
+        action: Index into the script.
+        frame: Frame of the instant.
+        word: The digit that is said, for a word.
+        target: Index into the cast of who is hit, for a contact.
+    """
+
+    kind: str
+    actor: int
+    action: int
+    frame: int
+    word: str | None = None
+    target: int | None = None
+
+    @property
+    def time(self) -> float:
+        """The instant in seconds, on the frame grid."""
+        return self.frame / FRAME_RATE
+
+
+def slide_frames(distance: float) -> int:
+    """The frames that a box takes to slide `distance` pixels."""
+    return 4 if distance < 15 else 6
+
+
+def render_generator(scene: Scene, seed: int, purpose: int) -> np.random.Generator:
+    """The random numbers of one render: a stream of its own for each `purpose`."""
+    return np.random.default_rng([seed, scene.digest, purpose])
+
+
+@lru_cache(maxsize=64)
+def timeline(scene: Scene, seed: int) -> tuple[Event, ...]:
+    """Draw the instants of `scene` for one render `seed`, in order of time; gaps between actions are random."""
+    rng = render_generator(scene, seed, purpose=0)
+    delays = np.sort(rng.integers(0, scene.slack + 1, len(scene.script)))
+    events = []
+    for index, (action, first, delay) in enumerate(zip(scene.script, scene.earliest, delays, strict=True)):
+        for i in range(action.count):
+            word = action.words[i] if action.words else None
+            frame = int(first + delay) + i * STEP
+            events.append(Event(EVENTS[action.verb], action.actor, index, frame, word, action.target))
+    return tuple(events)
+
+
+def sample_scene(seed: int, tier: str | None = None, split: str | None = None) -> Scene:
+    """Draw a scene.
+
+    Args:
+        seed: The same seed, tier and split give the same scene.
+        tier: "simple", "medium" or "complex"; `None` draws each as often as the others. A third of the complex scenes
+            is built around several steps, a third around a hit, and a third around a dialogue of both faces.
+        split: "train", "validation" or "test", see [`Scene.split`]; `None` takes any scene.
+    """
+    if tier not in (None, *TIERS):
+        raise ValueError(f"`tier` is {tier!r}, but has to be one of {TIERS} or None.")
+    if split not in (None, *SPLITS):
+        raise ValueError(f"`split` is {split!r}, but has to be one of {SPLITS} or None.")
+    rng = np.random.default_rng([seed, 0x57A6E])
+    tier = tier or TIERS[rng.integers(3)]
+    for scene in _draw_scenes(rng, tier):
+        if split is None or scene.split == split:
+            return scene
+    raise AssertionError("the stream of scenes is endless")
+
+
+def _draw_scenes(rng: np.random.Generator, tier: str) -> Iterator[Scene]:
+    """Endless stream of valid scenes of one tier. What the scene is built around is settled before the rest is drawn,
+    so that scripts that seldom fit are not outnumbered by those that always do."""
+
+    def kinds(number: int) -> list[str]:
+        return [KINDS[i] for i in rng.integers(len(KINDS), size=number)]
+
+    while True:
+        if tier == "simple":
+            core, extras, num_actions, idea = kinds(1), rng.choice(3, p=[0.4, 0.4, 0.2]), 1, "steps"
+        elif tier == "medium":
+            core, extras, num_actions, idea = kinds(2), rng.integers(2), 2, "steps"
+        else:
+            idea = ("steps", "hit", "dialogue")[rng.integers(3)]
+            core = {"steps": kinds(2), "hit": ["box"], "dialogue": ["face", "face"]}[idea]
+            extras, num_actions = rng.integers(idea == "hit", 4 - len(core)), rng.integers(3, 5)
+        for _ in range(100):
+            scene = _try_scene(rng, core, int(extras), int(num_actions))
+            if scene is not None and _shows(scene, idea):
+                yield scene
+                break
+
+
+def _shows(scene: Scene, idea: str) -> bool:
+    said = {action.actor for action in scene.script if action.verb == "say"}
+    hit = any(action.verb == "hit" for action in scene.script)
+    return {"steps": True, "hit": hit, "dialogue": len(said) == 2}[idea]
+
+
+def _try_scene(rng: np.random.Generator, core: list[str], extras: int, num_actions: int) -> Scene | None:
+    """A random scene whose first actions are those of the core actors, or None if what was drawn is no scene."""
+    kinds = core + [KINDS[i] for i in rng.integers(len(KINDS), size=extras)]
+    spots = [tuple(SPOTS)[i] for i in rng.permutation(3)[: len(kinds)]]
+    palette = {kind: tuple(VOICES) if kind == "face" else COLOURS for kind in KINDS}
+    cast = [Actor(k, palette[k][rng.integers(len(palette[k]))], s) for k, s in zip(kinds, spots, strict=True)]
+    order = sorted(range(len(cast)), key=lambda i: SPOTS[cast[i].spot])
+    leads = [order.index(i) for i in rng.permutation(len(core))][:num_actions]
+    acting = leads + [int(i) for i in rng.integers(len(cast), size=num_actions - len(leads))]
+    if len(acting) > 2:
+        acting = [acting[i] for i in rng.permutation(len(acting))]
+    script = []
+    for index in acting:
+        verb = VERBS[cast[order[index]].kind]
+        count = 1 if verb == "hit" else int(rng.integers(1, MAX_COUNT + 1))
+        words = tuple(DIGITS[i] for i in rng.integers(10, size=count)) if verb == "say" else ()
+        neighbours = [i for i in (index - 1, index + 1) if 0 <= i < len(cast)]
+        if verb == "hit" and not neighbours:
+            return None
+        target = neighbours[rng.integers(len(neighbours))] if verb == "hit" else None
+        script.append(Action(verb, index, count, words, target))
+    try:
+        return Scene(tuple(cast[i] for i in order), tuple(script))
+    except ValueError:
+        return None
