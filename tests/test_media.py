@@ -1,0 +1,187 @@
+import subprocess
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+
+from baton_diffusers import media
+from baton_diffusers.media import SYNTHETIC_COMMENT, read_audio, read_clip, write_audio, write_clip
+
+FRAME_RATE, SAMPLING_RATE, NUM_FRAMES, NUM_SAMPLES = 16, 16000, 49, 49000
+
+
+def clicks(sampling_rate=SAMPLING_RATE, num_samples=NUM_SAMPLES):
+    """Short decaying tones every half second: their place in time can be read off exactly."""
+    time = np.arange(num_samples) / sampling_rate
+    since = time % 0.5
+    return (0.8 * np.exp(-since / 0.02) * np.sin(2 * np.pi * 700 * since)).astype(np.float32)
+
+
+def moving_square():
+    """A coloured 12-pixel square which moves one pixel with every frame."""
+    frames = np.full((NUM_FRAMES, 64, 64, 3), 90, np.uint8)
+    for index, frame in enumerate(frames):
+        frame[40:52, index : index + 12] = (220, 40, 40)
+    return frames
+
+
+def lag(waveform, reference):
+    """Samples by which `waveform` is late against `reference`."""
+    spectrum = np.fft.rfft(waveform, 1 << 17) * np.fft.rfft(reference, 1 << 17).conj()
+    correlation = np.fft.irfft(spectrum)
+    peak = int(correlation.argmax())
+    return peak if peak < len(correlation) // 2 else peak - len(correlation)
+
+
+@pytest.fixture
+def clip_path(tmp_path):
+    return write_clip(tmp_path / "clip.mp4", moving_square(), clicks(), FRAME_RATE, SAMPLING_RATE)
+
+
+def comment(path):
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-f", "ffmetadata", "-"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return next(line.removeprefix("comment=") for line in lines if line.startswith("comment="))
+
+
+def test_a_written_clip_reads_back_aligned(clip_path):
+    clip = read_clip(clip_path)
+    assert clip.frames.shape == (NUM_FRAMES, 64, 64, 3) and clip.frames.dtype == np.uint8
+    assert clip.waveform.shape == (1, NUM_SAMPLES) and clip.waveform.dtype == np.float32
+    assert (clip.frame_rate, clip.sampling_rate, clip.duration) == (FRAME_RATE, SAMPLING_RATE, 3.0625)
+    assert lag(clip.waveform[0], clicks()) == 0
+    assert np.abs(clip.waveform[0] - clicks()).max() < 0.05
+    error = np.abs(clip.frames.astype(int) - moving_square())
+    middle = error[np.arange(NUM_FRAMES), 46, np.arange(NUM_FRAMES) + 6]
+    assert error.mean() < 2 and middle.max() < 16
+
+
+def test_the_file_says_that_it_is_synthetic(clip_path, tmp_path):
+    assert comment(clip_path) == SYNTHETIC_COMMENT
+    for suffix in (".wav", ".flac"):
+        assert comment(write_audio(tmp_path / f"sound{suffix}", clicks(), SAMPLING_RATE)) == SYNTHETIC_COMMENT
+
+
+def test_the_index_comes_first(clip_path):
+    data = clip_path.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")
+
+
+def test_scale_repeats_pixels(tmp_path):
+    path = write_clip(tmp_path / "large.mp4", moving_square(), clicks(), FRAME_RATE, SAMPLING_RATE, scale=4)
+    frames = read_clip(path).frames
+    assert frames.shape == (NUM_FRAMES, 256, 256, 3)
+    assert np.abs(frames[:, ::4, ::4].astype(int) - moving_square()).mean() < 2
+
+
+def test_reading_converts_rates_and_keeps_the_time_axis(clip_path):
+    clip = read_clip(clip_path, frame_rate=8, sampling_rate=48000)
+    assert clip.frame_rate == 8 and clip.sampling_rate == 48000
+    assert abs(len(clip.frames) - NUM_FRAMES / 2) <= 1 and abs(clip.waveform.shape[1] - 3 * NUM_SAMPLES) <= 3
+    assert abs(lag(clip.waveform[0], clicks(48000, 3 * NUM_SAMPLES))) <= 2
+    # Frame i of the slower clip shows the square where frame 2 i (or a neighbour) has it.
+    left = (clip.frames[:, 46, :, 0] > 150).argmax(-1)
+    assert np.abs(left - 2 * np.arange(len(left))).max() <= 1
+
+
+def test_a_late_audio_stream_stays_late(clip_path, tmp_path):
+    late = tmp_path / "late.mp4"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(clip_path), "-itsoffset", "0.25"]
+    command += ["-i", str(clip_path), "-map", "0:v", "-map", "1:a", "-c", "copy", str(late)]
+    subprocess.run(command, check=True)
+    assert abs(lag(read_clip(late).waveform[0], clicks()) - SAMPLING_RATE // 4) <= 1
+
+
+def test_fractional_frame_rates_are_exact(tmp_path):
+    path = write_clip(tmp_path / "film.mp4", moving_square(), None, frame_rate=24000 / 1001)
+    frames, frame_rate = media._decode_video(path, None)
+    assert len(frames) == NUM_FRAMES and frame_rate == pytest.approx(24000 / 1001, abs=1e-9)
+
+
+def test_one_stream_alone_and_two_channels(tmp_path):
+    stereo = np.stack([clicks(), 0.5 * clicks()])
+    path = write_clip(tmp_path / "sound.mp4", None, stereo, sampling_rate=SAMPLING_RATE)
+    waveform, sampling_rate = read_audio(path)
+    assert waveform.shape == (2, NUM_SAMPLES) and sampling_rate == SAMPLING_RATE
+    with pytest.raises(ValueError, match="sound.mp4 has no video stream"):
+        read_clip(path)
+    path = write_clip(tmp_path / "silent.mp4", moving_square(), None, FRAME_RATE)
+    with pytest.raises(ValueError, match="silent.mp4 has no audio stream"):
+        read_clip(path)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+def test_audio_round_trip(tmp_path, suffix):
+    path = write_audio(tmp_path / f"sound{suffix}", clicks(), SAMPLING_RATE)
+    waveform, sampling_rate = read_audio(path)
+    assert sampling_rate == SAMPLING_RATE and np.abs(waveform[0] - clicks()).max() <= 2**-23
+    assert read_audio(path, 8000)[0].shape == (1, NUM_SAMPLES // 2)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.6, 0.98])
+def test_truncated_files_are_refused(clip_path, share):
+    data = clip_path.read_bytes()
+    clip_path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(ValueError, match="clip.mp4"):
+        read_clip(clip_path)
+
+
+def test_unreadable_files_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="missing.mp4 is not a file"):
+        read_clip(tmp_path / "missing.mp4")
+    (tmp_path / "text.mp4").write_text("no clip at all")
+    with pytest.raises(ValueError, match="text.mp4 cannot be read"):
+        read_clip(tmp_path / "text.mp4")
+    for rates in ({"frame_rate": 0}, {"sampling_rate": -1}, {"frame_rate": float("nan")}):
+        with pytest.raises(ValueError, match=next(iter(rates))):
+            read_clip(tmp_path / "text.mp4", **rates)
+
+
+def test_failure_leaves_the_old_file_and_nothing_else(clip_path, monkeypatch):
+    before = clip_path.read_bytes()
+
+    def interrupted(arguments, stdin=b""):
+        partial = arguments[-1].removeprefix("file:")
+        with open(partial, "wb") as file:
+            file.write(b"half a clip")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(media, "_ffmpeg", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_clip(clip_path, moving_square(), clicks(), FRAME_RATE, SAMPLING_RATE)
+    assert list(clip_path.parent.iterdir()) == [clip_path] and clip_path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"frames": moving_square().astype(np.float32)}, "float32, not uint8"),
+        ({"frames": moving_square()[0]}, "shape"),
+        ({"frames": moving_square()[:, :63]}, "63x64.*even"),
+        ({"waveform": clicks()[:-2000]}, "3.0625 s.*2.9375 s"),
+        ({"waveform": np.full(NUM_SAMPLES, np.nan)}, "NaN"),
+        ({"waveform": 2 * clicks()}, "peaks at"),
+        ({"waveform": clicks()[:, None]}, "shape"),
+        ({"waveform": np.zeros(NUM_SAMPLES, np.int16)}, "int16, not float"),
+        ({"sampling_rate": 0}, "sampling_rate is 0"),
+        ({"sampling_rate": 16001}, "16001 is not one of AAC's"),
+        ({"sampling_rate": None}, "sampling_rate is None"),
+        ({"frame_rate": -16}, "frame_rate is -16"),
+        ({"frames": None, "waveform": None}, "both None"),
+        ({"scale": 1.5}, "scale is 1.5"),
+        ({"path": "clip.gif"}, "ends in '.gif'.*.mp4"),
+        ({"path": "no/such/clip.mp4"}, "no/such is not a folder"),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_is_written(tmp_path, monkeypatch, change, message):
+    monkeypatch.chdir(tmp_path)
+    arguments = {
+        "path": "clip.mp4",
+        "frames": moving_square(),
+        "waveform": clicks(),
+        "frame_rate": FRAME_RATE,
+        "sampling_rate": SAMPLING_RATE,
+    }
+    with pytest.raises(ValueError, match=message):
+        write_clip(**(arguments | change))
+    assert not any(tmp_path.iterdir())
