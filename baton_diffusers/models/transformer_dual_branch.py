@@ -1,0 +1,686 @@
+"""`DualBranchTransformer`: two Wan-style towers, one for video and one for audio, that denoise a clip together under a plan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.attention import AttentionMixin, AttentionModuleMixin, FeedForward
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.cache_utils import CacheMixin
+from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.normalization import FP32LayerNorm
+from diffusers.utils import BaseOutput, apply_lora_scale
+from diffusers.utils.torch_utils import maybe_allow_in_graph
+
+from .. import coordinates
+from ..plan import SemanticPlan
+
+RotaryEmbedding = tuple[torch.Tensor, torch.Tensor]
+
+PLAN_ROPE_VARIANTS = ("full", "temporal", "none")
+
+
+@dataclass
+class DualBranchTransformerOutput(BaseOutput):
+    """What [`DualBranchTransformer`] returns.
+
+    Args:
+        sample (`torch.Tensor` of shape `(batch_size, num_channels, num_frames, height, width)`): video velocity.
+        audio_sample (`torch.Tensor` of shape `(batch_size, audio_length, audio_channels)`): audio velocity.
+    """
+
+    sample: torch.Tensor
+    audio_sample: torch.Tensor
+
+
+def apply_rotary_emb(hidden_states: torch.Tensor, rotary_emb: RotaryEmbedding) -> torch.Tensor:
+    """Rotates neighbouring channel pairs of `(batch_size, num_tokens, heads, head_dim)` by the angles of `rotary_emb`."""
+    cos, sin = rotary_emb
+    x1, x2 = hidden_states.unflatten(-1, (-1, 2)).unbind(-1)
+    rotated = torch.stack([x1 * cos - x2 * sin, x1 * sin + x2 * cos], dim=-1)
+    return rotated.flatten(-2).type_as(hidden_states)
+
+
+class DualBranchAttnProcessor:
+    """Self-attention within one modality, with rotary embedding."""
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(
+        self, attn: DualBranchAttention, hidden_states: torch.Tensor, rotary_emb: RotaryEmbedding
+    ) -> torch.Tensor:
+        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
+        key = attn.norm_k(attn.to_k(hidden_states)).unflatten(2, (attn.heads, -1))
+        value = attn.to_v(hidden_states).unflatten(2, (attn.heads, -1))
+
+        query = apply_rotary_emb(query, rotary_emb)
+        key = apply_rotary_emb(key, rotary_emb)
+
+        hidden_states = dispatch_attention_fn(
+            query, key, value, backend=self._attention_backend, parallel_config=self._parallel_config
+        )
+        return attn.to_out[0](hidden_states.flatten(2, 3).type_as(query))
+
+
+class FusionAttnProcessor:
+    """Cross-attention to the text and to the other modality, which share query, query norm and output projection.
+
+    `o(attn(q, k_text, v_text) + attn(rope(q), rope(k_fusion), v_fusion))` (Ovi, papers.md 4).
+    """
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(
+        self,
+        attn: FusionAttention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        other_hidden_states: torch.Tensor,
+        rotary_emb: RotaryEmbedding,
+        other_rotary_emb: RotaryEmbedding,
+        reads_other: bool | torch.Tensor,
+    ) -> torch.Tensor:
+        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
+        key = attn.norm_k(attn.to_k(encoder_hidden_states)).unflatten(2, (attn.heads, -1))
+        value = attn.to_v(encoder_hidden_states).unflatten(2, (attn.heads, -1))
+        hidden_states = dispatch_attention_fn(query, key, value, backend=self._attention_backend).flatten(2, 3)
+
+        if reads_other is not False:
+            other_hidden_states = attn.norm_fusion(other_hidden_states)
+            key = attn.norm_k_fusion(attn.to_k_fusion(other_hidden_states)).unflatten(2, (attn.heads, -1))
+            value = attn.to_v_fusion(other_hidden_states).unflatten(2, (attn.heads, -1))
+            fusion = dispatch_attention_fn(
+                apply_rotary_emb(query, rotary_emb),
+                apply_rotary_emb(key, other_rotary_emb),
+                value,
+                backend=self._attention_backend,
+                parallel_config=self._parallel_config,
+            ).flatten(2, 3)
+            if isinstance(reads_other, torch.Tensor):
+                fusion = fusion * reads_other[:, None, None].to(fusion.dtype)
+            hidden_states = hidden_states + fusion
+
+        return attn.to_out[0](hidden_states.type_as(query))
+
+
+class RSRoPEAttnProcessor:
+    """Plan attention under Relative Semantic RoPE (papers.md 1.3).
+
+    Latents (queries) and plan tokens (keys) are rotated by one frequency table at their coordinates in the shared
+    space-time frame, so that a score depends on offsets in that frame only.
+
+    Args:
+        variant (`str`, defaults to `"full"`): `"full"` rotates by time and place, `"temporal"` by time alone, `"none"`
+            not at all. The latter two exist for the ablation.
+    """
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __init__(self, variant: str = "full") -> None:
+        if variant not in PLAN_ROPE_VARIANTS:
+            raise ValueError(f"the variant of RS-RoPE is {variant!r}, but must be one of {PLAN_ROPE_VARIANTS}.")
+        self.variant = variant
+
+    def __call__(
+        self,
+        attn: PlanAttention,
+        hidden_states: torch.Tensor,
+        plan_hidden_states: torch.Tensor,
+        rotary_emb: RotaryEmbedding,
+        plan_rotary_emb: RotaryEmbedding,
+        plan_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
+        key = attn.norm_k(attn.to_k(plan_hidden_states)).unflatten(2, (attn.heads, -1))
+        value = attn.to_v(plan_hidden_states).unflatten(2, (attn.heads, -1))
+
+        query = self.rotate(attn, query, rotary_emb)
+        key = self.rotate(attn, key, plan_rotary_emb)
+
+        attention_mask, has_plan = None, None
+        if plan_mask is not None:
+            # A sample without a plan would be a softmax over nothing: it attends to everything and its output is dropped.
+            has_plan = plan_mask.any(dim=-1)
+            attention_mask = (plan_mask | ~has_plan[:, None])[:, None, None, :]
+
+        hidden_states = dispatch_attention_fn(
+            query, key, value, attn_mask=attention_mask, backend=self._attention_backend
+        )
+        hidden_states = attn.to_out[0](hidden_states.flatten(2, 3).type_as(query))
+        if has_plan is not None:
+            hidden_states = hidden_states * has_plan[:, None, None].to(hidden_states.dtype)
+        return hidden_states
+
+    def rotate(self, attn: PlanAttention, states: torch.Tensor, rotary_emb: RotaryEmbedding) -> torch.Tensor:
+        if self.variant == "none":
+            return states
+        if self.variant == "full":
+            return apply_rotary_emb(states, rotary_emb)
+        temporal_dim = attn.axes_dims[0]
+        temporal_emb = tuple(angles[..., : temporal_dim // 2] for angles in rotary_emb)
+        temporal, spatial = states.split([temporal_dim, states.shape[-1] - temporal_dim], dim=-1)
+        return torch.cat([apply_rotary_emb(temporal, temporal_emb), spatial], dim=-1)
+
+
+class DualBranchAttention(nn.Module, AttentionModuleMixin):
+    """Multi-head attention with RMS-normalised queries and keys: self-attention of one branch."""
+
+    _default_processor_cls = DualBranchAttnProcessor
+    _available_processors = [DualBranchAttnProcessor]
+    _supports_qkv_fusion = False
+
+    def __init__(self, dim: int, heads: int, eps: float, processor=None) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(dim, dim)
+        self.to_k = nn.Linear(dim, dim)
+        self.to_v = nn.Linear(dim, dim)
+        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
+        self.norm_q = nn.RMSNorm(dim, eps=eps)
+        self.norm_k = nn.RMSNorm(dim, eps=eps)
+        self.set_processor(processor if processor is not None else self._default_processor_cls())
+
+    def forward(self, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        return self.processor(self, hidden_states, *args, **kwargs)
+
+
+class FusionAttention(DualBranchAttention):
+    """Cross-attention to the text and to the other modality."""
+
+    _default_processor_cls = FusionAttnProcessor
+    _available_processors = [FusionAttnProcessor]
+
+    def __init__(self, dim: int, heads: int, eps: float) -> None:
+        super().__init__(dim, heads, eps)
+        self.norm_fusion = FP32LayerNorm(dim, eps, elementwise_affine=True)
+        self.to_k_fusion = nn.Linear(dim, dim)
+        self.to_v_fusion = nn.Linear(dim, dim)
+        self.norm_k_fusion = nn.RMSNorm(dim, eps=eps)
+
+
+class PlanAttention(DualBranchAttention):
+    """Cross-attention from the latents of one modality to its plan: `VCAttn` and `ACAttn` of papers.md 1.2.
+
+    The output projection starts at zero, so that fresh plan layers leave a converted checkpoint's output unchanged.
+    """
+
+    _default_processor_cls = RSRoPEAttnProcessor
+    _available_processors = [RSRoPEAttnProcessor]
+
+    def __init__(self, dim: int, heads: int, eps: float, variant: str) -> None:
+        super().__init__(dim, heads, eps, processor=RSRoPEAttnProcessor(variant))
+        self.axes_dims = coordinates.rotary_axes_dims(dim // heads)
+        nn.init.zeros_(self.to_out[0].weight)
+        nn.init.zeros_(self.to_out[0].bias)
+
+
+class TimeTextEmbedding(nn.Module):
+    """Embeds the timestep and the text of one branch.
+
+    Returns the time embedding `(batch_size, 1 or num_tokens, dim)` for the output head, its projection
+    `(batch_size, 1 or num_tokens, 6, dim)` for the blocks, and the text `(batch_size, text_length, dim)`.
+    """
+
+    def __init__(self, dim: int, freq_dim: int, text_dim: int) -> None:
+        super().__init__()
+        self.time_proj = Timesteps(freq_dim, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.time_embedder = TimestepEmbedding(freq_dim, dim)
+        self.act = nn.SiLU()
+        self.modulation_proj = nn.Linear(dim, 6 * dim)
+        self.text_embedder = PixArtAlphaTextProjection(text_dim, dim, act_fn="gelu_tanh")
+
+    def forward(
+        self, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        dtype = encoder_hidden_states.dtype
+        timestep = timestep.reshape(timestep.shape[0], -1)  # one for a sample, or one for a token
+        sinusoids = self.time_proj(timestep.flatten()).unflatten(0, timestep.shape)
+        temb = self.time_embedder(sinusoids.to(self.time_embedder.linear_1.weight.dtype)).to(dtype)
+        modulation = self.modulation_proj(self.act(temb)).unflatten(-1, (6, -1))
+        return temb, modulation, self.text_embedder(encoder_hidden_states)
+
+
+class GatedConvMLP(nn.Module):
+    """`conv_out(silu(conv_gate(x)) * conv_in(x))` over the length of `(batch_size, dim, length)`."""
+
+    def __init__(self, dim: int, hidden_dim: int, kernel_size: int) -> None:
+        super().__init__()
+        padding = kernel_size // 2
+        self.conv_gate = nn.Conv1d(dim, hidden_dim, kernel_size, padding=padding, bias=False)
+        self.conv_in = nn.Conv1d(dim, hidden_dim, kernel_size, padding=padding, bias=False)
+        self.conv_out = nn.Conv1d(hidden_dim, dim, kernel_size, padding=padding, bias=False)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.conv_out(F.silu(self.conv_gate(hidden_states)) * self.conv_in(hidden_states))
+
+
+class AudioPatchEmbedding(nn.Module):
+    """Embeds audio latents `(batch_size, audio_length, in_channels)` with their neighbours (Ovi, papers.md 4)."""
+
+    def __init__(self, in_channels: int, dim: int, hidden_dim: int, kernel_size: int = 7) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(in_channels, dim, kernel_size, padding=kernel_size // 2)
+        self.act = nn.SiLU()
+        self.mlp = GatedConvMLP(dim, hidden_dim, kernel_size)
+
+    def forward(self, audio_hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.mlp(self.act(self.conv(audio_hidden_states.transpose(1, 2)))).transpose(1, 2)
+
+
+def modulate(hidden_states: torch.Tensor, norm: nn.Module, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """`norm(x) * (1 + scale) + shift`, in float32."""
+    return (norm(hidden_states.float()) * (1 + scale) + shift).type_as(hidden_states)
+
+
+def add_gated(hidden_states: torch.Tensor, update: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+    """`x + update * gate`, in float32."""
+    return (hidden_states.float() + update.float() * gate).type_as(hidden_states)
+
+
+@maybe_allow_in_graph
+class DualBranchTransformerBlock(nn.Module):
+    """One block of both branches.
+
+    Each branch: self-attention; text and the other modality, read from the state after self-attention of both; plan;
+    feed-forward. Without `has_plan` there are no plan layers.
+    """
+
+    def __init__(
+        self, dim: int, ffn_dim: int, audio_ffn_dim: int, heads: int, eps: float, has_plan: bool, plan_rope: str
+    ) -> None:
+        super().__init__()
+
+        # 1. Self-attention
+        self.norm1 = FP32LayerNorm(dim, eps, elementwise_affine=False)
+        self.attn1 = DualBranchAttention(dim, heads, eps)
+        self.audio_norm1 = FP32LayerNorm(dim, eps, elementwise_affine=False)
+        self.audio_attn1 = DualBranchAttention(dim, heads, eps)
+
+        # 2. Text and the other modality
+        self.norm2 = FP32LayerNorm(dim, eps, elementwise_affine=True)
+        self.attn2 = FusionAttention(dim, heads, eps)
+        self.audio_norm2 = FP32LayerNorm(dim, eps, elementwise_affine=True)
+        self.audio_attn2 = FusionAttention(dim, heads, eps)
+
+        # 3. Plan
+        if has_plan:
+            self.norm_plan = FP32LayerNorm(dim, eps, elementwise_affine=True)
+            self.plan_attn = PlanAttention(dim, heads, eps, plan_rope)
+            self.audio_norm_plan = FP32LayerNorm(dim, eps, elementwise_affine=True)
+            self.audio_plan_attn = PlanAttention(dim, heads, eps, plan_rope)
+
+        # 4. Feed-forward
+        self.norm3 = FP32LayerNorm(dim, eps, elementwise_affine=False)
+        self.ffn = FeedForward(dim, inner_dim=ffn_dim, activation_fn="gelu-approximate")
+        self.audio_norm3 = FP32LayerNorm(dim, eps, elementwise_affine=False)
+        self.audio_ffn = FeedForward(dim, inner_dim=audio_ffn_dim, activation_fn="gelu-approximate")
+
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
+        self.audio_scale_shift_table = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,  # the audio stream, under the name by which diffusers' caches know a second stream
+        text_states: torch.Tensor,
+        audio_text_states: torch.Tensor,
+        modulation: torch.Tensor,
+        audio_modulation: torch.Tensor,
+        rotary_emb: RotaryEmbedding,
+        audio_rotary_emb: RotaryEmbedding,
+        video_reads_audio: bool | torch.Tensor = True,
+        audio_reads_video: bool | torch.Tensor = True,
+        video_plan: tuple[torch.Tensor, RotaryEmbedding, torch.Tensor | None] | None = None,
+        audio_plan: tuple[torch.Tensor, RotaryEmbedding, torch.Tensor | None] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        audio_states = encoder_hidden_states
+        shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (
+            self.scale_shift_table[:, None] + modulation.float()
+        ).unbind(2)
+        a_shift_sa, a_scale_sa, a_gate_sa, a_shift_ff, a_scale_ff, a_gate_ff = (
+            self.audio_scale_shift_table[:, None] + audio_modulation.float()
+        ).unbind(2)
+
+        # 1. Self-attention
+        normed = modulate(hidden_states, self.norm1, shift_sa, scale_sa)
+        hidden_states = add_gated(hidden_states, self.attn1(normed, rotary_emb), gate_sa)
+        normed = modulate(audio_states, self.audio_norm1, a_shift_sa, a_scale_sa)
+        audio_states = add_gated(audio_states, self.audio_attn1(normed, audio_rotary_emb), a_gate_sa)
+
+        # 2. Text and the other modality: both branches read the states from before this step
+        update = self.attn2(
+            self.norm2(hidden_states), text_states, audio_states, rotary_emb, audio_rotary_emb, video_reads_audio
+        )
+        audio_update = self.audio_attn2(
+            self.audio_norm2(audio_states),
+            audio_text_states,
+            hidden_states,
+            audio_rotary_emb,
+            rotary_emb,
+            audio_reads_video,
+        )
+        hidden_states = hidden_states + update
+        audio_states = audio_states + audio_update
+
+        # 3. Plan
+        if video_plan is not None:
+            plan_states, plan_rotary_emb, plan_mask = video_plan
+            hidden_states = hidden_states + self.plan_attn(
+                self.norm_plan(hidden_states), plan_states, rotary_emb, plan_rotary_emb, plan_mask
+            )
+        if audio_plan is not None:
+            plan_states, plan_rotary_emb, plan_mask = audio_plan
+            audio_states = audio_states + self.audio_plan_attn(
+                self.audio_norm_plan(audio_states), plan_states, audio_rotary_emb, plan_rotary_emb, plan_mask
+            )
+
+        # 4. Feed-forward
+        normed = modulate(hidden_states, self.norm3, shift_ff, scale_ff)
+        hidden_states = add_gated(hidden_states, self.ffn(normed), gate_ff)
+        normed = modulate(audio_states, self.audio_norm3, a_shift_ff, a_scale_ff)
+        audio_states = add_gated(audio_states, self.audio_ffn(normed), a_gate_ff)
+
+        return hidden_states, audio_states
+
+
+TransformerBlockRegistry.register(
+    model_class=DualBranchTransformerBlock,
+    metadata=TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=1),
+)
+
+
+class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, CacheMixin):
+    r"""
+    Two Wan-style towers with Ovi's block order and fusion attention (papers.md 4), and Baton's plan attention after the
+    text in every block (papers.md 1.2). Predicts the velocities of flow matching for video and audio latents.
+
+    Args:
+        patch_size (`tuple[int, int, int]`, defaults to `(1, 2, 2)`): video latents in each token, by axis.
+        in_channels (`int`, defaults to 48): channels of the video latents.
+        out_channels (`int`, defaults to 48): channels of the video velocity.
+        audio_in_channels (`int`, defaults to 20): channels of the audio latents.
+        audio_out_channels (`int`, defaults to 20): channels of the audio velocity.
+        num_layers (`int`, defaults to 30): blocks.
+        num_attention_heads (`int`, defaults to 24): heads in both branches.
+        attention_head_dim (`int`, defaults to 128): channels of each head; their product is the width of both branches.
+        ffn_dim (`int`, defaults to 14336): inner width of the video feed-forward.
+        audio_ffn_dim (`int`, defaults to 14336): inner width of the audio feed-forward.
+        audio_patch_hidden_dim (`int`, *optional*): inner width of the audio patch embedding; by default Ovi's: 8/3 of the
+            width, rounded up to a multiple of 256.
+        text_dim (`int`, defaults to 4096): width of the text encoder's output.
+        freq_dim (`int`, defaults to 256): channels of the timestep sinusoids.
+        eps (`float`, defaults to 1e-6): epsilon of all norms.
+        frame_rate (`float`, defaults to 24.0): pixel frames per second.
+        temporal_stride (`int`, defaults to 4): pixel frames for each video latent frame.
+        audio_latent_rate (`float`, defaults to 31.25): audio latents per second.
+        audio_rope_scale (`float`, *optional*): video latent frames for each audio latent, a linear map that belongs to
+            Ovi's weights (0.19676). By default the exact map of `coordinates.py`.
+        video_plan_dim (`int`, *optional*): width of the video plan tokens. By default there are no plan layers.
+        audio_plan_dim (`int`, *optional*): width of the audio plan tokens; given exactly if `video_plan_dim` is.
+        plan_rope (`str`, defaults to `"full"`): variant of RS-RoPE, see [`RSRoPEAttnProcessor`].
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["DualBranchTransformerBlock"]
+    _repeated_blocks = ["DualBranchTransformerBlock"]
+    _skip_layerwise_casting_patterns = ["patch_embedding", "condition_embedder", "plan_embedder", "norm"]
+    _keep_in_fp32_modules = [
+        "time_embedder",
+        "scale_shift_table",
+        "norm1",
+        "norm2",
+        "norm3",
+        "norm_fusion",
+        "norm_plan",
+    ]
+
+    @register_to_config
+    def __init__(
+        self,
+        patch_size: tuple[int, int, int] = (1, 2, 2),
+        in_channels: int = 48,
+        out_channels: int = 48,
+        audio_in_channels: int = 20,
+        audio_out_channels: int = 20,
+        num_layers: int = 30,
+        num_attention_heads: int = 24,
+        attention_head_dim: int = 128,
+        ffn_dim: int = 14336,
+        audio_ffn_dim: int = 14336,
+        audio_patch_hidden_dim: int | None = None,
+        text_dim: int = 4096,
+        freq_dim: int = 256,
+        eps: float = 1e-6,
+        frame_rate: float = 24.0,
+        temporal_stride: int = 4,
+        audio_latent_rate: float = 31.25,
+        audio_rope_scale: float | None = None,
+        video_plan_dim: int | None = None,
+        audio_plan_dim: int | None = None,
+        plan_rope: str = "full",
+    ) -> None:
+        super().__init__()
+        if (video_plan_dim is None) != (audio_plan_dim is None):
+            raise ValueError(
+                f"`video_plan_dim` is {video_plan_dim} and `audio_plan_dim` is {audio_plan_dim}: give both or neither."
+            )
+        if plan_rope not in PLAN_ROPE_VARIANTS:
+            raise ValueError(f"`plan_rope` is {plan_rope!r}, but must be one of {PLAN_ROPE_VARIANTS}.")
+
+        dim = num_attention_heads * attention_head_dim
+        if audio_patch_hidden_dim is None:
+            audio_patch_hidden_dim = 256 * math.ceil(8 * dim // 3 / 256)
+
+        # 1. Patches
+        self.patch_embedding = nn.Conv3d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
+        self.audio_patch_embedding = AudioPatchEmbedding(audio_in_channels, dim, audio_patch_hidden_dim)
+
+        # 2. Time, text, plan
+        self.condition_embedder = TimeTextEmbedding(dim, freq_dim, text_dim)
+        self.audio_condition_embedder = TimeTextEmbedding(dim, freq_dim, text_dim)
+        has_plan = video_plan_dim is not None
+        if has_plan:
+            self.plan_embedder = PixArtAlphaTextProjection(video_plan_dim, dim, act_fn="gelu_tanh")
+            self.audio_plan_embedder = PixArtAlphaTextProjection(audio_plan_dim, dim, act_fn="gelu_tanh")
+
+        # 3. Blocks
+        self.blocks = nn.ModuleList(
+            DualBranchTransformerBlock(dim, ffn_dim, audio_ffn_dim, num_attention_heads, eps, has_plan, plan_rope)
+            for _ in range(num_layers)
+        )
+
+        # 4. Heads
+        self.norm_out = FP32LayerNorm(dim, eps, elementwise_affine=False)
+        self.proj_out = nn.Linear(dim, out_channels * math.prod(patch_size))
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+        self.audio_norm_out = FP32LayerNorm(dim, eps, elementwise_affine=False)
+        self.audio_proj_out = nn.Linear(dim, audio_out_channels)
+        self.audio_scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+
+        self.gradient_checkpointing = False
+
+    @apply_lora_scale("attention_kwargs")
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        audio_hidden_states: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        audio_timestep: torch.Tensor | None = None,
+        audio_encoder_hidden_states: torch.Tensor | None = None,
+        plan: SemanticPlan | None = None,
+        video_reads_audio: bool | torch.Tensor = True,
+        audio_reads_video: bool | torch.Tensor = True,
+        skip_layers: Sequence[int] | None = None,
+        attention_kwargs: dict[str, Any] | None = None,
+        return_dict: bool = True,
+    ) -> DualBranchTransformerOutput | tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            hidden_states (`torch.Tensor` of shape `(batch_size, num_channels, num_frames, height, width)`): video latents.
+            audio_hidden_states (`torch.Tensor` of shape `(batch_size, audio_length, audio_channels)`): audio latents.
+            timestep (`torch.Tensor` of shape `(batch_size,)` or `(batch_size, num_video_tokens)`): noise level in
+                [0, 1000] of the video, for a sample or for each token; 0 is clean.
+            encoder_hidden_states (`torch.Tensor` of shape `(batch_size, text_length, text_dim)`): the text, zero-padded;
+                the padding is attended as in Ovi.
+            audio_timestep (`torch.Tensor` of shape `(batch_size,)` or `(batch_size, audio_length)`, *optional*): noise
+                level of the audio; by default the video's, which must then be one for a sample.
+            audio_encoder_hidden_states (`torch.Tensor`, *optional*): text for the audio branch; by default the video's.
+            plan (`SemanticPlan`, *optional*): the plan; without one the plan layers are left out.
+            video_reads_audio (`bool` or `torch.Tensor` of shape `(batch_size,)`, defaults to `True`): whether the video
+                branch may read the audio branch, for the batch or for each sample.
+            audio_reads_video (`bool` or `torch.Tensor` of shape `(batch_size,)`, defaults to `True`): the mirror.
+            skip_layers (`Sequence[int]`, *optional*): blocks to leave out, as Ovi does in the negative pass.
+            attention_kwargs (`dict`, *optional*): `scale` is the weight of loaded LoRA layers.
+            return_dict (`bool`, defaults to `True`): whether to return an output object instead of a tuple.
+
+        Returns:
+            [`DualBranchTransformerOutput`] or a tuple: velocities shaped like the latents.
+
+        Raises:
+            ValueError: if the latents' shapes, the timesteps' shapes or the plan's widths do not fit this model.
+        """
+        self._check_shapes(hidden_states, audio_hidden_states, timestep, audio_timestep, plan)
+        batch_size, _, num_frames, height, width = hidden_states.shape
+        p_t, p_h, p_w = self.config.patch_size
+        grid = (num_frames // p_t, height // p_h, width // p_w)
+        audio_timestep = timestep if audio_timestep is None else audio_timestep
+        audio_encoder_hidden_states = (
+            encoder_hidden_states if audio_encoder_hidden_states is None else audio_encoder_hidden_states
+        )
+
+        # 1. Positions in the shared frame
+        device = hidden_states.device
+        rotary_emb = self._rotary_embedding(coordinates.video_latent_coordinates(*grid), device)
+        audio_rotary_emb = self._rotary_embedding(self._audio_coordinates(audio_hidden_states.shape[1]), device)
+
+        # 2. Patches
+        hidden_states = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2).contiguous()
+        audio_states = self.audio_patch_embedding(audio_hidden_states)
+
+        # 3. Time, text, plan
+        temb, modulation, text_states = self.condition_embedder(timestep, encoder_hidden_states)
+        audio_temb, audio_modulation, audio_text_states = self.audio_condition_embedder(
+            audio_timestep, audio_encoder_hidden_states
+        )
+        video_plan = audio_plan = None
+        if plan is not None:
+            video_plan, audio_plan = self._embed_plan(plan, grid, hidden_states)
+
+        # 4. Blocks
+        for index, block in enumerate(self.blocks):
+            if skip_layers is not None and index in skip_layers:
+                continue
+            inputs = (
+                hidden_states,
+                audio_states,
+                text_states,
+                audio_text_states,
+                modulation,
+                audio_modulation,
+                rotary_emb,
+                audio_rotary_emb,
+                video_reads_audio,
+                audio_reads_video,
+                video_plan,
+                audio_plan,
+            )
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                hidden_states, audio_states = self._gradient_checkpointing_func(block, *inputs)
+            else:
+                hidden_states, audio_states = block(*inputs)
+
+        # 5. Heads
+        shift, scale = (self.scale_shift_table[:, None] + temb.float()[:, :, None]).unbind(2)
+        sample = self.proj_out(modulate(hidden_states, self.norm_out, shift, scale))
+        shift, scale = (self.audio_scale_shift_table[:, None] + audio_temb.float()[:, :, None]).unbind(2)
+        audio_sample = self.audio_proj_out(modulate(audio_states, self.audio_norm_out, shift, scale))
+
+        # 6. Patches back to latents
+        sample = sample.reshape(batch_size, *grid, p_t, p_h, p_w, -1)
+        sample = sample.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+        if not return_dict:
+            return sample, audio_sample
+        return DualBranchTransformerOutput(sample=sample, audio_sample=audio_sample)
+
+    def _rotary_embedding(self, positions: torch.Tensor, device: torch.device) -> RotaryEmbedding:
+        axes_dims = coordinates.rotary_axes_dims(self.config.attention_head_dim)
+        return coordinates.rotary_embedding(positions.to(device), axes_dims)
+
+    def _audio_coordinates(self, audio_length: int) -> torch.Tensor:
+        return self._sound_coordinates(coordinates.audio_latent_times(audio_length, self.config.audio_latent_rate))
+
+    def _sound_coordinates(self, times: torch.Tensor) -> torch.Tensor:
+        config = self.config
+        return coordinates.audio_coordinates(
+            times, config.audio_latent_rate, config.audio_rope_scale, config.frame_rate, config.temporal_stride
+        )
+
+    def _embed_plan(self, plan: SemanticPlan, grid: tuple[int, int, int], like: torch.Tensor):
+        """Plan tokens of both modalities through the latent MLPs, with their rotary embeddings and masks."""
+        video_positions = coordinates.video_plan_coordinates(
+            plan.video_times, plan.video_centres, self.config.frame_rate, self.config.temporal_stride, *grid[1:]
+        )
+        # latent frames are patched in time by p_t, and so is the frame of reference
+        video_positions[:, 0] = video_positions[:, 0] / self.config.patch_size[0]
+        video_plan = (
+            self.plan_embedder(plan.video_tokens.to(like)),
+            self._rotary_embedding(video_positions, like.device),
+            plan.video_mask,
+        )
+        audio_plan = (
+            self.audio_plan_embedder(plan.audio_tokens.to(like)),
+            self._rotary_embedding(self._sound_coordinates(plan.audio_times), like.device),
+            plan.audio_mask,
+        )
+        return video_plan, audio_plan
+
+    def _check_shapes(self, hidden_states, audio_hidden_states, timestep, audio_timestep, plan) -> None:
+        config = self.config
+        batch_size, channels, num_frames, height, width = hidden_states.shape
+        if channels != config.in_channels:
+            raise ValueError(f"`hidden_states` has {channels} channels, but this model takes {config.in_channels}.")
+        if any(size % patch for size, patch in zip((num_frames, height, width), config.patch_size, strict=True)):
+            raise ValueError(
+                f"video latents of {num_frames} x {height} x {width} cannot be cut into patches of {config.patch_size}."
+            )
+        if audio_hidden_states.shape[0] != batch_size or audio_hidden_states.shape[2] != config.audio_in_channels:
+            raise ValueError(
+                f"`audio_hidden_states` has shape {tuple(audio_hidden_states.shape)}, but this model takes "
+                f"({batch_size}, audio_length, {config.audio_in_channels})."
+            )
+        num_tokens = num_frames * height * width // math.prod(config.patch_size)
+        for name, value, tokens in (
+            ("timestep", timestep, num_tokens),
+            ("audio_timestep", timestep if audio_timestep is None else audio_timestep, audio_hidden_states.shape[1]),
+        ):
+            if tuple(value.shape) not in ((batch_size,), (batch_size, tokens)):
+                raise ValueError(
+                    f"`{name}` has shape {tuple(value.shape)}, but must be ({batch_size},) or ({batch_size}, {tokens})."
+                )
+        if plan is None:
+            return
+        if config.video_plan_dim is None:
+            raise ValueError("this model has no plan layers (`video_plan_dim` is None): call it without `plan`.")
+        if plan.batch_size != batch_size:
+            raise ValueError(f"`plan` is for {plan.batch_size} clips, but the latents are {batch_size}.")
+        widths = plan.video_tokens.shape[2], plan.audio_tokens.shape[2]
+        if widths != (config.video_plan_dim, config.audio_plan_dim):
+            raise ValueError(
+                f"`plan` has tokens of width {widths[0]} (video) and {widths[1]} (audio), but this model takes "
+                f"{config.video_plan_dim} and {config.audio_plan_dim}."
+            )
