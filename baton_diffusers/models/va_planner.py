@@ -1,0 +1,391 @@
+"""Baton's VA-Planner: a language model reads the prompt, two towers write the clip's semantic plan. papers.md 1.1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn as nn
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.attention import AttentionModuleMixin, FeedForward
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.normalization import FP32LayerNorm
+from transformers import Qwen3Config, Qwen3Model
+
+from ..coordinates import audio_plan_times, keyframe_times, patch_centres, rotary_embedding
+from ..plan import SemanticPlan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PLANNER_SYSTEM_PROMPT = (
+    "You direct short video clips with sound. Read the description and plan, moment by moment, what is seen and what "
+    "is heard: who is where, what happens in which order, and which sound belongs to which event."
+)
+
+
+def tokenize_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], system_prompt: str | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Puts prompts into the form that the planner reads, padded on the left.
+
+    A tokenizer with a chat template (Qwen3's) gets a system and a user turn and the opening of an answer without
+    "thinking": the placeholders stand where the answer would. A tokenizer without one (nano's) gets the system prompt, if
+    any, and the prompt in one line. Nothing is cut off: `VAPlannerModel.forward` refuses what is too long.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): the planner's tokenizer, with a padding token.
+        prompts (`Sequence[str]`): descriptions of clips.
+        system_prompt (`str`, *optional*): usually `planner.config.system_prompt`.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: `input_ids` and `attention_mask`, both `(batch_size, text_length)`, int64.
+
+    Raises:
+        ValueError: if there is no prompt, or the tokenizer has no padding token.
+    """
+    if isinstance(prompts, str) or not len(prompts):
+        raise ValueError(f"`prompts` is {prompts!r}, but must be a list of at least one prompt.")
+    if tokenizer.pad_token is None:
+        raise ValueError(f"{type(tokenizer).__name__} has no padding token: set `tokenizer.pad_token`.")
+    if tokenizer.chat_template is not None:
+        system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+        texts = [
+            tokenizer.apply_chat_template(
+                [*system, {"role": "user", "content": prompt}],
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=False,
+            )
+            for prompt in prompts
+        ]
+    else:
+        texts = [prompt if system_prompt is None else f"{system_prompt} {prompt}" for prompt in prompts]
+    encoded = tokenizer(
+        texts,
+        padding=True,
+        padding_side="left",
+        add_special_tokens=tokenizer.chat_template is None,
+        return_tensors="pt",
+    )
+    return encoded.input_ids.long(), encoded.attention_mask.long()
+
+
+def _apply_rotary_embedding(
+    hidden_states: torch.Tensor, rotary_emb: tuple[torch.Tensor, torch.Tensor]
+) -> torch.Tensor:
+    # (batch_size, num_tokens, num_heads, head_dim), neighbouring channels form a pair
+    cos, sin = rotary_emb
+    real, imaginary = hidden_states.float().unflatten(-1, (-1, 2)).unbind(-1)
+    rotated = torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1)
+    return rotated.flatten(-2).type_as(hidden_states)
+
+
+class AlignmentAttnProcessor:
+    """Attention of a tower's tokens to other tokens, both rotated by their own timestamps."""
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(
+        self,
+        attn: AlignmentAttention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        rotary_emb: tuple[torch.Tensor, torch.Tensor],
+        encoder_rotary_emb: tuple[torch.Tensor, torch.Tensor],
+    ) -> torch.Tensor:
+        query = attn.to_q(hidden_states).unflatten(-1, (attn.heads, -1))
+        key = attn.to_k(encoder_hidden_states).unflatten(-1, (attn.heads, -1))
+        value = attn.to_v(encoder_hidden_states).unflatten(-1, (attn.heads, -1))
+        query = _apply_rotary_embedding(query, rotary_emb)
+        key = _apply_rotary_embedding(key, encoder_rotary_emb)
+        hidden_states = dispatch_attention_fn(
+            query, key, value, backend=self._attention_backend, parallel_config=self._parallel_config
+        )
+        return attn.to_out[0](hidden_states.flatten(2))
+
+
+class AlignmentAttention(nn.Module, AttentionModuleMixin):
+    """Cross-attention under timestamp RoPE.
+
+    Args:
+        dim (`int`): width of the queries and of the output.
+        num_attention_heads (`int`): heads; they divide `dim`.
+        cross_attention_dim (`int`): width of what is attended to.
+    """
+
+    _default_processor_cls = AlignmentAttnProcessor
+    _available_processors = [AlignmentAttnProcessor]
+    _supports_qkv_fusion = False
+
+    def __init__(self, dim: int, num_attention_heads: int, cross_attention_dim: int):
+        super().__init__()
+        self.heads = num_attention_heads
+        self.to_q = nn.Linear(dim, dim)
+        self.to_k = nn.Linear(cross_attention_dim, dim)
+        self.to_v = nn.Linear(cross_attention_dim, dim)
+        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
+        self.set_processor(AlignmentAttnProcessor())
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        rotary_emb: tuple[torch.Tensor, torch.Tensor],
+        encoder_rotary_emb: tuple[torch.Tensor, torch.Tensor],
+    ) -> torch.Tensor:
+        return self.processor(self, hidden_states, encoder_hidden_states, rotary_emb, encoder_rotary_emb)
+
+
+class DualAlignmentBlock(nn.Module):
+    """One layer of both semantic alignment towers.
+
+    Each tower reads its own placeholders' hidden states (`H_hat = CrossAttn(Q, H)`, papers.md 1.1), then the other
+    tower's current state, then passes an MLP. Both directions of the cross-modal attention read the states from before
+    it, so that neither modality comes first. Residual form and normalisation are ours.
+
+    Args:
+        dim (`int`): width of the towers.
+        num_attention_heads (`int`): attention heads.
+        language_model_dim (`int`): width of the language model's hidden states.
+    """
+
+    def __init__(self, dim: int, num_attention_heads: int, language_model_dim: int):
+        super().__init__()
+        self.norm1 = FP32LayerNorm(dim)
+        self.attn1 = AlignmentAttention(dim, num_attention_heads, language_model_dim)
+        self.norm2 = FP32LayerNorm(dim)
+        self.attn2 = AlignmentAttention(dim, num_attention_heads, dim)
+        self.norm3 = FP32LayerNorm(dim)
+        self.ff = FeedForward(dim, activation_fn="gelu-approximate")
+
+        self.audio_norm1 = FP32LayerNorm(dim)
+        self.audio_attn1 = AlignmentAttention(dim, num_attention_heads, language_model_dim)
+        self.audio_norm2 = FP32LayerNorm(dim)
+        self.audio_attn2 = AlignmentAttention(dim, num_attention_heads, dim)
+        self.audio_norm3 = FP32LayerNorm(dim)
+        self.audio_ff = FeedForward(dim, activation_fn="gelu-approximate")
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        audio_hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        audio_encoder_hidden_states: torch.Tensor,
+        rotary_emb: tuple[torch.Tensor, torch.Tensor],
+        audio_rotary_emb: tuple[torch.Tensor, torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        # 1. Q -> H, within each modality
+        hidden_states = hidden_states + self.attn1(
+            self.norm1(hidden_states), encoder_hidden_states, rotary_emb, rotary_emb
+        )
+        audio_hidden_states = audio_hidden_states + self.audio_attn1(
+            self.audio_norm1(audio_hidden_states), audio_encoder_hidden_states, audio_rotary_emb, audio_rotary_emb
+        )
+
+        # 2. Cross-modal attention, both ways at once
+        normed, audio_normed = self.norm2(hidden_states), self.audio_norm2(audio_hidden_states)
+        hidden_states = hidden_states + self.attn2(normed, audio_normed, rotary_emb, audio_rotary_emb)
+        audio_hidden_states = audio_hidden_states + self.audio_attn2(
+            audio_normed, normed, audio_rotary_emb, rotary_emb
+        )
+
+        # 3. MLP
+        hidden_states = hidden_states + self.ff(self.norm3(hidden_states))
+        audio_hidden_states = audio_hidden_states + self.audio_ff(self.audio_norm3(audio_hidden_states))
+        return hidden_states, audio_hidden_states
+
+
+class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
+    r"""
+    Plans a clip from its prompt: continuous semantic tokens of picture and sound, aligned in time. papers.md 1.1.
+
+    A language model makes one causal pass over `[system; prompt; video placeholders; audio placeholders]`, with one
+    placeholder per token of the plan. The hidden states at the placeholders feed two *semantic alignment towers*, whose
+    learned queries read them and each other under a timestamp RoPE, in seconds, and regress the features of the frozen
+    semantic encoders (`VideoSemanticEncoder`, `AudioSemanticEncoder`).
+
+    Where the paper is silent, ours: one learned placeholder per modality; queries are tables over (patch) and (position
+    in chunk), shared over time, so that one planner serves any duration; for that reason the attention to the language
+    model's states runs under the timestamp RoPE too, or the keyframes could not be told apart.
+
+    Args:
+        language_model_config (`dict`): configuration of the `transformers.Qwen3Model`.
+        video_dim (`int`, defaults to 1152): width of the video plan tokens.
+        audio_dim (`int`, defaults to 512): width of the audio plan tokens.
+        keyframe_rate (`float`, defaults to 6.0): keyframes per second.
+        video_grid (`tuple[int, int]`, defaults to `(8, 8)`): rows and columns of patches in a keyframe.
+        audio_tokens_per_chunk (`int`, defaults to 25): audio plan tokens per chunk.
+        chunk_duration (`float`, defaults to 1.0): seconds per audio chunk.
+        tower_depth (`int`, defaults to 2): layers of the towers. With 0 there are no towers: a linear map of the
+            placeholders' hidden states is the plan (the paper's ablation).
+        tower_num_attention_heads (`int`, defaults to 32): attention heads of the towers.
+        tower_dim (`int`, *optional*): width of the towers; the language model's by default.
+        rope_positions_per_second (`float`, defaults to 24.0): one second in units of the towers' RoPE, whose fastest
+            channels turn by one radian per unit (ours: about one unit between neighbouring audio tokens).
+        rope_theta (`float`, defaults to 10000.0): base of the towers' RoPE frequencies.
+        system_prompt (`str`, *optional*): what `tokenize_prompts` puts before every prompt.
+
+    Raises:
+        ValueError: if the towers' width does not divide into heads of even size.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["Qwen3DecoderLayer", "DualAlignmentBlock"]
+    _repeated_blocks = ["Qwen3DecoderLayer", "DualAlignmentBlock"]
+    _skip_layerwise_casting_patterns = ["embed_tokens", "rotary_emb", "norm"]
+
+    @register_to_config
+    def __init__(
+        self,
+        language_model_config: dict[str, Any],
+        video_dim: int = 1152,
+        audio_dim: int = 512,
+        keyframe_rate: float = 6.0,
+        video_grid: tuple[int, int] = (8, 8),
+        audio_tokens_per_chunk: int = 25,
+        chunk_duration: float = 1.0,
+        tower_depth: int = 2,
+        tower_num_attention_heads: int = 32,
+        tower_dim: int | None = None,
+        rope_positions_per_second: float = 24.0,
+        rope_theta: float = 10000.0,
+        system_prompt: str | None = PLANNER_SYSTEM_PROMPT,
+    ):
+        super().__init__()
+        language_model_config = Qwen3Config(**language_model_config)
+        hidden_size = language_model_config.hidden_size
+        tower_dim = tower_dim or hidden_size
+        if tower_depth and tower_dim % (2 * tower_num_attention_heads):
+            raise ValueError(
+                f"towers of width {tower_dim} do not divide into {tower_num_attention_heads} heads of even size: "
+                f"choose `tower_dim` as a multiple of {2 * tower_num_attention_heads}."
+            )
+
+        self.language_model = Qwen3Model(language_model_config)
+        self.video_placeholder = nn.Parameter(0.02 * torch.randn(hidden_size))
+        self.audio_placeholder = nn.Parameter(0.02 * torch.randn(hidden_size))
+
+        if tower_depth:
+            self.video_queries = nn.Parameter(0.02 * torch.randn(math.prod(video_grid), tower_dim))
+            self.audio_queries = nn.Parameter(0.02 * torch.randn(audio_tokens_per_chunk, tower_dim))
+            self.norm_out = FP32LayerNorm(tower_dim)
+            self.audio_norm_out = FP32LayerNorm(tower_dim)
+        self.towers = nn.ModuleList(
+            [DualAlignmentBlock(tower_dim, tower_num_attention_heads, hidden_size) for _ in range(tower_depth)]
+        )
+        self.proj_out = nn.Linear(tower_dim if tower_depth else hidden_size, video_dim)
+        self.audio_proj_out = nn.Linear(tower_dim if tower_depth else hidden_size, audio_dim)
+
+        self.gradient_checkpointing = False
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, duration: float) -> SemanticPlan:
+        """
+        Args:
+            input_ids (`torch.Tensor` of shape `(batch_size, text_length)`): tokens from `tokenize_prompts`.
+            attention_mask (`torch.Tensor` of shape `(batch_size, text_length)`): 1 for text, 0 for padding, on whichever
+                side; padding has no influence.
+            duration (`float`): seconds to plan, the same for the whole batch.
+
+        Returns:
+            `SemanticPlan`: its audio tokens fill whole chunks; those beyond `duration` are zero and masked.
+
+        Raises:
+            ValueError: if `duration` is not positive, shapes disagree, or text and plan exceed the language model's
+                positions.
+        """
+        if not 0 < duration < math.inf:
+            raise ValueError(f"`duration` is {duration} seconds, but must be positive.")
+        if input_ids.ndim != 2 or attention_mask.shape != input_ids.shape:
+            raise ValueError(
+                f"`input_ids` of shape {tuple(input_ids.shape)} and `attention_mask` of shape "
+                f"{tuple(attention_mask.shape)} must both have shape (batch_size, text_length)."
+            )
+        config = self.config
+        device = input_ids.device
+        batch_size, text_length = input_ids.shape
+
+        # 1. The plan's layout. Audio tokens beyond the clip's end would be last in every sequence: they are left out.
+        frame_times = keyframe_times(duration, config.keyframe_rate)
+        centres = patch_centres(*config.video_grid)
+        video_times = frame_times.repeat_interleave(len(centres)).to(device)
+        audio_times = audio_plan_times(duration, config.audio_tokens_per_chunk, config.chunk_duration)
+        num_chunks = len(audio_times) // config.audio_tokens_per_chunk
+        num_video_tokens, num_audio_tokens = len(video_times), int((audio_times < duration).sum())
+        audio_times = audio_times.to(device)
+        if not num_audio_tokens:
+            raise ValueError(
+                f"`duration` is {duration} seconds, but the first audio token lies at {audio_times[0].item()} seconds: "
+                "plan a longer clip."
+            )
+        length = text_length + num_video_tokens + num_audio_tokens
+        max_length = self.language_model.config.max_position_embeddings
+        if length > max_length:
+            raise ValueError(
+                f"{text_length} text tokens and {num_video_tokens} + {num_audio_tokens} plan tokens for {duration} seconds "
+                f"exceed the language model's {max_length} positions: shorten the prompt or the clip."
+            )
+
+        # 2. One causal pass over [prompt; video placeholders; audio placeholders]
+        text_embeds = self.language_model.embed_tokens(input_ids)
+        video_embeds = self.video_placeholder.to(text_embeds.dtype).expand(batch_size, num_video_tokens, -1)
+        audio_embeds = self.audio_placeholder.to(text_embeds.dtype).expand(batch_size, num_audio_tokens, -1)
+        attention_mask = nn.functional.pad(attention_mask, (0, num_video_tokens + num_audio_tokens), value=1)
+        hidden_states = self.language_model(
+            inputs_embeds=torch.cat([text_embeds, video_embeds, audio_embeds], dim=1),
+            attention_mask=attention_mask,
+            position_ids=(attention_mask.cumsum(dim=1) - 1).clamp(min=0),
+            use_cache=False,
+        ).last_hidden_state
+        _, hidden_states, audio_hidden_states = hidden_states.split(
+            [text_length, num_video_tokens, num_audio_tokens], dim=1
+        )
+
+        # 3. Dual semantic alignment towers
+        if config.tower_depth:
+            encoder_hidden_states, audio_encoder_hidden_states = hidden_states, audio_hidden_states
+            rotary_emb = self._timestamp_rotary_embedding(video_times)
+            audio_rotary_emb = self._timestamp_rotary_embedding(audio_times[:num_audio_tokens])
+            hidden_states = self.video_queries.to(hidden_states.dtype).repeat(len(frame_times), 1)
+            audio_hidden_states = self.audio_queries.to(audio_hidden_states.dtype).repeat(num_chunks, 1)
+            hidden_states = hidden_states.expand(batch_size, -1, -1)
+            audio_hidden_states = audio_hidden_states[:num_audio_tokens].expand(batch_size, -1, -1)
+            for block in self.towers:
+                inputs = (
+                    hidden_states,
+                    audio_hidden_states,
+                    encoder_hidden_states,
+                    audio_encoder_hidden_states,
+                    rotary_emb,
+                    audio_rotary_emb,
+                )
+                if torch.is_grad_enabled() and self.gradient_checkpointing:
+                    hidden_states, audio_hidden_states = self._gradient_checkpointing_func(block, *inputs)
+                else:
+                    hidden_states, audio_hidden_states = block(*inputs)
+            hidden_states, audio_hidden_states = self.norm_out(hidden_states), self.audio_norm_out(audio_hidden_states)
+
+        # 4. Regress the semantic encoders' features
+        video_tokens = self.proj_out(hidden_states)
+        audio_tokens = self.audio_proj_out(audio_hidden_states)
+        audio_tokens = nn.functional.pad(audio_tokens, (0, 0, 0, len(audio_times) - num_audio_tokens))
+        return SemanticPlan(
+            video_tokens=video_tokens,
+            video_times=video_times,
+            video_centres=centres.repeat(len(frame_times), 1).to(device),
+            audio_tokens=audio_tokens,
+            audio_times=audio_times,
+            duration=duration,
+            audio_mask=(audio_times < duration).expand(batch_size, -1),
+        )
+
+    def _timestamp_rotary_embedding(self, times: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        tower_dim = self.config.tower_dim or self.language_model.config.hidden_size
+        head_dim = tower_dim // self.config.tower_num_attention_heads
+        positions = times[:, None] * self.config.rope_positions_per_second
+        return rotary_embedding(positions, (head_dim,), self.config.rope_theta)
