@@ -34,12 +34,13 @@ HALF_WIDTH = {"ball": 8.5, "box": 7.0, "bell": 8.5, "face": 8.5}  # pixels
 MAX_COUNT = 3
 MAX_ACTIONS = 4
 
-# Times in frames. Consecutive instants lie at least STEP apart, so that sounds do not overlap.
-STEP = 6
+# Times in frames. Consecutive instants lie at least GAP apart, so that sounds do not overlap.
+GAP = 6
 JUMP = 6  # from take-off to landing
+INTERVAL = {"bounce": JUMP, "ring": 6, "say": 7, "hit": GAP}  # between the instants of one action
 HOLD = {"bounce": 1, "ring": 3, "say": 5, "hit": 3}  # what the picture shows from the instant on
 FIRST_FRAME = 2  # of the earliest movement
-LAST_FRAME = NUM_FRAMES - STEP  # of the latest instant
+LAST_FRAME = NUM_FRAMES - GAP  # of the latest instant
 MIN_SLACK = 4  # frames by which every script can be shifted
 
 
@@ -167,15 +168,16 @@ class Scene:
             if last is None:
                 first = FIRST_FRAME + lead
             else:
-                first = last + max(STEP, HOLD[self.script[index - 1].verb] + 1 + lead)
+                first = last + max(GAP, HOLD[self.script[index - 1].verb] + 1 + lead)
             frames.append(first)
-            last = first + (action.count - 1) * STEP
+            last = first + (action.count - 1) * INTERVAL[action.verb]
         return tuple(frames)
 
     @cached_property
     def slack(self) -> int:
         """The number of frames by which the script can be delayed."""
-        return LAST_FRAME - self.earliest[-1] - (self.script[-1].count - 1) * STEP
+        last = self.script[-1]
+        return LAST_FRAME - self.earliest[-1] - (last.count - 1) * INTERVAL[last.verb]
 
     @property
     def tier(self) -> str:
@@ -252,7 +254,7 @@ def timeline(scene: Scene, seed: int) -> tuple[Event, ...]:
     for index, (action, first, delay) in enumerate(zip(scene.script, scene.earliest, delays, strict=True)):
         for i in range(action.count):
             word = action.words[i] if action.words else None
-            frame = int(first + delay) + i * STEP
+            frame = int(first + delay) + i * INTERVAL[action.verb]
             events.append(Event(EVENTS[action.verb], action.actor, index, frame, word, action.target))
     return tuple(events)
 
