@@ -1,0 +1,98 @@
+"""The one formula of guidance: the joint prediction, moved away from its anchors."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from diffusers.guiders.guider_utils import BaseGuidance, GuiderOutput, rescale_noise_cfg
+
+from .anchors import JOINT, UNCONDITIONAL, Anchor
+
+if TYPE_CHECKING:
+    from diffusers.modular_pipelines.modular_pipeline import BlockState
+
+
+class AnchorGuidance(BaseGuidance):
+    r"""
+    Base of guiders that move the joint prediction away from anchors:
+
+        pred = joint + sum_k w_k (joint - anchor_k)
+
+    where `joint` is the pass with every condition and an anchor is the same pass with some conditions dropped. Two-pass
+    classifier-free guidance of scale s is the case of one anchor with w = s - 1; schemes with more passes (papers.md,
+    section 3) are further choices of anchors and weights.
+
+    A subclass names its anchors in `_input_predictions` (`JOINT.name` first) and gives their weights in
+    [`~AnchorGuidance.anchor_weights`]. Anchors of weight 0 are not run. It keeps no state from step to step.
+
+    Args:
+        guidance_rescale (`float`, defaults to `0.0`):
+            Share, in [0, 1], of the guided prediction whose standard deviation over all but the batch dimension is set
+            back to that of the joint one (Section 3.4 of [Common Diffusion Noise Schedules and Sample Steps are
+            Flawed](https://huggingface.co/papers/2305.08891)). Steps without guidance are left as they are.
+        start (`float`, defaults to `0.0`):
+            Fraction of the steps of the denoising loop after which guidance starts.
+        stop (`float`, defaults to `1.0`):
+            Fraction of the steps of the denoising loop after which guidance stops.
+        enabled (`bool`, defaults to `True`):
+            Whether the guider guides at all. If not, the joint pass alone is run.
+    """
+
+    def __init__(self, guidance_rescale: float = 0.0, start: float = 0.0, stop: float = 1.0, enabled: bool = True):
+        super().__init__(start, stop, enabled)
+        if not 0.0 <= guidance_rescale <= 1.0:
+            raise ValueError(f"Expected `guidance_rescale` to be between 0.0 and 1.0, but got {guidance_rescale}.")
+        self.guidance_rescale = guidance_rescale
+
+    def anchor_weights(self) -> dict[Anchor, float]:
+        """The weight w_k of each anchor, at any step at which guidance acts."""
+        raise NotImplementedError(f"{type(self).__name__} must implement `anchor_weights`.")
+
+    def required_anchors(self) -> tuple[Anchor, ...]:
+        """The passes that the step given to `set_state` needs: the joint one first, then the anchors of weight not 0."""
+        return (JOINT, *self._active_weights())
+
+    def prepare_inputs(self, data: dict[str, tuple[torch.Tensor, ...]]) -> list[BlockState]:
+        """One batch for each pass of this step; a tuple in `data` holds one value for each of `_input_predictions`."""
+        return [
+            self._prepare_batch(data, self._input_predictions.index(anchor.name), anchor.name)
+            for anchor in self.required_anchors()
+        ]
+
+    def forward(self, joint: torch.Tensor, **anchors: torch.Tensor) -> GuiderOutput:
+        r"""
+        Combine the predictions of one step.
+
+        Args:
+            joint (`torch.Tensor`): Prediction with every condition, batch first.
+            anchors (`torch.Tensor`): Predictions of the other required anchors, by `Anchor.name`, shaped like `joint`.
+        """
+        weights = self._active_weights()
+        pred = joint
+        for anchor, weight in weights.items():
+            pred = pred + weight * (joint - anchors[anchor.name])
+        if weights and self.guidance_rescale > 0.0:
+            pred = rescale_noise_cfg(pred, joint, self.guidance_rescale)
+        return GuiderOutput(pred=pred, pred_cond=joint, pred_uncond=anchors.get(UNCONDITIONAL.name))
+
+    @property
+    def is_conditional(self) -> bool:
+        return self._count_prepared == 1
+
+    @property
+    def num_conditions(self) -> int:
+        return len(self.required_anchors())
+
+    def _active_weights(self) -> dict[Anchor, float]:
+        if not (self._enabled and self._is_within_range()):
+            return {}
+        return {a: w for a, w in self.anchor_weights().items() if not math.isclose(w, 0.0, abs_tol=1e-9)}
+
+    def _is_within_range(self) -> bool:
+        if self._num_inference_steps is None:
+            return True
+        start_step = int(self._start * self._num_inference_steps)
+        stop_step = int(self._stop * self._num_inference_steps)
+        return start_step <= self._step < stop_step

@@ -1,0 +1,67 @@
+"""Guidance by text and plan, dropped together or apart."""
+
+from __future__ import annotations
+
+from diffusers.configuration_utils import register_to_config
+from diffusers.guiders import BaseGuidance  # noqa: F401  a pipeline knows a guider by this name in its module
+
+from .anchor_guidance import AnchorGuidance
+from .anchors import JOINT, NO_PLAN, NO_TEXT, UNCONDITIONAL, Anchor
+
+
+class PlanGuidance(AnchorGuidance):
+    r"""
+    Classifier-free guidance for a denoiser that reads a prompt and a semantic plan:
+
+        pred = joint + (s   - 1) (joint - unconditional)      prompt and plan dropped
+                     + (s_t - 1) (joint - no_text)            prompt dropped, plan kept
+                     + (s_p - 1) (joint - no_plan)            plan dropped, prompt kept
+
+    An anchor whose scale is 1 is not run: the default costs two passes, all scales at 1 cost one. With s_t = s_p = 1 it is
+    the two-pass guidance of [Classifier-Free Diffusion Guidance](https://huggingface.co/papers/2207.12598). Baton does not
+    say how a plan is guided by: the two other terms are ours, in the form that LTX-2 gives its terms (papers.md, section 3).
+
+    Without a plan, `no_plan` is the joint pass and its term vanishes; `unconditional` and `no_text` are one pass.
+
+    Args:
+        guidance_scale (`float`, defaults to `4.0`):
+            s: away from the clip without prompt and plan. The default is Ovi's scale for video; for audio it takes 3.
+        text_guidance_scale (`float`, defaults to `1.0`):
+            s_t: away from the clip that has the plan but the negative prompt.
+        plan_guidance_scale (`float`, defaults to `1.0`):
+            s_p: away from the clip that has the prompt but no plan.
+        guidance_rescale (`float`, defaults to `0.0`):
+            Share, in [0, 1], of the result whose standard deviation is set back to that of the joint prediction. See
+            [`AnchorGuidance`].
+        start (`float`, defaults to `0.0`):
+            Fraction of the steps of the denoising loop after which guidance starts.
+        stop (`float`, defaults to `1.0`):
+            Fraction of the steps of the denoising loop after which guidance stops.
+        enabled (`bool`, defaults to `True`):
+            Whether the guider guides at all. If not, the joint pass alone is run.
+    """
+
+    _input_predictions = [JOINT.name, UNCONDITIONAL.name, NO_TEXT.name, NO_PLAN.name]
+
+    @register_to_config
+    def __init__(
+        self,
+        guidance_scale: float = 4.0,
+        text_guidance_scale: float = 1.0,
+        plan_guidance_scale: float = 1.0,
+        guidance_rescale: float = 0.0,
+        start: float = 0.0,
+        stop: float = 1.0,
+        enabled: bool = True,
+    ):
+        super().__init__(guidance_rescale, start, stop, enabled)
+        self.guidance_scale = guidance_scale
+        self.text_guidance_scale = text_guidance_scale
+        self.plan_guidance_scale = plan_guidance_scale
+
+    def anchor_weights(self) -> dict[Anchor, float]:
+        return {
+            UNCONDITIONAL: self.guidance_scale - 1.0,
+            NO_TEXT: self.text_guidance_scale - 1.0,
+            NO_PLAN: self.plan_guidance_scale - 1.0,
+        }
