@@ -125,7 +125,7 @@ def write_clip(
     Raises:
         ValueError: anything above does not hold, or the lengths of picture and sound differ by more than one frame.
     """
-    path = _check_target(path, (".mp4",))
+    path = check_target(path, (".mp4",))
     if frames is None and waveform is None:
         raise ValueError("frames and waveform are both None: give at least one of them")
     inputs, outputs = [], []
@@ -183,7 +183,7 @@ def write_audio(path: str | Path, waveform: np.ndarray, sampling_rate: int) -> P
     Raises:
         ValueError: anything above does not hold.
     """
-    path = _check_target(path, AUDIO_SUFFIXES)
+    path = check_target(path, AUDIO_SUFFIXES)
     waveform = _check_waveform(waveform)
     _check_sampling_rate(sampling_rate)
     with _replacing(path) as partial:
@@ -193,6 +193,29 @@ def write_audio(path: str | Path, waveform: np.ndarray, sampling_rate: int) -> P
         with file:
             file.comment = SYNTHETIC_COMMENT
             file.write(waveform.T)
+    return path
+
+
+def check_target(path: str | Path, suffixes: tuple[str, ...]) -> Path:
+    """Refuse a path to which nothing could be written, before the work whose result goes there.
+
+    Args:
+        path: where to.
+        suffixes: the endings that a name may have, e.g. `(".mp4",)`.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: another ending, a folder that is not there, or a folder of that name.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{path} ends in {path.suffix!r}: give a name that ends in {' or '.join(suffixes)}")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path.parent} is not a folder: make it before writing {path.name}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give the name of a file")
     return path
 
 
@@ -258,17 +281,6 @@ def _replacing(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _check_target(path: str | Path, suffixes: tuple[str, ...]) -> Path:
-    path = Path(path)
-    if path.suffix.lower() not in suffixes:
-        raise ValueError(f"{path} ends in {path.suffix!r}: give a name that ends in {' or '.join(suffixes)}")
-    if not path.parent.is_dir():
-        raise ValueError(f"{path.parent} is not a folder: make it before writing {path.name}")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder: give the name of a file")
-    return path
 
 
 def _check_frames(frames: np.ndarray, scale: int) -> np.ndarray:

@@ -1,0 +1,168 @@
+"""The command `baton`: one sub-command for each job that a person does often.
+
+Whatever is slow to import is imported inside the commands, so that `baton --help` answers at once.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+app = typer.Typer(
+    name="baton",
+    help="Plan a clip, then denoise its picture and its sound together under that plan.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong input. With BATON_DEBUG=1 an error shows its traceback.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[
+    str | None,
+    typer.Option(help="A checkpoint: a folder or a Hub id.", show_default="baton-nano", metavar="DIR_OR_HUB_ID"),
+]
+Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps.", show_default="the pipeline's")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same clip.")]
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What is to be seen and heard.", metavar="PROMPT")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The mp4 to write.", metavar="FILE.mp4")],
+    model: Model = None,
+    seed: Seed = 0,
+    no_plan: Annotated[bool, typer.Option("--no-plan", help="Denoise from the prompt alone, without a plan.")] = False,
+    plan: Annotated[
+        Path | None, typer.Option(help="Follow this plan (`SemanticPlan.save`) instead of planning.", metavar="FILE")
+    ] = None,
+    steps: Steps = None,
+    guidance_scale: Annotated[
+        float | None,
+        typer.Option(help="How far from the unprompted clip, 1 for not at all.", show_default="the checkpoint's"),
+    ] = None,
+    scale: Annotated[int, typer.Option(min=1, help="Write every pixel as SCALE x SCALE pixels.")] = 1,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write a contact sheet of the clip, too.", metavar="FILE.png")
+    ] = None,
+) -> None:
+    """Make a clip from a PROMPT."""
+    from .media import check_target
+
+    check_target(output, (".mp4",))
+    if sheet is not None:
+        check_target(sheet, (".png",))
+    if no_plan and plan is not None:
+        raise ValueError("--no-plan and --plan exclude each other: give one of them")
+
+    import torch
+
+    from .plan import SemanticPlan
+
+    loaded_plan = SemanticPlan.load(plan) if plan is not None else None
+    pipe = _load_pipeline(model)
+    if guidance_scale is not None:
+        pipe.guider = pipe.guider.new(guidance_scale=guidance_scale)
+        pipe.audio_guider = pipe.audio_guider.new(guidance_scale=guidance_scale)
+    with _Measured() as measured:
+        result = pipe(
+            prompt=prompt,
+            generator=torch.Generator().manual_seed(seed),
+            plan=loaded_plan,
+            use_plan=not no_plan,
+            output_type="np",
+            **({"num_inference_steps": steps} if steps is not None else {}),
+        )
+    path = result.save(output, scale=scale)
+    frames, waveform = result.clip()
+    seconds = len(frames) / result.frame_rate
+    print(f"{path}: {len(frames)} frames, {seconds:.2f} s; generated in {measured}")
+    if sheet is not None:
+        from .stage import contact_sheet
+
+        contact_sheet(frames, waveform, result.frame_rate, result.sampling_rate).save(sheet)
+        print(sheet)
+
+
+@app.command()
+def stage(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.", metavar="DIR")],
+    tier: Annotated[str | None, typer.Option(help="simple, medium or complex.", show_default="any")] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of the first scene; each further one adds 1.")] = 0,
+    scale: Annotated[int, typer.Option(min=1, help="Write every pixel as SCALE x SCALE pixels.")] = 4,
+) -> None:
+    """Show scenes of Stage: an mp4 and a contact sheet of each, and its prompt."""
+    from .media import write_clip
+    from .stage import contact_sheet, render_clip, sample_scene, write_prompt
+
+    scenes = [sample_scene(number, tier) for number in range(seed, seed + count)]
+    output.mkdir(parents=True, exist_ok=True)
+    for number, scene in enumerate(scenes, start=seed):
+        clip = render_clip(scene, number)
+        path = output / f"{scene.tier}-{number}.mp4"
+        write_clip(path, clip.frames, clip.waveform, clip.frame_rate, clip.sampling_rate, scale)
+        contact_sheet(clip.frames, clip.waveform, clip.frame_rate, clip.sampling_rate).save(path.with_suffix(".png"))
+        print(f"{path}: {write_prompt(scene, number)}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; ends in `SystemExit` with 0 (done), 1 (failed), 2 (wrong input) or 130 (interrupted)."""
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        return app(arguments, prog_name="baton", standalone_mode=False) or 0
+    except (KeyboardInterrupt, typer.Abort):
+        print("baton: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if os.environ.get("BATON_DEBUG"):
+            traceback.print_exc()
+        # Typer's own errors (a missing argument, an unknown option) bring their message and exit code.
+        usage = hasattr(error, "format_message")
+        message = f"{error.format_message()} See `baton --help`." if usage else str(error)
+        print(f"baton: {' '.join(message.split()) or type(error).__name__}", file=sys.stderr)
+        return getattr(error, "exit_code", 2 if isinstance(error, ValueError) else 1)
+
+
+def _load_pipeline(model: str | None):
+    """The pipeline of a folder or Hub id, or of baton-nano, on the GPU where there is one."""
+    import torch
+
+    from .checkpoints import default_checkpoint
+    from .pipelines.pipeline_baton import BatonPipeline
+
+    path = default_checkpoint() if model is None else model
+    if not Path(path).is_dir() and str(path).count("/") != 1:
+        raise ValueError(f"{path} is neither a folder nor a Hub id like 'owner/name'")
+    return BatonPipeline.from_pretrained(path).to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class _Measured:
+    """Wall time of a block, and the peak memory of the process up to its end."""
+
+    def __enter__(self) -> "_Measured":
+        import time
+
+        self.start = time.perf_counter()
+        return self
+
+    def __exit__(self, *_) -> None:
+        import resource
+        import time
+
+        import torch
+
+        self.seconds = time.perf_counter() - self.start
+        unit = 1 if sys.platform == "darwin" else 1024  # Linux counts in KiB
+        self.peaks = {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+        if torch.cuda.is_available():
+            self.peaks["GPU memory"] = torch.cuda.max_memory_allocated()
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.1f} s, " + ", ".join(f"peak {k} {v / 2**30:.2f} GiB" for k, v in self.peaks.items())
