@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+
 _FORMAT = "baton_diffusers.SemanticPlan"
 
 
@@ -151,7 +152,7 @@ class SemanticPlan:
                         "batch size and width must agree."
                     )
             if number + 1 < len(plans):
-                plan = plan._trimmed()
+                plan = plan.trimmed()
             parts.append(replace(plan, video_times=plan.video_times + offset, audio_times=plan.audio_times + offset))
             offset += plan.duration
 
@@ -209,17 +210,22 @@ class SemanticPlan:
                 )
         return first._over_batch(lambda *tensors: torch.cat(tensors, dim=0), *plans[1:])
 
-    def to(self, *args, **kwargs) -> SemanticPlan:
+    def to(
+        self,
+        device: str | torch.device | torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
+        non_blocking: bool = False,
+    ) -> SemanticPlan:
         """Moves the plan as `torch.Tensor.to` does. A dtype applies to the tokens; times and places stay float32."""
-        device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
 
-        def move(tensor: torch.Tensor | None, dtype: torch.dtype | None = None) -> torch.Tensor | None:
-            return None if tensor is None else tensor.to(device=device, dtype=dtype, non_blocking=non_blocking)
+        def move(name: str) -> torch.Tensor | None:
+            tensor = getattr(self, name)
+            tokens_dtype = dtype if name in ("video_tokens", "audio_tokens") else None
+            return None if tensor is None else tensor.to(device=device, dtype=tokens_dtype, non_blocking=non_blocking)
 
-        moved = {name: move(getattr(self, name)) for name in self._tensor_names()}
-        moved["video_tokens"] = move(self.video_tokens, dtype)
-        moved["audio_tokens"] = move(self.audio_tokens, dtype)
-        return replace(self, **moved)
+        return replace(self, **{name: move(name) for name in self._tensor_names()})
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the plan as one safetensors file, whole or not at all.
@@ -267,9 +273,13 @@ class SemanticPlan:
             raise ValueError(f"{path} holds {sorted(tensors)}, which is not a plan that `SemanticPlan.save` wrote.")
         return SemanticPlan(**tensors, duration=json.loads(metadata["duration"]))
 
-    def _trimmed(self) -> SemanticPlan:
-        """Without the tokens beyond the clip's end."""
+    def trimmed(self) -> SemanticPlan:
+        """The plan without tokens beyond the clip's end, and without masks where every token left counts."""
         video, audio = self.video_times < self.duration, self.audio_times < self.duration
+
+        def rest(mask: torch.Tensor | None, kept: torch.Tensor) -> torch.Tensor | None:
+            return None if mask is None or mask[:, kept].all() else mask[:, kept]
+
         return replace(
             self,
             video_tokens=self.video_tokens[:, video],
@@ -277,8 +287,8 @@ class SemanticPlan:
             video_centres=self.video_centres[video],
             audio_tokens=self.audio_tokens[:, audio],
             audio_times=self.audio_times[audio],
-            video_mask=None if self.video_mask is None else self.video_mask[:, video],
-            audio_mask=None if self.audio_mask is None else self.audio_mask[:, audio],
+            video_mask=rest(self.video_mask, video),
+            audio_mask=rest(self.audio_mask, audio),
         )
 
     def _over_batch(self, function, *others: SemanticPlan) -> SemanticPlan:

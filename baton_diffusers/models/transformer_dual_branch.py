@@ -25,6 +25,7 @@ from diffusers.utils.torch_utils import maybe_allow_in_graph
 from .. import coordinates
 from ..plan import SemanticPlan
 
+
 RotaryEmbedding = tuple[torch.Tensor, torch.Tensor]
 
 PLAN_ROPE_VARIANTS = ("full", "temporal", "none")

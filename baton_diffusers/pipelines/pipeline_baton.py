@@ -1,0 +1,848 @@
+"""`BatonPipeline`: plans a clip from a prompt, then denoises picture and sound together under that plan."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, DiffusionPipeline, MMAudioVAE, MMAudioVocoder
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.guiders import BaseGuidance
+from diffusers.schedulers import SchedulerMixin
+from diffusers.utils import logging
+from diffusers.utils.torch_utils import randn_tensor
+from diffusers.video_processor import VideoProcessor
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
+
+from .. import coordinates
+from ..guiders import (
+    JOINT,
+    PlanGuidance,
+    anchors_of_steps,
+    check_guiders,
+    combine,
+    joint_anchors,
+)
+from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder, read_plan
+from ..models.transformer_dual_branch import DualBranchTransformer
+from ..models.va_planner import VAPlannerModel, tokenize_prompts
+from ..models.vocoder_griffin_lim import GriffinLimVocoder
+from ..plan import SemanticPlan
+from .pipeline_output import BatonPipelineOutput
+
+
+logger = logging.get_logger(__name__)
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+_PIPELINE_FILE = '''"""Lets `DiffusionPipeline.from_pretrained(..., custom_pipeline="pipeline", trust_remote_code=True)` find the class."""
+
+from baton_diffusers import BatonPipeline
+
+
+__all__ = ["BatonPipeline"]
+'''
+
+
+class BatonPipeline(DiffusionPipeline):
+    r"""
+    Text to video with its sound, planned first.
+
+    Args:
+        transformer ([`DualBranchTransformer`]): denoises video and audio latents together.
+        vae ([`AutoencoderKLWan`]): video latents from and to frames.
+        audio_vae ([`MMAudioVAE`]): audio latents from waveforms, and to mel spectrograms.
+        vocoder ([`GriffinLimVocoder`] or [`MMAudioVocoder`]): mel spectrograms to waveforms.
+        scheduler (`SchedulerMixin`): a flow-matching scheduler for the video.
+        audio_scheduler (`SchedulerMixin`): a flow-matching scheduler for the audio, of the same number of steps.
+        text_encoder ([`UMT5EncoderModel`], *optional*): needed unless prompt embeddings are given.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): the text encoder's.
+        planner ([`VAPlannerModel`], *optional*): without one, clips are made from the text alone unless a plan is given.
+        planner_tokenizer (`PreTrainedTokenizerBase`, *optional*): the planner's.
+        guider (`BaseGuidance`, *optional*): combines the video predictions; by default [`PlanGuidance`] of scale 4.
+        audio_guider (`BaseGuidance`, *optional*): combines the audio predictions; by default [`PlanGuidance`] of scale 3.
+        video_semantic_encoder ([`VideoSemanticEncoder`], *optional*): reads plans off real clips, see `extract_plan`.
+        audio_semantic_encoder ([`AudioSemanticEncoder`], *optional*): the same for their sound.
+        height (`int`, defaults to 704): default height of a frame in pixels.
+        width (`int`, defaults to 1280): default width of a frame in pixels.
+        num_frames (`int`, defaults to 121): default number of frames.
+        num_inference_steps (`int`, defaults to 50): default number of denoising steps.
+        max_sequence_length (`int`, defaults to 512): text tokens to which prompts are padded or cut.
+
+    Raises:
+        ValueError: if the components do not fit one another.
+    """
+
+    model_cpu_offload_seq = "text_encoder->planner->transformer->vae->audio_vae->vocoder"
+    _callback_tensor_inputs = ["latents", "audio_latents", "prompt_embeds", "negative_prompt_embeds"]
+    _optional_components = [
+        "text_encoder",
+        "tokenizer",
+        "planner",
+        "planner_tokenizer",
+        "guider",
+        "audio_guider",
+        "video_semantic_encoder",
+        "audio_semantic_encoder",
+    ]
+
+    def __init__(
+        self,
+        transformer: DualBranchTransformer,
+        vae: AutoencoderKLWan,
+        audio_vae: MMAudioVAE,
+        vocoder: GriffinLimVocoder | MMAudioVocoder,
+        scheduler: SchedulerMixin,
+        audio_scheduler: SchedulerMixin,
+        text_encoder: UMT5EncoderModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        planner: VAPlannerModel | None = None,
+        planner_tokenizer: PreTrainedTokenizerBase | None = None,
+        guider: BaseGuidance | None = None,
+        audio_guider: BaseGuidance | None = None,
+        video_semantic_encoder: VideoSemanticEncoder | None = None,
+        audio_semantic_encoder: AudioSemanticEncoder | None = None,
+        height: int = 704,
+        width: int = 1280,
+        num_frames: int = 121,
+        num_inference_steps: int = 50,
+        max_sequence_length: int = 512,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            transformer=transformer,
+            vae=vae,
+            audio_vae=audio_vae,
+            vocoder=vocoder,
+            scheduler=scheduler,
+            audio_scheduler=audio_scheduler,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            planner=planner,
+            planner_tokenizer=planner_tokenizer,
+            guider=guider or PlanGuidance(guidance_scale=4.0),
+            audio_guider=audio_guider or PlanGuidance(guidance_scale=3.0),
+            video_semantic_encoder=video_semantic_encoder,
+            audio_semantic_encoder=audio_semantic_encoder,
+        )
+        self.register_to_config(
+            height=height,
+            width=width,
+            num_frames=num_frames,
+            num_inference_steps=num_inference_steps,
+            max_sequence_length=max_sequence_length,
+        )
+        self._check_components()
+        self.video_processor = VideoProcessor(vae_scale_factor=vae.config.scale_factor_spatial if vae else 8)
+
+    # Loading and saving
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> BatonPipeline:
+        r"""
+        Loads a pipeline from a folder or from the Hub; see `DiffusionPipeline.from_pretrained` for the arguments.
+
+        Raises:
+            ValueError: if a local folder holds no pipeline, or one of its weight files is empty or truncated.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if folder.is_dir():
+            if not (folder / cls.config_name).is_file():
+                raise ValueError(f"{folder} has no {cls.config_name}: it is not the folder of a saved pipeline.")
+            for file in sorted(folder.glob("*/*.safetensors")):
+                try:
+                    with safe_open(file, framework="pt"):
+                        pass
+                except (SafetensorError, OSError) as error:
+                    raise ValueError(f"{file} is truncated or corrupt ({error}): fetch or save it again.") from error
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        r"""
+        Saves all components; see `DiffusionPipeline.save_pretrained` for the arguments. A small `pipeline.py` beside the
+        index lets plain `DiffusionPipeline.from_pretrained(..., custom_pipeline="pipeline")` load the folder.
+        """
+        super().save_pretrained(save_directory, **kwargs)
+        (Path(save_directory) / "pipeline.py").write_text(_PIPELINE_FILE)
+
+    # Properties of a running call
+
+    @property
+    def frame_rate(self) -> float:
+        """Pixel frames per second of the clips."""
+        return self.transformer.config.frame_rate
+
+    @property
+    def sampling_rate(self) -> int:
+        """Audio samples per second of the clips."""
+        return self.audio_vae.config.sample_rate
+
+    @property
+    def num_timesteps(self) -> int:
+        """Steps of the current denoising loop."""
+        return self._num_timesteps
+
+    @property
+    def current_timestep(self) -> torch.Tensor | None:
+        """The video timestep of the current step; `None` outside the loop."""
+        return self._current_timestep
+
+    @property
+    def attention_kwargs(self) -> dict[str, Any] | None:
+        """Those given to the current call."""
+        return self._attention_kwargs
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether a callback has asked, by `pipe._interrupt = True`, that the remaining steps be left out."""
+        return self._interrupt
+
+    # The parts of a call, in the order in which `__call__` uses them
+
+    def check_inputs(
+        self,
+        prompt: str | list[str] | None,
+        negative_prompt: str | list[str] | None,
+        height: int,
+        width: int,
+        num_frames: int,
+        num_inference_steps: int,
+        num_videos_per_prompt: int,
+        generator: torch.Generator | list[torch.Generator] | None,
+        latents: torch.Tensor | None,
+        audio_latents: torch.Tensor | None,
+        prompt_embeds: torch.Tensor | None,
+        prompt_attention_mask: torch.Tensor | None,
+        negative_prompt_embeds: torch.Tensor | None,
+        negative_prompt_attention_mask: torch.Tensor | None,
+        plan: SemanticPlan | None,
+        use_plan: bool,
+        output_type: str,
+        callback_on_step_end_tensor_inputs: Sequence[str],
+    ) -> None:
+        """Refuses what cannot work, before any model runs. The arguments are those of `__call__`.
+
+        Raises:
+            ValueError: naming the argument, its value and the remedy.
+        """
+        for name in ("transformer", "vae", "audio_vae", "vocoder", "scheduler", "audio_scheduler"):
+            if getattr(self, name) is None:
+                raise ValueError(f"`{name}` is missing: load the pipeline with it, or set `pipe.{name}`.")
+        self._check_components()
+        check_guiders(self.guider, self.audio_guider)
+
+        # 1. The text
+        if (prompt is None) == (prompt_embeds is None):
+            given = "neither" if prompt is None else "both"
+            raise ValueError(f"give either `prompt` or `prompt_embeds`; {given} of them was given.")
+        if prompt is not None:
+            _check_texts("prompt", prompt)
+            if self.text_encoder is None or self.tokenizer is None:
+                raise ValueError(
+                    "`prompt` needs `text_encoder` and `tokenizer`, which this pipeline lacks: load it with them, or give "
+                    "`prompt_embeds` with `prompt_attention_mask`."
+                )
+        batch_size = _batch_size(prompt, prompt_embeds)
+        if negative_prompt is not None:
+            if negative_prompt_embeds is not None:
+                raise ValueError("give either `negative_prompt` or `negative_prompt_embeds`; both of them were given.")
+            _check_texts("negative_prompt", negative_prompt)
+            if isinstance(negative_prompt, list) and len(negative_prompt) != batch_size:
+                raise ValueError(
+                    f"`negative_prompt` lists {len(negative_prompt)} texts for {batch_size} prompts: give one for each, or "
+                    "one string for all."
+                )
+        for name, embeds, mask in (
+            ("prompt", prompt_embeds, prompt_attention_mask),
+            ("negative_prompt", negative_prompt_embeds, negative_prompt_attention_mask),
+        ):
+            if (embeds is None) != (mask is None):
+                given, lacking = ("embeds", "attention_mask") if mask is None else ("attention_mask", "embeds")
+                raise ValueError(
+                    f"`{name}_{given}` was given without `{name}_{lacking}`: both come from `pipe.encode_prompt`."
+                )
+            if embeds is None:
+                continue
+            text_dim = self.transformer.config.text_dim
+            if embeds.ndim != 3 or embeds.shape[2] != text_dim or embeds.shape[1] > self.config.max_sequence_length:
+                raise ValueError(
+                    f"`{name}_embeds` has shape {tuple(embeds.shape)}, but this model takes (batch_size, text_length of at "
+                    f"most {self.config.max_sequence_length}, {text_dim})."
+                )
+            if mask.shape != embeds.shape[:2]:
+                raise ValueError(
+                    f"`{name}_attention_mask` has shape {tuple(mask.shape)}, but `{name}_embeds` of shape "
+                    f"{tuple(embeds.shape)} needs {tuple(embeds.shape[:2])}."
+                )
+        if negative_prompt_embeds is not None and negative_prompt_embeds.shape[0] not in (1, batch_size):
+            raise ValueError(
+                f"`negative_prompt_embeds` holds {negative_prompt_embeds.shape[0]} texts for {batch_size} prompts: give one "
+                "for each, or one for all."
+            )
+        needs_negative = any(not anchor.text for anchor in self._anchors(num_inference_steps))
+        if needs_negative and negative_prompt_embeds is None and (self.text_encoder is None or self.tokenizer is None):
+            raise ValueError(
+                "the guiders drop the text, which takes `negative_prompt_embeds` with `negative_prompt_attention_mask`, or "
+                "`text_encoder` and `tokenizer` to make them: give one or the other, or guiders of scale 1."
+            )
+
+        # 2. Sizes
+        for name, value in (
+            ("num_inference_steps", num_inference_steps),
+            ("num_videos_per_prompt", num_videos_per_prompt),
+        ):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` is {value!r}, but must be an integer of at least 1.")
+        stride = self.vae.config.scale_factor_spatial
+        for name, value, patch in zip(
+            ("height", "width"), (height, width), self.transformer.config.patch_size[1:], strict=True
+        ):
+            multiple = stride * patch
+            if not isinstance(value, int) or value < 1 or value % multiple:
+                nearest = max(round(value / multiple), 1) * multiple if isinstance(value, (int, float)) else multiple
+                raise ValueError(f"`{name}` is {value!r}, but must be a multiple of {multiple}: use {nearest}.")
+        latent_frames = coordinates.num_latent_frames(num_frames, self.vae.config.scale_factor_temporal)
+        if latent_frames % self.transformer.config.patch_size[0]:
+            raise ValueError(
+                f"`num_frames` is {num_frames}, which gives {latent_frames} latent frames, but the transformer cuts them "
+                f"into patches of {self.transformer.config.patch_size[0]}."
+            )
+
+        # 3. Noise
+        num_clips = batch_size * num_videos_per_prompt
+        if isinstance(generator, list) and len(generator) != num_clips:
+            raise ValueError(
+                f"`generator` lists {len(generator)} generators for {batch_size} prompts with {num_videos_per_prompt} videos "
+                f"each: give {num_clips}, or a single one."
+            )
+        video_shape, audio_shape = self._latent_shapes(num_clips, height, width, num_frames)
+        for name, value, shape in (("latents", latents, video_shape), ("audio_latents", audio_latents, audio_shape)):
+            if value is not None and tuple(value.shape) != shape:
+                raise ValueError(f"`{name}` has shape {tuple(value.shape)}, but this clip needs {shape}.")
+
+        # 4. The plan
+        if plan is not None:
+            self._check_plan(plan, batch_size, num_frames)
+            if not use_plan:
+                raise ValueError("`plan` was given together with `use_plan=False`: leave one of them out.")
+        elif use_plan and self.planner is not None:
+            if self.planner_tokenizer is None:
+                raise ValueError(
+                    "`planner` needs `planner_tokenizer`: set it, give `plan`, or call with `use_plan=False`."
+                )
+            if prompt is None:
+                raise ValueError(
+                    "the planner reads the prompt itself, and `prompt_embeds` do not tell it: give `plan` (for example from "
+                    "`pipe.prepare_plan`), or call with `use_plan=False`."
+                )
+
+        # 5. Output
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"`output_type` is {output_type!r}, but must be one of {OUTPUT_TYPES}.")
+        unknown = [name for name in callback_on_step_end_tensor_inputs if name not in self._callback_tensor_inputs]
+        if unknown:
+            raise ValueError(
+                f"`callback_on_step_end_tensor_inputs` names {unknown}, but must be from {self._callback_tensor_inputs}."
+            )
+
+    def encode_prompt(
+        self,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        do_classifier_free_guidance: bool = True,
+        num_videos_per_prompt: int = 1,
+        prompt_embeds: torch.Tensor | None = None,
+        prompt_attention_mask: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_attention_mask: torch.Tensor | None = None,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        r"""
+        Embeds prompts for the transformer.
+
+        Args:
+            prompt (`str` or `list[str]`, *optional*): the prompts; or `prompt_embeds` with their mask.
+            negative_prompt (`str` or `list[str]`, *optional*): read where guidance drops the text; empty by default.
+            do_classifier_free_guidance (`bool`, defaults to `True`): whether to embed negative prompts at all.
+            num_videos_per_prompt (`int`, defaults to 1): every embedding is repeated so many times in a row.
+            prompt_embeds (`torch.Tensor` of shape `(batch_size, text_length, text_dim)`, *optional*): instead of `prompt`.
+            prompt_attention_mask (`torch.Tensor` of shape `(batch_size, text_length)`, *optional*): 1 for text.
+            negative_prompt_embeds (`torch.Tensor`, *optional*): instead of `negative_prompt`.
+            negative_prompt_attention_mask (`torch.Tensor`, *optional*): 1 for text.
+            device (`torch.device`, *optional*): where the embeddings go.
+            dtype (`torch.dtype`, *optional*): of the embeddings; by default the transformer's.
+
+        Returns:
+            Embeddings `(batch_size * num_videos_per_prompt, max_sequence_length, text_dim)`, zero where the mask is, their
+            mask, and both for the negative prompts (`None` without guidance).
+        """
+        device = device or self._execution_device
+        dtype = dtype or self.transformer.dtype
+        batch_size = _batch_size(prompt, prompt_embeds)
+        if prompt_embeds is None:
+            prompt = [prompt] if isinstance(prompt, str) else prompt
+            prompt_embeds, prompt_attention_mask = self._embed_texts(prompt, device)
+        if do_classifier_free_guidance and negative_prompt_embeds is None:
+            negative_prompt = "" if negative_prompt is None else negative_prompt
+            negative_prompt = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt
+            negative_prompt_embeds, negative_prompt_attention_mask = self._embed_texts(negative_prompt, device)
+
+        def finish(embeds: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            if embeds.shape[0] != batch_size:  # one negative prompt for all
+                embeds, mask = embeds.expand(batch_size, -1, -1), mask.expand(batch_size, -1)
+            mask = mask.to(device)
+            embeds = embeds.to(device=device, dtype=dtype) * mask[..., None].to(dtype)
+            padding = self.config.max_sequence_length - embeds.shape[1]
+            embeds = torch.nn.functional.pad(embeds, (0, 0, 0, padding))
+            mask = torch.nn.functional.pad(mask, (0, padding))
+            return (
+                embeds.repeat_interleave(num_videos_per_prompt, dim=0),
+                mask.repeat_interleave(num_videos_per_prompt, dim=0),
+            )
+
+        prompt_embeds, prompt_attention_mask = finish(prompt_embeds, prompt_attention_mask)
+        if not do_classifier_free_guidance:
+            return prompt_embeds, prompt_attention_mask, None, None
+        return prompt_embeds, prompt_attention_mask, *finish(negative_prompt_embeds, negative_prompt_attention_mask)
+
+    def prepare_plan(
+        self,
+        prompt: str | list[str] | None = None,
+        num_frames: int | None = None,
+        num_clips: int | None = None,
+        plan: SemanticPlan | None = None,
+        use_plan: bool = True,
+        device: torch.device | None = None,
+    ) -> SemanticPlan | None:
+        r"""
+        Plans clips, or makes a given plan ready for them.
+
+        Args:
+            prompt (`str` or `list[str]`, *optional*): what to plan; not read if `plan` is given.
+            num_frames (`int`, *optional*): length of the clips; by default the pipeline's.
+            num_clips (`int`, *optional*): clips to be made; by default one for each plan. Every plan is repeated in a row.
+            plan (`SemanticPlan`, *optional*): takes the place of the planner's; one for all prompts, or one for each.
+            use_plan (`bool`, defaults to `True`): whether to plan at all.
+            device (`torch.device`, *optional*): where the plan goes.
+
+        Returns:
+            `SemanticPlan` for `num_clips` clips; or `None` without a planner or with `use_plan=False`.
+
+        Raises:
+            ValueError: if the planner refuses the prompt.
+        """
+        device = device or self._execution_device
+        if plan is None:
+            if not use_plan or self.planner is None:
+                return None
+            prompt = [prompt] if isinstance(prompt, str) else prompt
+            input_ids, attention_mask = tokenize_prompts(
+                self.planner_tokenizer, prompt, self.planner.config.system_prompt
+            )
+            duration = coordinates.clip_duration(num_frames or self.config.num_frames, self.frame_rate)
+            with torch.no_grad():
+                plan = self.planner(input_ids.to(device), attention_mask.to(device), duration)
+        plan = plan.to(device, self.transformer.dtype).trimmed()
+        return plan.repeat_interleave((num_clips or plan.batch_size) // plan.batch_size)
+
+    def prepare_latents(
+        self,
+        num_clips: int,
+        height: int,
+        width: int,
+        num_frames: int,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        audio_latents: torch.Tensor | None = None,
+        device: torch.device | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        r"""
+        Noise for both modalities, drawn video first, in float32: the loop works in float32 whatever the model's dtype.
+
+        Args:
+            num_clips (`int`): prompts times videos per prompt.
+            height, width, num_frames (`int`): size of the clips in pixels and frames.
+            generator (`torch.Generator` or a list of `num_clips` of them, *optional*): where the noise comes from.
+            latents (`torch.Tensor`, *optional*): video noise to use instead.
+            audio_latents (`torch.Tensor`, *optional*): audio noise to use instead.
+            device (`torch.device`, *optional*): where the noise goes.
+
+        Returns:
+            Video latents `(num_clips, num_channels, num_latent_frames, latent_height, latent_width)` and audio latents
+            `(num_clips, audio_length, audio_channels)`.
+        """
+        device = device or self._execution_device
+        video_shape, audio_shape = self._latent_shapes(num_clips, height, width, num_frames)
+        if latents is None:
+            latents = randn_tensor(video_shape, generator=generator, device=device, dtype=torch.float32)
+        if audio_latents is None:
+            audio_latents = randn_tensor(audio_shape, generator=generator, device=device, dtype=torch.float32)
+        return latents.to(device, torch.float32), audio_latents.to(device, torch.float32)
+
+    def decode_latents(
+        self, latents: torch.Tensor, audio_latents: torch.Tensor, num_frames: int, output_type: str = "pt"
+    ) -> tuple[Any, Any]:
+        r"""
+        Frames and waveforms of finished latents.
+
+        Args:
+            latents (`torch.Tensor`): video latents as `prepare_latents` shapes them.
+            audio_latents (`torch.Tensor`): audio latents likewise.
+            num_frames (`int`): frames of the clip, to whose duration the sound is cut.
+            output_type (`str`, defaults to `"pt"`): `"pil"`, `"np"` or `"pt"`.
+
+        Returns:
+            Frames as [`BatonPipelineOutput`] describes them, and waveforms `(batch_size, 1, num_samples)` in [-1, 1],
+            float32: a tensor for `"pt"`, an array otherwise.
+        """
+        mean, std = _latent_statistics(self.vae, latents)
+        latents = (latents.float() * std + mean).to(self.vae.dtype)
+        video = self.vae.decode(latents, return_dict=False)[0]
+        frames = self.video_processor.postprocess_video(video.float(), output_type=output_type)
+
+        audio_latents = audio_latents.transpose(1, 2).float() / self.audio_vae.config.scaling_factor
+        mel = self.audio_vae.decode(audio_latents.to(self.audio_vae.dtype), return_dict=False)[0]
+        waveform = self.vocoder(mel.to(self.vocoder.dtype)).float().clamp(-1, 1)
+        num_samples = coordinates.num_samples(
+            coordinates.clip_duration(num_frames, self.frame_rate), self.sampling_rate
+        )
+        waveform = waveform[..., :num_samples].cpu()
+        return frames, waveform if output_type == "pt" else waveform.numpy()
+
+    @torch.no_grad()
+    def extract_plan(
+        self, frames: np.ndarray, waveform: np.ndarray, frame_rate: float, sampling_rate: int
+    ) -> SemanticPlan:
+        r"""
+        Reads the plan off a real clip, as the planner's targets were read in training.
+
+        Args:
+            frames (`np.ndarray` of shape `(num_frames, height, width, 3)`): uint8, or floating point in [0, 1].
+            waveform (`np.ndarray` of shape `(num_samples,)` or `(num_channels, num_samples)`): in [-1, 1]; channels are
+                averaged.
+            frame_rate (`float`): frames per second of `frames`.
+            sampling_rate (`int`): samples per second of `waveform`, the audio semantic encoder's.
+
+        Returns:
+            `SemanticPlan` for one clip.
+
+        Raises:
+            ValueError: if the pipeline has no semantic encoders, or the clip does not fit them.
+        """
+        for name in ("video_semantic_encoder", "audio_semantic_encoder"):
+            if getattr(self, name) is None:
+                raise ValueError(f"`extract_plan` needs `{name}`, which this pipeline lacks: load it with one.")
+        frames, waveform = np.asarray(frames), np.asarray(waveform, dtype=np.float32)
+        if frames.ndim != 4 or frames.shape[-1] != 3:
+            raise ValueError(f"`frames` has shape {frames.shape}, but must be (num_frames, height, width, 3).")
+        if waveform.ndim not in (1, 2):
+            raise ValueError(
+                f"`waveform` has shape {waveform.shape}, but must be (num_samples,) or (num_channels, num_samples)."
+            )
+        if frames.dtype == np.uint8:
+            frames = frames.astype(np.float32) / 255
+        device = self._execution_device
+        video = torch.from_numpy(frames.astype(np.float32)).permute(3, 0, 1, 2)[None] * 2 - 1
+        waveform = torch.from_numpy(waveform if waveform.ndim == 1 else waveform.mean(axis=0))[None, None]
+        return read_plan(
+            self.video_semantic_encoder,
+            self.audio_semantic_encoder,
+            video.to(device),
+            frame_rate,
+            waveform.to(device),
+            sampling_rate,
+        )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        num_inference_steps: int | None = None,
+        num_videos_per_prompt: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        audio_latents: torch.Tensor | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        prompt_attention_mask: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_attention_mask: torch.Tensor | None = None,
+        plan: SemanticPlan | None = None,
+        use_plan: bool = True,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        attention_kwargs: dict[str, Any] | None = None,
+        callback_on_step_end: Callable[[BatonPipeline, int, int, dict], dict] | PipelineCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents", "audio_latents"),
+    ) -> BatonPipelineOutput | tuple[Any, Any]:
+        r"""
+        Makes clips from prompts.
+
+        Args:
+            prompt (`str` or `list[str]`, *optional*): what happens in each clip; or `prompt_embeds`.
+            negative_prompt (`str` or `list[str]`, *optional*): read where guidance drops the text; empty by default.
+            height (`int`, *optional*): of a frame in pixels; by default the pipeline's.
+            width (`int`, *optional*): of a frame in pixels; by default the pipeline's.
+            num_frames (`int`, *optional*): temporal stride of the VAE times k, plus one; by default the pipeline's.
+            num_inference_steps (`int`, *optional*): denoising steps; by default the pipeline's.
+            num_videos_per_prompt (`int`, defaults to 1): clips for each prompt, next to one another in the output.
+            generator (`torch.Generator` or a list with one for each clip, *optional*): makes the noise repeatable. With a
+                list, a clip does not depend on the batch that it is made in.
+            latents (`torch.Tensor` of shape `(num_clips, num_channels, num_latent_frames, latent_height, latent_width)`,
+                *optional*): video noise.
+            audio_latents (`torch.Tensor` of shape `(num_clips, audio_length, audio_channels)`, *optional*): audio noise.
+            prompt_embeds (`torch.Tensor` of shape `(batch_size, text_length, text_dim)`, *optional*): instead of `prompt`.
+            prompt_attention_mask (`torch.Tensor` of shape `(batch_size, text_length)`, *optional*): with `prompt_embeds`.
+            negative_prompt_embeds (`torch.Tensor`, *optional*): instead of `negative_prompt`.
+            negative_prompt_attention_mask (`torch.Tensor`, *optional*): with `negative_prompt_embeds`.
+            plan (`SemanticPlan`, *optional*): takes the place of the planner's; one for all prompts, or one for each.
+            use_plan (`bool`, defaults to `True`): `False` makes the clips from the text alone.
+            output_type (`str`, defaults to `"pil"`): `"pil"`, `"np"`, `"pt"` or `"latent"`.
+            return_dict (`bool`, defaults to `True`): whether to return a [`BatonPipelineOutput`] instead of a tuple.
+            attention_kwargs (`dict`, *optional*): handed to the transformer; `scale` is the weight of LoRA layers.
+            callback_on_step_end (`Callable`, *optional*): called as `callback(pipe, step, timestep, tensors)` after each
+                step; tensors that it returns replace the loop's. `pipe._interrupt = True` ends the loop.
+            callback_on_step_end_tensor_inputs (`Sequence[str]`): names of the tensors that the callback gets, from
+                `pipe._callback_tensor_inputs`.
+
+        Returns:
+            [`BatonPipelineOutput`], or a tuple of its frames and audio.
+
+        Raises:
+            ValueError: from `check_inputs`, before any model runs.
+        """
+        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        height = self.config.height if height is None else height
+        width = self.config.width if width is None else width
+        num_frames = self.config.num_frames if num_frames is None else num_frames
+        num_inference_steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
+
+        # 1. Check inputs
+        self.check_inputs(
+            prompt,
+            negative_prompt,
+            height,
+            width,
+            num_frames,
+            num_inference_steps,
+            num_videos_per_prompt,
+            generator,
+            latents,
+            audio_latents,
+            prompt_embeds,
+            prompt_attention_mask,
+            negative_prompt_embeds,
+            negative_prompt_attention_mask,
+            plan,
+            use_plan,
+            output_type,
+            callback_on_step_end_tensor_inputs,
+        )
+        self._attention_kwargs = attention_kwargs
+        self._current_timestep = None
+        self._interrupt = False
+        device = self._execution_device
+        num_clips = _batch_size(prompt, prompt_embeds) * num_videos_per_prompt
+
+        # 2. Steps
+        timesteps, audio_timesteps = self._set_timesteps(num_inference_steps, device)
+        self._num_timesteps = len(timesteps)
+
+        # 3. Text
+        prompt_embeds, _, negative_prompt_embeds, _ = self.encode_prompt(
+            prompt,
+            negative_prompt,
+            any(not anchor.text for anchor in self._anchors(len(timesteps))),
+            num_videos_per_prompt,
+            prompt_embeds,
+            prompt_attention_mask,
+            negative_prompt_embeds,
+            negative_prompt_attention_mask,
+            device,
+        )
+
+        # 4. Plan
+        plan = self.prepare_plan(prompt, num_frames, num_clips, plan, use_plan, device)
+        has_plan = plan is not None
+
+        # 5. Noise
+        latents, audio_latents = self.prepare_latents(
+            num_clips, height, width, num_frames, generator, latents, audio_latents, device
+        )
+
+        # 6. Denoising loop
+        dtype = self.transformer.dtype
+        with self.progress_bar(total=len(timesteps)) as progress_bar:
+            for i, (t, audio_t) in enumerate(zip(timesteps, audio_timesteps, strict=True)):
+                if self.interrupt:
+                    continue
+                self._current_timestep = t
+                self.guider.set_state(step=i, num_inference_steps=len(timesteps), timestep=t)
+                self.audio_guider.set_state(step=i, num_inference_steps=len(timesteps), timestep=audio_t)
+
+                predictions, audio_predictions = {}, {}
+                for anchor in joint_anchors(self.guider, self.audio_guider, has_plan):
+                    with self.transformer.cache_context(anchor.name):
+                        predictions[anchor], audio_predictions[anchor] = self.transformer(
+                            hidden_states=latents.to(dtype),
+                            audio_hidden_states=audio_latents.to(dtype),
+                            timestep=t.expand(num_clips),
+                            audio_timestep=audio_t.expand(num_clips),
+                            encoder_hidden_states=prompt_embeds if anchor.text else negative_prompt_embeds,
+                            plan=plan if anchor.plan else None,
+                            attention_kwargs=attention_kwargs,
+                            return_dict=False,
+                        )
+                velocity = combine(self.guider, predictions, has_plan).float()
+                audio_velocity = combine(self.audio_guider, audio_predictions, has_plan).float()
+
+                latents = self.scheduler.step(velocity, t, latents, return_dict=False)[0]
+                audio_latents = self.audio_scheduler.step(audio_velocity, audio_t, audio_latents, return_dict=False)[0]
+
+                if callback_on_step_end is not None:
+                    tensors = {
+                        "latents": latents,
+                        "audio_latents": audio_latents,
+                        "prompt_embeds": prompt_embeds,
+                        "negative_prompt_embeds": negative_prompt_embeds,
+                    }
+                    chosen = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                    changed = {**tensors, **(callback_on_step_end(self, i, t, chosen) or {})}
+                    latents, audio_latents = changed["latents"], changed["audio_latents"]
+                    prompt_embeds, negative_prompt_embeds = changed["prompt_embeds"], changed["negative_prompt_embeds"]
+                progress_bar.update()
+        self._current_timestep = None
+
+        # 7. Frames and sound
+        if output_type == "latent":
+            frames, audio = latents, audio_latents
+        else:
+            frames, audio = self.decode_latents(latents, audio_latents, num_frames, output_type)
+
+        self.maybe_free_model_hooks()
+        if not return_dict:
+            return frames, audio
+        return BatonPipelineOutput(
+            frames=frames, audio=audio, frame_rate=self.frame_rate, sampling_rate=self.sampling_rate, plan=plan
+        )
+
+    # What the parts share
+
+    def _embed_texts(self, texts: list[str], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        length = self.config.max_sequence_length
+        untruncated = self.tokenizer(texts, padding="longest", return_tensors="pt").input_ids
+        if untruncated.shape[1] > length:
+            lost = self.tokenizer.batch_decode(untruncated[:, length:], skip_special_tokens=True)
+            logger.warning(f"The text encoder reads {length} tokens; this part of the text was cut off: {lost}")
+        inputs = self.tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        mask = inputs.attention_mask.to(device)
+        return self.text_encoder(inputs.input_ids.to(device), attention_mask=mask).last_hidden_state, mask
+
+    def _set_timesteps(self, num_inference_steps: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        self.audio_scheduler.set_timesteps(num_inference_steps, device=device)
+        timesteps, audio_timesteps = self.scheduler.timesteps, self.audio_scheduler.timesteps
+        if len(timesteps) != len(audio_timesteps):
+            raise ValueError(
+                f"`scheduler` ({type(self.scheduler).__name__}) takes {len(timesteps)} steps and `audio_scheduler` "
+                f"({type(self.audio_scheduler).__name__}) takes {len(audio_timesteps)}: use schedulers of one order."
+            )
+        return timesteps, audio_timesteps
+
+    def _anchors(self, num_steps: int) -> set:
+        """Every anchor that the guiders ask for in some step."""
+        steps = anchors_of_steps(self.guider, self.audio_guider, num_steps)
+        return {JOINT}.union(*steps)
+
+    def _latent_shapes(
+        self, num_clips: int, height: int, width: int, num_frames: int
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        config = self.transformer.config
+        stride = self.vae.config.scale_factor_spatial
+        latent_frames = coordinates.num_latent_frames(num_frames, self.vae.config.scale_factor_temporal)
+        duration = coordinates.clip_duration(num_frames, self.frame_rate)
+        return (
+            (num_clips, config.in_channels, latent_frames, height // stride, width // stride),
+            (num_clips, coordinates.num_audio_latents(duration, config.audio_latent_rate), config.audio_in_channels),
+        )
+
+    def _check_plan(self, plan: SemanticPlan, batch_size: int, num_frames: int) -> None:
+        config = self.transformer.config
+        if config.video_plan_dim is None:
+            raise ValueError("`plan` was given, but the transformer has no plan layers: leave it out.")
+        widths = plan.video_tokens.shape[2], plan.audio_tokens.shape[2]
+        if widths != (config.video_plan_dim, config.audio_plan_dim):
+            raise ValueError(
+                f"`plan` has tokens of width {widths[0]} (video) and {widths[1]} (audio), but the transformer takes "
+                f"{config.video_plan_dim} and {config.audio_plan_dim}: use a plan made for this checkpoint."
+            )
+        duration = coordinates.clip_duration(num_frames, self.frame_rate)
+        if abs(plan.duration - duration) > 0.5 / self.frame_rate:
+            raise ValueError(
+                f"`plan` lasts {plan.duration:.4f} seconds, but {num_frames} frames at {self.frame_rate:g} per second last "
+                f"{duration:.4f}: use `plan.slice`, `SemanticPlan.concat`, or another `num_frames`."
+            )
+        if plan.batch_size not in (1, batch_size):
+            raise ValueError(
+                f"`plan` is for {plan.batch_size} clips, but there are {batch_size} prompts: give one for each, or one for all."
+            )
+
+    def _check_components(self) -> None:
+        """Refuses components that do not fit one another; those that are missing are not judged."""
+
+        def disagree(what: str, ours: Any, name: str, theirs: Any) -> None:
+            if ours != theirs:
+                raise ValueError(
+                    f"the transformer's {what} is {ours}, but `{name}` has {theirs}: they do not fit together."
+                )
+
+        if self.transformer is None:
+            return
+        config = self.transformer.config
+        if self.vae is not None:
+            disagree("`in_channels`", config.in_channels, "vae", self.vae.config.z_dim)
+            disagree("`temporal_stride`", config.temporal_stride, "vae", self.vae.config.scale_factor_temporal)
+        if self.audio_vae is not None:
+            rate = self.audio_vae.config.sample_rate / self.audio_vae.latent_hop_length
+            disagree(
+                "`audio_in_channels`", config.audio_in_channels, "audio_vae", self.audio_vae.config.latent_channels
+            )
+            disagree("`audio_latent_rate`", config.audio_latent_rate, "audio_vae", rate)
+        if self.text_encoder is not None:
+            disagree("`text_dim`", config.text_dim, "text_encoder", self.text_encoder.config.d_model)
+        if self.planner is not None:
+            planner = self.planner.config
+            disagree("`video_plan_dim`", config.video_plan_dim, "planner", planner.video_dim)
+            disagree("`audio_plan_dim`", config.audio_plan_dim, "planner", planner.audio_dim)
+
+
+def _batch_size(prompt: str | list[str] | None, prompt_embeds: torch.Tensor | None) -> int:
+    if prompt is None:
+        return prompt_embeds.shape[0]
+    return 1 if isinstance(prompt, str) else len(prompt)
+
+
+def _check_texts(name: str, texts: Any) -> None:
+    if isinstance(texts, str):
+        return
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"`{name}` is {texts!r}, but must be a string or a list of at least one string.")
+
+
+def _latent_statistics(vae: AutoencoderKLWan, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Per-channel mean and standard deviation of the VAE's latents, shaped for broadcasting."""
+    mean, std = (
+        torch.tensor(values, device=like.device, dtype=torch.float32).view(1, -1, 1, 1, 1)
+        for values in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    return mean, std
