@@ -1,0 +1,91 @@
+"""Stage as training data: endless streams in which an index names a clip."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..stage import Clip, Scene, render_clip, sample_scene, write_prompt
+from ..stage.render import background
+from ..stage.scene import TIERS
+
+
+FOREGROUND_THRESHOLD = 2.0  # of 255: what differs from the empty stage by more belongs to an actor
+
+
+class StageClips:
+    """
+    Stage's clips of one split, rendered as they are asked for; the same index gives the same clip.
+
+    Args:
+        split: "train", "validation" or "test".
+        seed: Streams of different seeds have different clips.
+        tier_weights: How often each tier is drawn, in any scale; default: all tiers equally often.
+        foreground: Whether a sample also has the mask of its actors.
+
+    `clips[index]` is a dictionary: `index`; `prompt`, a string; `frames`, uint8 `(num_frames, height, width, 3)`;
+    `waveform`, float32 `(num_samples,)` in [-1, 1]; and, if asked for, `foreground`, bool `(num_frames, height, width)`.
+    PyTorch's default collation makes batches of them.
+
+    Raises:
+        ValueError: If `tier_weights` has an unknown tier, a negative weight, or no positive one.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        seed: int = 0,
+        tier_weights: Mapping[str, float] | None = None,
+        foreground: bool = False,
+    ):
+        weights = dict.fromkeys(TIERS, 1.0) if tier_weights is None else dict(tier_weights)
+        if unknown := set(weights) - set(TIERS):
+            raise ValueError(f"`tier_weights` has {sorted(unknown)}; the tiers are {', '.join(TIERS)}.")
+        if min(weights.values(), default=0) < 0 or sum(weights.values()) <= 0:
+            raise ValueError(f"`tier_weights` must be non-negative with at least one positive, got {weights}.")
+        self.split = split
+        self.seed = seed
+        self.foreground = foreground
+        self._tiers = list(weights)
+        self._shares = np.array(list(weights.values())) / sum(weights.values())
+
+    def scene(self, index: int) -> tuple[Scene, int]:
+        """The scene of an index and its render seed."""
+        rng = np.random.default_rng((self.seed, index))
+        tier = self._tiers[rng.choice(len(self._tiers), p=self._shares)]
+        render_seed = int(rng.integers(2**31))
+        return sample_scene(render_seed, tier=tier, split=self.split), render_seed
+
+    def prompt(self, index: int) -> str:
+        """The prompt of an index."""
+        return write_prompt(*self.scene(index))
+
+    def clip(self, index: int) -> Clip:
+        """The rendered clip of an index."""
+        return render_clip(*self.scene(index))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        scene, seed = self.scene(index)
+        clip = render_clip(scene, seed)
+        sample = {
+            "index": index,
+            "prompt": write_prompt(scene, seed),
+            "frames": torch.from_numpy(clip.frames),
+            "waveform": torch.from_numpy(clip.waveform),
+        }
+        if self.foreground:
+            distance = np.abs(clip.frames - background(scene, seed)).max(axis=-1)
+            sample["foreground"] = torch.from_numpy(distance > FOREGROUND_THRESHOLD)
+        return sample
+
+
+def to_video(frames: torch.Tensor) -> torch.Tensor:
+    """Frames uint8 `(batch_size, num_frames, height, width, 3)` as video `(batch_size, 3, num_frames, height, width)` in
+    [-1, 1]."""
+    return frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+def to_frames(video: torch.Tensor) -> torch.Tensor:
+    """The reverse of [`to_video`], clamped and rounded."""
+    return ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1)

@@ -1,0 +1,55 @@
+"""Stage as training data."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import default_collate
+
+from baton_diffusers.stage import render_clip, write_prompt
+from baton_diffusers.training.data import StageClips, to_frames, to_video
+
+
+def test_an_index_names_a_clip():
+    clips = StageClips(seed=1)
+    sample, again, other = clips[5], StageClips(seed=1)[5], StageClips(seed=2)[5]
+    assert sample["prompt"] == again["prompt"] == clips.prompt(5)
+    assert torch.equal(sample["frames"], again["frames"]) and torch.equal(sample["waveform"], again["waveform"])
+    assert not torch.equal(sample["frames"], other["frames"])
+    scene, seed = clips.scene(5)
+    np.testing.assert_array_equal(render_clip(scene, seed).frames, sample["frames"].numpy())
+    assert write_prompt(scene, seed) == sample["prompt"]
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_stream_keeps_to_its_split(split):
+    clips = StageClips(split)
+    assert {clips.scene(index)[0].split for index in range(50)} == {split}
+
+
+def test_tiers_come_as_often_as_asked():
+    clips = StageClips(tier_weights={"simple": 3, "complex": 1})
+    tiers = [clips.scene(index)[0].tier for index in range(200)]
+    assert "medium" not in tiers and 0.65 < tiers.count("simple") / 200 < 0.85
+
+
+@pytest.mark.parametrize("weights", [{"hard": 1}, {"simple": -1, "medium": 2}, {"simple": 0}, {}])
+def test_wrong_tier_weights_are_refused(weights):
+    with pytest.raises(ValueError, match="tier_weights"):
+        StageClips(tier_weights=weights)
+
+
+def test_batches_and_foreground():
+    clips = StageClips(foreground=True)
+    batch = default_collate([clips[0], clips[1]])
+    assert batch["frames"].shape == (2, 49, 64, 64, 3) and batch["waveform"].shape == (2, 49000)
+    assert batch["foreground"].shape == (2, 49, 64, 64) and isinstance(batch["prompt"][0], str)
+    share = batch["foreground"].float().mean(dim=(1, 2, 3))
+    assert ((share > 0.02) & (share < 0.4)).all()
+    assert not batch["foreground"][:, :, :2].any(), "no actor reaches the top rows"
+
+
+def test_frames_and_video_are_inverse():
+    frames = StageClips()[0]["frames"][None]
+    video = to_video(frames)
+    assert video.shape == (1, 3, 49, 64, 64) and video.min() >= -1 and video.max() <= 1
+    assert torch.equal(to_frames(video), frames)
