@@ -7,6 +7,7 @@ import pytest
 from baton_diffusers import media
 from baton_diffusers.media import SYNTHETIC_COMMENT, read_audio, read_clip, write_audio, write_clip
 
+
 FRAME_RATE, SAMPLING_RATE, NUM_FRAMES, NUM_SAMPLES = 16, 16000, 49, 49000
 
 

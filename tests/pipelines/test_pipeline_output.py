@@ -11,6 +11,7 @@ from baton_diffusers.media import read_clip
 from baton_diffusers.pipelines.pipeline_output import BatonPipelineOutput
 from baton_diffusers.plan import SemanticPlan
 
+
 FRAME_RATE, SAMPLING_RATE = 16.0, 16000
 
 
