@@ -1,1 +1,21 @@
+r"""
+Noise schedules for two modalities.
 
+`BatonPipeline` holds two flow schedulers of diffusers, `scheduler` for video and `audio_scheduler` for audio, each with its own
+shift and its own state. Both walk in one loop, which evaluates the transformer once for a pair of timesteps:
+
+    timesteps = set_timesteps(scheduler, num_inference_steps, device)
+    audio_timesteps = set_timesteps(audio_scheduler, num_inference_steps, device)
+    for t, audio_t in zip(timesteps, audio_timesteps, strict=True):
+        ...
+        latents = scheduler.step(velocity, t, latents, **step_kwargs(scheduler, generator))[0]
+        audio_latents = audio_scheduler.step(audio_velocity, audio_t, audio_latents, **step_kwargs(audio_scheduler, generator))[0]
+
+The velocity points from the sample to the noise, `latents = (1 - sigma) sample + sigma noise`, and `t` is 1000 sigma. Latents and
+velocities are float32 here: the flow-matching schedulers return the dtype of the velocity.
+"""
+
+from .flow_schedulers import check_schedulers, set_timesteps, step_kwargs
+
+
+__all__ = ["check_schedulers", "set_timesteps", "step_kwargs"]

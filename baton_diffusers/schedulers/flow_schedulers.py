@@ -1,0 +1,131 @@
+"""Two flow schedulers of diffusers, stepped side by side: checks, the grid of steps, and what `step` is given."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, SchedulerMixin
+
+
+NUM_TRAIN_TIMESTEPS = 1000
+_ACCEPTED = (
+    "`FlowMatchEulerDiscreteScheduler`, `FlowMatchHeunDiscreteScheduler`, or `UniPCMultistepScheduler` and "
+    '`DPMSolverMultistepScheduler` with `use_flow_sigmas=True, prediction_type="flow_prediction"`'
+)
+
+
+def set_timesteps(
+    scheduler: SchedulerMixin, num_inference_steps: int, device: str | torch.device | None = None
+) -> torch.Tensor:
+    r"""
+    Put a flow scheduler at the start of a clip, and give the timesteps of the denoising loop.
+
+    All schedulers get the grid sigma_i = shift(1 - i / N) for i = 0 .. N - 1, as far as they can: N equal parts before the
+    scheduler's own shift. diffusers' flow-matching Euler scheduler would end at the smallest sigma of training instead, a
+    step in vain; so it is given the grid, as in the Flux and HunyuanVideo 1.5 pipelines. (The Heun scheduler takes none.)
+
+    Args:
+        scheduler (`SchedulerMixin`): The scheduler of one modality.
+        num_inference_steps (`int`): Number of steps N.
+        device (`str` or `torch.device`, *optional*): Where the timesteps are put.
+
+    Returns:
+        `torch.Tensor`: Timesteps in [0, 1000], falling, as integers with some schedulers: N, or 2N - 1 with Heun's, which
+        evaluates the model twice for a step.
+    """
+    if isinstance(scheduler, (FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler)):
+        sigmas = np.linspace(1.0, 0.0, num_inference_steps + 1)[:-1]
+        scheduler.set_timesteps(sigmas=sigmas, device=device)
+    else:
+        scheduler.set_timesteps(num_inference_steps, device=device)
+    # Integer timesteps can repeat; without an index to begin at, `step` would take the second of two equal ones.
+    scheduler.set_begin_index(0)
+    return scheduler.timesteps
+
+
+def step_kwargs(
+    scheduler: SchedulerMixin, generator: torch.Generator | list[torch.Generator] | None
+) -> dict[str, Any]:
+    """The keyword arguments for `scheduler.step` beyond its first three: those that add noise draw it from `generator`."""
+    kwargs = {"return_dict": False}
+    if "generator" in inspect.signature(scheduler.step).parameters:
+        kwargs["generator"] = generator
+    return kwargs
+
+
+def check_schedulers(scheduler: SchedulerMixin, audio_scheduler: SchedulerMixin, num_inference_steps: int) -> None:
+    r"""
+    Refuse a pair of schedulers that cannot take both modalities from noise to a sample in one loop.
+
+    Each scheduler is tried, on a copy, on a single number whose velocity is known. The schedulers themselves are left as they
+    are, and the pair may differ in class and in shift.
+
+    Args:
+        scheduler (`SchedulerMixin`): The video scheduler.
+        audio_scheduler (`SchedulerMixin`): The audio scheduler.
+        num_inference_steps (`int`): Steps that the clip will take.
+
+    Raises:
+        ValueError: If both are one object, if one does not go from sigma 1 to 0 with timesteps 1000 sigma on predictions of
+            the velocity, or if they evaluate the model at different numbers of timesteps.
+    """
+    if scheduler is audio_scheduler:
+        raise ValueError(
+            f"`scheduler` and `audio_scheduler` are one `{type(scheduler).__name__}` object, but each modality steps its own. "
+            "Give a copy: `audio_scheduler=type(scheduler).from_config(scheduler.config)`."
+        )
+    lengths = [
+        _check_scheduler(scheduler, "scheduler", num_inference_steps),
+        _check_scheduler(audio_scheduler, "audio_scheduler", num_inference_steps),
+    ]
+    if lengths[0] != lengths[1]:
+        raise ValueError(
+            f"With `num_inference_steps={num_inference_steps}`, `scheduler` (`{type(scheduler).__name__}`) evaluates the model "
+            f"{lengths[0]} times and `audio_scheduler` (`{type(audio_scheduler).__name__}`) {lengths[1]} times. Both modalities "
+            "are denoised in one loop: give both a scheduler of the same order."
+        )
+
+
+def _check_scheduler(scheduler: SchedulerMixin, name: str, num_inference_steps: int) -> int:
+    """Check one scheduler on a copy, and return how many times it evaluates the model."""
+    label = f"`{name}` (`{type(scheduler).__name__}`)"
+    config = getattr(scheduler, "config", {})
+    if config.get("use_dynamic_shifting"):
+        raise ValueError(
+            f"{label} has `use_dynamic_shifting=True`, a shift that depends on the size of an image. Set it to False and give "
+            "`shift` (or `flow_shift`)."
+        )
+    if config.get("prediction_type", "flow_prediction") != "flow_prediction":
+        raise ValueError(
+            f"{label} has `prediction_type={config['prediction_type']!r}`, but the transformer predicts velocities. Accepted: "
+            f"{_ACCEPTED}."
+        )
+    if not hasattr(scheduler, "sigmas") or not hasattr(scheduler, "set_begin_index"):
+        raise ValueError(f"{label} is not a flow scheduler. Accepted: {_ACCEPTED}.")
+
+    scheduler = copy.copy(scheduler)
+    timesteps = set_timesteps(scheduler, num_inference_steps).double().cpu()
+    sigmas = scheduler.sigmas.double().cpu()
+    grid = NUM_TRAIN_TIMESTEPS * sigmas[: len(timesteps)]
+    if not (0.99 <= sigmas[0] <= 1.0 and sigmas[-1] == 0.0 and torch.allclose(timesteps, grid, rtol=0.0, atol=1.01)):
+        raise ValueError(
+            f"{label} goes from sigma {sigmas[0]:.4g} at timestep {timesteps[0]:.4g} to sigma {sigmas[-1]:.4g} with "
+            f"`num_inference_steps={num_inference_steps}`, but a flow goes from sigma 1 at timestep {NUM_TRAIN_TIMESTEPS} to "
+            f"sigma 0. Accepted: {_ACCEPTED}."
+        )
+
+    clean, latent = torch.tensor([[[0.5]]]), torch.tensor([[[-1.0]]])
+    kwargs = step_kwargs(scheduler, torch.Generator().manual_seed(0))
+    for timestep, sigma in zip(scheduler.timesteps, sigmas, strict=False):
+        velocity = (latent - clean) / sigma.float()
+        latent = scheduler.step(velocity, timestep, latent, **kwargs)[0]
+    if not torch.allclose(latent, clean, atol=1e-3):
+        raise ValueError(
+            f"{label} with its settings {dict(config)} does not follow a velocity to the sample that it points to: from it at "
+            f"{clean.item():.4g} the last step is at {latent.item():.4g}. Accepted: {_ACCEPTED}."
+        )
+    return len(timesteps)
