@@ -15,9 +15,6 @@ demo: .venv/.installed
 	$(BIN)/baton generate "$(PROMPT)" --output out/demo.mp4 --sheet out/demo.png --scale 8 --seed 0
 
 test: .venv/.installed-dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q --durations=10
 
 # torch comes first and alone, so that no other package is looked for at its index.

@@ -1,0 +1,88 @@
+"""The rules of the house: directions of imports, style, docstrings, and a package that is quick to import."""
+
+import importlib
+import inspect
+import pkgutil
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import baton_diffusers
+
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+
+
+def run(*command):
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def test_imports_run_one_way():
+    run(BIN / "lint-imports", "--no-cache")
+
+
+@pytest.mark.parametrize("arguments", [("check",), ("format", "--check")])
+def test_ruff_is_content(arguments):
+    run(BIN / "ruff", *arguments, ".")
+
+
+@pytest.mark.parametrize("module", ["baton_diffusers", "baton_diffusers.cli", "baton_diffusers.stage"])
+def test_torch_is_imported_only_when_needed(module):
+    run(sys.executable, "-c", f"import sys, {module}; sys.exit('torch' in sys.modules)")
+
+
+def test_importing_the_package_takes_a_tenth_of_a_second():
+    code = "import time; start = time.perf_counter(); import baton_diffusers; print(time.perf_counter() - start)"
+    assert min(float(run(sys.executable, "-c", code)) for _ in range(3)) < 0.1
+
+
+def public_objects():
+    """Everything public that is defined in the package: modules, their classes and functions, and methods."""
+    for info in pkgutil.walk_packages(baton_diffusers.__path__, "baton_diffusers."):
+        module = importlib.import_module(info.name)
+        yield info.name, module
+        for name, value in vars(module).items():
+            ours = getattr(value, "__module__", None) == info.name and not name.startswith("_")
+            if not ours or not (inspect.isclass(value) or inspect.isfunction(value)):
+                continue
+            yield f"{info.name}.{name}", value
+            if inspect.isclass(value):
+                for method_name, method in vars(value).items():
+                    method = getattr(method, "__func__", getattr(method, "fget", method))
+                    if inspect.isfunction(method) and not method_name.startswith("_"):
+                        yield f"{info.name}.{name}.{method_name}", getattr(value, method_name)
+
+
+def test_every_public_name_has_a_docstring():
+    # `inspect.getdoc` lets an overridden method keep the docstring of its base.
+    missing = [name for name, value in public_objects() if not inspect.getdoc(value)]
+    assert not missing, f"without a docstring: {missing}"
+
+
+def test_the_public_names_are_there():
+    for name in baton_diffusers.__all__:
+        assert inspect.getdoc(getattr(baton_diffusers, name)), name
+    assert set(baton_diffusers.__all__) <= set(dir(baton_diffusers))
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = baton_diffusers.nonsense
+
+
+def test_the_tests_mirror_the_package():
+    package, tests = ROOT / "baton_diffusers", ROOT / "tests"
+    for folder in (path.parent for path in package.rglob("__init__.py") if path.parent != package):
+        assert (tests / folder.relative_to(package)).is_dir(), f"no tests for {folder.name}"
+
+
+def test_make_knows_its_targets():
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    for target in ("demo", "test"):
+        assert f"{'baton generate' if target == 'demo' else 'pytest'}" in run(
+            "make", "--dry-run", "--always-make", target
+        )
