@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +22,6 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from .. import coordinates
 from ..guiders import (
-    JOINT,
     PlanGuidance,
     anchors_of_steps,
     check_guiders,
@@ -33,6 +33,7 @@ from ..models.transformer_dual_branch import DualBranchTransformer
 from ..models.va_planner import VAPlannerModel, tokenize_prompts
 from ..models.vocoder_griffin_lim import GriffinLimVocoder
 from ..plan import SemanticPlan
+from ..schedulers import check_schedulers, set_timesteps, step_kwargs
 from .pipeline_output import BatonPipelineOutput
 
 
@@ -78,7 +79,9 @@ class BatonPipeline(DiffusionPipeline):
         ValueError: if the components do not fit one another.
     """
 
-    model_cpu_offload_seq = "text_encoder->planner->transformer->vae->audio_vae->vocoder"
+    model_cpu_offload_seq = (
+        "video_semantic_encoder->audio_semantic_encoder->text_encoder->planner->transformer->vae->audio_vae->vocoder"
+    )
     _callback_tensor_inputs = ["latents", "audio_latents", "prompt_embeds", "negative_prompt_embeds"]
     _optional_components = [
         "text_encoder",
@@ -167,8 +170,10 @@ class BatonPipeline(DiffusionPipeline):
         Saves all components; see `DiffusionPipeline.save_pretrained` for the arguments. A small `pipeline.py` beside the
         index lets plain `DiffusionPipeline.from_pretrained(..., custom_pipeline="pipeline")` load the folder.
         """
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "pipeline.py").write_text(_PIPELINE_FILE)  # first: `push_to_hub=True` uploads what is there
         super().save_pretrained(save_directory, **kwargs)
-        (Path(save_directory) / "pipeline.py").write_text(_PIPELINE_FILE)
 
     # Properties of a running call
 
@@ -235,6 +240,14 @@ class BatonPipeline(DiffusionPipeline):
                 raise ValueError(f"`{name}` is missing: load the pipeline with it, or set `pipe.{name}`.")
         self._check_components()
         check_guiders(self.guider, self.audio_guider)
+        for name, value in (
+            ("num_frames", num_frames),
+            ("num_inference_steps", num_inference_steps),
+            ("num_videos_per_prompt", num_videos_per_prompt),
+        ):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` is {value!r}, but must be an integer of at least 1.")
+        check_schedulers(self.scheduler, self.audio_scheduler, num_inference_steps)
 
         # 1. The text
         if (prompt is None) == (prompt_embeds is None):
@@ -284,20 +297,14 @@ class BatonPipeline(DiffusionPipeline):
                 f"`negative_prompt_embeds` holds {negative_prompt_embeds.shape[0]} texts for {batch_size} prompts: give one "
                 "for each, or one for all."
             )
-        needs_negative = any(not anchor.text for anchor in self._anchors(num_inference_steps))
-        if needs_negative and negative_prompt_embeds is None and (self.text_encoder is None or self.tokenizer is None):
+        drops_text = self._drops_text(len(set_timesteps(self.scheduler, num_inference_steps)))
+        if drops_text and negative_prompt_embeds is None and (self.text_encoder is None or self.tokenizer is None):
             raise ValueError(
                 "the guiders drop the text, which takes `negative_prompt_embeds` with `negative_prompt_attention_mask`, or "
                 "`text_encoder` and `tokenizer` to make them: give one or the other, or guiders of scale 1."
             )
 
         # 2. Sizes
-        for name, value in (
-            ("num_inference_steps", num_inference_steps),
-            ("num_videos_per_prompt", num_videos_per_prompt),
-        ):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"`{name}` is {value!r}, but must be an integer of at least 1.")
         stride = self.vae.config.scale_factor_spatial
         for name, value, patch in zip(
             ("height", "width"), (height, width), self.transformer.config.patch_size[1:], strict=True
@@ -306,12 +313,6 @@ class BatonPipeline(DiffusionPipeline):
             if not isinstance(value, int) or value < 1 or value % multiple:
                 nearest = max(round(value / multiple), 1) * multiple if isinstance(value, (int, float)) else multiple
                 raise ValueError(f"`{name}` is {value!r}, but must be a multiple of {multiple}: use {nearest}.")
-        latent_frames = coordinates.num_latent_frames(num_frames, self.vae.config.scale_factor_temporal)
-        if latent_frames % self.transformer.config.patch_size[0]:
-            raise ValueError(
-                f"`num_frames` is {num_frames}, which gives {latent_frames} latent frames, but the transformer cuts them "
-                f"into patches of {self.transformer.config.patch_size[0]}."
-            )
 
         # 3. Noise
         num_clips = batch_size * num_videos_per_prompt
@@ -508,12 +509,12 @@ class BatonPipeline(DiffusionPipeline):
 
         audio_latents = audio_latents.transpose(1, 2).float() / self.audio_vae.config.scaling_factor
         mel = self.audio_vae.decode(audio_latents.to(self.audio_vae.dtype), return_dict=False)[0]
-        waveform = self.vocoder(mel.to(self.vocoder.dtype)).float().clamp(-1, 1)
+        waveform = self.vocoder(mel.to(self.vocoder.dtype), return_dict=False)[0].float().clamp(-1, 1)
         num_samples = coordinates.num_samples(
             coordinates.clip_duration(num_frames, self.frame_rate), self.sampling_rate
         )
-        waveform = waveform[..., :num_samples].cpu()
-        return frames, waveform if output_type == "pt" else waveform.numpy()
+        waveform = waveform[..., :num_samples]
+        return frames, waveform if output_type == "pt" else waveform.cpu().numpy()
 
     @torch.no_grad()
     def extract_plan(
@@ -655,14 +656,17 @@ class BatonPipeline(DiffusionPipeline):
         num_clips = _batch_size(prompt, prompt_embeds) * num_videos_per_prompt
 
         # 2. Steps
-        timesteps, audio_timesteps = self._set_timesteps(num_inference_steps, device)
+        timesteps = set_timesteps(self.scheduler, num_inference_steps, device)
+        audio_timesteps = set_timesteps(self.audio_scheduler, num_inference_steps, device)
+        scheduler_kwargs = step_kwargs(self.scheduler, generator)
+        audio_scheduler_kwargs = step_kwargs(self.audio_scheduler, generator)
         self._num_timesteps = len(timesteps)
 
         # 3. Text
         prompt_embeds, _, negative_prompt_embeds, _ = self.encode_prompt(
             prompt,
             negative_prompt,
-            any(not anchor.text for anchor in self._anchors(len(timesteps))),
+            self._drops_text(len(timesteps)),
             num_videos_per_prompt,
             prompt_embeds,
             prompt_attention_mask,
@@ -706,8 +710,10 @@ class BatonPipeline(DiffusionPipeline):
                 velocity = combine(self.guider, predictions, has_plan).float()
                 audio_velocity = combine(self.audio_guider, audio_predictions, has_plan).float()
 
-                latents = self.scheduler.step(velocity, t, latents, return_dict=False)[0]
-                audio_latents = self.audio_scheduler.step(audio_velocity, audio_t, audio_latents, return_dict=False)[0]
+                latents = self.scheduler.step(velocity, t, latents, **scheduler_kwargs)[0]
+                audio_latents = self.audio_scheduler.step(
+                    audio_velocity, audio_t, audio_latents, **audio_scheduler_kwargs
+                )[0]
 
                 if callback_on_step_end is not None:
                     tensors = {
@@ -748,21 +754,10 @@ class BatonPipeline(DiffusionPipeline):
         mask = inputs.attention_mask.to(device)
         return self.text_encoder(inputs.input_ids.to(device), attention_mask=mask).last_hidden_state, mask
 
-    def _set_timesteps(self, num_inference_steps: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
-        self.audio_scheduler.set_timesteps(num_inference_steps, device=device)
-        timesteps, audio_timesteps = self.scheduler.timesteps, self.audio_scheduler.timesteps
-        if len(timesteps) != len(audio_timesteps):
-            raise ValueError(
-                f"`scheduler` ({type(self.scheduler).__name__}) takes {len(timesteps)} steps and `audio_scheduler` "
-                f"({type(self.audio_scheduler).__name__}) takes {len(audio_timesteps)}: use schedulers of one order."
-            )
-        return timesteps, audio_timesteps
-
-    def _anchors(self, num_steps: int) -> set:
-        """Every anchor that the guiders ask for in some step."""
+    def _drops_text(self, num_steps: int) -> bool:
+        """Whether the guiders ask in any step for a pass that reads the negative prompt."""
         steps = anchors_of_steps(self.guider, self.audio_guider, num_steps)
-        return {JOINT}.union(*steps)
+        return any(not anchor.text for anchors in steps for anchor in anchors)
 
     def _latent_shapes(
         self, num_clips: int, height: int, width: int, num_frames: int
@@ -800,11 +795,21 @@ class BatonPipeline(DiffusionPipeline):
     def _check_components(self) -> None:
         """Refuses components that do not fit one another; those that are missing are not judged."""
 
-        def disagree(what: str, ours: Any, name: str, theirs: Any) -> None:
+        def disagree(what: str, ours: Any, name: str, theirs: Any, owner: str = "transformer") -> None:
             if ours != theirs:
                 raise ValueError(
-                    f"the transformer's {what} is {ours}, but `{name}` has {theirs}: they do not fit together."
+                    f"the {owner}'s {what} is {ours}, but `{name}` has {theirs}: they do not fit together."
                 )
+
+        if self.audio_vae is not None and self.vocoder is not None:
+            mel, vocoder = self.audio_vae.config, self.vocoder.config
+            if isinstance(self.vocoder, MMAudioVocoder):
+                spectrogram = {"mel_bins": vocoder.num_mels, "hop_length": math.prod(vocoder.upsample_rates)}
+            else:
+                spectrogram = {name: vocoder[name] for name in ("mel_bins", "hop_length", "n_fft")}
+                spectrogram["sample_rate"] = vocoder.sampling_rate
+            for name, value in spectrogram.items():
+                disagree(f"`{name}`", mel[name], "vocoder", value, owner="audio VAE")
 
         if self.transformer is None:
             return
