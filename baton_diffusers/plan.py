@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -242,13 +242,12 @@ class SemanticPlan:
             if getattr(self, name) is not None
         }
         metadata = {"format": _FORMAT, "duration": json.dumps(self.duration)}
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        os.close(descriptor)
+        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
-            save_file(tensors, temporary, metadata=metadata)
-            os.replace(temporary, path)
+            save_file(tensors, partial, metadata=metadata)
+            os.replace(partial, path)
         finally:
-            Path(temporary).unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
 
     @staticmethod
     def load(path: str | os.PathLike, device: str | torch.device = "cpu") -> SemanticPlan:

@@ -409,7 +409,8 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
     text in every block (papers.md 1.2). Predicts the velocities of flow matching for video and audio latents.
 
     Args:
-        patch_size (`tuple[int, int, int]`, defaults to `(1, 2, 2)`): video latents in each token, by axis.
+        patch_size (`tuple[int, int, int]`, defaults to `(1, 2, 2)`): video latents in each token, by axis; 1 in time, where
+            a token's coordinate is its latent frame's.
         in_channels (`int`, defaults to 48): channels of the video latents.
         out_channels (`int`, defaults to 48): channels of the video velocity.
         audio_in_channels (`int`, defaults to 20): channels of the audio latents.
@@ -432,6 +433,9 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         video_plan_dim (`int`, *optional*): width of the video plan tokens. By default there are no plan layers.
         audio_plan_dim (`int`, *optional*): width of the audio plan tokens; given exactly if `video_plan_dim` is.
         plan_rope (`str`, defaults to `"full"`): variant of RS-RoPE, see [`RSRoPEAttnProcessor`].
+
+    Raises:
+        ValueError: if a value is not one of those described here.
     """
 
     _supports_gradient_checkpointing = True
@@ -441,11 +445,16 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
     _keep_in_fp32_modules = [
         "time_embedder",
         "scale_shift_table",
+        "audio_scale_shift_table",
         "norm1",
+        "audio_norm1",
         "norm2",
+        "audio_norm2",
         "norm3",
+        "audio_norm3",
         "norm_fusion",
         "norm_plan",
+        "audio_norm_plan",
     ]
 
     @register_to_config
@@ -474,6 +483,10 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         plan_rope: str = "full",
     ) -> None:
         super().__init__()
+        if patch_size[0] != 1:
+            raise ValueError(
+                f"`patch_size` is {tuple(patch_size)}, but a token covers one latent frame: use {(1, *patch_size[1:])}."
+            )
         if (video_plan_dim is None) != (audio_plan_dim is None):
             raise ValueError(
                 f"`video_plan_dim` is {video_plan_dim} and `audio_plan_dim` is {audio_plan_dim}: give both or neither."
@@ -552,9 +565,19 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
             [`DualBranchTransformerOutput`] or a tuple: velocities shaped like the latents.
 
         Raises:
-            ValueError: if the latents' shapes, the timesteps' shapes or the plan's widths do not fit this model.
+            ValueError: if a shape, the plan's widths or `skip_layers` do not fit this model or the latents.
         """
-        self._check_shapes(hidden_states, audio_hidden_states, timestep, audio_timestep, plan)
+        self._check_inputs(
+            hidden_states,
+            audio_hidden_states,
+            timestep,
+            audio_timestep,
+            encoder_hidden_states,
+            audio_encoder_hidden_states,
+            plan,
+            (video_reads_audio, audio_reads_video),
+            skip_layers,
+        )
         batch_size, _, num_frames, height, width = hidden_states.shape
         p_t, p_h, p_w = self.config.patch_size
         grid = (num_frames // p_t, height // p_h, width // p_w)
@@ -633,24 +656,34 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
 
     def _embed_plan(self, plan: SemanticPlan, grid: tuple[int, int, int], like: torch.Tensor):
         """Plan tokens of both modalities through the latent MLPs, with their rotary embeddings and masks."""
+        plan = plan.to(like.device, like.dtype)
         video_positions = coordinates.video_plan_coordinates(
             plan.video_times, plan.video_centres, self.config.frame_rate, self.config.temporal_stride, *grid[1:]
         )
-        # latent frames are patched in time by p_t, and so is the frame of reference
-        video_positions[:, 0] = video_positions[:, 0] / self.config.patch_size[0]
         video_plan = (
-            self.plan_embedder(plan.video_tokens.to(like)),
+            self.plan_embedder(plan.video_tokens),
             self._rotary_embedding(video_positions, like.device),
             plan.video_mask,
         )
         audio_plan = (
-            self.audio_plan_embedder(plan.audio_tokens.to(like)),
+            self.audio_plan_embedder(plan.audio_tokens),
             self._rotary_embedding(self._sound_coordinates(plan.audio_times), like.device),
             plan.audio_mask,
         )
         return video_plan, audio_plan
 
-    def _check_shapes(self, hidden_states, audio_hidden_states, timestep, audio_timestep, plan) -> None:
+    def _check_inputs(
+        self,
+        hidden_states: torch.Tensor,
+        audio_hidden_states: torch.Tensor,
+        timestep: torch.Tensor,
+        audio_timestep: torch.Tensor | None,
+        encoder_hidden_states: torch.Tensor,
+        audio_encoder_hidden_states: torch.Tensor | None,
+        plan: SemanticPlan | None,
+        visibilities: tuple[bool | torch.Tensor, ...],
+        skip_layers: Sequence[int] | None,
+    ) -> None:
         config = self.config
         batch_size, channels, num_frames, height, width = hidden_states.shape
         if channels != config.in_channels:
@@ -664,15 +697,34 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
                 f"`audio_hidden_states` has shape {tuple(audio_hidden_states.shape)}, but this model takes "
                 f"({batch_size}, audio_length, {config.audio_in_channels})."
             )
+
         num_tokens = num_frames * height * width // math.prod(config.patch_size)
+        if audio_timestep is None and timestep.ndim == 2:
+            raise ValueError("`timestep` has a value for each video token: give `audio_timestep` too.")
         for name, value, tokens in (
             ("timestep", timestep, num_tokens),
-            ("audio_timestep", timestep if audio_timestep is None else audio_timestep, audio_hidden_states.shape[1]),
+            ("audio_timestep", audio_timestep, audio_hidden_states.shape[1]),
         ):
-            if tuple(value.shape) not in ((batch_size,), (batch_size, tokens)):
+            if value is not None and tuple(value.shape) not in ((batch_size,), (batch_size, tokens)):
                 raise ValueError(
                     f"`{name}` has shape {tuple(value.shape)}, but must be ({batch_size},) or ({batch_size}, {tokens})."
                 )
+
+        for name, value in (
+            ("encoder_hidden_states", encoder_hidden_states),
+            ("audio_encoder_hidden_states", audio_encoder_hidden_states),
+        ):
+            if value is not None and (value.shape[0] != batch_size or value.shape[2] != config.text_dim):
+                raise ValueError(
+                    f"`{name}` has shape {tuple(value.shape)}, but must be ({batch_size}, text_length, {config.text_dim})."
+                )
+        for name, value in zip(("video_reads_audio", "audio_reads_video"), visibilities, strict=True):
+            if isinstance(value, torch.Tensor) and tuple(value.shape) != (batch_size,):
+                raise ValueError(f"`{name}` has shape {tuple(value.shape)}, but must be a bool or ({batch_size},).")
+        unknown = [index for index in skip_layers or () if index not in range(len(self.blocks))]
+        if unknown:
+            raise ValueError(f"`skip_layers` names {unknown}, but the blocks are 0 to {len(self.blocks) - 1}.")
+
         if plan is None:
             return
         if config.video_plan_dim is None:
