@@ -28,6 +28,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
+
 Config = TypeVar("Config")
 
 

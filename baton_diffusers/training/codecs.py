@@ -1,0 +1,351 @@
+"""Objectives of the two autoencoders: `AutoencoderKLWan` for pictures and `MMAudioVAE` for sound, both diffusers' own.
+
+Both are trained with a posterior of fixed variance (ours). Latents get Gaussian noise of a fixed standard deviation while
+their own mean and standard deviation are held at zero and one, channel by channel. The noise bounds the information like
+a KL term would, and makes neighbouring latents decode alike, which a diffusion model's errors ask for; it needs no
+balance between two losses, and the latents come out normalised.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan, MMAudioVAE
+from diffusers.models.autoencoders.autoencoder_kl_wan import (
+    WanDecoder3d,
+    WanEncoder3d,
+    WanResample,
+    WanResidualDownBlock,
+    WanResidualUpBlock,
+    WanUpBlock,
+    patchify,
+    unpatchify,
+)
+from diffusers.models.autoencoders.autoencoder_mmaudio import MMAudioMPConv1d
+from torch import nn
+
+from .data import to_video
+
+
+@dataclass
+class AudioCodecConfig:
+    """
+    Objective of the audio autoencoder.
+
+    Args:
+        latent_noise: Standard deviation of the noise on the latents, themselves of unit variance.
+        moments_weight: Weight of the latents' distance from zero mean and unit variance.
+        log_variance_weight: Weight that keeps the posterior's log-variance at `2 * log(latent_noise)`.
+    """
+
+    latent_noise: float = 0.1
+    moments_weight: float = 0.1
+    log_variance_weight: float = 0.01
+
+
+@dataclass
+class VideoCodecConfig:
+    """
+    Objective of the video autoencoder.
+
+    Args:
+        latent_noise: Standard deviation of the noise on the latents, themselves of unit variance.
+        moments_weight: Weight of the latents' distance from zero mean and unit variance.
+        foreground_weight: Weight of a pixel of an actor, added to the 1 that every pixel has.
+        motion_weight: Weight of a pixel that differs from the frame before or after, likewise.
+        windows: Curriculum, `[first step, frames in a window, windows from each clip]` in the order of the steps. It has
+            to end on whole clips: an autoencoder trained on short windows drifts on long ones.
+        train_encoder: False keeps the encoder, and so the latents, as they are.
+    """
+
+    latent_noise: float = 0.15
+    moments_weight: float = 0.1
+    foreground_weight: float = 4.0
+    motion_weight: float = 8.0
+    windows: tuple[tuple[int, int, int], ...] = ((0, 1, 8), (1000, 9, 4), (2000, 49, 1))
+    train_encoder: bool = True
+
+    def __post_init__(self):
+        steps = [start for start, _, _ in self.windows]
+        if not steps or steps[0] != 0 or steps != sorted(steps):
+            raise ValueError(f"`windows` must start at step 0 and be in the order of the steps, got {self.windows}.")
+        for _, num_frames, _ in self.windows:
+            if num_frames % 4 != 1:
+                raise ValueError(f"A window has 1 + 4 * n frames, got {num_frames} in `windows`.")
+
+
+def build_video_vae(latent_noise: float, **config: Any) -> AutoencoderKLWan:
+    """
+    An `AutoencoderKLWan` ready to be trained: at first it treats each frame alone, so that it can learn from single
+    frames; and its posterior has a fixed variance.
+
+    Args:
+        latent_noise: Standard deviation of the posterior.
+        config: Arguments of `AutoencoderKLWan`.
+    """
+    statistics = {"latents_mean": [0.0] * config["z_dim"], "latents_std": [1.0] * config["z_dim"]}
+    vae = AutoencoderKLWan(**(statistics | config))
+    with torch.no_grad():
+        for module in vae.modules():
+            if isinstance(module, WanResample) and module.mode in ("downsample3d", "upsample3d"):
+                # From the newest frame, repeated; the other taps stay random, or earlier frames would be lost.
+                weight = module.time_conv.weight
+                weight[:, :, -1] = torch.eye(module.dim).repeat(len(weight) // module.dim, 1)[:, :, None, None]
+        for module in vae.modules():
+            if isinstance(module, nn.Conv3d) and module.kernel_size == (3, 3, 3):
+                module.weight[:, :, :-1] = 0
+                nn.init.kaiming_uniform_(module.weight[:, :, -1], a=math.sqrt(5))
+        vae.quant_conv.weight[vae.config.z_dim :] = 0
+        vae.quant_conv.bias[vae.config.z_dim :] = 2 * math.log(latent_noise)
+    return vae
+
+
+class VideoCodec(nn.Module):
+    """
+    The trained form of an `AutoencoderKLWan`: `forward(video, noise)` gives the reconstruction from noised latents and
+    the posterior's mean, in the whole-clip form.
+    """
+
+    def __init__(self, vae: AutoencoderKLWan, train_encoder: bool = True):
+        super().__init__()
+        self.vae = vae
+        self.vae.encoder.requires_grad_(train_encoder)
+        self.vae.quant_conv.requires_grad_(train_encoder)
+        for module in vae.modules():
+            if isinstance(module, nn.Conv3d):  # twice as fast on a CPU
+                module.weight.data = module.weight.data.to(memory_format=torch.channels_last_3d)
+
+    def forward(self, video: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, _ = encode_clip(self.vae, video).chunk(2, dim=1)
+        return decode_clip(self.vae, mean + noise), mean
+
+
+class VideoCodecObjective:
+    """
+    The loss of [`VideoCodec`] on batches with `frames` and `foreground` of whole clips: squared plus absolute error, in
+    windows cut from the clips as the curriculum says, with the actors and what moves weighted up.
+    """
+
+    def __init__(self, config: VideoCodecConfig, vae: AutoencoderKLWan):
+        self.config = config
+        self.vae = vae
+
+    def __call__(
+        self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator, step: int
+    ) -> dict[str, torch.Tensor]:
+        config = self.config
+        video = to_video(batch["frames"])
+        changes = (video[:, :, 1:] != video[:, :, :-1]).any(dim=1)
+        moving = F.pad(changes, (0, 0, 0, 0, 1, 0)) | F.pad(changes, (0, 0, 0, 0, 0, 1))
+        weight = 1 + config.foreground_weight * batch["foreground"] + config.motion_weight * moving
+        foreground = batch["foreground"].float()
+
+        _, num_frames, num_windows = next(entry for entry in reversed(config.windows) if step >= entry[0])
+        starts = video.shape[2] - num_frames + 1
+        starts = torch.randint(starts, (num_windows, video.shape[0]), generator=generator, device=video.device)
+        frames = starts[:, :, None] + torch.arange(num_frames, device=video.device)
+        clips = torch.arange(video.shape[0], device=video.device)[None, :, None]
+        video = video.transpose(1, 2)[clips, frames].flatten(0, 1).transpose(1, 2)
+        weight, foreground = (x[clips, frames].flatten(0, 1).unsqueeze(1) for x in (weight, foreground))
+
+        scale = self.vae.config.scale_factor_spatial
+        shape = (
+            len(video),
+            self.vae.config.z_dim,
+            (num_frames + 3) // 4,
+            video.shape[3] // scale,
+            video.shape[4] // scale,
+        )
+        noise = config.latent_noise * torch.randn(shape, generator=generator, device=video.device)
+        reconstruction, mean = module(video, noise)
+        error = reconstruction - video
+        weight = weight / weight.mean()
+        moments = moments_loss(mean)
+        squared = error.square().mean(dim=1, keepdim=True)
+        loss = (weight * (error.square() + error.abs())).mean() + config.moments_weight * moments
+        # Peak-to-peak is 2 in [-1, 1]: the decibels are 10 log10(4 / squared error).
+        return {
+            "loss": loss,
+            "squared": squared.mean(),
+            "foreground_squared": (squared * foreground).sum() / foreground.sum().clamp(min=1),
+            "moments": moments,
+        }
+
+
+def build_audio_vae(log_mels: torch.Tensor, latent_noise: float, **config: Any) -> MMAudioVAE:
+    """
+    An `MMAudioVAE` ready to be trained: the class expects convolution weights of unit magnitude and data statistics.
+
+    Args:
+        log_mels: `(num_clips, mel_bins, num_mel_frames)`, from which the mean and deviation of each mel bin are taken.
+        latent_noise: Standard deviation of the posterior to start from.
+        config: Arguments of `MMAudioVAE`.
+    """
+    vae = MMAudioVAE(**config)
+    with torch.no_grad():
+        for module in vae.modules():
+            if isinstance(module, MMAudioMPConv1d):
+                nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+        # The last convolution has no bias; its input, a SiLU scaled to unit magnitude, has this mean.
+        mean_activation = 0.347
+        log_variance_rows = vae.vae.encoder.conv_out.weight[vae.config.latent_channels :]
+        log_variance_rows.fill_(2 * math.log(latent_noise) / (mean_activation * log_variance_rows[0].numel()))
+        vae.vae.data_mean.copy_(log_mels.mean(dim=(0, 2))[None, :, None])
+        vae.vae.data_std.copy_(log_mels.std(dim=(0, 2))[None, :, None])
+    return vae
+
+
+def pad_waveform(vae: MMAudioVAE, waveform: torch.Tensor) -> torch.Tensor:
+    """Zeros at the end of `waveform` `(batch_size, num_samples)`, up to a whole number of latent frames."""
+    return F.pad(waveform, (0, -waveform.shape[-1] % vae.latent_hop_length))
+
+
+class AudioCodec(nn.Module):
+    """
+    The trained form of an `MMAudioVAE`: `forward(waveform, noise)` gives the standardised log-mel spectrogram, its
+    reconstruction from noised latents, and the posterior's mean and log-variance.
+    """
+
+    def __init__(self, vae: MMAudioVAE):
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, waveform: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        inner = self.vae.vae
+        mel = (self.vae.mel_converter(waveform) - inner.data_mean) / inner.data_std
+        mean, log_variance = inner.encoder(mel).chunk(2, dim=1)
+        return mel, inner.decoder(mean + noise), mean, log_variance
+
+
+class AudioCodecObjective:
+    """
+    The loss of [`AudioCodec`] on batches with a `waveform` `(batch_size, num_samples)`: squared plus absolute error of
+    the standardised log-mel spectrogram, and the conditions on the latents.
+    """
+
+    def __init__(self, config: AudioCodecConfig, vae: MMAudioVAE):
+        self.config = config
+        self.vae = vae
+
+    def __call__(
+        self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator, step: int
+    ) -> dict[str, torch.Tensor]:
+        config = self.config
+        waveform = pad_waveform(self.vae, batch["waveform"])
+        shape = (waveform.shape[0], self.vae.config.latent_channels, waveform.shape[1] // self.vae.latent_hop_length)
+        noise = config.latent_noise * torch.randn(shape, generator=generator, device=waveform.device)
+        mel, reconstruction, mean, log_variance = module(waveform, noise)
+        error = reconstruction - mel
+        squared, absolute = error.square().mean(), error.abs().mean()
+        moments = moments_loss(mean)
+        posterior = (log_variance - 2 * math.log(config.latent_noise)).square().mean()
+        loss = squared + absolute + config.moments_weight * moments + config.log_variance_weight * posterior
+        return {
+            "loss": loss,
+            "mel_squared": squared,  # the share of the variance that is lost
+            "mel_absolute": absolute,
+            "moments": moments,
+            "log_variance": posterior,
+        }
+
+
+def moments_loss(mean: torch.Tensor) -> torch.Tensor:
+    """Distance of each channel (dimension 1) of the latents from zero mean and unit standard deviation, squared."""
+    channels = mean.transpose(0, 1).flatten(1)
+    return channels.mean(dim=1).square().mean() + (channels.std(dim=1) - 1).square().mean()
+
+
+@torch.no_grad()
+def latent_statistics(latents: Iterable[torch.Tensor]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel (dimension 1) over batches of latents, for a configuration."""
+    channels = torch.cat([batch.transpose(0, 1).flatten(1).double().cpu() for batch in latents], dim=1)
+    return channels.mean(dim=1).tolist(), channels.std(dim=1).tolist()
+
+
+# The whole-clip form of AutoencoderKLWan. The class itself encodes and decodes a clip in a Python loop over chunks, each
+# convolution keeping the last two frames it saw. Its convolutions are causal, so the loop equals one pass over all
+# frames, with two cares: temporal downsampling keeps the first frame as it is, and temporal upsampling leaves the first
+# frame alone and sees zeros before the second.
+
+
+def encode_clip(vae: AutoencoderKLWan, video: torch.Tensor) -> torch.Tensor:
+    """
+    The posterior's parameters for a whole clip at once: equal to `vae.encode`, and faster to train.
+
+    Args:
+        video: `(batch_size, 3, 1 + 4 * n, height, width)` in [-1, 1].
+
+    Returns:
+        `(batch_size, 2 * z_dim, 1 + n, latent_height, latent_width)`, mean and log-variance.
+    """
+    if (video.shape[2] - 1) % 4 != 0:
+        raise ValueError(f"A Wan autoencoder takes 1 + 4 * n frames, got {video.shape[2]}.")
+    if vae.config.patch_size is not None:
+        video = patchify(video, vae.config.patch_size)
+    return vae.quant_conv(_encoder(vae.encoder, video))
+
+
+def decode_clip(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
+    """
+    The frames of whole-clip latents at once: equal to `vae.decode` before its clamp to [-1, 1].
+
+    Args:
+        latents: `(batch_size, z_dim, 1 + n, latent_height, latent_width)`, as the encoder gives them (not normalised).
+
+    Returns:
+        `(batch_size, 3, 1 + 4 * n, height, width)`, about [-1, 1], not clamped.
+    """
+    video = _decoder(vae.decoder, vae.post_quant_conv(latents))
+    return video if vae.config.patch_size is None else unpatchify(video, vae.config.patch_size)
+
+
+def _encoder(encoder: WanEncoder3d, x: torch.Tensor) -> torch.Tensor:
+    x = encoder.conv_in(x)
+    for layer in encoder.down_blocks:
+        if isinstance(layer, WanResidualDownBlock):
+            shortcut = layer.avg_shortcut(x)
+            for resnet in layer.resnets:
+                x = resnet(x)
+            x = shortcut + (x if layer.downsampler is None else _resample(layer.downsampler, x))
+        elif isinstance(layer, WanResample):
+            x = _resample(layer, x)
+        else:
+            x = layer(x)
+    x = encoder.mid_block(x)
+    return encoder.conv_out(encoder.nonlinearity(encoder.norm_out(x)))
+
+
+def _decoder(decoder: WanDecoder3d, x: torch.Tensor) -> torch.Tensor:
+    x = decoder.mid_block(decoder.conv_in(x))
+    for block in decoder.up_blocks:
+        x = _up_block(block, x)
+    return decoder.conv_out(decoder.nonlinearity(decoder.norm_out(x)))
+
+
+def _up_block(block: WanUpBlock | WanResidualUpBlock, x: torch.Tensor) -> torch.Tensor:
+    residual = isinstance(block, WanResidualUpBlock)
+    shortcut = None
+    if residual and block.avg_shortcut is not None:
+        shortcut = block.avg_shortcut(x, first_chunk=True)
+    for resnet in block.resnets:
+        x = resnet(x)
+    upsampler = block.upsampler if residual else (block.upsamplers[0] if block.upsamplers is not None else None)
+    if upsampler is not None:
+        x = _resample(upsampler, x)
+    return x if shortcut is None else x + shortcut
+
+
+def _resample(layer: WanResample, x: torch.Tensor) -> torch.Tensor:
+    if layer.mode == "upsample3d" and x.shape[2] > 1:
+        batch_size, channels, num_frames, height, width = x.shape
+        pairs = layer.time_conv(x[:, :, 1:]).unflatten(1, (2, channels))
+        pairs = pairs.permute(0, 2, 3, 1, 4, 5).reshape(batch_size, channels, 2 * (num_frames - 1), height, width)
+        x = torch.cat([x[:, :, :1], pairs], dim=2)
+    num_frames = x.shape[2]
+    x = layer.resample(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (-1, num_frames)).transpose(1, 2)
+    if layer.mode == "downsample3d" and num_frames > 1:
+        x = torch.cat([x[:, :, :1], layer.time_conv(x)], dim=2)
+    return x
