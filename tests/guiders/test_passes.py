@@ -30,6 +30,7 @@ from baton_diffusers.guiders import (
     required_anchors,
 )
 
+
 VIDEO_SHAPE = (2, 3, 4, 5, 6)  # (batch_size, num_channels, num_frames, height, width)
 AUDIO_SHAPE = (2, 7, 3)  # (batch_size, audio_length, audio_channels)
 

@@ -4,6 +4,7 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 
 from baton_diffusers.guiders import JOINT, NO_PLAN, NO_TEXT, UNCONDITIONAL, PlanGuidance, combine, required_anchors
 
+
 VIDEO_SHAPE = (2, 3, 4, 5, 6)  # (batch_size, num_channels, num_frames, height, width)
 AUDIO_SHAPE = (2, 7, 3)  # (batch_size, audio_length, audio_channels)
 
