@@ -5,6 +5,7 @@ from .render import Clip, render_clip, render_video
 from .scene import Action, Actor, Event, Scene, sample_scene, timeline
 from .sound import render_audio
 
+
 __all__ = [
     "Action",
     "Actor",

@@ -5,6 +5,7 @@ import numpy as np
 from .render import Pose, poses
 from .scene import SPOTS, Action, Actor, Scene, render_generator, timeline
 
+
 PLACES = {
     "left": ("on the left", "at the left", "on the left side"),
     "middle": ("in the middle", "in the centre", "at the centre"),

@@ -23,6 +23,7 @@ from .scene import (
 from .sound import render_audio
 from .words import word_frames
 
+
 RGB = {
     "red": (225, 45, 45),
     "green": (50, 185, 75),

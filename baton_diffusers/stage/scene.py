@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+
 FRAME_RATE = 16
 NUM_FRAMES = 49
 SAMPLING_RATE = 16000

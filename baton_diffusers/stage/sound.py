@@ -7,6 +7,7 @@ import numpy as np
 from .scene import COLOURS, NUM_SAMPLES, SAMPLING_RATE, VOICES, Scene, timeline
 from .words import load_words
 
+
 LOWEST = {"landing": 180.0, "flash": 1000.0, "contact": 700.0}  # Hz, for red; each further colour is a fourth higher
 FOURTH = 4 / 3
 DECAY = {"landing": 0.07, "flash": 0.09, "contact": 0.02}  # seconds to 1/e

@@ -7,6 +7,7 @@ import numpy as np
 
 from .scene import DIGITS, FRAME_RATE, SAMPLING_RATE, VOICES
 
+
 WORDS_FILE = Path(__file__).parent / "data" / "words.npz"
 
 

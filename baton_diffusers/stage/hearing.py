@@ -1,0 +1,105 @@
+"""What is to be heard in a clip: Stage's sounds, found by their templates in a log-mel spectrogram."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from .scene import COLOURS, DIGITS, SAMPLING_RATE, VOICES
+from .sound import event_sound
+
+
+WINDOW = 1024  # samples
+HOP = 250  # samples; a quarter of a frame
+NUM_BANDS = 80
+FLOOR = -3.5  # log of the mel magnitude that counts as silence
+
+LEAD = 2  # hops of silence before the onset; a window reaches back over them
+LENGTH = 24  # hops of a template: less than the least gap between two sounds
+APART = 16  # hops; the nearest that two sounds can be told apart
+ENDING = 8  # hops; what starts so close to the end of the clip is cut off
+LIKENESS = 0.7  # least correlation of a spectrogram with a template
+LEAST_SPREAD = 0.1  # of log-mel magnitude; what varies less is silence or a steady noise
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A sound that was heard: its `kind` (landing, flash, contact, word), the `colour` whose pitch or voice it has,
+    its `time` of onset in seconds, the `word` that was said, and its `likeness` (0 to 1) to the template."""
+
+    kind: str
+    colour: str
+    time: float
+    word: str | None
+    likeness: float
+
+
+@cache
+def _mel_bands() -> np.ndarray:
+    """Triangles of equal width on the mel scale, each of unit sum: (513, 80)."""
+    edges = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + SAMPLING_RATE / 1400), NUM_BANDS + 2) / 2595) - 1)
+    frequencies = np.fft.rfftfreq(WINDOW, 1 / SAMPLING_RATE)[:, None]
+    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
+    width = np.maximum(centre - low, SAMPLING_RATE / WINDOW)
+    bands = np.maximum(
+        0, np.minimum((frequencies - low) / width, (high - frequencies) / np.maximum(high - centre, width))
+    )
+    return (bands / bands.sum(axis=0)).astype(np.float32)
+
+
+def loudness(waveform: np.ndarray) -> np.ndarray:
+    """Log-mel spectrogram above silence, (hops, 80); hop `i` is centred on sample `250 i`."""
+    padded = np.pad(waveform, WINDOW // 2)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP] * np.hanning(WINDOW).astype(np.float32)
+    magnitude = np.abs(np.fft.rfft(windows, axis=1)).astype(np.float32)
+    return np.maximum(np.log(magnitude @ _mel_bands() + 1e-9) - FLOOR, 0)
+
+
+@cache
+def _templates() -> tuple[list[tuple[str, str, str | None]], np.ndarray]:
+    """(kind, colour, word) of every sound of Stage, and their spectrograms, of zero mean and unit norm, (sounds, 24 * 80)."""
+    names = [(kind, colour, None) for kind in ("landing", "flash", "contact") for colour in COLOURS]
+    names += [("word", colour, digit) for colour in VOICES for digit in DIGITS]
+    templates = []
+    for name in names:
+        sound = np.zeros(LENGTH * HOP, dtype=np.float32)
+        wave = event_sound(*name)[: (LENGTH - LEAD) * HOP]
+        sound[LEAD * HOP : LEAD * HOP + len(wave)] = wave
+        templates.append(loudness(sound)[:LENGTH].ravel())
+    stack = np.stack(templates)
+    stack -= stack.mean(axis=1, keepdims=True)
+    return names, stack / np.linalg.norm(stack, axis=1, keepdims=True)
+
+
+def likenesses(waveform: np.ndarray) -> np.ndarray:
+    """Correlation of the spectrogram from each hop on with each template, (hops, sounds)."""
+    _, templates = _templates()
+    seen = np.pad(loudness(waveform), ((LEAD, LENGTH), (0, 0)))
+    pieces = np.lib.stride_tricks.sliding_window_view(seen, LENGTH, axis=0).transpose(0, 2, 1)
+    pieces = pieces.reshape(len(pieces), -1)[: len(waveform) // HOP - ENDING]
+    spread = np.maximum(pieces.std(axis=1, keepdims=True), LEAST_SPREAD)
+    return pieces @ templates.T / (spread * np.sqrt(LENGTH * NUM_BANDS))
+
+
+def hear(waveform: np.ndarray) -> tuple[Sound, ...]:
+    """Find Stage's sounds in a waveform, in order of time.
+
+    The piece of sound most like a template is taken first, then the most alike at some distance from it, and so on.
+
+    Args:
+        waveform: Mono, shape (samples,), in [-1, 1], at 16 kHz.
+    """
+    if waveform.ndim != 1 or len(waveform) < LENGTH * HOP:
+        raise ValueError(
+            f"`waveform` has shape {waveform.shape}, but has to be mono, with at least {LENGTH * HOP} samples."
+        )
+    names, _ = _templates()
+    found = likenesses(np.asarray(waveform, dtype=np.float32))
+    best = found.max(axis=1)
+    sounds = []
+    while best.max() > LIKENESS:
+        hop = int(best.argmax())
+        kind, colour, word = names[found[hop].argmax()]
+        sounds.append(Sound(kind, colour, hop * HOP / SAMPLING_RATE, word, float(best[hop])))
+        best[max(hop - APART + 1, 0) : hop + APART] = 0
+    return tuple(sorted(sounds, key=lambda sound: sound.time))
