@@ -109,6 +109,71 @@ def stage(
         print(f"{path}: {write_prompt(scene, number)}")
 
 
+@app.command()
+def evaluate(
+    model: Model = None,
+    scenes_per_tier: Annotated[int, typer.Option(min=1, help="How many test scenes of each tier.")] = 50,
+    steps: Steps = None,
+    codec_only: Annotated[
+        bool, typer.Option("--codec-only", help="Score the scenes' own renders after both autoencoders: the ceiling.")
+    ] = False,
+    no_plan: Annotated[bool, typer.Option("--no-plan", help="Generate from the text alone.")] = False,
+    ground_truth_plan: Annotated[
+        bool, typer.Option("--ground-truth-plan", help="Follow plans read off the scenes' own renders.")
+    ] = False,
+    shuffle_prompts: Annotated[
+        bool, typer.Option("--shuffle-prompts", help="Exchange the prompts within a tier: the control.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips made together.")] = 8,
+    seed: Annotated[int, typer.Option(help="Another seed draws other scenes.")] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Keep the scores.", metavar="FILE.json")] = None,
+) -> None:
+    """Score a checkpoint on Stage's test split, by tier, with bootstrap intervals."""
+    import json
+    import time
+
+    from .media import check_target
+
+    if json_file is not None:
+        check_target(json_file, (".json",))
+    if codec_only + no_plan + ground_truth_plan > 1:
+        raise ValueError("--codec-only, --no-plan and --ground-truth-plan exclude one another: give one of them")
+    if codec_only and shuffle_prompts:
+        raise ValueError(
+            "--codec-only and --shuffle-prompts exclude each other: without prompts there is nothing to shuffle"
+        )
+
+    from .stage.scoring import summarise
+    from .training import evaluation
+
+    examples = evaluation.draw_examples(scenes_per_tier, seed=seed)
+    pipe = _load_pipeline(model)
+    if codec_only:
+        make_clips = evaluation.reconstructed_clips(pipe)
+    else:
+        plan = "none" if no_plan or pipe.planner is None else "planner"
+        plan = "ground truth" if ground_truth_plan else plan
+        make_clips = evaluation.generated_clips(pipe, examples, steps, plan, shuffle_prompts)
+    pipe.set_progress_bar_config(disable=True)
+    start = time.perf_counter()
+    summary = summarise(evaluation.evaluate(make_clips, examples, batch_size))
+    seconds = time.perf_counter() - start
+    print(evaluation.format_summary(summary))
+    print(f"{len(examples)} clips in {seconds:.0f} s on {pipe.device.type}; 95% bootstrap intervals in brackets")
+    if json_file is not None:
+        settings = {
+            "model": str(model or "baton-nano"),
+            "steps": steps or pipe.config.num_inference_steps,
+            "clips": "codec only" if codec_only else f"plan: {plan}",
+            "shuffle_prompts": shuffle_prompts,
+            "seed": seed,
+            "seconds": round(seconds, 1),
+            "device": pipe.device.type,
+        }
+        json_file.write_text(json.dumps({"settings": settings, "tiers": summary}, indent=2) + "\n")
+        print(json_file)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; ends in `SystemExit` with 0 (done), 1 (failed), 2 (wrong input) or 130 (interrupted)."""
     sys.exit(_run(arguments))
@@ -133,9 +198,14 @@ def _run(arguments: Sequence[str] | None) -> int:
 def _load_pipeline(model: str | None):
     """The pipeline of a folder or Hub id, or of baton-nano, on the GPU where there is one."""
     import torch
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
     from .checkpoints import default_checkpoint
     from .pipelines.pipeline_baton import BatonPipeline
+
+    diffusers_logging.set_verbosity_error()  # no word of its guiders being experimental
+    transformers_logging.disable_progress_bar()  # one bar for all components is enough
 
     path = default_checkpoint() if model is None else model
     if not Path(path).is_dir() and str(path).count("/") != 1:

@@ -1,0 +1,132 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from baton_diffusers.cli import main
+from baton_diffusers.media import read_clip
+
+
+PROMPT = "A red ball on the left bounces twice."
+
+
+def run(*arguments):
+    """The exit code of `baton ARGUMENTS`."""
+    with pytest.raises(SystemExit) as exit:
+        main([str(argument) for argument in arguments])
+    return exit.value.code
+
+
+def test_help_names_every_command_without_importing_torch():
+    code = "import sys; from baton_diffusers.cli import _run; _run(['--help']); sys.exit('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0
+    assert all(command in result.stdout for command in ("generate", "stage", "evaluate", "Exit codes"))
+
+
+def test_generate_writes_a_clip_and_its_sheet(tmp_path, capsys):
+    path, sheet = tmp_path / "clip.mp4", tmp_path / "clip.png"
+    assert run("generate", PROMPT, "--output", path, "--steps", 2, "--scale", 2, "--sheet", sheet) == 0
+    clip = read_clip(path)
+    assert clip.frames.shape == (49, 128, 128, 3) and clip.waveform.shape == (1, 49000)
+    assert (clip.frame_rate, clip.sampling_rate) == (16, 16000)
+    assert PIL.Image.open(sheet).width > 128
+    printed = capsys.readouterr().out
+    assert "49 frames, 3.06 s; generated in" in printed and "peak memory" in printed
+
+
+def test_the_seed_and_the_plan_decide_about_the_clip(tmp_path):
+    def frames(*options):
+        assert run("generate", PROMPT, "-o", tmp_path / "clip.mp4", "--steps", 2, *options) == 0
+        return read_clip(tmp_path / "clip.mp4").frames
+
+    first = frames("--seed", 1)
+    assert np.array_equal(first, frames("--seed", 1))
+    assert not np.array_equal(first, frames("--seed", 2))
+    assert not np.array_equal(first, frames("--seed", 1, "--no-plan"))
+    assert not np.array_equal(first, frames("--seed", 1, "--guidance-scale", 1))
+
+
+def test_a_kept_plan_is_followed(tmp_path):
+    from baton_diffusers import BatonPipeline, default_checkpoint
+
+    pipe = BatonPipeline.from_pretrained(default_checkpoint())
+    pipe.prepare_plan(PROMPT).save(tmp_path / "plan.safetensors")
+    options = ("-o", tmp_path / "clip.mp4", "--steps", 2)
+    assert run("generate", PROMPT, *options) == 0
+    planned = read_clip(tmp_path / "clip.mp4").frames
+    assert run("generate", PROMPT, *options, "--plan", tmp_path / "plan.safetensors") == 0
+    assert np.array_equal(planned, read_clip(tmp_path / "clip.mp4").frames)
+
+
+def test_stage_shows_scenes(tmp_path, capsys):
+    folder = tmp_path / "scenes"
+    assert run("stage", "--output", folder, "--tier", "complex", "--count", 2, "--seed", 5, "--scale", 2) == 0
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("complex-5.mp4", "complex-5.png", "complex-6.mp4", "complex-6.png")
+    ]
+    assert read_clip(folder / "complex-5.mp4").frames.shape == (49, 128, 128, 3)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and all(".mp4: " in line and line.endswith(".") for line in lines)
+
+
+def test_evaluate_scores_every_tier(tmp_path, capsys):
+    path = tmp_path / "scores.json"
+    assert run("evaluate", "--scenes-per-tier", 2, "--codec-only", "--json", path) == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("simple", "medium", "complex", "P-Acc", "M-WER", "DeSync"))
+    result = json.loads(path.read_text())
+    assert set(result["tiers"]) == {"simple", "medium", "complex"}
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "Missing command"),
+        (["orchestrate"], "No such command 'orchestrate'"),
+        (["generate"], "Missing argument 'PROMPT'"),
+        (["generate", PROMPT], "Missing option '--output'"),
+        (["generate", PROMPT, "-o", "clip.gif"], "clip.gif ends in '.gif'"),
+        (["generate", PROMPT, "-o", "no/folder/clip.mp4"], "no/folder is not a folder"),
+        (["generate", PROMPT, "-o", "clip.mp4", "--sheet", "clip.mp4"], "clip.mp4 ends in '.mp4'"),
+        (["generate", PROMPT, "-o", "clip.mp4", "--steps", "0"], "'--steps'"),
+        (["generate", PROMPT, "-o", "clip.mp4", "--seed", "one"], "'--seed'"),
+        (["generate", PROMPT, "-o", "clip.mp4", "--no-plan", "--plan", "x"], "exclude each other"),
+        (["generate", PROMPT, "-o", "clip.mp4", "--plan", "missing.safetensors"], "missing.safetensors"),
+        (["generate", PROMPT, "-o", "clip.mp4", "--model", "nowhere"], "nowhere is neither a folder nor a Hub id"),
+        (["generate", PROMPT, "-o", "clip.mp4", "--model", "."], "model_index.json"),
+        (["stage", "-o", "scenes", "--tier", "easy"], "easy"),
+        (["evaluate", "--json", "no/folder/scores.json"], "no/folder is not a folder"),
+        (["evaluate", "--codec-only", "--no-plan"], "exclude"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(*arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("baton: ") and printed.err.count("\n") == 1 and message in printed.err
+    assert not any(tmp_path.iterdir())
+
+
+def test_failure_is_one_line_and_exit_code_1(tmp_path, monkeypatch, capsys):
+    def broken(*args, **kwargs):
+        raise RuntimeError("the disk\nis full")
+
+    monkeypatch.setattr("baton_diffusers.media.write_clip", broken)
+    assert run("stage", "-o", tmp_path / "scenes") == 1
+    assert capsys.readouterr().err == "baton: the disk is full\n"
+    monkeypatch.setenv("BATON_DEBUG", "1")
+    assert run("stage", "-o", tmp_path / "scenes") == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_interruption_is_exit_code_130(tmp_path, monkeypatch, capsys):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("baton_diffusers.media.write_clip", interrupted)
+    assert run("stage", "-o", tmp_path / "scenes") == 130
+    assert capsys.readouterr().err == "baton: interrupted\n"
