@@ -11,10 +11,13 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 
 _FORMAT = "baton_diffusers.SemanticPlan"
+
+# Seconds by which times may differ and still be the same: float32 times that were cut and joined differ in the last bit.
+_SLACK = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,9 +118,9 @@ class SemanticPlan:
         Raises:
             ValueError: if `[start, end)` is empty or not within the plan.
         """
-        if not 0 <= start < end <= self.duration:
+        if not 0 <= start < end <= self.duration + _SLACK:
             raise ValueError(f"cannot slice [{start}, {end}) seconds out of a plan of {self.duration} seconds.")
-        last = end == self.duration  # masked tokens beyond the end belong to the last part
+        last = end >= self.duration - _SLACK  # masked tokens beyond the end belong to the last part
         video = (self.video_times >= start) & ((self.video_times < end) | last)
         audio = (self.audio_times >= start) & ((self.audio_times < end) | last)
         return SemanticPlan(
@@ -133,7 +136,8 @@ class SemanticPlan:
 
     @staticmethod
     def concat(plans: Sequence[SemanticPlan]) -> SemanticPlan:
-        """Plans one after another in time; `concat([p.slice(0, t), p.slice(t, p.duration)])` is `p`.
+        """Plans one after another in time; `concat([p.slice(0, t), p.slice(t, p.duration)])` is `p`, with its times to
+        within the rounding of float32.
 
         Tokens of a part that lie beyond its own end are left out, except for the last part's.
 
@@ -195,11 +199,12 @@ class SemanticPlan:
         for number, plan in enumerate(plans):
             for name in ("video_times", "video_centres", "audio_times"):
                 ours = getattr(plan, name)
-                if ours.shape != getattr(first, name).shape or not torch.equal(ours, getattr(first, name)):
+                theirs = getattr(first, name)
+                if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=0, atol=_SLACK):
                     raise ValueError(
                         f"plan {number} differs from the first in `{name}`: only plans of one layout make a batch."
                     )
-            if plan.duration != first.duration:
+            if abs(plan.duration - first.duration) > _SLACK:
                 raise ValueError(f"plan {number} lasts {plan.duration} seconds, the first one {first.duration}.")
             if (plan.video_mask is None, plan.audio_mask is None) != (
                 first.video_mask is None,
@@ -241,10 +246,10 @@ class SemanticPlan:
             for name in self._tensor_names()
             if getattr(self, name) is not None
         }
-        metadata = {"format": _FORMAT, "duration": json.dumps(self.duration)}
+        metadata = {_FORMAT: json.dumps({"duration": self.duration})}  # one key: safetensors shuffles several
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
-            save_file(tensors, partial, metadata=metadata)
+            partial.write_bytes(save(tensors, metadata=metadata))
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
@@ -268,9 +273,9 @@ class SemanticPlan:
                 f"{path} is truncated or not a safetensors file ({error}): save the plan again."
             ) from error
         required = {name for name in SemanticPlan._tensor_names() if not name.endswith("_mask")}
-        if metadata.get("format") != _FORMAT or not required <= tensors.keys() <= set(SemanticPlan._tensor_names()):
+        if _FORMAT not in metadata or not required <= tensors.keys() <= set(SemanticPlan._tensor_names()):
             raise ValueError(f"{path} holds {sorted(tensors)}, which is not a plan that `SemanticPlan.save` wrote.")
-        return SemanticPlan(**tensors, duration=json.loads(metadata["duration"]))
+        return SemanticPlan(**tensors, **json.loads(metadata[_FORMAT]))
 
     def trimmed(self) -> SemanticPlan:
         """The plan without tokens beyond the clip's end, and without masks where every token left counts."""

@@ -1,0 +1,177 @@
+"""The shared space-time frame against values computed by hand."""
+
+import pytest
+import torch
+from diffusers.models.embeddings import get_1d_rotary_pos_embed
+
+from baton_diffusers import coordinates
+from baton_diffusers.models.transformer_dual_branch import PlanAttention
+
+from .tiny import random_plan, seeded
+
+
+def tensor(*values):
+    return torch.tensor(values, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("num_frames, latents", [(1, 1), (5, 2), (49, 13), (121, 31)])
+def test_latent_frames_of_a_causal_autoencoder(num_frames, latents):
+    assert coordinates.num_latent_frames(num_frames, 4) == latents
+
+
+@pytest.mark.parametrize(
+    "num_frames, neighbours", [(48, "45 or 49"), (50, "49 or 53"), (2, "1 or 5"), (0, "1 or 5"), (-3, "1 or 5")]
+)
+def test_a_wrong_frame_count_is_refused_with_both_neighbours(num_frames, neighbours):
+    with pytest.raises(ValueError, match=rf"`num_frames` is {num_frames},.*4 \* k \+ 1.*use {neighbours}\."):
+        coordinates.num_latent_frames(num_frames, 4)
+
+
+def test_the_length_of_nanos_clip():
+    duration = coordinates.clip_duration(49, 16.0)
+    assert duration == 3.0625
+    assert coordinates.num_samples(duration, 16000) == 49000
+    assert coordinates.num_audio_latents(duration, 31.25) == 96  # 95.7: the last one reaches beyond the end
+    assert coordinates.num_audio_latents(121 / 24, 31.25) == 158
+    assert coordinates.num_audio_latents(0.96 * 3, 31.25) == 90  # 90.00000000000001 in floating point
+
+
+def test_latent_time_passes_through_the_centres_of_what_latents_cover():
+    # latent 0: frame 0, latent 1: frames 1-4, latent 2: frames 5-8, latent 3: frames 9-12
+    frames = tensor(0, 2.5, 6.5, 10.5)
+    torch.testing.assert_close(coordinates.latent_time(frames, 4), tensor(0, 1, 2, 3))
+    torch.testing.assert_close(coordinates.latent_time(tensor(1.25, 4.5, -1.25), 4), tensor(0.5, 1.5, -0.5))
+    torch.testing.assert_close(coordinates.latent_time(tensor(-0.5, 0, 7.25), 1), tensor(-0.5, 0, 7.25))
+
+
+def test_latent_time_is_continuous_and_rises():
+    times = coordinates.latent_time(torch.linspace(-2, 20, 2201), 4)
+    steps = times.diff()
+    assert steps.min() > 0 and steps.max() < 0.01 * 0.5
+
+
+def test_video_tokens_are_counted_row_by_row():
+    expected = [(t, y, x) for t in range(2) for y in range(3) for x in range(4)]
+    assert coordinates.video_latent_coordinates(2, 3, 4).tolist() == [list(map(float, place)) for place in expected]
+
+
+def test_video_plan_coordinates():
+    times, centres = tensor(0, 1 / 6, 1), torch.tensor([[0.0, 0.0], [0.5, 0.5], [1.0, 0.25]])
+    found = coordinates.video_plan_coordinates(times, centres, 24.0, 4, height=4, width=8)
+    # frames 0, 4 and 24: latents 0, 1 + 1.5 / 4 and 1 + 21.5 / 4
+    torch.testing.assert_close(found, torch.tensor([[0, -0.5, -0.5], [1.375, 1.5, 3.5], [6.375, 3.5, 1.5]]))
+
+
+def test_a_plan_on_the_latents_own_grid_lies_on_the_latents():
+    centres = coordinates.patch_centres(3, 5)
+    found = coordinates.video_plan_coordinates(torch.zeros(15), centres, 16.0, 4, height=3, width=5)
+    torch.testing.assert_close(found, coordinates.video_latent_coordinates(1, 3, 5))
+
+
+def test_audio_lies_where_the_frame_on_screen_lies():
+    # the middle of frame f, (f + 1/2) / 16 s, lies where frame f lies; half a frame earlier is its first instant
+    frames = tensor(0, 2.5, 6.5, 40)
+    found = coordinates.audio_coordinates((frames + 0.5) / 16, 31.25, None, 16.0, 4)
+    torch.testing.assert_close(found[:, 0], coordinates.latent_time(frames, 4))
+    assert not found[:, 1:].any()
+    assert coordinates.audio_coordinates(tensor(0), 31.25, None, 16.0, 4)[0, 0] == -0.2  # -0.5 frames of 2.5
+
+
+def test_audio_latents_under_the_exact_map():
+    times = coordinates.audio_latent_times(3, 31.25)
+    torch.testing.assert_close(times, tensor(0.016, 0.048, 0.080))
+    found = coordinates.audio_coordinates(times, 31.25, None, 16.0, 4)[:, 0]
+    # frames 0.256 - 0.5, 0.768 - 0.5, 1.28 - 0.5, over the 2.5 frames up to latent 1
+    torch.testing.assert_close(found, tensor(-0.0976, 0.1072, 0.312))
+
+
+def test_audio_latents_under_ovis_linear_map_lie_at_multiples_of_its_scale():
+    times = coordinates.audio_latent_times(157, 31.25)
+    found = coordinates.audio_coordinates(times, 31.25, 0.19676, 24.0, 4)[:, 0]
+    torch.testing.assert_close(found, 0.19676 * torch.arange(157), rtol=0, atol=1e-5)
+    # a plan token at tau: (tau * rate - 1/2) * scale (papers.md 1.3)
+    torch.testing.assert_close(
+        coordinates.audio_coordinates(tensor(1.0), 31.25, 0.19676, 24.0, 4)[:, 0], tensor(30.75 * 0.19676)
+    )
+
+
+@pytest.mark.parametrize(
+    "duration, rate, count", [(3.0625, 6.0, 19), (3.0, 6.0, 18), (0.1 * 3, 10.0, 3), (0.01, 6.0, 1)]
+)
+def test_keyframes_lie_within_the_clip(duration, rate, count):
+    times = coordinates.keyframe_times(duration, rate)
+    torch.testing.assert_close(times, torch.arange(count) / rate)
+    assert times[-1] < duration
+
+
+def test_patch_centres():
+    assert coordinates.patch_centres(2, 2).tolist() == [[0.25, 0.25], [0.25, 0.75], [0.75, 0.25], [0.75, 0.75]]
+    assert coordinates.patch_centres(1, 4)[:, 1].tolist() == [0.125, 0.375, 0.625, 0.875]
+
+
+def test_audio_plan_times_fill_whole_chunks():
+    times = coordinates.audio_plan_times(3.0625, 4)
+    torch.testing.assert_close(times, torch.arange(16) / 4 + 0.125)
+    torch.testing.assert_close(coordinates.audio_plan_times(0.9, 2, 0.5), tensor(0.125, 0.375, 0.625, 0.875))
+    assert len(coordinates.audio_plan_times(3.0, 25)) == 75
+    assert len(coordinates.audio_plan_times(0.1 * 30, 25)) == 75  # 3.0000000000000004 seconds
+
+
+@pytest.mark.parametrize(
+    "head_dim, dims", [(128, (44, 42, 42)), (12, (4, 4, 4)), (32, (12, 10, 10)), (64, (24, 20, 20))]
+)
+def test_rotary_axes_are_wans(head_dim, dims):
+    assert coordinates.rotary_axes_dims(head_dim) == dims
+    assert sum(dims) == head_dim
+
+
+def test_rotary_embedding_is_diffusers():
+    positions = tensor(0, 1, 2.5, 30)
+    places = torch.stack([positions, 2 * positions, -positions], dim=-1)
+    cos, sin = coordinates.rotary_embedding(places, (8, 4, 4))
+    assert cos.shape == sin.shape == (1, 4, 1, 8)
+    expected = [
+        get_1d_rotary_pos_embed(dim, axis, use_real=True, repeat_interleave_real=True, freqs_dtype=torch.float64)
+        for axis, dim in zip(places.double().unbind(-1), (8, 4, 4), strict=True)
+    ]
+    for found, index in ((cos, 0), (sin, 1)):
+        wanted = torch.cat([axis[index][:, ::2] for axis in expected], dim=-1)
+        torch.testing.assert_close(found[0, :, 0].double(), wanted.double(), rtol=0, atol=1e-5)
+
+
+@pytest.fixture
+def attention():
+    """Video latents reading a plan: the layer, latents, their places, plan tokens, their places."""
+    layer = seeded(PlanAttention, dim=24, heads=2, eps=1e-6, variant="full")
+    plan = random_plan(2)
+    generator = torch.Generator().manual_seed(1)
+    latents = coordinates.video_latent_coordinates(3, 2, 2)
+    tokens = coordinates.video_plan_coordinates(plan.video_times, plan.video_centres, 8.0, 4, 2, 2)
+    return (
+        layer,
+        torch.randn(2, len(latents), 24, generator=generator),
+        latents,
+        torch.randn(2, len(tokens), 24, generator=generator),
+        tokens,
+    )
+
+
+def attend(layer, hidden_states, latents, plan_states, tokens):
+    with torch.no_grad():
+        return layer(
+            hidden_states,
+            plan_states,
+            coordinates.rotary_embedding(latents, layer.axes_dims),
+            coordinates.rotary_embedding(tokens, layer.axes_dims),
+        )
+
+
+@pytest.mark.parametrize("shift", [(5.0, 0.0, 0.0), (0.0, -3.0, 0.0), (0.0, 0.0, 2.5), (1.25, -0.5, 7.0)])
+def test_plan_attention_depends_on_offsets_in_the_shared_frame_only(attention, shift):
+    layer, hidden_states, latents, plan_states, tokens = attention
+    shift = torch.tensor(shift)
+    before = attend(layer, hidden_states, latents, plan_states, tokens)
+    together = attend(layer, hidden_states, latents + shift, plan_states, tokens + shift)
+    alone = attend(layer, hidden_states, latents, plan_states, tokens + shift)
+    assert (together - before).abs().max() < 1e-5
+    assert (alone - before).abs().max() > 1e-3

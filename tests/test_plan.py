@@ -1,0 +1,265 @@
+"""`SemanticPlan`: a plan cut, joined, batched, moved, saved and loaded is the plan; anything else is refused."""
+
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from baton_diffusers.plan import SemanticPlan
+
+from .tiny import random_plan
+
+
+FIELDS = ("video_tokens", "video_times", "video_centres", "audio_tokens", "audio_times", "video_mask", "audio_mask")
+TIMES = ("video_times", "audio_times")
+
+
+def assert_same(plan, other, times_atol=0.0):
+    for name in FIELDS:
+        ours, theirs = getattr(plan, name), getattr(other, name)
+        if theirs is None:
+            assert ours is None, name
+            continue
+        assert ours.dtype == theirs.dtype
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=times_atol if name in TIMES else 0, msg=name)
+    assert plan.duration == pytest.approx(other.duration, abs=1e-12 if times_atol else 0)
+
+
+@pytest.fixture
+def plan():
+    """3.0625 s: the fourth second holds a single sixteenth, and most of its tokens are masked."""
+    return random_plan(batch_size=2, duration=3.0625)
+
+
+# Time
+
+
+@pytest.mark.parametrize(
+    "cuts",
+    [(1.5,), (0.1,), (1 / 6,), (1 / 3, 2 / 3), (0.123, 0.124, 2.9), (1.0, 2.0, 3.0), (3.05,), (0.0625, 0.1875)],
+    ids=str,
+)
+def test_sliced_and_rejoined_is_the_plan(plan, cuts):
+    for whole in (plan, plan.masked(torch.tensor([True, False])), plan.trimmed()):
+        edges = (0.0, *cuts, whole.duration)
+        parts = [whole.slice(start, end) for start, end in zip(edges, edges[1:], strict=False)]
+        assert_same(SemanticPlan.concat(parts), whole, times_atol=1e-6)
+
+
+def test_the_whole_slice_and_a_single_part_are_the_plan_bit_for_bit(plan):
+    assert_same(plan.slice(0.0, plan.duration), plan)
+    assert_same(SemanticPlan.concat([plan]), plan)
+
+
+def test_a_slice_holds_what_lies_within_it(plan):
+    part = plan.slice(1.0, 2.0)
+    assert part.duration == 1.0 and part.batch_size == 2
+    torch.testing.assert_close(part.video_times, (torch.arange(6) / 6).repeat_interleave(4))
+    torch.testing.assert_close(part.audio_times, (torch.arange(8) + 0.5) / 8)
+    assert torch.equal(part.video_tokens, plan.video_tokens[:, 24:48])
+    assert torch.equal(part.video_centres, plan.video_centres[24:48])
+    assert torch.equal(part.audio_tokens, plan.audio_tokens[:, 8:16])
+    assert part.audio_mask.all()
+
+
+def test_the_tail_of_the_last_chunk_stays_with_the_last_part(plan):
+    assert plan.audio_times[-1] > plan.duration and not plan.audio_mask[:, -1].any()
+    assert len(plan.slice(3.0, plan.duration).audio_times) == 8
+    assert len(plan.slice(3.0, 3.05).audio_times) == 0
+
+
+def test_a_joined_plan_counts_on_and_leaves_out_inner_tails(plan):
+    joined = SemanticPlan.concat([plan, plan.trimmed(), plan])
+    assert joined.duration == 3 * plan.duration
+    counted = int((plan.audio_times < plan.duration).sum())
+    assert joined.audio_tokens.shape[1] == 2 * counted + 32
+    assert joined.video_tokens.shape[1] == 3 * plan.video_tokens.shape[1]
+    assert joined.video_times[76] == plan.duration and joined.audio_times[counted] == plan.duration + 1 / 16
+    assert (joined.audio_mask.sum(dim=1) == 3 * counted).all() and joined.video_mask is None
+
+
+@pytest.mark.parametrize("start, end", [(-0.1, 1.0), (1.0, 1.0), (2.0, 1.0), (0.0, 3.1), (float("nan"), 1.0)])
+def test_a_slice_beyond_the_plan_is_refused(plan, start, end):
+    with pytest.raises(ValueError, match=rf"\[{start}, {end}\).*3.0625 seconds"):
+        plan.slice(start, end)
+
+
+def test_plans_that_cannot_follow_one_another_are_refused(plan):
+    with pytest.raises(ValueError, match="at least one plan"):
+        SemanticPlan.concat([])
+    with pytest.raises(ValueError, match=r"plan 1 has `video_tokens` of shape \(1, .*batch size and width"):
+        SemanticPlan.concat([plan, plan[0]])
+    wider = replace(plan, audio_tokens=torch.zeros(2, plan.audio_tokens.shape[1], 9))
+    with pytest.raises(ValueError, match=r"plan 1 has `audio_tokens` of shape \(2, 32, 9\)"):
+        SemanticPlan.concat([plan, wider])
+
+
+def test_trimmed_drops_the_tail_and_masks_that_say_nothing(plan):
+    trimmed = plan.trimmed()
+    assert trimmed.audio_times[-1] < plan.duration and trimmed.audio_mask is None
+    assert torch.equal(trimmed.audio_tokens, plan.audio_tokens[:, : trimmed.audio_tokens.shape[1]])
+    masked = plan.masked(torch.tensor([True, False])).trimmed()
+    assert masked.audio_mask.tolist() == [[True] * len(masked.audio_times), [False] * len(masked.audio_times)]
+
+
+# Batch
+
+
+def test_batches_come_apart_and_together(plan):
+    assert [plan[0].batch_size, plan[-1].batch_size, plan[1:].batch_size] == [1, 1, 1]
+    assert torch.equal(plan[-1].video_tokens[0], plan.video_tokens[1])
+    assert_same(SemanticPlan.collate([plan[0], plan[1]]), plan)
+    assert_same(SemanticPlan.collate([plan[:1], plan[0:0], plan[1:]]), plan)
+    for index in (2, -3):
+        with pytest.raises(IndexError, match=f"clip {index} of a plan for 2"):
+            plan[index]
+
+
+def test_a_plan_that_was_cut_and_joined_batches_with_the_whole_one(plan):
+    edges = (0.0, 0.37, plan.duration)
+    joined = SemanticPlan.concat([plan.slice(start, end) for start, end in zip(edges, edges[1:], strict=False)])
+    assert not torch.equal(joined.video_times, plan.video_times)  # the last bits differ
+    assert SemanticPlan.collate([plan, joined]).batch_size == 4
+
+
+def test_clips_of_one_prompt_are_neighbours(plan):
+    repeated = plan.repeat_interleave(3)
+    assert_same(repeated, SemanticPlan.collate([plan[0]] * 3 + [plan[1]] * 3))
+    assert repeated.audio_mask.shape[0] == 6
+
+
+def test_plans_of_another_layout_make_no_batch(plan):
+    with pytest.raises(ValueError, match="at least one plan"):
+        SemanticPlan.collate([])
+    with pytest.raises(ValueError, match="plan 1 differs from the first in `video_times`"):
+        SemanticPlan.collate([plan, plan.slice(0, 2)])
+    with pytest.raises(ValueError, match="plan 1 differs from the first in `audio_times`"):
+        SemanticPlan.collate([plan, replace(plan, audio_times=plan.audio_times + 0.01)])
+    with pytest.raises(ValueError, match="plan 1 lasts 3.5 seconds, the first one 3.0625"):
+        SemanticPlan.collate([plan, replace(plan, duration=3.5)])
+    with pytest.raises(ValueError, match="plan 1 .*masks"):
+        SemanticPlan.collate([plan, replace(plan, audio_mask=None)])
+
+
+def test_masked_drops_whole_plans_and_keeps_what_was_masked(plan):
+    masked = plan.masked(torch.tensor([False, True]))
+    assert not masked.video_mask[0].any() and masked.video_mask[1].all()
+    assert not masked.audio_mask[0].any() and torch.equal(masked.audio_mask[1], plan.audio_mask[1])
+    assert masked.video_tokens is plan.video_tokens
+
+
+# Device and dtype
+
+
+@pytest.mark.parametrize("arguments", [(torch.bfloat16,), ("cpu", torch.bfloat16), (None, torch.bfloat16)], ids=str)
+def test_a_dtype_moves_only_tokens(plan, arguments):
+    moved = plan.to(*arguments)
+    assert moved.video_tokens.dtype == moved.audio_tokens.dtype == torch.bfloat16
+    assert moved.video_times.dtype == moved.video_centres.dtype == moved.audio_times.dtype == torch.float32
+    assert moved.audio_mask.dtype == torch.bool and moved.video_mask is None
+    assert_same(replace(moved, video_tokens=plan.video_tokens, audio_tokens=plan.audio_tokens), plan)
+
+
+def test_a_device_moves_everything(plan):
+    moved = plan.masked(torch.tensor([True, False])).to("meta", non_blocking=True)
+    assert {getattr(moved, name).device.type for name in FIELDS} == {"meta"}
+    assert moved.video_tokens.dtype == torch.float32
+
+
+# Files
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_saved_and_loaded_is_the_plan(plan, tmp_path, dtype):
+    for whole in (plan, plan.trimmed(), plan.masked(torch.tensor([True, False])), plan.slice(0.1, 0.7)[1]):
+        whole = whole.to(dtype)
+        whole.save(tmp_path / "plan.safetensors")
+        assert_same(SemanticPlan.load(tmp_path / "plan.safetensors"), whole)
+    first = (tmp_path / "plan.safetensors").read_bytes()
+    SemanticPlan.load(tmp_path / "plan.safetensors").save(str(tmp_path / "plan.safetensors"))
+    assert (tmp_path / "plan.safetensors").read_bytes() == first
+    assert os.listdir(tmp_path) == ["plan.safetensors"]
+
+
+def test_a_saved_plan_is_as_readable_as_other_files(plan, tmp_path):
+    (tmp_path / "other").touch()
+    plan.save(tmp_path / "plan.safetensors")
+    assert (tmp_path / "plan.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_a_folder_that_does_not_exist_is_named(plan, tmp_path):
+    with pytest.raises(ValueError, match="folder .*nowhere does not exist"):
+        plan.save(tmp_path / "nowhere" / "plan.safetensors")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_failed_save_leaves_the_old_plan_and_nothing_else(plan, tmp_path, monkeypatch):
+    path = tmp_path / "plan.safetensors"
+    plan.save(path)
+    before = path.read_bytes()
+
+    def half(self, data):
+        with self.open("wb") as file:
+            file.write(data[: len(data) // 2])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", half)
+    with pytest.raises(OSError, match="no space left"):
+        plan[0].save(path)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["plan.safetensors"]
+
+
+@pytest.mark.parametrize("length", [0, 4, 100, -1], ids=["empty", "in the length", "in the header", "in the data"])
+def test_a_truncated_file_is_named(plan, tmp_path, length):
+    path = tmp_path / "plan.safetensors"
+    plan.save(path)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(ValueError, match="plan.safetensors is truncated or not a safetensors file"):
+        SemanticPlan.load(path)
+
+
+def test_a_foreign_file_is_named(plan, tmp_path):
+    path = tmp_path / "plan.safetensors"
+    tensors = {name: getattr(plan, name).contiguous() for name in FIELDS if getattr(plan, name) is not None}
+    for content, metadata in (
+        ({"weight": torch.zeros(2)}, None),
+        (tensors, None),
+        ({"weight": torch.zeros(2)}, {"baton_diffusers.SemanticPlan": '{"duration": 1.0}'}),
+        ({**tensors, "more": torch.zeros(2)}, {"baton_diffusers.SemanticPlan": '{"duration": 1.0}'}),
+    ):
+        save_file(content, path, metadata=metadata)
+        with pytest.raises(ValueError, match="plan.safetensors holds .*not a plan"):
+            SemanticPlan.load(path)
+    with pytest.raises(ValueError, match="no plan at .*missing.safetensors"):
+        SemanticPlan.load(tmp_path / "missing.safetensors")
+    with pytest.raises(ValueError, match="no plan at"):
+        SemanticPlan.load(tmp_path)
+
+
+# Shapes
+
+
+@pytest.mark.parametrize(
+    "name, shape, message",
+    [
+        ("video_tokens", (2, 6), r"`video_tokens` must have shape .* has shape \(2, 6\)"),
+        ("audio_tokens", (2, 3, 4, 5), r"`audio_tokens` must have shape .* has shape \(2, 3, 4, 5\)"),
+        ("audio_tokens", (3, 32, 4), r"`audio_tokens` has shape \(3, 32, 4\), .* need \(2, 32, 4\)"),
+        ("video_times", (75,), r"`video_times` has shape \(75,\), .* need \(76,\)"),
+        ("video_centres", (76, 3), r"`video_centres` has shape \(76, 3\), .* need \(76, 2\)"),
+        ("audio_times", (2, 32), r"`audio_times` has shape \(2, 32\), .* need \(32,\)"),
+        ("video_mask", (76,), r"`video_mask` has shape \(76,\), .* need \(2, 76\)"),
+        ("audio_mask", (1, 32), r"`audio_mask` has shape \(1, 32\), .* need \(2, 32\)"),
+    ],
+)
+def test_shapes_that_disagree_are_refused(plan, name, shape, message):
+    with pytest.raises(ValueError, match=message):
+        replace(plan, **{name: torch.zeros(shape)})
+
+
+@pytest.mark.parametrize("duration", [0.0, -1.0, float("nan")])
+def test_a_duration_that_is_none_is_refused(plan, duration):
+    with pytest.raises(ValueError, match=f"`duration` is {duration} seconds"):
+        replace(plan, duration=duration)
