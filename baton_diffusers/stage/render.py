@@ -10,6 +10,7 @@ from .scene import (
     FLOOR,
     FRAME_RATE,
     FRAME_SIZE,
+    JOLT,
     JUMP,
     NUM_FRAMES,
     SAMPLING_RATE,
@@ -42,7 +43,7 @@ MARGIN = 40  # around the frame while it is composed, so that no sprite needs cl
 
 JUMP_HEIGHT = 26.0
 FLASH_FRAMES = 3
-JOLT = (3.0, 2.0, 1.0)  # pixels away from the box, from the contact on
+JOLT_FRAMES = 3
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def poses(scene: Scene, seed: int) -> list[list[Pose]]:
     x = np.tile([actor.x for actor in scene.actors], (NUM_FRAMES, 1))
     y = np.zeros((NUM_FRAMES, num_actors))
     look = [["rest"] * num_actors for _ in range(NUM_FRAMES)]
-    slides = {index: (start, end) for index, start, end in scene.slides}
+    slides = {slide.action: slide for slide in scene.slides}
+    jolt = JOLT * np.arange(JOLT_FRAMES, 0, -1) / JOLT_FRAMES
     shaken = np.zeros_like(x)
     for event in timeline(scene, seed):
         frame, actor = event.frame, event.actor
@@ -80,11 +82,11 @@ def poses(scene: Scene, seed: int) -> list[list[Pose]]:
             y[frame - JUMP : frame, actor] = 4 * JUMP_HEIGHT * phase * (1 - phase)
             look[frame][actor] = "landed"
         elif event.kind == "contact":
-            start, end = slides[event.action]
-            steps = slide_frames(abs(end - start))
-            x[frame - steps : frame, actor] = np.linspace(start, end, steps, endpoint=False)
-            x[frame:, actor] = end
-            shaken[frame : frame + len(JOLT), event.target] = np.multiply(JOLT, np.sign(end - start))
+            slide = slides[event.action]
+            steps = slide_frames(slide.distance)
+            x[frame - steps : frame, actor] = np.linspace(slide.start, slide.end, steps, endpoint=False)
+            x[frame:, actor] = slide.end
+            shaken[frame : frame + JOLT_FRAMES, event.target] = jolt * np.sign(slide.end - slide.start)
         else:
             frames, change = _change(scene, event)
             for i in range(frame, min(frame + frames, NUM_FRAMES)):

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,8 @@ VERBS = {"ball": "bounce", "bell": "ring", "box": "hit", "face": "say"}
 EVENTS = {"bounce": "landing", "ring": "flash", "hit": "contact", "say": "word"}
 
 HALF_WIDTH = {"ball": 8.5, "box": 7.0, "bell": 8.5, "face": 8.5}  # pixels
+MIN_SLIDE = 4.0  # pixels that a box slides at least
+JOLT = 3.0  # pixels that an actor is thrown back when it is hit
 MAX_COUNT = 3
 MAX_ACTIONS = 4
 
@@ -102,12 +104,23 @@ class Action:
             raise ValueError(f"`target` of {self.verb} is {self.target}: a hit has a target, nothing else has one.")
 
 
+class Slide(NamedTuple):
+    """The way of a box in the action of this index: x at its `start` and `end`, the `distance` towards its target, and
+    the `room` that the target has behind it, all in pixels."""
+
+    action: int
+    start: float
+    end: float
+    distance: float
+    room: float
+
+
 @dataclass(frozen=True)
 class Scene:
     """A cast of one to three actors, ordered from left to right, and a script of one to four actions.
 
     Raises a `ValueError` where two actors share a spot or a name, an action does not suit its actor, the same actor acts
-    twice in succession, a box cannot reach its target, or the script does not fit the clip.
+    twice in succession, a box has no way to its target or the target no room to jolt, or the script does not fit the clip.
     """
 
     actors: tuple[Actor, ...]
@@ -131,41 +144,47 @@ class Scene:
             if action.actor == previous:
                 raise ValueError(f"Actor {previous} acts twice in succession: make it one action.")
             previous = action.actor
-        for index, start, end in self.slides:
-            action = self.script[index]
-            if abs(action.target - action.actor) != 1 or abs(end - start) < 4:
-                raise ValueError(f"Actor {action.actor} cannot slide to {action.target} in action {index}.")
+        for slide in self.slides:
+            action = self.script[slide.action]
+            if abs(action.target - action.actor) != 1 or slide.distance < MIN_SLIDE or slide.room < JOLT:
+                raise ValueError(f"Actor {action.actor} cannot hit {action.target} in action {slide.action}: no room.")
         if self.slack < MIN_SLACK:
             raise ValueError(
                 f"The script is {MIN_SLACK - self.slack} frames too long: use fewer actions or lower counts."
             )
 
     @cached_property
-    def slides(self) -> tuple[tuple[int, float, float], ...]:
-        """(index of the action, x of the box before, x after), in pixels, for each hit. A box stays where it has hit."""
+    def slides(self) -> tuple[Slide, ...]:
+        """How the box moves in each hit, in the order of the script. A box stays where it has hit."""
         x = [actor.x for actor in self.actors]
         slides = []
         for index, action in enumerate(self.script):
-            if action.verb == "hit" and 0 <= action.target < len(x) and action.target != action.actor:
-                side = -1 if action.target > action.actor else 1
-                reach = HALF_WIDTH["box"] + HALF_WIDTH[self.actors[action.target].kind]
-                end = x[action.target] + side * reach
-                if (end - x[action.actor]) * side > 0:  # already beyond the target's side: no way to go
-                    end = x[action.actor]
-                slides.append((index, x[action.actor], end))
-                x[action.actor] = end
-            elif action.verb == "hit":
+            if action.verb != "hit":
+                continue
+            if not 0 <= action.target < len(x) or action.target == action.actor:
                 raise ValueError(f"`target` is {action.target}, but has to be another of the {len(x)} actors.")
+            side = 1 if action.target > action.actor else -1
+            end = x[action.target] - side * self._reach(action.actor, action.target)
+            behind = action.target + side
+            room = FRAME_SIZE
+            if 0 <= behind < len(x):
+                room = side * (x[behind] - x[action.target]) - self._reach(action.target, behind)
+            slides.append(Slide(index, x[action.actor], end, side * (end - x[action.actor]), room))
+            x[action.actor] = end
         return tuple(slides)
+
+    def _reach(self, one: int, other: int) -> float:
+        """The distance between the centres of two actors that touch."""
+        return HALF_WIDTH[self.actors[one].kind] + HALF_WIDTH[self.actors[other].kind]
 
     @cached_property
     def earliest(self) -> tuple[int, ...]:
         """The earliest frame of each action's first instant."""
-        slides = {index: abs(end - start) for index, start, end in self.slides}
+        distances = {slide.action: slide.distance for slide in self.slides}
         frames = []
         last = None
         for index, action in enumerate(self.script):
-            lead = {"bounce": JUMP, "hit": slide_frames(slides.get(index, 0.0))}.get(action.verb, 0)
+            lead = {"bounce": JUMP, "hit": slide_frames(distances.get(index, 0.0))}.get(action.verb, 0)
             if last is None:
                 first = FIRST_FRAME + lead
             else:
