@@ -14,6 +14,7 @@ from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncode
 from ..models.va_planner import VAPlannerModel, tokenize_prompts
 from ..plan import SemanticPlan
 from ..stage import render_clip, sample_scene, write_prompt
+from .data import to_video
 from .trainer import TrainerConfig
 
 
@@ -100,11 +101,10 @@ class PlanReader:
 
     def __call__(self, batch: dict[str, Any]) -> SemanticPlan:
         device = batch["frames"].device
-        video = batch["frames"].permute(0, 4, 1, 2, 3).float() / 127.5 - 1
         return read_plan(
             self.video_encoder.to(device),
             self.audio_encoder.to(device),
-            video,
+            to_video(batch["frames"]),
             batch["frame_rate"],
             batch["waveform"],
             batch["sampling_rate"],

@@ -35,6 +35,7 @@ from ..stage.scene import (
     Scene,
 )
 from ..stage.sound import event_sound
+from .data import to_video
 from .trainer import TrainerConfig
 
 
@@ -126,15 +127,10 @@ class FrameDataset:
         ]
         rows = poses(scene, index)
         return {
-            "pixel_values": to_video_tensor(render_video(scene, index))[:, frames].transpose(0, 1),
+            "pixel_values": to_video(torch.from_numpy(render_video(scene, index)[frames])[None])[0].transpose(0, 1),
             "captions": [describe_frame(scene, index, frame) for frame in frames],
             "labels": torch.from_numpy(np.stack([patch_labels(scene, rows[frame], self.grid) for frame in frames])),
         }
-
-
-def to_video_tensor(frames: np.ndarray) -> torch.Tensor:
-    """uint8 `(num_frames, height, width, 3)` to float32 `(3, num_frames, height, width)` in [-1, 1]."""
-    return torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 127.5 - 1
 
 
 class FrameCollator:
@@ -207,7 +203,9 @@ def export_video_encoder(module: VideoSemanticTraining, config: VideoSemanticCon
     encoder.vision_model.load_state_dict({name: weights[name].cpu() for name in needed})
     encoder.eval()
     tokens = [
-        encoder.encode(to_video_tensor(render_video(sample_scene(index, split="validation"), index))[None], FRAME_RATE)
+        encoder.encode(
+            to_video(torch.from_numpy(render_video(sample_scene(index, split="validation"), index))[None]), FRAME_RATE
+        )
         for index in range(config.statistics_clips)
     ]
     set_statistics(encoder, tokens)

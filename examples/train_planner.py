@@ -1,0 +1,53 @@
+"""Trains nano's planner on Stage (Baton's stage 1), saves it, and reports the share of variance that it explains.
+
+python examples/train_planner.py examples/configs/nano/planner.yaml [trainer.steps=100 ...]
+python examples/train_planner.py examples/configs/nano/planner.yaml --export   # the newest checkpoint, beside the training
+"""
+
+import argparse
+
+from transformers import AutoTokenizer
+
+from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
+from baton_diffusers.models.va_planner import VAPlannerModel
+from baton_diffusers.training.planner import (
+    PlannerConfig,
+    PlannerLoss,
+    PlanReader,
+    PromptCollator,
+    PromptedClips,
+    explained_variance,
+    format_explained_variance,
+)
+from baton_diffusers.training.trainer import Trainer, load_checkpoint, load_config
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace the file's")
+    parser.add_argument("--export", action="store_true", help="do not train: save and score the newest checkpoint")
+    args = parser.parse_args()
+
+    config = load_config(args.config, PlannerConfig, args.overrides)
+    tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
+    read = PlanReader(
+        VideoSemanticEncoder.from_pretrained(config.video_semantic_encoder),
+        AudioSemanticEncoder.from_pretrained(config.audio_semantic_encoder),
+    )
+    planner = VAPlannerModel(**config.planner)
+    if args.export:
+        step = load_checkpoint(config.trainer.run_dir, planner)
+        print(f"step {step}: {step * config.trainer.batch_size} prompts seen")
+    else:
+        collate = PromptCollator(tokenizer, planner.config.system_prompt)
+        loss = PlannerLoss(read, config.audio_weight)
+        dataset = PromptedClips(config.clips_per_prompt)
+        planner = Trainer(config.trainer, planner, loss, dataset, collate_fn=collate).fit()
+    planner.eval().save_pretrained(config.output)
+    report = explained_variance(planner, tokenizer, read, config.evaluation_scenes)
+    print(format_explained_variance(report, planner.config.keyframe_rate))
+
+
+if __name__ == "__main__":
+    main()

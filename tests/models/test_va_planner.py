@@ -1,0 +1,218 @@
+import pytest
+import torch
+from peft import LoraConfig
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
+
+from baton_diffusers.models.va_planner import AlignmentAttention, VAPlannerModel, tokenize_prompts
+
+
+LANGUAGE_MODEL = {
+    "vocab_size": 30,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "max_position_embeddings": 256,
+}
+CONFIG = {
+    "language_model_config": LANGUAGE_MODEL,
+    "video_dim": 6,
+    "audio_dim": 5,
+    "video_grid": (2, 3),
+    "audio_tokens_per_chunk": 8,
+    "tower_num_attention_heads": 2,
+}
+DURATION = 1.3  # 8 keyframes; 11 audio tokens within it, 16 in whole chunks
+
+
+def make_planner(**changes):
+    torch.manual_seed(0)
+    planner = VAPlannerModel(**CONFIG | changes).eval()
+    for parameter in planner.parameters():  # away from the tiny initialisation, or nothing shows in the output
+        if parameter.ndim >= 2:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return planner
+
+
+@pytest.fixture
+def planner():
+    return make_planner()
+
+
+@pytest.fixture
+def prompt():
+    return torch.tensor([[3, 4, 5, 6, 7]]), torch.ones(1, 5, dtype=torch.long)
+
+
+@pytest.mark.parametrize("tower_depth", [0, 2])
+@pytest.mark.parametrize(
+    "duration, keyframes, chunks, real", [(0.5, 3, 1, 4), (1.0, 6, 1, 8), (1.3, 8, 2, 10), (3, 18, 3, 24)]
+)
+def test_plans_any_duration(prompt, tower_depth, duration, keyframes, chunks, real):
+    plan = make_planner(tower_depth=tower_depth)(*prompt, duration)
+    assert plan.video_tokens.shape == (1, keyframes * 6, 6)
+    assert plan.audio_tokens.shape == (1, chunks * 8, 5)
+    assert plan.duration == duration
+    assert plan.audio_mask.sum() == real and plan.audio_mask[0, :real].all()
+    assert not plan.audio_tokens[~plan.audio_mask].any()
+    torch.testing.assert_close(plan.video_times[5:7], torch.tensor([0.0, 1 / 6]))
+    torch.testing.assert_close(plan.video_centres[6 + 4], torch.tensor([0.75, 0.5]))
+    torch.testing.assert_close(plan.audio_times[:2], torch.tensor([1 / 16, 3 / 16]))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_batch_of_unequal_prompts_equals_the_prompts_one_by_one(planner, side):
+    prompts = [[3], [4, 5, 6, 7, 8, 9], [10, 11, 12]]
+    length = max(map(len, prompts))
+    pads = [[0] * (length - len(p)) for p in prompts]
+    ids = [pad + p if side == "left" else p + pad for p, pad in zip(prompts, pads, strict=True)]
+    ones = [[1] * len(p) for p in prompts]
+    mask = [pad + one if side == "left" else one + pad for one, pad in zip(ones, pads, strict=True)]
+    batch = planner(torch.tensor(ids), torch.tensor(mask), DURATION)
+    for index, p in enumerate(prompts):
+        single = planner(torch.tensor([p]), torch.ones(1, len(p), dtype=torch.long), DURATION)
+        torch.testing.assert_close(batch[index].video_tokens, single.video_tokens, atol=1e-5, rtol=0)
+        torch.testing.assert_close(batch[index].audio_tokens, single.audio_tokens, atol=1e-5, rtol=0)
+    assert (batch[0].video_tokens - batch[1].video_tokens).abs().max() > 0.01
+
+
+def test_what_lies_in_the_padding_has_no_influence(planner):
+    mask = torch.tensor([[0, 0, 1, 1, 1]])
+    one, other = (planner(torch.tensor([[a, b, 5, 6, 7]]), mask, DURATION) for a, b in ((0, 0), (8, 9)))
+    torch.testing.assert_close(one.video_tokens, other.video_tokens, atol=1e-6, rtol=0)
+
+
+def test_audio_beyond_the_end_has_no_influence(planner, prompt):
+    def effect_of_the_queries_from_the_third_on(duration):
+        plan = planner(*prompt, duration)
+        with torch.no_grad():
+            planner.audio_queries[2:].neg_()
+        changed = planner(*prompt, duration)
+        return torch.stack(
+            [
+                (changed.video_tokens - plan.video_tokens).abs().max(),
+                (changed.audio_tokens - plan.audio_tokens).abs().max(),
+            ]
+        )
+
+    assert (effect_of_the_queries_from_the_third_on(DURATION) > 1e-3).all()
+    assert not effect_of_the_queries_from_the_third_on(0.2).any()  # tokens 0 and 1 lie within 0.2 seconds
+
+
+def test_the_video_side_sees_the_audio_side_although_the_language_model_is_causal(prompt):
+    for tower_depth, seen in ((0, False), (2, True)):
+        planner = make_planner(tower_depth=tower_depth)
+        before = planner(*prompt, DURATION).video_tokens
+        with torch.no_grad():
+            planner.audio_placeholder += 1
+        after = planner(*prompt, DURATION).video_tokens
+        assert torch.equal(before, after) != seen
+
+
+def test_timestamp_rope_depends_on_differences_of_time_alone(planner):
+    attention = AlignmentAttention(16, 2, 16)
+    hidden_states, context = torch.randn(1, 4, 16), torch.randn(1, 7, 16)
+    query_times, key_times = torch.rand(4) * 3, torch.rand(7) * 3
+
+    def attend(query_shift, key_shift):
+        rotary = planner._timestamp_rotary_embedding(query_times + query_shift)
+        return attention(hidden_states, context, rotary, planner._timestamp_rotary_embedding(key_times + key_shift))
+
+    torch.testing.assert_close(attend(5.0, 5.0), attend(0.0, 0.0), atol=1e-5, rtol=0)
+    assert (attend(0.1, 0.0) - attend(0.0, 0.0)).abs().max() > 1e-3
+
+
+def test_keyframes_differ_although_queries_are_shared_over_time(planner, prompt):
+    tokens = planner(*prompt, DURATION).video_tokens.unflatten(1, (-1, 6))[0]
+    assert (tokens[1:] - tokens[:-1]).abs().amax(dim=(1, 2)).min() > 1e-3
+
+
+def test_saved_and_loaded(planner, prompt, tmp_path):
+    planner.save_pretrained(tmp_path)
+    loaded = VAPlannerModel.from_pretrained(tmp_path)
+    for one, other in ((planner, loaded), (loaded, planner)):
+        assert torch.equal(one(*prompt, DURATION).video_tokens, other(*prompt, DURATION).video_tokens)
+        assert torch.equal(one(*prompt, DURATION).audio_tokens, other(*prompt, DURATION).audio_tokens)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(prompt):
+    gradients = []
+    for checkpointing in (False, True):
+        planner = make_planner().train()
+        if checkpointing:
+            planner.enable_gradient_checkpointing()
+            assert planner.is_gradient_checkpointing
+        plan = planner(*prompt, DURATION)
+        (plan.video_tokens.square().sum() + plan.audio_tokens.square().sum()).backward()
+        gradients.append({name: p.grad for name, p in planner.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert gradient is not None, name
+        torch.testing.assert_close(gradient, gradients[1][name], msg=name)
+
+
+def test_a_lora_adapter_changes_the_plan_and_comes_off(planner, prompt):
+    before = planner(*prompt, DURATION).video_tokens
+    planner.add_adapter(LoraConfig(r=2, target_modules=["q_proj", "to_q"], init_lora_weights=False))
+    assert not torch.equal(before, planner(*prompt, DURATION).video_tokens)
+    planner.disable_adapters()
+    assert torch.equal(before, planner(*prompt, DURATION).video_tokens)
+
+
+def test_layerwise_casting_keeps_the_plan(planner, prompt):
+    before = planner(*prompt, DURATION).video_tokens
+    planner.enable_layerwise_casting(storage_dtype=torch.bfloat16, compute_dtype=torch.float32)
+    after = planner(*prompt, DURATION).video_tokens
+    assert after.dtype == torch.float32
+    torch.testing.assert_close(before, after, atol=0.2, rtol=0.1)
+
+
+def test_wrong_input_is_refused(planner, prompt):
+    input_ids, mask = prompt
+    with pytest.raises(ValueError, match="`duration` is -1 seconds"):
+        planner(input_ids, mask, -1)
+    with pytest.raises(ValueError, match="`duration` is 0.01 seconds, but the first audio token lies at 0.0625"):
+        planner(input_ids, mask, 0.01)
+    with pytest.raises(ValueError, match=r"`attention_mask` of shape \(1, 4\)"):
+        planner(input_ids, mask[:, :4], DURATION)
+    with pytest.raises(
+        ValueError, match=r"5 text tokens and 216 \+ 48 plan tokens for 6 seconds exceed .* 256 positions"
+    ):
+        planner(input_ids, mask, 6)
+    with pytest.raises(ValueError, match="`tower_dim` as a multiple of 4"):
+        VAPlannerModel(**CONFIG, tower_dim=18)
+
+
+@pytest.fixture
+def tokenizer():
+    words = ["<pad>", "a", "b", "c", "sys", "system", "user", "assistant", ":"]
+    backend = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<pad>"))
+    backend.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>")
+
+
+def test_prompts_are_padded_on_the_left(tokenizer):
+    input_ids, mask = tokenize_prompts(tokenizer, ["a", "b c"])
+    assert input_ids.tolist() == [[0, 1], [2, 3]] and mask.tolist() == [[0, 1], [1, 1]]
+    assert tokenize_prompts(tokenizer, ["a"], "sys")[0].tolist() == [[4, 1]]
+
+
+def test_prompts_take_the_chat_form_of_a_tokenizer_that_has_one(tokenizer):
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }} : {{ m.content }} {% endfor %}"
+        "{% if add_generation_prompt and not enable_thinking %}assistant :{% endif %}"
+    )
+    assert tokenizer.decode(tokenize_prompts(tokenizer, ["a b"], "sys")[0][0]) == "system : sys user : a b assistant :"
+    assert tokenizer.decode(tokenize_prompts(tokenizer, ["a b"])[0][0]) == "user : a b assistant :"
+
+
+def test_prompts_that_are_no_list_and_tokenizers_without_padding_are_refused(tokenizer):
+    with pytest.raises(ValueError, match="`prompts` is 'a'"):
+        tokenize_prompts(tokenizer, "a")
+    tokenizer.pad_token = None
+    with pytest.raises(ValueError, match="no padding token"):
+        tokenize_prompts(tokenizer, ["a"])
