@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from baton_diffusers.cli import main
+from baton_diffusers import cli
 from baton_diffusers.media import read_clip
 
 
@@ -16,8 +16,22 @@ PROMPT = "A red ball on the left bounces twice."
 def run(*arguments):
     """The exit code of `baton ARGUMENTS`."""
     with pytest.raises(SystemExit) as exit:
-        main([str(argument) for argument in arguments])
+        cli.main([str(argument) for argument in arguments])
     return exit.value.code
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return cli._load_pipeline(None)
+
+
+@pytest.fixture
+def nano(loaded, monkeypatch):
+    """baton-nano, loaded once for all tests instead of once for each command."""
+    guiders = loaded.guider, loaded.audio_guider
+    monkeypatch.setattr(cli, "_load_pipeline", lambda model: loaded)
+    yield loaded
+    loaded.guider, loaded.audio_guider = guiders
 
 
 def test_help_names_every_command_without_importing_torch():
@@ -38,7 +52,7 @@ def test_generate_writes_a_clip_and_its_sheet(tmp_path, capsys):
     assert "49 frames, 3.06 s; generated in" in printed and "peak memory" in printed
 
 
-def test_the_seed_and_the_plan_decide_about_the_clip(tmp_path):
+def test_the_options_decide_about_the_clip(tmp_path, nano):
     def frames(*options):
         assert run("generate", PROMPT, "-o", tmp_path / "clip.mp4", "--steps", 2, *options) == 0
         return read_clip(tmp_path / "clip.mp4").frames
@@ -50,11 +64,8 @@ def test_the_seed_and_the_plan_decide_about_the_clip(tmp_path):
     assert not np.array_equal(first, frames("--seed", 1, "--guidance-scale", 1))
 
 
-def test_a_kept_plan_is_followed(tmp_path):
-    from baton_diffusers import BatonPipeline, default_checkpoint
-
-    pipe = BatonPipeline.from_pretrained(default_checkpoint())
-    pipe.prepare_plan(PROMPT).save(tmp_path / "plan.safetensors")
+def test_a_kept_plan_is_followed(tmp_path, nano):
+    nano.prepare_plan(PROMPT).save(tmp_path / "plan.safetensors")
     options = ("-o", tmp_path / "clip.mp4", "--steps", 2)
     assert run("generate", PROMPT, *options) == 0
     planned = read_clip(tmp_path / "clip.mp4").frames
@@ -73,13 +84,13 @@ def test_stage_shows_scenes(tmp_path, capsys):
     assert len(lines) == 2 and all(".mp4: " in line and line.endswith(".") for line in lines)
 
 
-def test_evaluate_scores_every_tier(tmp_path, capsys):
+def test_evaluate_scores_every_tier(tmp_path, capsys, nano):
     path = tmp_path / "scores.json"
     assert run("evaluate", "--scenes-per-tier", 2, "--codec-only", "--json", path) == 0
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("simple", "medium", "complex", "P-Acc", "M-WER", "DeSync"))
     result = json.loads(path.read_text())
-    assert set(result["tiers"]) == {"simple", "medium", "complex"}
+    assert set(result["tiers"]) == {"all", "simple", "medium", "complex"}
 
 
 @pytest.mark.parametrize(

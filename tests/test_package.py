@@ -70,7 +70,8 @@ def test_an_installed_wheel_generates(wheel, tmp_path):
         sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site), str(wheel)
     )
     environment = os.environ | {"PYTHONPATH": str(site)}
-    where = run(sys.executable, "-c", "import baton_diffusers as b; print(b.default_checkpoint())", env=environment)
+    code = "import baton_diffusers; print(baton_diffusers.default_checkpoint())"
+    where = run(sys.executable, "-c", code, cwd=elsewhere, env=environment)
     assert Path(where.strip()).is_relative_to(site)
     command = [
         site / "bin" / "baton",
