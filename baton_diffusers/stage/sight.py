@@ -5,7 +5,7 @@ pose is as good as the squared error that drawing it removes. Nothing here needs
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -66,6 +66,16 @@ class _Library:
     columns: slice
     paint: np.ndarray
     alpha: np.ndarray
+
+    @cached_property
+    def faded(self) -> np.ndarray:
+        """Colours times opacity twice, (poses, pixels * 3)."""
+        return self.paint * np.repeat(self.alpha, 3, axis=1)
+
+    @cached_property
+    def squares(self) -> tuple[np.ndarray, np.ndarray]:
+        """The sum of the squares of `paint`, (poses,), and the squares of `alpha`, (poses, pixels)."""
+        return np.square(self.paint).sum(axis=1), np.square(self.alpha)
 
 
 def _draw(kind: str, colour: str, pose: Pose) -> tuple[np.ndarray, np.ndarray]:
@@ -129,10 +139,11 @@ def _gains(frames: np.ndarray, backdrops: np.ndarray, library: _Library) -> tupl
     view = (slice(None), library.rows, library.columns)
     b = backdrops[view].reshape(len(backdrops), -1, 3)
     d = frames[view].reshape(len(frames), -1, 3) - b
-    paint, alpha = library.paint, library.alpha
-    drawn = np.square(paint).sum(axis=1) - 2 * b.reshape(len(b), -1) @ (paint * np.repeat(alpha, 3, axis=1)).T
-    drawn += np.square(b).sum(axis=-1) @ np.square(alpha).T
-    agreement = d.reshape(len(d), -1) @ paint.T - (d * b).sum(axis=-1) @ alpha.T
+    paint_squares, alpha_squares = library.squares
+    drawn = paint_squares - 2 * b.reshape(len(b), -1) @ library.faded.T
+    drawn += np.einsum("tpc,tpc->tp", b, b) @ alpha_squares.T
+    shade = np.einsum("tpc,tpc->tp", d, np.broadcast_to(b, d.shape))
+    agreement = d.reshape(len(d), -1) @ library.paint.T - shade @ library.alpha.T
     return 2 * agreement - drawn, np.broadcast_to(drawn, agreement.shape)
 
 
