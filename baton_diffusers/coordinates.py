@@ -19,6 +19,7 @@ import math
 
 import torch
 
+
 # Slack, in tokens, with which a duration is compared with a token's time: durations are often computed in floating
 # point from frame numbers, and 3 seconds must not hold a 19th keyframe because of a last bit.
 _SLACK = 1e-6

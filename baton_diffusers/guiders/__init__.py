@@ -13,6 +13,7 @@ from .passes import (
 )
 from .plan_guidance import PlanGuidance
 
+
 __all__ = [
     "JOINT",
     "NO_PLAN",

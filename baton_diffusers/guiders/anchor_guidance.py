@@ -10,6 +10,7 @@ from diffusers.guiders.guider_utils import BaseGuidance, GuiderOutput, rescale_n
 
 from .anchors import JOINT, UNCONDITIONAL, Anchor
 
+
 if TYPE_CHECKING:
     from diffusers.modular_pipelines.modular_pipeline import BlockState
 
@@ -79,10 +80,12 @@ class AnchorGuidance(BaseGuidance):
 
     @property
     def is_conditional(self) -> bool:
+        """Whether the batch prepared last is the joint pass."""
         return self._count_prepared == 1
 
     @property
     def num_conditions(self) -> int:
+        """Passes that the current step needs."""
         return len(self.required_anchors())
 
     def _active_weights(self) -> dict[Anchor, float]:

@@ -39,6 +39,7 @@ from diffusers.guiders import (
 from .anchor_guidance import AnchorGuidance
 from .anchors import JOINT, UNCONDITIONAL, Anchor
 
+
 # diffusers' guiders that take two predictions, `pred_cond` and `pred_uncond`, and return one.
 TWO_PASS_GUIDERS = (
     ClassifierFreeGuidance,

@@ -166,6 +166,7 @@ class RSRoPEAttnProcessor:
         return hidden_states
 
     def rotate(self, attn: PlanAttention, states: torch.Tensor, rotary_emb: RotaryEmbedding) -> torch.Tensor:
+        """Rotates queries or keys by their coordinates, as far as the variant looks at them."""
         if self.variant == "none":
             return states
         if self.variant == "full":

@@ -19,6 +19,7 @@ from transformers import Qwen3Config, Qwen3Model
 from ..coordinates import audio_plan_times, keyframe_times, patch_centres, rotary_embedding
 from ..plan import SemanticPlan
 
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 

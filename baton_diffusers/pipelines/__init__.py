@@ -1,1 +1,1 @@
-
+"""`BatonPipeline` and its output."""
