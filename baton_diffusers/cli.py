@@ -131,11 +131,14 @@ def evaluate(
     """Score a checkpoint on Stage's test split, by tier, with bootstrap intervals."""
     import json
     import time
+    from importlib.util import find_spec
 
     from .media import check_target
 
     if json_file is not None:
         check_target(json_file, (".json",))
+    if find_spec("jiwer") is None:
+        raise ValueError("scoring needs jiwer: pip install 'baton-diffusers[eval]'")
     if codec_only + no_plan + ground_truth_plan > 1:
         raise ValueError("--codec-only, --no-plan and --ground-truth-plan exclude one another: give one of them")
     if codec_only and shuffle_prompts:
