@@ -1,0 +1,116 @@
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from baton_diffusers.stage import Action, Actor, Scene, sample_scene, timeline
+from baton_diffusers.stage.scene import FRAME_RATE, GAP, LAST_FRAME, SPLITS, TIERS
+
+
+SEEDS = range(100)
+BALL, BOX, FACE = Actor("ball", "red", "left"), Actor("box", "blue", "middle"), Actor("face", "orange", "right")
+
+
+def test_the_same_seed_draws_the_same_scene_and_times():
+    for seed in range(20):
+        assert sample_scene(seed) == sample_scene(seed)
+        assert timeline(sample_scene(seed), 1) == timeline(sample_scene(seed), 1)
+    assert len({sample_scene(seed) for seed in SEEDS}) > 0.9 * len(SEEDS)
+
+
+def test_known_scenes_stay_as_they_are():
+    """Published scores refer to scenes by their seeds."""
+    scene = sample_scene(0, tier="complex", split="test")
+    assert scene.digest == 0x1A6ADBAE4D76EAB0, "scenes changed: published benchmark figures no longer apply"
+
+
+def test_no_split_yields_a_scene_of_another():
+    drawn = {split: {sample_scene(seed, split=split) for seed in SEEDS} for split in SPLITS}
+    for split, scenes in drawn.items():
+        assert {scene.split for scene in scenes} == {split}
+    assert not drawn["train"] & drawn["test"] and not drawn["train"] & drawn["validation"]
+
+
+def test_a_tenth_of_the_scenes_is_test_and_a_tenth_validation():
+    splits = [sample_scene(seed).split for seed in range(500)]
+    assert 0.07 < splits.count("test") / 500 < 0.13
+    assert 0.07 < splits.count("validation") / 500 < 0.13
+
+
+def test_the_split_depends_on_what_happens_only():
+    scene = sample_scene(3)
+    copy = Scene.from_dict(json.loads(json.dumps(scene.to_dict())))
+    assert copy == scene and copy.split == scene.split and copy.digest == scene.digest
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_tiers_keep_their_promise(tier):
+    for seed in SEEDS:
+        scene = sample_scene(seed, tier=tier)
+        assert scene.tier == tier
+        assert len(scene.script) in {"simple": (1,), "medium": (2,), "complex": (3, 4)}[tier]
+        if tier == "complex":
+            assert len({action.actor for action in scene.script}) >= 2
+
+
+def test_complex_scenes_are_often_hits_and_dialogues():
+    scenes = [sample_scene(seed, tier="complex") for seed in SEEDS]
+    hits = [any(action.verb == "hit" for action in scene.script) for scene in scenes]
+    dialogues = [len({action.actor for action in scene.script if action.verb == "say"}) == 2 for scene in scenes]
+    assert sum(hits) > len(scenes) / 4 and sum(dialogues) > len(scenes) / 4
+
+
+def test_every_instant_lies_on_the_frame_grid_in_order_and_apart():
+    for seed in SEEDS:
+        scene = sample_scene(seed)
+        for render_seed in range(3):
+            events = timeline(scene, render_seed)
+            assert len(events) == sum(action.count for action in scene.script)
+            assert [event.action for event in events] == sorted(event.action for event in events)
+            assert all(event.time * FRAME_RATE == event.frame <= LAST_FRAME for event in events)
+            assert all(after.frame - before.frame >= GAP for before, after in pairwise(events))
+
+
+def test_times_are_drawn_per_render_seed():
+    scene = sample_scene(5, tier="simple")
+    assert len({timeline(scene, seed) for seed in range(20)}) > 5
+
+
+@pytest.mark.parametrize(
+    ("actors", "script", "message"),
+    [
+        ((replace(BALL, spot="right"), replace(BOX, spot="left")), (Action("bounce", 0),), "from left to right"),
+        ((BALL, Actor("ball", "red", "middle")), (Action("bounce", 0),), "differ in kind or colour"),
+        ((BALL, BOX), (), "0 actions"),
+        ((BALL, BOX), (Action("ring", 0),), "cannot ring"),
+        ((BALL, BOX), (Action("bounce", 2),), "cast has 2"),
+        ((BALL, BOX), (Action("bounce", 0), Action("bounce", 0)), "twice in succession"),
+        ((BALL, BOX), (Action("hit", 1, target=5),), "another of the 2"),
+        ((BALL, BOX, FACE), (Action("hit", 1, target=0), Action("bounce", 0), Action("hit", 1, target=0)), "no room"),
+        ((BALL, FACE), (Action("bounce", 0, 3), Action("say", 1, 3, ("one",) * 3)) * 2, "too long"),
+    ],
+)
+def test_impossible_scenes_are_refused(actors, script, message):
+    with pytest.raises(ValueError, match=message):
+        Scene(actors, script)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Actor("cube", "red", "left"), "kind"),
+        (lambda: Actor("ball", "orange", "left"), "colour"),
+        (lambda: Actor("ball", "red", "top"), "spot"),
+        (lambda: Action("sing", 0), "verb"),
+        (lambda: Action("bounce", 0, 4), "count"),
+        (lambda: Action("say", 0, 2, ("one",)), "words"),
+        (lambda: Action("say", 0, 1, ("ten",)), "words"),
+        (lambda: Action("bounce", 0, target=1), "target"),
+        (lambda: sample_scene(0, tier="hard"), "tier"),
+        (lambda: sample_scene(0, split="dev"), "split"),
+    ],
+)
+def test_wrong_values_are_named(make, message):
+    with pytest.raises(ValueError, match=f"`{message}`"):
+        make()
