@@ -15,8 +15,8 @@ class GriffinLimVocoder(ModelMixin, ConfigMixin):
     Turns a log-mel spectrogram into a waveform, in place of [`MMAudioVocoder`] and called like it.
 
     The mel filters are inverted by non-negative least squares; the phase is then found by the fast Griffin-Lim algorithm
-    (Perraudin, Balazs and Søndergaard 2013, algorithm 2). Nothing is learned and nothing is random: the same spectrogram
-    gives the same waveform. The work is done in float32 whatever the model's dtype.
+    (Perraudin, Balazs and Søndergaard 2013, algorithm 2). Nothing is learned, and the phases start from a fixed seed: the
+    same spectrogram gives the same waveform. The work is done in float32 whatever the model's dtype.
 
     Args:
         sampling_rate (`int`, defaults to `16000`): Samples per second. This and the next three values are those of the
@@ -74,10 +74,9 @@ class GriffinLimVocoder(ModelMixin, ConfigMixin):
         magnitude = self._invert_mel(mel.float())
         window = torch.hann_window(config.n_fft, device=mel.device)
 
-        # Start: the phases of steady tones at the centre of each frequency bin.
-        bins = torch.arange(magnitude.shape[1], device=mel.device)
-        frames = torch.arange(magnitude.shape[2], device=mel.device)
-        turns = (bins[:, None] * frames * config.hop_length % config.n_fft) / config.n_fft
+        # Start from phases drawn with a fixed seed. Regular ones (all zero, or those of steady tones) cancel exactly in
+        # many places, where rounding then decides what is heard.
+        turns = torch.rand(magnitude.shape[1:], generator=torch.Generator().manual_seed(0)).to(mel.device)
         spectrum = torch.polar(magnitude, (2 * math.pi * turns).expand_as(magnitude))
 
         # t_n = c_n + alpha (c_n - c_{n-1}), c_n = P_C1(P_C2(t_{n-1})): P_C2 sets the magnitude, P_C1 makes it the
@@ -96,13 +95,12 @@ class GriffinLimVocoder(ModelMixin, ConfigMixin):
 
     def _invert_mel(self, mel: torch.Tensor) -> torch.Tensor:
         # min |B s - m|^2 with s >= 0, by Lee and Seung's multiplicative updates.
-        basis = self.mel_basis.float()
         # Bins outside every mel filter stay at zero.
+        basis = self.mel_basis.float()
         target = basis.T @ mel.exp()
-        gram = basis.T @ basis
-        magnitude = target.clone()
+        magnitude = target
         for _ in range(self.config.num_inversion_steps):
-            magnitude = magnitude * target / (gram @ magnitude).clamp(min=1e-12)
+            magnitude = magnitude * target / (basis.T @ (basis @ magnitude)).clamp(min=1e-12)
         return magnitude
 
     def _analyse(self, signal: torch.Tensor, window: torch.Tensor) -> torch.Tensor:

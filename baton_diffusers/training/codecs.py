@@ -39,11 +39,15 @@ class AudioCodecConfig:
         latent_noise: Standard deviation of the noise on the latents, themselves of unit variance.
         moments_weight: Weight of the latents' distance from zero mean and unit variance.
         log_variance_weight: Weight that keeps the posterior's log-variance at `2 * log(latent_noise)`.
+        loud_weight: Weight of a mel cell that can be heard, added to the 1 that every cell has. Most of a clip is silence.
+        loud_threshold: Log-mel magnitude from which a cell is taken to be heard.
     """
 
     latent_noise: float = 0.1
     moments_weight: float = 0.1
     log_variance_weight: float = 0.01
+    loud_weight: float = 4.0
+    loud_threshold: float = -7.0
 
 
 @dataclass
@@ -222,8 +226,8 @@ class AudioCodec(nn.Module):
 
 class AudioCodecObjective:
     """
-    The loss of [`AudioCodec`] on batches with a `waveform` `(batch_size, num_samples)`: squared plus absolute error of
-    the standardised log-mel spectrogram, and the conditions on the latents.
+    The loss of [`AudioCodec`] on batches with a `waveform` `(batch_size, num_samples)`: weighted
+    squared plus absolute error of the standardised log-mel spectrogram, and the conditions on the latents.
     """
 
     def __init__(self, config: AudioCodecConfig, vae: MMAudioVAE):
@@ -239,14 +243,21 @@ class AudioCodecObjective:
         noise = config.latent_noise * torch.randn(shape, generator=generator, device=waveform.device)
         mel, reconstruction, mean, log_variance = module(waveform, noise)
         error = reconstruction - mel
-        squared, absolute = error.square().mean(), error.abs().mean()
+        inner = self.vae.vae
+        loud = mel * inner.data_std + inner.data_mean > config.loud_threshold
+        weight = 1 + config.loud_weight * loud
+        weight = weight / weight.mean()
         moments = moments_loss(mean)
         posterior = (log_variance - 2 * math.log(config.latent_noise)).square().mean()
-        loss = squared + absolute + config.moments_weight * moments + config.log_variance_weight * posterior
+        loss = (
+            (weight * (error.square() + error.abs())).mean()
+            + config.moments_weight * moments
+            + config.log_variance_weight * posterior
+        )
         return {
             "loss": loss,
-            "mel_squared": squared,  # the share of the variance that is lost
-            "mel_absolute": absolute,
+            "mel_squared": error.square().mean(),  # the share of the variance that is lost
+            "loud_absolute": (error.abs() * inner.data_std * loud).sum() / loud.sum().clamp(min=1),  # nepers
             "moments": moments,
             "log_variance": posterior,
         }
