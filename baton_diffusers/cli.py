@@ -46,7 +46,10 @@ def generate(
     ] = None,
     scale: Annotated[int, typer.Option(min=1, help="Write every pixel as SCALE x SCALE pixels.")] = 1,
     sheet: Annotated[
-        Path | None, typer.Option(help="Write a contact sheet of the clip, too.", metavar="FILE.png")
+        Path | None,
+        typer.Option(
+            help="Draw the clip on a contact sheet, too, with the sounds that are heard in it.", metavar="FILE.png"
+        ),
     ] = None,
 ) -> None:
     """Make a clip from a PROMPT."""
@@ -64,6 +67,14 @@ def generate(
 
     loaded_plan = SemanticPlan.load(plan) if plan is not None else None
     pipe = _load_pipeline(model)
+    if sheet is not None:
+        from .stage.scene import FRAME_RATE, SAMPLING_RATE
+
+        if (pipe.frame_rate, pipe.sampling_rate) != (FRAME_RATE, SAMPLING_RATE):
+            raise ValueError(
+                f"--sheet draws clips of {FRAME_RATE} frames/s and {SAMPLING_RATE} Hz, but this checkpoint makes "
+                f"{pipe.frame_rate:g} frames/s and {pipe.sampling_rate} Hz: leave it out"
+            )
     if guidance_scale is not None:
         pipe.guider = pipe.guider.new(guidance_scale=guidance_scale)
         pipe.audio_guider = pipe.audio_guider.new(guidance_scale=guidance_scale)
@@ -81,9 +92,10 @@ def generate(
     seconds = len(frames) / result.frame_rate
     print(f"{path}: {len(frames)} frames, {seconds:.2f} s; generated in {measured}")
     if sheet is not None:
-        from .stage import contact_sheet
+        from .stage.hearing import hear
+        from .stage.show import contact_sheet
 
-        contact_sheet(frames, waveform, result.frame_rate, result.sampling_rate).save(sheet)
+        contact_sheet(frames, waveform[0], hear(waveform[0]), prompt).save(sheet)
         print(sheet)
 
 
@@ -97,16 +109,17 @@ def stage(
 ) -> None:
     """Show scenes of Stage: an mp4 and a contact sheet of each, and its prompt."""
     from .media import write_clip
-    from .stage import contact_sheet, render_clip, sample_scene, write_prompt
+    from .stage import render_clip, sample_scene, timeline, write_prompt
+    from .stage.show import contact_sheet
 
     scenes = [sample_scene(number, tier) for number in range(seed, seed + count)]
     output.mkdir(parents=True, exist_ok=True)
     for number, scene in enumerate(scenes, start=seed):
-        clip = render_clip(scene, number)
+        clip, prompt = render_clip(scene, number), write_prompt(scene, number)
         path = output / f"{scene.tier}-{number}.mp4"
         write_clip(path, clip.frames, clip.waveform, clip.frame_rate, clip.sampling_rate, scale)
-        contact_sheet(clip.frames, clip.waveform, clip.frame_rate, clip.sampling_rate).save(path.with_suffix(".png"))
-        print(f"{path}: {write_prompt(scene, number)}")
+        contact_sheet(clip.frames, clip.waveform, timeline(scene, number), prompt).save(path.with_suffix(".png"))
+        print(f"{path}: {prompt}")
 
 
 @app.command()
