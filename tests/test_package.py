@@ -8,8 +8,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
-from baton_diffusers import checkpoints, default_checkpoint
+from baton_diffusers import BatonPipeline, checkpoints, default_checkpoint
 from baton_diffusers.media import read_clip
 
 
@@ -32,6 +33,13 @@ def test_the_checkpoint_is_small():
     files = [path for path in default_checkpoint().rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 30e6
     assert max(path.stat().st_size for path in files) <= 15e6
+
+
+def test_the_checkpoint_loads_in_float32():
+    pipe = BatonPipeline.from_pretrained(default_checkpoint())
+    models = [component for component in pipe.components.values() if isinstance(component, torch.nn.Module)]
+    dtypes = {parameter.dtype for model in models for parameter in model.parameters()}
+    assert len(models) >= 7 and dtypes == {torch.float32}
 
 
 @pytest.fixture(scope="module")

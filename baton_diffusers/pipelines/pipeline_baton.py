@@ -163,6 +163,8 @@ class BatonPipeline(DiffusionPipeline):
                         pass
                 except (SafetensorError, OSError) as error:
                     raise ValueError(f"{file} is truncated or corrupt ({error}): fetch or save it again.") from error
+        if not {"dtype", "torch_dtype"} & kwargs.keys():
+            kwargs["torch_dtype"] = torch.float32  # left to itself, transformers takes whatever dtype the file has
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
