@@ -11,11 +11,10 @@ from transformers import AutoTokenizer
 from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
 from baton_diffusers.models.va_planner import VAPlannerModel
 from baton_diffusers.training.planner import (
+    PlannedScenes,
     PlannerConfig,
     PlannerLoss,
-    PlanReader,
     PromptCollator,
-    PromptedClips,
     explained_variance,
     format_explained_variance,
 )
@@ -31,7 +30,7 @@ def main() -> None:
 
     config = load_config(args.config, PlannerConfig, args.overrides)
     tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
-    read = PlanReader(
+    encoders = (
         VideoSemanticEncoder.from_pretrained(config.video_semantic_encoder),
         AudioSemanticEncoder.from_pretrained(config.audio_semantic_encoder),
     )
@@ -41,11 +40,11 @@ def main() -> None:
         print(f"step {step}: {step * config.trainer.batch_size} prompts seen")
     else:
         collate = PromptCollator(tokenizer, planner.config.system_prompt)
-        loss = PlannerLoss(read, config.audio_weight)
-        dataset = PromptedClips(config.clips_per_prompt)
+        loss = PlannerLoss(config.audio_weight)
+        dataset = PlannedScenes(*encoders, config.num_scenes, config.clips_per_prompt)
         planner = Trainer(config.trainer, planner, loss, dataset, collate_fn=collate).fit()
     planner.eval().save_pretrained(config.output)
-    report = explained_variance(planner, tokenizer, read, config.evaluation_scenes)
+    report = explained_variance(planner, tokenizer, *encoders, config.evaluation_scenes)
     print(format_explained_variance(report, planner.config.keyframe_rate))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,9 +30,10 @@ class PlannerConfig:
         audio_semantic_encoder: Folder of the frozen [`AudioSemanticEncoder`].
         output: Folder to which the planner is saved.
         planner: Arguments of [`VAPlannerModel`].
+        num_scenes: Training scenes, whose features are computed once; their prompts are paraphrased at every epoch.
         clips_per_prompt: Renders of a scene whose features are averaged into one target. The prompt does not say when
-            things happen, so that a scene has many clips; the squared distances to all of them have, in one forward pass,
-            the gradient of the squared distance to their mean (ours).
+            things happen, so that a scene has many clips; the squared distances to all of them have the gradient of the
+            squared distance to their mean (ours).
         audio_weight: Weight of an audio token beside a video token; 1 is the paper's plain sum over tokens.
         evaluation_scenes: Validation scenes over which the explained variance is taken after training.
     """
@@ -43,37 +44,70 @@ class PlannerConfig:
     audio_semantic_encoder: str
     output: str
     planner: dict[str, Any]
-    clips_per_prompt: int = 2
+    num_scenes: int = 5000
+    clips_per_prompt: int = 1
     audio_weight: float = 1.0
     evaluation_scenes: int = 200
 
 
-class PromptedClips:
-    """Endless Stage scenes, each with a prompt and several renders; an index is a scene.
+class PlannedScenes:
+    """
+    Stage scenes with their prompts and the plans read off their clips, as an endless dataset.
+
+    Sample `i` is scene `i % num_scenes`, with a paraphrase of its prompt that changes from epoch to epoch. The features of
+    a scene are computed when it first comes up, and kept in memory in half precision.
+
+    A sample is a dictionary: `prompt`, and `plan`, a [`SemanticPlan`] of batch size 1, the mean over the scene's clips.
 
     Args:
-        clips_per_prompt (`int`): renders per scene, each with times of its own.
-        split (`str`): Stage's split.
+        video_encoder, audio_encoder: the frozen semantic encoders, on the device where they are to run.
+        num_scenes (`int`): scenes in an epoch.
+        clips_per_prompt (`int`, defaults to 1): renders of a scene, each with times of its own.
+        split (`str`, defaults to `"train"`): Stage's split.
     """
 
-    def __init__(self, clips_per_prompt: int, split: str = "train"):
+    def __init__(
+        self,
+        video_encoder: VideoSemanticEncoder,
+        audio_encoder: AudioSemanticEncoder,
+        num_scenes: int,
+        clips_per_prompt: int = 1,
+        split: str = "train",
+    ):
+        self.video_encoder = video_encoder.eval().requires_grad_(False)
+        self.audio_encoder = audio_encoder.eval().requires_grad_(False)
+        self.num_scenes = num_scenes
         self.clips_per_prompt = clips_per_prompt
         self.split = split
+        self._plans: dict[int, SemanticPlan] = {}
+
+    def read(self, number: int) -> SemanticPlan:
+        """The plans read off the clips of one scene, a batch of `clips_per_prompt`."""
+        scene, device = sample_scene(number, split=self.split), self.video_encoder.device
+        clips = [render_clip(scene, number * self.clips_per_prompt + i) for i in range(self.clips_per_prompt)]
+        return read_plan(
+            self.video_encoder,
+            self.audio_encoder,
+            to_video(torch.stack([torch.from_numpy(clip.frames) for clip in clips]).to(device)),
+            clips[0].frame_rate,
+            torch.stack([torch.from_numpy(clip.waveform)[None] for clip in clips]).to(device),
+            clips[0].sampling_rate,
+        )
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        scene = sample_scene(index, split=self.split)
-        clips = [render_clip(scene, index * self.clips_per_prompt + i) for i in range(self.clips_per_prompt)]
-        return {
-            "prompt": write_prompt(scene, index),
-            "frames": torch.stack([torch.from_numpy(clip.frames) for clip in clips]),
-            "waveform": torch.stack([torch.from_numpy(clip.waveform)[None] for clip in clips]),
-            "frame_rate": clips[0].frame_rate,
-            "sampling_rate": clips[0].sampling_rate,
-        }
+        number = index % self.num_scenes
+        if number not in self._plans:
+            plan = self.read(number).trimmed()
+            self._plans[number] = replace(
+                plan[0],
+                video_tokens=plan.video_tokens.mean(dim=0, keepdim=True).half(),
+                audio_tokens=plan.audio_tokens.mean(dim=0, keepdim=True).half(),
+            )
+        return {"prompt": write_prompt(sample_scene(number, split=self.split), index), "plan": self._plans[number]}
 
 
 class PromptCollator:
-    """Joins samples of [`PromptedClips`] and tokenises their prompts. The clips of a prompt stay next to one another."""
+    """Joins samples of [`PlannedScenes`] and tokenises their prompts."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, system_prompt: str | None):
         self.tokenizer = tokenizer
@@ -82,86 +116,37 @@ class PromptCollator:
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         prompts = [sample["prompt"] for sample in samples]
         input_ids, attention_mask = tokenize_prompts(self.tokenizer, prompts, self.system_prompt)
-        return {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "frames": torch.cat([sample["frames"] for sample in samples]),
-            "waveform": torch.cat([sample["waveform"] for sample in samples]),
-            "frame_rate": samples[0]["frame_rate"],
-            "sampling_rate": samples[0]["sampling_rate"],
-        }
-
-
-class PlanReader:
-    """Reads the plans off a batch of [`PromptCollator`] with frozen encoders."""
-
-    def __init__(self, video_encoder: VideoSemanticEncoder, audio_encoder: AudioSemanticEncoder):
-        self.video_encoder = video_encoder.eval().requires_grad_(False)
-        self.audio_encoder = audio_encoder.eval().requires_grad_(False)
-
-    def __call__(self, batch: dict[str, Any]) -> SemanticPlan:
-        device = batch["frames"].device
-        return read_plan(
-            self.video_encoder.to(device),
-            self.audio_encoder.to(device),
-            to_video(batch["frames"]),
-            batch["frame_rate"],
-            batch["waveform"],
-            batch["sampling_rate"],
-        )
-
-
-def plan_distance(plan: SemanticPlan, target: SemanticPlan) -> tuple[torch.Tensor, torch.Tensor]:
-    """Squared distance per token, averaged over channels, of the video and of the audio tokens; masked ones are 0.
-
-    Returns:
-        `tuple[torch.Tensor, torch.Tensor]` of shapes `(batch_size, num_video_tokens)` and `(batch_size, num_audio_tokens)`.
-    """
-    video = (plan.video_tokens.float() - target.video_tokens.float()).square().mean(dim=-1)
-    audio = (plan.audio_tokens.float() - target.audio_tokens.float()).square().mean(dim=-1)
-    return video, audio if target.audio_mask is None else audio * target.audio_mask
+        plan = SemanticPlan.collate([sample["plan"] for sample in samples])
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "plan": plan}
 
 
 class PlannerLoss:
     """The plain L2 of papers.md 1.1, over the tokens of both modalities.
 
     Args:
-        read (`PlanReader`): gives the targets.
         audio_weight (`float`, defaults to 1.0): weight of an audio token beside a video token.
     """
 
-    def __init__(self, read: PlanReader, audio_weight: float = 1.0):
-        self.read = read
+    def __init__(self, audio_weight: float = 1.0):
         self.audio_weight = audio_weight
 
     def __call__(self, module: nn.Module, batch: dict, generator: torch.Generator, step: int) -> dict:
-        target = average_clips(self.read(batch), len(batch["input_ids"]))
-        plan = module(batch["input_ids"], batch["attention_mask"], target.duration)
-        video, audio = plan_distance(plan, target)
-        num_video, num_audio = video.numel(), target.audio_mask.sum()
-        loss = (video.sum() + self.audio_weight * audio.sum()) / (num_video + self.audio_weight * num_audio)
-        return {"loss": loss, "video": video.mean(), "audio": audio.sum() / num_audio}
-
-
-def average_clips(plan: SemanticPlan, num_prompts: int) -> SemanticPlan:
-    """The mean plan of each of `num_prompts` equal runs of clips in the batch."""
-    clips = plan.batch_size // num_prompts
-    return SemanticPlan(
-        video_tokens=plan.video_tokens.unflatten(0, (num_prompts, clips)).mean(dim=1),
-        video_times=plan.video_times,
-        video_centres=plan.video_centres,
-        audio_tokens=plan.audio_tokens.unflatten(0, (num_prompts, clips)).mean(dim=1),
-        audio_times=plan.audio_times,
-        duration=plan.duration,
-        audio_mask=None if plan.audio_mask is None else plan.audio_mask[::clips],
-    )
+        target = batch["plan"]
+        plan = module(batch["input_ids"], batch["attention_mask"], target.duration).trimmed()
+        # squared distance per token, averaged over channels
+        video = (plan.video_tokens.float() - target.video_tokens.float()).square().mean(dim=-1)
+        audio = (plan.audio_tokens.float() - target.audio_tokens.float()).square().mean(dim=-1)
+        weight = video.numel() + self.audio_weight * audio.numel()
+        loss = (video.sum() + self.audio_weight * audio.sum()) / weight
+        return {"loss": loss, "video": video.mean(), "audio": audio.mean()}
 
 
 @torch.no_grad()
 def explained_variance(
     planner: VAPlannerModel,
     tokenizer: PreTrainedTokenizerBase,
-    read: PlanReader,
+    video_encoder: VideoSemanticEncoder,
+    audio_encoder: AudioSemanticEncoder,
     num_scenes: int,
     batch_size: int = 20,
     split: str = "validation",
@@ -176,7 +161,7 @@ def explained_variance(
     Args:
         planner (`VAPlannerModel`): in evaluation mode.
         tokenizer (`PreTrainedTokenizerBase`): its tokenizer.
-        read (`PlanReader`): gives the features of real clips.
+        video_encoder, audio_encoder: give the features of real clips.
         num_scenes (`int`): scenes to take.
         batch_size (`int`, defaults to 20): scenes at a time.
         split (`str`, defaults to `"validation"`): Stage's split.
@@ -185,28 +170,29 @@ def explained_variance(
         `dict`: `video`, `video_ceiling`, `audio`, `audio_ceiling`, and the lists `video_by_keyframe`,
         `video_ceiling_by_keyframe` over the keyframes in order of time.
     """
-    dataset, collate = PromptedClips(2, split), PromptCollator(tokenizer, planner.config.system_prompt)
+    scenes = PlannedScenes(video_encoder, audio_encoder, num_scenes, clips_per_prompt=2, split=split)
     targets, predictions = [], []
     for start in range(0, num_scenes, batch_size):
-        batch = collate([dataset[index] for index in range(start, min(start + batch_size, num_scenes))])
-        batch = {name: value.to(planner.device) if torch.is_tensor(value) else value for name, value in batch.items()}
-        target = read(batch)
-        targets.append(target)
-        predictions.append(planner(batch["input_ids"], batch["attention_mask"], target.duration))
+        numbers = range(start, min(start + batch_size, num_scenes))
+        targets += [scenes.read(number).trimmed() for number in numbers]
+        prompts = [write_prompt(sample_scene(number, split=split), number) for number in numbers]
+        input_ids, attention_mask = tokenize_prompts(tokenizer, prompts, planner.config.system_prompt)
+        plan = planner(input_ids.to(planner.device), attention_mask.to(planner.device), targets[0].duration)
+        predictions.append(plan.trimmed())
     target, prediction = SemanticPlan.collate(targets), SemanticPlan.collate(predictions)
 
-    def shares(name: str, tokens: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
-        # per token: share explained by the planner, and by the scene's mean
-        real = getattr(target, name)[:, tokens].double().unflatten(0, (-1, 2))
-        predicted = getattr(prediction, name)[:, tokens].double()
+    def shares(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        # per token: what the planner leaves unexplained, what the scene's mean does, and what there is
+        real = getattr(target, name).double().unflatten(0, (-1, 2))
+        predicted = getattr(prediction, name).to(real)
         variance = (real - real.mean(dim=(0, 1))).square().mean(dim=(0, 1, 3))
         error = (real - predicted[:, None]).square().mean(dim=(0, 1, 3))
         within = (real[:, 0] - real[:, 1]).square().mean(dim=(0, 2)) / 2
         return torch.stack([error, within]), variance
 
     frames, frame_of_token = target.video_times.unique(return_inverse=True)
-    unexplained, variance = shares("video_tokens", slice(None))
-    audio_unexplained, audio_variance = shares("audio_tokens", target.audio_mask[0])
+    unexplained, variance = shares("video_tokens")
+    audio_unexplained, audio_variance = shares("audio_tokens")
     per_frame = torch.zeros(3, len(frames), dtype=torch.float64, device=variance.device)
     per_frame.index_add_(1, frame_of_token, torch.cat([unexplained, variance[None]]))
     video, video_ceiling = (1 - unexplained.sum(dim=1) / variance.sum()).tolist()

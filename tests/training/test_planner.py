@@ -1,19 +1,19 @@
 """Stage 1: the planner learns the semantic encoders' features."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
 from baton_diffusers.models.va_planner import VAPlannerModel
+from baton_diffusers.plan import SemanticPlan
 from baton_diffusers.training.planner import (
+    PlannedScenes,
     PlannerLoss,
-    PlanReader,
     PromptCollator,
-    PromptedClips,
-    average_clips,
     explained_variance,
     format_explained_variance,
-    plan_distance,
 )
 from baton_diffusers.training.tokenizer import stage_texts, train_tokenizer
 from baton_diffusers.training.trainer import Trainer, TrainerConfig
@@ -25,12 +25,12 @@ def tokenizer():
 
 
 @pytest.fixture(scope="module")
-def read():
+def encoders():
     torch.manual_seed(0)
     vision = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     audio = {"sampling_rate": 16000, "hidden_size": 6, "num_filters": 2, "upsampling_ratios": [20, 50]}
     audio |= {"num_lstm_layers": 1, "codebook_size": 16, "target_bandwidths": [1.0]}
-    return PlanReader(
+    return (
         VideoSemanticEncoder({**vision, "image_size": 32, "patch_size": 16}, video_grid=(2, 2)),
         AudioSemanticEncoder(audio, tokens_per_chunk=4),
     )
@@ -60,58 +60,50 @@ def make_planner(tokenizer):
     ).eval()
 
 
-@pytest.fixture(scope="module")
-def batch(tokenizer):
-    dataset = PromptedClips(clips_per_prompt=2)
-    return PromptCollator(tokenizer, None)([dataset[index] for index in range(3)])
+def test_a_scene_keeps_its_plan_and_changes_its_words(encoders):
+    scenes = PlannedScenes(*encoders, num_scenes=3)
+    first, again = scenes[1], scenes[4]
+    assert torch.equal(first["plan"].video_tokens, again["plan"].video_tokens)
+    assert first["prompt"] != again["prompt"]
+    assert not torch.equal(first["plan"].video_tokens, scenes[2]["plan"].video_tokens)
 
 
-def test_a_scene_has_one_prompt_and_clips_that_differ_in_time():
-    sample, again = PromptedClips(2)[4], PromptedClips(2)[4]
-    assert sample["prompt"] == again["prompt"] and torch.equal(sample["frames"], again["frames"])
-    assert sample["frames"].shape == (2, 49, 64, 64, 3) and sample["waveform"].shape == (2, 1, 49000)
-    assert not torch.equal(sample["frames"][0], sample["frames"][1])
-
-
-def test_the_mean_of_the_clips_has_the_gradient_of_all_of_them(tokenizer, read, batch):
-    planner, target = make_planner(tokenizer), read(batch)
-    mean = average_clips(target, 3)
-    gradients = []
-    for reference, repeats in ((mean, 1), (target, 2)):
-        plan = planner(batch["input_ids"], batch["attention_mask"], target.duration).repeat_interleave(repeats)
-        video, audio = plan_distance(plan, reference)
-        loss = (video.sum() + audio.sum()) / repeats
-        gradients.append(torch.autograd.grad(loss, list(planner.parameters())))
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
-
-
-def test_masked_tokens_do_not_count(tokenizer, read, batch):
-    loss = PlannerLoss(read)
-    planner = make_planner(tokenizer)
-    target = average_clips(read(batch), 3)
-    assert target.audio_mask.sum(dim=1).tolist() == [12, 12, 12] and target.audio_mask.shape == (3, 16)
-    plan = planner(batch["input_ids"], batch["attention_mask"], target.duration)
-    video, audio = (
-        p - t for p, t in ((plan.video_tokens, target.video_tokens), (plan.audio_tokens, target.audio_tokens))
+def test_the_target_is_the_mean_over_clips_that_differ_in_time(encoders):
+    scenes = PlannedScenes(*encoders, num_scenes=3, clips_per_prompt=2)
+    clips, mean = scenes.read(1), scenes[1]["plan"]
+    assert clips.batch_size == 2 and not torch.equal(clips.video_tokens[0], clips.video_tokens[1])
+    torch.testing.assert_close(mean.video_tokens[0].float(), clips.video_tokens.mean(dim=0), atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(
+        mean.audio_tokens[0].float(), clips.audio_tokens[:, :12].mean(dim=0), atol=1e-2, rtol=1e-2
     )
-    expected = (video.square().mean(dim=-1).sum() + audio[:, :12].square().mean(dim=-1).sum()) / (3 * (19 * 4 + 12))
-    torch.testing.assert_close(loss(planner, batch, torch.Generator(), 0)["loss"], expected)
 
 
-def test_training_lowers_the_loss(tokenizer, read, tmp_path):
+def test_the_loss_is_the_plain_l2_of_the_tokens_within_the_clip(tokenizer, encoders):
+    planner, scenes = make_planner(tokenizer), PlannedScenes(*encoders, num_scenes=3)
+    batch = PromptCollator(tokenizer, None)([scenes[index] for index in range(3)])
+    target = batch["plan"]
+    assert target.audio_tokens.shape == (3, 12, 6)  # of the 16 in whole chunks
+    plan = planner(batch["input_ids"], batch["attention_mask"], target.duration)
+    video = (plan.video_tokens - target.video_tokens.float()).square().mean(dim=-1)
+    audio = (plan.audio_tokens[:, :12] - target.audio_tokens.float()).square().mean(dim=-1)
+    losses = PlannerLoss(audio_weight=3.0)(planner, batch, torch.Generator(), 0)
+    torch.testing.assert_close(losses["loss"], (video.sum() + 3 * audio.sum()) / (3 * (19 * 4 + 3 * 12)))
+    torch.testing.assert_close(losses["audio"], audio.mean())
+
+
+def test_training_lowers_the_loss(tokenizer, encoders, tmp_path):
     config = TrainerConfig(
         run_dir=str(tmp_path), steps=12, batch_size=2, learning_rate=1e-2, warmup_steps=1, log_every=1, ema_decay=None
     )
-    collate = PromptCollator(tokenizer, None)
-    Trainer(config, make_planner(tokenizer), PlannerLoss(read), PromptedClips(1), collate_fn=collate).fit()
+    scenes, collate = PlannedScenes(*encoders, num_scenes=6), PromptCollator(tokenizer, None)
+    Trainer(config, make_planner(tokenizer), PlannerLoss(), scenes, collate_fn=collate).fit()
     rows = (tmp_path / "log.csv").read_text().splitlines()
     column = rows[0].split(",").index("loss")
     losses = [float(row.split(",")[column]) for row in rows[1:]]
     assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
 
 
-def test_a_perfect_planner_explains_as_much_as_can_be(tokenizer, read):
+def test_a_perfect_planner_explains_as_much_as_can_be(tokenizer, encoders):
     class MeanOfTheClips(torch.nn.Module):
         """Predicts the mean of the very clips that it is scored on, or the mean of all clips."""
 
@@ -120,21 +112,24 @@ def test_a_perfect_planner_explains_as_much_as_can_be(tokenizer, read):
 
         def __init__(self, constant):
             super().__init__()
-            batch = PromptCollator(tokenizer, None)([PromptedClips(2, "validation")[index] for index in range(6)])
-            self.plan = average_clips(read(batch), 6)
+            scenes = PlannedScenes(*encoders, num_scenes=6, clips_per_prompt=2, split="validation")
+            plan = SemanticPlan.collate([scenes.read(number) for number in range(6)])
+            tokens = {
+                name: getattr(plan, name).unflatten(0, (6, 2)).mean(dim=1) for name in ("video_tokens", "audio_tokens")
+            }
             if constant:
-                self.plan.video_tokens[:] = self.plan.video_tokens.mean(dim=0)
-                self.plan.audio_tokens[:] = self.plan.audio_tokens.mean(dim=0)
+                tokens = {name: value.mean(dim=0).expand_as(value) for name, value in tokens.items()}
+            self.plan = replace(plan, **tokens, audio_mask=plan.audio_mask[:6])
 
         def forward(self, input_ids, attention_mask, duration):
             return self.plan
 
-    report = explained_variance(MeanOfTheClips(constant=False), tokenizer, read, 6)
+    report = explained_variance(MeanOfTheClips(constant=False), tokenizer, *encoders, 6)
     for name in ("video", "audio"):
         within = 1 - report[f"{name}_ceiling"]  # two clips deviate from their own mean by half of their variance
         assert report[name] == pytest.approx(1 - within / 2, abs=1e-5)
     assert len(report["video_by_keyframe"]) == 19
-    constant = explained_variance(MeanOfTheClips(constant=True), tokenizer, read, 6)
+    constant = explained_variance(MeanOfTheClips(constant=True), tokenizer, *encoders, 6)
     assert constant["video"] == pytest.approx(0, abs=1e-5) and constant["audio"] == pytest.approx(0, abs=1e-5)
     table = format_explained_variance(report, 6.0)
     assert "video at 3.00 s" in table and len(table.splitlines()) == 22
