@@ -1,0 +1,35 @@
+"""Encodes Stage's training clips once: normalised latents and plan features, for `train_transformer.py`.
+
+python examples/cache_features.py --parts runs/export --output runs/features --clips 8192
+"""
+
+import argparse
+from pathlib import Path
+
+from diffusers import AutoencoderKLWan, MMAudioVAE
+
+from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
+from baton_diffusers.training.data import StageClips
+from baton_diffusers.training.features import cache_features
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", type=Path, default=Path("runs/export"), help="folder of the exported components")
+    parser.add_argument("--output", type=Path, default=Path("runs/features"))
+    parser.add_argument("--clips", type=int, default=8192)
+    parser.add_argument("--seed", type=int, default=0, help="of the Stage stream")
+    parser.add_argument("--frame-rate", type=float, default=16.0)
+    parser.add_argument("--audio-latent-rate", type=float, default=31.25)
+    arguments = parser.parse_args()
+    cache_features(
+        arguments.output,
+        StageClips("train", seed=arguments.seed),
+        arguments.clips,
+        AutoencoderKLWan.from_pretrained(arguments.parts / "vae").eval(),
+        MMAudioVAE.from_pretrained(arguments.parts / "audio_vae").eval(),
+        VideoSemanticEncoder.from_pretrained(arguments.parts / "video_semantic_encoder").eval(),
+        AudioSemanticEncoder.from_pretrained(arguments.parts / "audio_semantic_encoder").eval(),
+        arguments.frame_rate,
+        arguments.audio_latent_rate,
+    )

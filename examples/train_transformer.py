@@ -1,0 +1,51 @@
+"""Trains nano's transformer with its text encoder: stage 2 on real plan features, stage 3 on the planner's.
+
+python examples/train_transformer.py examples/configs/nano/transformer.yaml [trainer.steps=100 ...]
+python examples/train_transformer.py examples/configs/nano/transformer_stage3.yaml
+
+Interrupted, the same command goes on from the last checkpoint. The result is in RUN_DIR/export.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer
+
+from baton_diffusers import VAPlannerModel
+from baton_diffusers.training.data import StageClips
+from baton_diffusers.training.features import CachedFeatures, collate_features
+from baton_diffusers.training.trainer import Trainer, checkpoints, load_checkpoint, load_config
+from baton_diffusers.training.transformer import (
+    FlowMatchingLoss,
+    TransformerTraining,
+    build_transformer,
+    export_transformer,
+)
+
+
+def main(path: str, overrides: list[str]) -> None:
+    config = load_config(path, TransformerTraining, overrides)
+    torch.manual_seed(config.trainer.seed)
+    module = build_transformer(config)
+    if config.initial_run is not None and not checkpoints(config.trainer.run_dir):
+        load_checkpoint(config.initial_run, module)
+    features = CachedFeatures(config.features, StageClips("train", seed=config.data_seed), config.trainer.seed)
+    planner = planner_tokenizer = None
+    if config.plan == "planner":
+        planner = VAPlannerModel.from_pretrained(config.planner).eval().requires_grad_(False)
+        planner_tokenizer = AutoTokenizer.from_pretrained(config.planner_tokenizer)
+    tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
+    loss = FlowMatchingLoss(config, features, tokenizer, planner, planner_tokenizer)
+    trainer = Trainer(config.trainer, module, loss, features, collate_fn=collate_features)
+    if planner is not None:
+        planner.to(trainer.device)
+    export_transformer(trainer.fit(), Path(config.trainer.run_dir) / "export")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="YAML file of TransformerTraining")
+    parser.add_argument("overrides", nargs="*", help="key=value, keys dotted: trainer.steps=100")
+    arguments = parser.parse_args()
+    main(arguments.config, arguments.overrides)
