@@ -86,7 +86,10 @@ def train_video(config: VideoConfig, export_only: bool) -> None:
         with torch.no_grad():
             means = [encode_clip(vae, to_video(x).to(vae.device)).chunk(2, dim=1)[0] for x in frames]
         latents_mean, latents_std = latent_statistics(means)
-        vae.register_to_config(latents_mean=latents_mean, latents_std=latents_std)
+        vae.register_to_config(
+            latents_mean=[round(value, 5) for value in latents_mean],
+            latents_std=[round(value, 5) for value in latents_std],
+        )
     vae.save_pretrained(config.export)
 
 
@@ -105,7 +108,7 @@ if __name__ == "__main__":
     parser.add_argument("config", help="YAML file")
     parser.add_argument("overrides", nargs="*", help="key=value, keys dotted: trainer.steps=100")
     parser.add_argument("--export-only", action="store_true", help="export the newest checkpoint, train nothing")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     if arguments.codec == "audio":
         train_audio(load_config(arguments.config, AudioConfig, arguments.overrides), arguments.export_only)
     else:
