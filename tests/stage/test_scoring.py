@@ -115,8 +115,8 @@ def test_the_truth_scores_full_marks(tier):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tier", TIERS)
-def test_the_truth_scores_full_marks_over_a_thousand_clips(tier):
-    summary = summarise(score(draw(1000, tier), lambda clip: (clip.frames, clip.waveform)))[tier]
+def test_the_truth_scores_full_marks_over_many_clips(tier):
+    summary = summarise(score(draw(400, tier), lambda clip: (clip.frames, clip.waveform)))[tier]
     assert summary["strict"]["value"] >= 0.99
     assert summary["m_wer"]["value"] <= 0.001
     assert summary["desync"]["value"] <= 0.002
