@@ -140,4 +140,4 @@ def test_an_interruption_is_exit_code_130(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr("baton_diffusers.media.write_clip", interrupted)
     assert run("stage", "-o", tmp_path / "scenes") == 130
-    assert capsys.readouterr().err == "baton: interrupted\n"
+    assert capsys.readouterr().err.strip() == "baton: interrupted"

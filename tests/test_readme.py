@@ -8,6 +8,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from baton_diffusers import BatonPipeline
 from baton_diffusers.cli import main
 from baton_diffusers.media import read_clip
 
@@ -16,11 +17,26 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
+FEW_STEPS = 3  # what is shown here is that the code runs, not how good the clips are
+
+
+@pytest.fixture
+def few_steps(monkeypatch):
+    load = BatonPipeline.from_pretrained
+
+    def load_for_few_steps(*args, **kwargs):
+        pipe = load(*args, **kwargs)
+        pipe.register_to_config(num_inference_steps=FEW_STEPS)
+        return pipe
+
+    monkeypatch.setattr(BatonPipeline, "from_pretrained", load_for_few_steps)
+
+
 def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_the_python_snippets_run(tmp_path, monkeypatch):
+def test_the_python_snippets_run(tmp_path, monkeypatch, few_steps):
     monkeypatch.chdir(tmp_path)
     namespace = {}
     for snippet in blocks("python"):
@@ -31,7 +47,7 @@ def test_the_python_snippets_run(tmp_path, monkeypatch):
     assert namespace["again"].frames[0] != namespace["clip"].frames[0]
 
 
-def test_the_commands_run(tmp_path, monkeypatch, capsys):
+def test_the_commands_run(tmp_path, monkeypatch, capsys, few_steps):
     monkeypatch.chdir(tmp_path)
     lines = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("baton ")]
     assert {line.split()[1] for line in lines} == {"generate", "stage", "evaluate"}
@@ -55,9 +71,12 @@ def test_its_links_lead_somewhere():
     assert links and not missing, missing
 
 
-def test_the_quickstart_notebook_runs(tmp_path):
+def test_the_quickstart_notebook_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "commit the notebook without outputs"
+    loading = next(i for i, cell in enumerate(notebook.cells) if "BatonPipeline.from_pretrained" in cell.source)
+    notebook.cells[loading].source += f"\npipe.register_to_config(num_inference_steps={FEW_STEPS})"
     NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
     assert any("<video controls loop" in data.get("text/html", "") for data in shown)
