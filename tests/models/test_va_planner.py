@@ -216,3 +216,22 @@ def test_prompts_that_are_no_list_and_tokenizers_without_padding_are_refused(tok
     tokenizer.pad_token = None
     with pytest.raises(ValueError, match="no padding token"):
         tokenize_prompts(tokenizer, ["a"])
+
+
+def test_the_full_size_planner_is_the_same_class():
+    qwen3_8b = {
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 40960,
+    }
+    with torch.device("meta"):
+        planner = VAPlannerModel(qwen3_8b)
+    language_model = sum(p.numel() for p in planner.language_model.parameters())
+    assert language_model == 8_190_735_360 - 151936 * 4096  # Qwen3-8B's parameters less its output head
+    assert planner.video_queries.shape == (64, 4096) and planner.audio_queries.shape == (25, 4096)
+    assert planner.proj_out.out_features == 1152 and planner.audio_proj_out.out_features == 512
