@@ -197,10 +197,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        return app(arguments, prog_name="baton", standalone_mode=False) or 0
-    except (KeyboardInterrupt, typer.Abort):
-        print("baton: interrupted", file=sys.stderr)
-        return 130
+        code = app(arguments, prog_name="baton", standalone_mode=False) or 0
+    except (KeyboardInterrupt, typer.Abort):  # newer versions of typer return 130 instead
+        code = 130
     except Exception as error:
         if os.environ.get("BATON_DEBUG"):
             traceback.print_exc()
@@ -209,6 +208,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         message = f"{error.format_message()} See `baton --help`." if usage else str(error)
         print(f"baton: {' '.join(message.split()) or type(error).__name__}", file=sys.stderr)
         return getattr(error, "exit_code", 2 if isinstance(error, ValueError) else 1)
+    if code == 130:
+        print("baton: interrupted", file=sys.stderr)
+    return code
 
 
 def _load_pipeline(model: str | None):
