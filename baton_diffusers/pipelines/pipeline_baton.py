@@ -148,7 +148,8 @@ class BatonPipeline(DiffusionPipeline):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> BatonPipeline:
         r"""
-        Loads a pipeline from a folder or from the Hub; see `DiffusionPipeline.from_pretrained` for the arguments.
+        Loads a pipeline from a folder or from the Hub; see `DiffusionPipeline.from_pretrained` for the arguments. Without
+        `dtype` all components are loaded in float32: on their own, those of transformers would keep the dtype of their file.
 
         Raises:
             ValueError: if a local folder holds no pipeline, or one of its weight files is empty or truncated.
@@ -164,7 +165,9 @@ class BatonPipeline(DiffusionPipeline):
                 except (SafetensorError, OSError) as error:
                     raise ValueError(f"{file} is truncated or corrupt ({error}): fetch or save it again.") from error
         if not {"dtype", "torch_dtype"} & kwargs.keys():
-            kwargs["torch_dtype"] = torch.float32  # left to itself, transformers takes whatever dtype the file has
+            kwargs["dtype"] = torch.float32  # left to itself, transformers takes whatever dtype the file has
+        if not {"dtype", "torch_dtype"} & kwargs.keys():
+            kwargs["dtype"] = torch.float32
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
