@@ -10,7 +10,10 @@ from transformers import AutoTokenizer
 
 from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
 from baton_diffusers.models.va_planner import VAPlannerModel
+from baton_diffusers.training.data import StageClips
+from baton_diffusers.training.features import CachedFeatures
 from baton_diffusers.training.planner import (
+    CachedPlans,
     PlannedScenes,
     PlannerConfig,
     PlannerLoss,
@@ -41,7 +44,11 @@ def main() -> None:
     else:
         collate = PromptCollator(tokenizer, planner.config.system_prompt)
         loss = PlannerLoss(config.audio_weight)
-        dataset = PlannedScenes(*encoders, config.num_scenes, config.clips_per_prompt)
+        if config.features is None:
+            dataset = PlannedScenes(*encoders, config.num_scenes, config.clips_per_prompt)
+        else:
+            clips = StageClips("train", seed=config.data_seed)
+            dataset = CachedPlans(CachedFeatures(config.features, clips, config.trainer.seed))
         planner = Trainer(config.trainer, planner, loss, dataset, collate_fn=collate).fit()
     planner.eval().save_pretrained(config.output)
     report = explained_variance(planner, tokenizer, *encoders, config.evaluation_scenes)

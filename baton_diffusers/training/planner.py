@@ -15,6 +15,7 @@ from ..models.va_planner import VAPlannerModel, tokenize_prompts
 from ..plan import SemanticPlan
 from ..stage import render_clip, sample_scene, write_prompt
 from .data import to_video
+from .features import CachedFeatures
 from .trainer import TrainerConfig
 
 
@@ -30,6 +31,9 @@ class PlannerConfig:
         audio_semantic_encoder: Folder of the frozen [`AudioSemanticEncoder`].
         output: Folder to which the planner is saved.
         planner: Arguments of [`VAPlannerModel`].
+        features: Folder that `cache_features` wrote, for targets that are computed already. None computes them as scenes
+            come up, see `num_scenes` and `clips_per_prompt`.
+        data_seed: Seed of the stream of clips that the features were made from.
         num_scenes: Training scenes, whose features are computed once; their prompts are paraphrased at every epoch.
         clips_per_prompt: Renders of a scene whose features are averaged into one target. The prompt does not say when
             things happen, so that a scene has many clips; the squared distances to all of them have the gradient of the
@@ -44,6 +48,8 @@ class PlannerConfig:
     audio_semantic_encoder: str
     output: str
     planner: dict[str, Any]
+    features: str | None = None
+    data_seed: int = 0
     num_scenes: int = 5000
     clips_per_prompt: int = 1
     audio_weight: float = 1.0
@@ -106,8 +112,20 @@ class PlannedScenes:
         return {"prompt": write_prompt(sample_scene(number, split=self.split), index), "plan": self._plans[number]}
 
 
+class CachedPlans:
+    """The clips of [`CachedFeatures`] as samples like those of [`PlannedScenes`]."""
+
+    def __init__(self, features: CachedFeatures):
+        self.features = features
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = self.features[index]
+        plan = self.features.plan(sample["video_tokens"][None], sample["audio_tokens"][None])
+        return {"prompt": sample["prompt"], "plan": plan}
+
+
 class PromptCollator:
-    """Joins samples of [`PlannedScenes`] and tokenises their prompts."""
+    """Joins samples of [`PlannedScenes`] or [`CachedPlans`] and tokenises their prompts."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, system_prompt: str | None):
         self.tokenizer = tokenizer

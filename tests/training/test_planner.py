@@ -4,11 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
 from baton_diffusers.models.va_planner import VAPlannerModel
 from baton_diffusers.plan import SemanticPlan
+from baton_diffusers.training.data import StageClips
+from baton_diffusers.training.features import CachedFeatures
 from baton_diffusers.training.planner import (
+    CachedPlans,
     PlannedScenes,
     PlannerLoss,
     PromptCollator,
@@ -133,3 +137,20 @@ def test_a_perfect_planner_explains_as_much_as_can_be(tokenizer, encoders):
     assert constant["video"] == pytest.approx(0, abs=1e-5) and constant["audio"] == pytest.approx(0, abs=1e-5)
     table = format_explained_variance(report, 6.0)
     assert "video at 3.00 s" in table and len(table.splitlines()) == 22
+
+
+def test_cached_features_are_targets_too(encoders, tmp_path):
+    clips = StageClips("train")
+    plan = SemanticPlan.collate([PlannedScenes(*encoders, 2).read(number) for number in range(2)]).trimmed()
+    shard = {name: getattr(plan, name) for name in ("video_tokens", "audio_tokens", "video_times", "audio_times")}
+    shard |= {"video_centres": plan.video_centres, "duration": torch.tensor(plan.duration, dtype=torch.float64)}
+    shard |= {"index": torch.tensor([0, 1]), "latents": torch.zeros(2, 1), "audio_latents": torch.zeros(2, 1)}
+    save_file({name: tensor.contiguous() for name, tensor in shard.items()}, tmp_path / "features-00000.safetensors")
+    cached = CachedPlans(CachedFeatures(tmp_path, clips))
+    samples = [cached[0], cached[1]]
+    order = [0, 1] if torch.equal(samples[0]["plan"].video_tokens[0], plan.video_tokens[0]) else [1, 0]
+    for sample, row in zip(samples, order, strict=True):
+        assert torch.equal(sample["plan"].video_tokens[0], plan.video_tokens[row])
+        assert torch.equal(sample["plan"].audio_tokens[0], plan.audio_tokens[row])
+        assert sample["plan"].duration == plan.duration
+        assert all(actor.kind in sample["prompt"] for actor in clips.scene(row)[0].actors)
