@@ -165,8 +165,6 @@ class BatonPipeline(DiffusionPipeline):
                 except (SafetensorError, OSError) as error:
                     raise ValueError(f"{file} is truncated or corrupt ({error}): fetch or save it again.") from error
         if not {"dtype", "torch_dtype"} & kwargs.keys():
-            kwargs["dtype"] = torch.float32  # left to itself, transformers takes whatever dtype the file has
-        if not {"dtype", "torch_dtype"} & kwargs.keys():
             kwargs["dtype"] = torch.float32
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
