@@ -17,6 +17,7 @@ from .. import coordinates
 from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder, read_plan
 from ..plan import SemanticPlan
 from ..stage import write_prompt
+from .codecs import encode_clip
 from .data import StageClips, to_video
 from .trainer import step_seed
 
@@ -86,7 +87,7 @@ def cache_features(
                 ).trimmed()
                 features = {
                     "index": torch.tensor(list(indices)),
-                    "latents": (vae.encode(video).latent_dist.mode() - mean) / std,
+                    "latents": (encode_clip(vae, video).chunk(2, dim=1)[0] - mean) / std,
                     "audio_latents": encode_audio_latents(audio_vae, waveform, duration, audio_latent_rate),
                     "video_tokens": plan.video_tokens,
                     "audio_tokens": plan.audio_tokens,
