@@ -85,12 +85,7 @@ class VideoSemanticEncoder(ModelMixin, ConfigMixin):
         Raises:
             ValueError: if `video` has another shape, or `frame_rate` is not positive.
         """
-        if video.ndim != 5 or video.shape[1] != 3 or not video.shape[2]:
-            raise ValueError(
-                f"`video` has shape {tuple(video.shape)}, but must be (batch_size, 3, num_frames, height, width)."
-            )
-        if not frame_rate > 0:
-            raise ValueError(f"`frame_rate` is {frame_rate}, but must be positive.")
+        self.check_inputs(video, frame_rate)
         batch_size, _, num_frames, _, _ = video.shape
         times = keyframe_times(clip_duration(num_frames, frame_rate), self.config.keyframe_rate)
         nearest = (times * frame_rate + 0.5).floor().long().clamp(max=num_frames - 1)
@@ -98,6 +93,15 @@ class VideoSemanticEncoder(ModelMixin, ConfigMixin):
         image_size = self.vision_model.config.image_size
         frames = F.interpolate(frames.float(), (image_size, image_size), mode="bilinear", antialias=True)
         return self(frames.to(self.dtype)).unflatten(0, (batch_size, -1)).flatten(1, 2)
+
+    def check_inputs(self, video: torch.Tensor, frame_rate: float) -> None:
+        """Raises the `ValueError`s of `encode` without encoding anything."""
+        if video.ndim != 5 or video.shape[1] != 3 or not video.shape[2]:
+            raise ValueError(
+                f"`video` has shape {tuple(video.shape)}, but must be (batch_size, 3, num_frames, height, width)."
+            )
+        if not frame_rate > 0:
+            raise ValueError(f"`frame_rate` is {frame_rate}, but must be positive.")
 
 
 class AudioSemanticEncoder(ModelMixin, ConfigMixin):
@@ -155,6 +159,16 @@ class AudioSemanticEncoder(ModelMixin, ConfigMixin):
             ValueError: if `waveform` has another shape or number of channels, or another sampling rate than the
                 encoder's.
         """
+        self.check_inputs(waveform, sampling_rate)
+        duration = waveform.shape[2] / sampling_rate
+        times = audio_plan_times(duration, self.config.tokens_per_chunk, self.config.chunk_duration)
+        num_chunks = len(times) // self.config.tokens_per_chunk
+        whole = num_samples(num_chunks * self.config.chunk_duration, sampling_rate)
+        tokens = self(F.pad(waveform, (0, whole - waveform.shape[2])).to(self.dtype))
+        return tokens * (times < duration).to(tokens)[:, None]
+
+    def check_inputs(self, waveform: torch.Tensor, sampling_rate: int) -> None:
+        """Raises the `ValueError`s of `encode` without encoding anything."""
         if waveform.ndim != 3 or waveform.shape[1] != self.audio_channels or not waveform.shape[2]:
             raise ValueError(
                 f"`waveform` has shape {tuple(waveform.shape)}, but must be (batch_size, {self.audio_channels}, num_samples)."
@@ -163,12 +177,6 @@ class AudioSemanticEncoder(ModelMixin, ConfigMixin):
             raise ValueError(
                 f"`sampling_rate` is {sampling_rate} Hz, but the encoder takes {self.sampling_rate} Hz: resample first."
             )
-        duration = waveform.shape[2] / sampling_rate
-        times = audio_plan_times(duration, self.config.tokens_per_chunk, self.config.chunk_duration)
-        num_chunks = len(times) // self.config.tokens_per_chunk
-        whole = num_samples(num_chunks * self.config.chunk_duration, sampling_rate)
-        tokens = self(F.pad(waveform, (0, whole - waveform.shape[2])).to(self.dtype))
-        return tokens * (times < duration).to(tokens)[:, None]
 
 
 @torch.no_grad()
@@ -199,14 +207,16 @@ def read_plan(
     """
     if video.shape[0] != waveform.shape[0]:
         raise ValueError(f"`video` holds {video.shape[0]} clips and `waveform` {waveform.shape[0]}.")
-    video_tokens = video_encoder.encode(video, frame_rate)
-
+    video_encoder.check_inputs(video, frame_rate)
+    audio_encoder.check_inputs(waveform, sampling_rate)
     duration = clip_duration(video.shape[2], frame_rate)
     audio_duration = waveform.shape[-1] / sampling_rate
     if abs(audio_duration - duration) > 1 / frame_rate:
         raise ValueError(
             f"`video` lasts {duration:.4f} seconds and `waveform` {audio_duration:.4f}: cut one of them to the other."
         )
+
+    video_tokens = video_encoder.encode(video, frame_rate)
     difference = num_samples(duration, sampling_rate) - waveform.shape[-1]
     audio_tokens = audio_encoder.encode(F.pad(waveform, (0, difference)), sampling_rate)
 

@@ -354,6 +354,7 @@ class BatonPipeline(DiffusionPipeline):
                 f"`callback_on_step_end_tensor_inputs` names {unknown}, but must be from {self._callback_tensor_inputs}."
             )
 
+    @torch.no_grad()
     def encode_prompt(
         self,
         prompt: str | list[str] | None = None,
@@ -415,6 +416,7 @@ class BatonPipeline(DiffusionPipeline):
             return prompt_embeds, prompt_attention_mask, None, None
         return prompt_embeds, prompt_attention_mask, *finish(negative_prompt_embeds, negative_prompt_attention_mask)
 
+    @torch.no_grad()
     def prepare_plan(
         self,
         prompt: str | list[str] | None = None,
@@ -450,8 +452,7 @@ class BatonPipeline(DiffusionPipeline):
                 self.planner_tokenizer, prompt, self.planner.config.system_prompt
             )
             duration = coordinates.clip_duration(num_frames or self.config.num_frames, self.frame_rate)
-            with torch.no_grad():
-                plan = self.planner(input_ids.to(device), attention_mask.to(device), duration)
+            plan = self.planner(input_ids.to(device), attention_mask.to(device), duration)
         plan = plan.to(device, self.transformer.dtype).trimmed()
         return plan.repeat_interleave((num_clips or plan.batch_size) // plan.batch_size)
 
@@ -489,6 +490,7 @@ class BatonPipeline(DiffusionPipeline):
             audio_latents = randn_tensor(audio_shape, generator=generator, device=device, dtype=torch.float32)
         return latents.to(device, torch.float32), audio_latents.to(device, torch.float32)
 
+    @torch.no_grad()
     def decode_latents(
         self, latents: torch.Tensor, audio_latents: torch.Tensor, num_frames: int, output_type: str = "pt"
     ) -> tuple[Any, Any]:
@@ -751,7 +753,8 @@ class BatonPipeline(DiffusionPipeline):
         length = self.config.max_sequence_length
         untruncated = self.tokenizer(texts, padding="longest", return_tensors="pt").input_ids
         if untruncated.shape[1] > length:
-            lost = self.tokenizer.batch_decode(untruncated[:, length:], skip_special_tokens=True)
+            kept = length - self.tokenizer.num_special_tokens_to_add()
+            lost = self.tokenizer.batch_decode(untruncated[:, kept:], skip_special_tokens=True)
             logger.warning(f"The text encoder reads {length} tokens; this part of the text was cut off: {lost}")
         inputs = self.tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         mask = inputs.attention_mask.to(device)

@@ -1,0 +1,925 @@
+"""`BatonPipeline`, whole, with tiny real components: what a call returns, what it refuses, and what a folder brings back."""
+
+import copy
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    MMAudioVocoder,
+    UniPCMultistepScheduler,
+)
+from diffusers.callbacks import PipelineCallback
+from diffusers.guiders import AdaptiveProjectedGuidance, ClassifierFreeGuidance, SkipLayerGuidance
+from peft import LoraConfig
+
+from baton_diffusers import BatonPipeline, SemanticPlan
+from baton_diffusers.guiders import PlanGuidance
+from baton_diffusers.models.semantic_encoders import read_plan
+
+from ..tiny import (
+    AUDIO_LATENTS,
+    DURATION,
+    FRAME_RATE,
+    HOP_LENGTH,
+    LATENTS,
+    MEL_BINS,
+    NUM_FRAMES,
+    SAMPLING_RATE,
+    SIZE,
+    TEXT_DIM,
+    random_clip,
+    random_plan,
+    seeded,
+    tiny_pipeline,
+    tiny_planner,
+    tiny_transformer,
+    tiny_vocoder,
+)
+
+
+PROMPT, OTHER = "a red circle jumps", "the green star moves left and says two while it moves right"
+NUM_SAMPLES = 4500  # 9 frames at 8 per second, 4000 samples per second
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    """For tests that leave the pipeline as it is."""
+    return tiny_pipeline()
+
+
+@pytest.fixture
+def own_pipe():
+    """For tests that change the pipeline."""
+    return tiny_pipeline()
+
+
+def seeds(*numbers):
+    """A generator for each number; for a single one, itself."""
+    generators = [torch.Generator().manual_seed(number) for number in numbers]
+    return generators if len(generators) > 1 else generators[0]
+
+
+def make(pipe, prompt=PROMPT, seed=0, output_type="pt", **kwargs):
+    generator = kwargs.pop("generator", None) or seeds(seed)
+    return pipe(prompt, generator=generator, output_type=output_type, **kwargs)
+
+
+def assert_same(output, other, atol=0.0):
+    torch.testing.assert_close(output.frames, other.frames, rtol=0, atol=atol)
+    torch.testing.assert_close(output.audio, other.audio, rtol=0, atol=atol)
+
+
+def differ(output, other):
+    """Whether the picture and the sound both differ."""
+    return not torch.equal(output.frames, other.frames) and not torch.equal(output.audio, other.audio)
+
+
+def record(module):
+    """The keyword arguments of every call of `module`."""
+    calls = []
+    module.register_forward_pre_hook(lambda _, args, kwargs: calls.append(kwargs), with_kwargs=True)
+    return calls
+
+
+def forbid(pipe):
+    """Makes every layer of every model raise."""
+
+    def refuse(module, _):
+        raise AssertionError(f"{type(module).__name__} ran")
+
+    for component in pipe.components.values():
+        if isinstance(component, torch.nn.Module):
+            for module in component.modules():
+                module.register_forward_pre_hook(refuse)
+    return pipe
+
+
+# What a call returns
+
+
+def test_a_prompt_becomes_a_planned_clip(pipe):
+    output = make(pipe)
+    assert output.frames.shape == (1, NUM_FRAMES, 3, SIZE, SIZE)
+    assert output.audio.shape == (1, 1, NUM_SAMPLES)
+    assert (output.frame_rate, output.sampling_rate) == (FRAME_RATE, SAMPLING_RATE)
+    assert output.plan.duration == DURATION and output.plan.batch_size == 1
+    assert 0 <= output.frames.min() < output.frames.max() <= 1
+    assert output.audio.abs().max() <= 1 and output.audio.std() > 1e-3
+    assert not output.frames.requires_grad and not output.plan.video_tokens.requires_grad
+
+
+def test_the_same_seed_gives_the_same_clip(pipe):
+    first = make(pipe)
+    make(pipe, OTHER, seed=5)
+    torch.manual_seed(123)
+    assert_same(make(pipe), first)
+    assert differ(make(pipe, seed=1), first)
+    assert differ(make(pipe, OTHER), first)
+
+
+def test_every_output_type_is_the_same_clip(pipe):
+    tensors, arrays, images, latents = (make(pipe, output_type=kind) for kind in ("pt", "np", "pil", "latent"))
+    assert isinstance(arrays.frames, np.ndarray) and arrays.frames.dtype == np.float32
+    assert np.array_equal(arrays.frames, tensors.frames.permute(0, 1, 3, 4, 2).numpy())
+    assert np.array_equal(arrays.audio, tensors.audio.numpy()) and np.array_equal(images.audio, arrays.audio)
+    assert [len(clip) for clip in images.frames] == [NUM_FRAMES] and images.frames[0][0].size == (SIZE, SIZE)
+    assert np.array_equal(np.stack(images.frames[0]), (arrays.frames[0] * 255).round().astype(np.uint8))
+    assert latents.frames.shape == (1, *LATENTS) and latents.audio.shape == (1, *AUDIO_LATENTS)
+    frames, audio = pipe.decode_latents(latents.frames, latents.audio, NUM_FRAMES)
+    assert torch.equal(frames, tensors.frames) and torch.equal(audio, tensors.audio)
+
+
+def test_a_tuple_instead_of_an_object(pipe):
+    frames, audio = make(pipe, return_dict=False)
+    output = make(pipe)
+    assert torch.equal(frames, output.frames) and torch.equal(audio, output.audio)
+
+
+def test_sizes_and_lengths_are_free(pipe):
+    output = make(pipe, height=16, width=48, num_frames=5, num_inference_steps=1)
+    assert output.frames.shape == (1, 5, 3, 16, 48) and output.audio.shape == (1, 1, 2500)
+    assert output.plan.duration == 5 / FRAME_RATE
+
+
+def test_given_noise_is_used(pipe):
+    noise, audio_noise = pipe.prepare_latents(1, SIZE, SIZE, NUM_FRAMES, seeds(0))
+    assert noise.shape == (1, *LATENTS) and audio_noise.shape == (1, *AUDIO_LATENTS)
+    assert_same(make(pipe, seed=9, latents=noise, audio_latents=audio_noise), make(pipe, seed=0))
+    assert differ(make(pipe, seed=9, latents=noise), make(pipe, seed=0))
+
+
+def test_properties_of_a_call(own_pipe):
+    seen = []
+
+    def callback(pipe, step, timestep, tensors):
+        seen.append(
+            (step, pipe.num_timesteps, pipe.current_timestep is timestep, pipe.attention_kwargs, pipe.interrupt)
+        )
+        return {}
+
+    make(own_pipe, callback_on_step_end=callback, attention_kwargs={"scale": 1.0})
+    assert seen == [(step, 2, True, {"scale": 1.0}, False) for step in range(2)]
+    assert own_pipe.current_timestep is None
+
+
+def test_progress_is_shown(own_pipe, capsys):
+    own_pipe.set_progress_bar_config(disable=False, desc="clip")
+    make(own_pipe)
+    assert "clip: 100%" in capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
+
+
+# Batches
+
+
+def test_a_batch_of_prompts_is_the_prompts_one_by_one(pipe):
+    together = make(pipe, [PROMPT, OTHER], generator=seeds(3, 4))
+    for index, (prompt, seed) in enumerate([(PROMPT, 3), (OTHER, 4)]):
+        alone = make(pipe, prompt, seed=seed)
+        torch.testing.assert_close(together.frames[index], alone.frames[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(together.audio[index], alone.audio[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(together.plan.video_tokens[index], alone.plan.video_tokens[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("source", ["planner", "plan", "embeddings"])
+def test_videos_of_one_prompt_are_neighbours(pipe, source):
+    """The repeat order of noise, embeddings, masks, negative prompts and plans is one and the same."""
+    prompts, negatives = [PROMPT, OTHER], ["left", "right and down"]
+    kwargs = [{"prompt": text, "negative_prompt": negative} for text, negative in zip(prompts, negatives, strict=True)]
+    batch = {"prompt": prompts, "negative_prompt": negatives}
+    if source != "planner":
+        plan = random_plan(2)
+        batch["plan"] = plan
+        for index in range(2):
+            kwargs[index]["plan"] = plan[index]
+    if source == "embeddings":
+        names = [f"{name}_{what}" for name in ("prompt", "negative_prompt") for what in ("embeds", "attention_mask")]
+        embeddings = pipe.encode_prompt(prompts, negatives)
+        batch = {"plan": batch["plan"], "prompt": None, **dict(zip(names, embeddings, strict=True))}
+    together = make(pipe, **batch, num_videos_per_prompt=2, generator=seeds(0, 1, 2, 3))
+    assert together.frames.shape[0] == together.audio.shape[0] == together.plan.batch_size == 4
+    for clip in range(4):
+        alone = make(pipe, **kwargs[clip // 2], seed=clip)
+        torch.testing.assert_close(together.frames[clip], alone.frames[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(together.audio[clip], alone.audio[0], rtol=0, atol=1e-5)
+
+
+def test_one_generator_serves_a_batch(pipe):
+    noise = torch.randn(2, *LATENTS, generator=(generator := seeds(7)))
+    audio_noise = torch.randn(2, *AUDIO_LATENTS, generator=generator)
+    assert_same(make(pipe, [PROMPT] * 2, seed=7), make(pipe, [PROMPT] * 2, latents=noise, audio_latents=audio_noise))
+
+
+# Text
+
+
+def test_embeddings_are_padded_with_zeros_and_repeated_in_a_row(pipe):
+    embeds, mask, negative_embeds, negative_mask = pipe.encode_prompt([PROMPT, OTHER], "left", num_videos_per_prompt=2)
+    assert embeds.shape == negative_embeds.shape == (4, 16, TEXT_DIM)
+    assert mask.sum(dim=1).tolist() == [5, 5, 13, 13] and negative_mask.sum(dim=1).tolist() == [2] * 4
+    assert not embeds[mask == 0].any() and embeds[mask == 1].any(dim=-1).all()
+    assert torch.equal(embeds[0], embeds[1]) and torch.equal(embeds[2], embeds[3])
+    assert pipe.encode_prompt(PROMPT, do_classifier_free_guidance=False)[2:] == (None, None)
+
+
+def test_embeddings_stand_for_their_prompts_bit_for_bit(pipe):
+    prompts, negatives = [PROMPT, OTHER], ["left", ""]
+    expected = make(pipe, prompts, negative_prompt=negatives)
+    embeds, mask, negative_embeds, negative_mask = pipe.encode_prompt(prompts, negatives)
+    given = {
+        "prompt_embeds": embeds,
+        "prompt_attention_mask": mask,
+        "negative_prompt_embeds": negative_embeds,
+        "negative_prompt_attention_mask": negative_mask,
+        "plan": pipe.prepare_plan(prompts, NUM_FRAMES),
+    }
+    assert_same(make(pipe, None, **given), expected)
+    short = {name: value[:, :14] if "prompt" in name else value for name, value in given.items()}  # padding left out
+    assert_same(make(pipe, None, **short), expected)
+    del given["negative_prompt_embeds"], given["negative_prompt_attention_mask"]
+    assert_same(make(pipe, None, **given, negative_prompt=negatives), expected)
+
+
+def test_what_the_mask_leaves_out_is_not_read(pipe):
+    embeds, mask, *_ = pipe.encode_prompt(PROMPT)
+    noisy = embeds + (mask == 0)[..., None] * 5.0
+    plan = random_plan()
+    kwargs = {"prompt_attention_mask": mask, "plan": plan}
+    assert_same(make(pipe, None, prompt_embeds=noisy, **kwargs), make(pipe, None, prompt_embeds=embeds, **kwargs))
+
+
+def test_one_negative_prompt_serves_all(pipe):
+    prompts, plan = [PROMPT, OTHER], random_plan(2)
+    expected = make(pipe, prompts, plan=plan, negative_prompt=["left", "left"])
+    assert_same(make(pipe, prompts, plan=plan, negative_prompt="left"), expected)
+    _, _, embeds, mask = pipe.encode_prompt(PROMPT, "left")
+    given = {"negative_prompt_embeds": embeds, "negative_prompt_attention_mask": mask}
+    assert_same(make(pipe, prompts, plan=plan, **given), expected, atol=1e-5)
+    assert differ(make(pipe, prompts, plan=plan), expected)
+    assert_same(make(pipe, prompts, plan=plan), make(pipe, prompts, plan=plan, negative_prompt=""))
+
+
+def test_what_is_cut_off_a_prompt_is_told(pipe, caplog):
+    long = " ".join(["red"] * 14 + ["star", "jumps"])
+    with caplog.at_level(logging.WARNING):
+        make(pipe, long, use_plan=False)
+    assert "reads 16 tokens" in caplog.text and "cut off: ['jumps']" in caplog.text
+
+
+# Guidance
+
+
+def test_guidance_costs_one_pass_more(own_pipe):
+    calls, texts = record(own_pipe.transformer), record(own_pipe.text_encoder)
+    make(own_pipe)
+    assert len(calls) == 2 * 2 and len(texts) == 2
+    assert [call["plan"] is None for call in calls] == [False, True] * 2  # text and plan are dropped together
+
+    calls.clear(), texts.clear()
+    own_pipe.guider, own_pipe.audio_guider = PlanGuidance(1.0), ClassifierFreeGuidance(1.0)
+    unguided = make(own_pipe)
+    assert len(calls) == 2 and len(texts) == 1
+
+    calls.clear()
+    own_pipe.guider = PlanGuidance(1.0, text_guidance_scale=2.0, plan_guidance_scale=3.0)
+    apart = make(own_pipe)
+    assert len(calls) == 2 * 3
+    assert [call["plan"] is None for call in calls] == [False, False, True] * 2
+    assert torch.equal(calls[0]["encoder_hidden_states"], calls[2]["encoder_hidden_states"])
+    assert not torch.equal(calls[0]["encoder_hidden_states"], calls[1]["encoder_hidden_states"])
+    assert differ(apart, unguided)
+
+
+def test_guidance_is_its_formula(own_pipe):
+    outputs = []
+    own_pipe.transformer.register_forward_hook(lambda *arguments: outputs.append(arguments[-1]))
+    guided = make(own_pipe, output_type="latent", num_inference_steps=1)
+    noise, audio_noise = own_pipe.prepare_latents(1, SIZE, SIZE, NUM_FRAMES, seeds(0))
+    (video, audio), (free_video, free_audio) = outputs
+    # one step of Euler from sigma 1 to 0 subtracts the velocity
+    torch.testing.assert_close(noise - guided.frames, free_video + 4.0 * (video - free_video))
+    torch.testing.assert_close(audio_noise - guided.audio, free_audio + 3.0 * (audio - free_audio))
+
+
+def test_guidance_within_a_part_of_the_steps(own_pipe):
+    calls = record(own_pipe.transformer)
+    own_pipe.guider, own_pipe.audio_guider = PlanGuidance(4.0, stop=0.5), AdaptiveProjectedGuidance(3.0, start=0.75)
+    make(own_pipe, num_inference_steps=4)
+    assert [call["plan"] is None for call in calls] == [False, True, False, True, False, False, True]
+
+
+def test_a_pass_has_a_cache_of_its_own(own_pipe, monkeypatch):
+    names = []
+    context = own_pipe.transformer.cache_context
+
+    def spy(name):
+        names.append(name)
+        return context(name)
+
+    monkeypatch.setattr(own_pipe.transformer, "cache_context", spy)
+    make(own_pipe)
+    assert names == ["joint", "no_text_no_plan"] * 2
+
+
+# Plan
+
+
+def test_the_planners_own_plan_given_back_is_the_same_clip(own_pipe, tmp_path):
+    prompts = [PROMPT, OTHER]
+    expected = make(own_pipe, prompts)
+    planned = record(own_pipe.planner)
+    assert_same(make(own_pipe, prompts, plan=expected.plan), expected)
+    expected.plan.save(tmp_path / "plan.safetensors")
+    assert_same(make(own_pipe, prompts, plan=SemanticPlan.load(tmp_path / "plan.safetensors")), expected)
+    assert_same(
+        make(own_pipe, prompts, plan=own_pipe.planner(**tokens(own_pipe, prompts), duration=DURATION)), expected
+    )
+    assert len(planned) == 1
+    other = make(own_pipe, prompts, plan=random_plan(2))
+    assert differ(other, expected)
+
+
+def tokens(pipe, prompts):
+    from baton_diffusers.models.va_planner import tokenize_prompts
+
+    return dict(zip(("input_ids", "attention_mask"), tokenize_prompts(pipe.planner_tokenizer, prompts), strict=True))
+
+
+def test_one_plan_serves_all_prompts(pipe):
+    together = make(pipe, [PROMPT, OTHER], plan=random_plan(), generator=seeds(0, 1))
+    assert together.plan.batch_size == 2
+    alone = make(pipe, OTHER, plan=random_plan(), seed=1)
+    torch.testing.assert_close(together.frames[1], alone.frames[0], rtol=0, atol=1e-5)
+
+
+def test_a_clip_without_a_plan(own_pipe):
+    planned = record(own_pipe.planner)
+    unplanned = make(own_pipe, use_plan=False)
+    assert not planned and unplanned.plan is None
+    assert differ(unplanned, make(own_pipe))
+    without = tiny_pipeline(planner=None, planner_tokenizer=None)
+    assert_same(make(without), unplanned)
+    assert without.prepare_plan(PROMPT) is None
+    assert make(without, plan=random_plan()).plan is not None
+
+
+def test_a_model_without_plan_layers(own_pipe):
+    plain = tiny_pipeline(transformer=tiny_transformer(video_plan_dim=None, audio_plan_dim=None), planner=None)
+    assert make(plain).plan is None
+
+
+def test_a_plan_is_read_off_a_clip(pipe):
+    frames, waveform = random_clip()
+    plan = pipe.extract_plan(frames, waveform, FRAME_RATE, SAMPLING_RATE)
+    assert plan.duration == DURATION and plan.batch_size == 1
+    expected = read_plan(
+        pipe.video_semantic_encoder,
+        pipe.audio_semantic_encoder,
+        torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1,
+        FRAME_RATE,
+        torch.from_numpy(waveform)[None, None],
+        SAMPLING_RATE,
+    )
+    torch.testing.assert_close(plan.video_tokens, expected.video_tokens)
+    assert torch.equal(plan.audio_tokens, expected.audio_tokens)
+    stereo = np.stack([waveform, np.zeros_like(waveform)])
+    for again in (
+        pipe.extract_plan(frames.astype(np.float64) / 255, waveform, FRAME_RATE, SAMPLING_RATE),
+        pipe.extract_plan(frames, stereo * 2, FRAME_RATE, SAMPLING_RATE),
+    ):
+        torch.testing.assert_close(again.video_tokens, plan.video_tokens)
+        torch.testing.assert_close(again.audio_tokens, plan.audio_tokens)
+    assert differ(make(pipe, plan=plan), make(pipe))
+
+
+def test_the_plan_of_a_clip_that_was_made_makes_a_clip(pipe):
+    output = make(pipe)
+    plan = pipe.extract_plan(*output.clip(), output.frame_rate, output.sampling_rate)
+    assert make(pipe, plan=plan).plan.video_tokens.equal(plan.video_tokens)
+
+
+# Callbacks
+
+
+def test_a_callback_gets_what_it_asks_for_and_changes_latents(own_pipe):
+    def callback(pipe, step, timestep, tensors):
+        assert sorted(tensors) == ["audio_latents", "latents"]
+        return {name: torch.zeros_like(value) for name, value in tensors.items()} if step == 1 else None
+
+    output = make(own_pipe, callback_on_step_end=callback, output_type="latent")
+    assert not output.frames.any() and not output.audio.any()
+
+
+def test_a_callback_changes_embeddings_under_guidance(own_pipe):
+    other, _, other_negative, _ = own_pipe.encode_prompt(OTHER, "left")
+
+    def callback(pipe, step, timestep, tensors):
+        return {"prompt_embeds": other, "negative_prompt_embeds": other_negative}
+
+    calls = record(own_pipe.transformer)
+    names = ("prompt_embeds", "negative_prompt_embeds")
+    make(own_pipe, callback_on_step_end=callback, callback_on_step_end_tensor_inputs=names)
+    embeds, _, negative, _ = own_pipe.encode_prompt(PROMPT)
+    texts = [call["encoder_hidden_states"] for call in calls]
+    assert all(torch.equal(*pair) for pair in zip(texts, (embeds, negative, other, other_negative), strict=True))
+
+
+def test_a_callback_changes_the_guidance(own_pipe):
+    def callback(pipe, step, timestep, tensors):
+        pipe.guider, pipe.audio_guider = PlanGuidance(1.0), PlanGuidance(1.0)
+        return {}
+
+    calls = record(own_pipe.transformer)
+    make(own_pipe, callback_on_step_end=callback, num_inference_steps=3)
+    assert len(calls) == 2 + 1 + 1
+
+
+def test_a_callback_interrupts(own_pipe):
+    def callback(pipe, step, timestep, tensors):
+        pipe._interrupt = step == 1
+        return {}
+
+    calls = record(own_pipe.transformer)
+    output = make(own_pipe, callback_on_step_end=callback, num_inference_steps=5)
+    assert len(calls) == 2 * 2 and output.frames.shape[1] == NUM_FRAMES
+    assert len(calls) == 4 and make(own_pipe) and len(calls) == 8  # forgotten by the next call
+
+
+def test_a_callback_object_names_its_tensors(own_pipe):
+    class Halve(PipelineCallback):
+        tensor_inputs = ["audio_latents"]
+
+        def callback_fn(self, pipeline, step_index, timestep, callback_kwargs):
+            return {"audio_latents": callback_kwargs["audio_latents"] / 2}
+
+    output = make(own_pipe, callback_on_step_end=Halve(cutoff_step_ratio=1.0), output_type="latent")
+    assert differ(output, make(own_pipe, output_type="latent"))
+
+
+# Schedulers
+
+
+def unipc(**config):
+    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0, **config)
+
+
+@pytest.mark.parametrize(
+    "scheduler, audio_scheduler, evaluations",
+    [
+        (FlowMatchEulerDiscreteScheduler(shift=5.0), FlowMatchEulerDiscreteScheduler(), 4),
+        (FlowMatchHeunDiscreteScheduler(shift=3.0), FlowMatchHeunDiscreteScheduler(), 7),
+        (unipc(), unipc(), 4),
+        (FlowMatchEulerDiscreteScheduler(), unipc(), 4),
+    ],
+    ids=lambda value: str(value) if isinstance(value, int) else type(value).__name__,
+)
+def test_flow_schedulers_denoise(own_pipe, scheduler, audio_scheduler, evaluations):
+    euler = make(own_pipe, num_inference_steps=4)
+    own_pipe.scheduler, own_pipe.audio_scheduler = scheduler, audio_scheduler
+    calls = record(own_pipe.transformer)
+    output = make(own_pipe, num_inference_steps=4)
+    assert len(calls) == 2 * evaluations == 2 * own_pipe.num_timesteps
+    assert output.frames.isfinite().all() and output.audio.isfinite().all() and differ(output, euler)
+    assert_same(make(own_pipe, num_inference_steps=4), output)
+    assert abs(calls[0]["timestep"].item() - 1000) <= 1 and abs(calls[0]["audio_timestep"].item() - 1000) <= 1
+
+
+def test_each_modality_has_its_own_timesteps(own_pipe):
+    calls = record(own_pipe.transformer)
+    make(own_pipe, [PROMPT, OTHER])
+    assert [call["timestep"].tolist() for call in calls[::2]] == [[1000.0] * 2, [750.0] * 2]  # shift 3 of 1/2
+    for call, expected in zip(calls[::2], (1000.0, 2000 / 3), strict=True):  # shift 2 of 1/2
+        torch.testing.assert_close(call["audio_timestep"], torch.full((2,), expected))
+
+
+# Dtypes and devices
+
+
+def test_in_half_precision_latents_and_sound_stay_in_float32(own_pipe):
+    expected = make(own_pipe)
+    own_pipe.to(torch.bfloat16)
+    calls = record(own_pipe.transformer)
+    seen = []
+
+    def callback(pipe, step, timestep, tensors):
+        seen.extend(tensors[name].dtype for name in ("latents", "audio_latents"))
+        return {}
+
+    output = make(own_pipe, callback_on_step_end=callback)
+    assert set(seen) == {torch.float32} and output.frames.dtype == output.audio.dtype == torch.float32
+    assert calls[0]["hidden_states"].dtype == calls[0]["encoder_hidden_states"].dtype == torch.bfloat16
+    assert calls[0]["plan"].video_tokens.dtype == torch.bfloat16
+    assert (output.frames - expected.frames).abs().mean() < 0.02
+    assert output.audio.shape == expected.audio.shape and output.audio.isfinite().all()
+
+
+def test_every_model_has_its_turn_when_offloaded(pipe):
+    models = {name for name, component in pipe.components.items() if isinstance(component, torch.nn.Module)}
+    assert set(BatonPipeline.model_cpu_offload_seq.split("->")) == models
+
+
+def test_a_published_vocoder_takes_griffin_lims_place(own_pipe):
+    own_pipe.register_modules(
+        vocoder=seeded(
+            MMAudioVocoder,
+            num_mels=MEL_BINS,
+            upsample_initial_channel=16,
+            upsample_rates=(8, 8),
+            upsample_kernel_sizes=(16, 16),
+            resblock_kernel_sizes=(3,),
+            resblock_dilation_sizes=((1,),),
+        )
+    )
+    output = make(own_pipe)
+    assert output.audio.shape == (1, 1, NUM_SAMPLES) and output.audio.std() > 0
+
+
+def test_attention_kwargs_scale_an_adapter(own_pipe):
+    plain = make(own_pipe)
+    config = LoraConfig(r=2, target_modules=["to_q", "to_v", "to_out.0"], init_lora_weights=False)
+    own_pipe.transformer.add_adapter(config)
+    assert differ(make(own_pipe), plain)
+    assert_same(make(own_pipe, attention_kwargs={"scale": 0.0}), plain, atol=1e-5)
+
+
+# Folders
+
+
+@pytest.fixture(scope="module")
+def folder(pipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def quiet(pipe):
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_saved_and_loaded_makes_the_same_clip(pipe, folder):
+    expected = make(pipe, num_inference_steps=None)
+    for loaded in (
+        BatonPipeline.from_pretrained(folder),
+        BatonPipeline.from_pretrained(str(folder)),
+        DiffusionPipeline.from_pretrained(folder, custom_pipeline="pipeline", trust_remote_code=True),
+    ):
+        assert type(loaded) is BatonPipeline
+        assert_same(make(quiet(loaded)), expected)
+        assert loaded.config.num_frames == NUM_FRAMES and loaded.config.max_sequence_length == 16
+        frames, waveform = random_clip()
+        found, wanted = (p.extract_plan(frames, waveform, FRAME_RATE, SAMPLING_RATE) for p in (loaded, pipe))
+        assert torch.equal(found.video_tokens, wanted.video_tokens)
+
+
+@pytest.mark.parametrize(
+    "guiders",
+    [
+        (PlanGuidance(5.0, 2.0, 1.5, guidance_rescale=0.3), PlanGuidance(2.0, stop=0.5)),
+        (ClassifierFreeGuidance(2.5), AdaptiveProjectedGuidance(3.0, adaptive_projected_guidance_momentum=-0.5)),
+    ],
+    ids=["ours", "diffusers"],
+)
+def test_a_bare_pipeline_comes_back_with_its_guiders(tmp_path, guiders):
+    absent = dict.fromkeys(("planner", "planner_tokenizer", "video_semantic_encoder", "audio_semantic_encoder"))
+    bare = tiny_pipeline(**absent, guider=guiders[0], audio_guider=guiders[1])
+    bare.save_pretrained(tmp_path)
+    loaded = quiet(BatonPipeline.from_pretrained(tmp_path))
+    assert loaded.planner is None and loaded.audio_semantic_encoder is None
+    for name, guider in zip(("guider", "audio_guider"), guiders, strict=True):
+        assert type(getattr(loaded, name)) is type(guider)
+        assert {**getattr(loaded, name).config, "_use_default_values": None} == {
+            **guider.config,
+            "_use_default_values": None,
+        }
+    assert_same(make(loaded, plan=random_plan()), make(bare, plan=random_plan()))
+
+
+def test_a_pipeline_without_a_text_encoder_comes_back(pipe, tmp_path):
+    absent = dict.fromkeys(("text_encoder", "tokenizer", "planner", "planner_tokenizer"))
+    tiny_pipeline(**absent).save_pretrained(tmp_path)
+    loaded = quiet(BatonPipeline.from_pretrained(tmp_path))
+    names = [f"{name}_{what}" for name in ("prompt", "negative_prompt") for what in ("embeds", "attention_mask")]
+    given = dict(zip(names, pipe.encode_prompt(PROMPT), strict=True))
+    assert_same(make(loaded, None, **given), make(pipe, use_plan=False))
+
+
+def test_a_component_is_left_out_or_replaced_on_loading(pipe, folder):
+    loaded = quiet(BatonPipeline.from_pretrained(folder, planner=None, guider=PlanGuidance(2.0)))
+    assert loaded.planner is None and loaded.guider.guidance_scale == 2.0
+    assert make(loaded).plan is None
+
+
+def dtypes(pipe):
+    return {
+        name: {value.dtype for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()}
+        for name, model in pipe.components.items()
+        if isinstance(model, torch.nn.Module)
+    }
+
+
+@pytest.fixture(scope="module")
+def half_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint") / "half"
+    tiny_pipeline().to(torch.float16).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"dtype": torch.float32}, {"torch_dtype": torch.float32}], ids=str)
+def test_weights_stored_in_half_precision_are_loaded_in_float32(half_folder, kwargs):
+    loaded = BatonPipeline.from_pretrained(half_folder, **kwargs)
+    assert len(dtypes(loaded)) == 8 and set.union(*dtypes(loaded).values()) == {torch.float32}
+    assert make(quiet(loaded)).frames.dtype == torch.float32
+
+
+def test_another_dtype_is_asked_for(half_folder):
+    loaded = quiet(BatonPipeline.from_pretrained(half_folder, dtype=torch.bfloat16))
+    assert all(torch.bfloat16 in found for found in dtypes(loaded).values())
+    assert torch.float32 in dtypes(loaded)["transformer"]
+    assert make(loaded).audio.dtype == torch.float32
+
+
+@pytest.mark.parametrize("component", ["transformer", "text_encoder", "vocoder"])
+@pytest.mark.parametrize("length", [0, 6, -1])
+def test_a_truncated_weights_file_is_named(folder, tmp_path, component, length):
+    shutil.copytree(folder, tmp_path / "broken")
+    (file,) = (tmp_path / "broken" / component).glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:length])
+    with pytest.raises(ValueError, match=f"broken/{component}/{file.name} is truncated or corrupt.*again"):
+        BatonPipeline.from_pretrained(tmp_path / "broken")
+
+
+def test_a_folder_without_a_pipeline_is_named(tmp_path):
+    with pytest.raises(ValueError, match=f"{tmp_path} has no model_index.json"):
+        BatonPipeline.from_pretrained(tmp_path)
+
+
+def test_a_checkpoint_of_another_shape_is_refused(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "other")
+    config = tmp_path / "other" / "transformer" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "ffn_dim": 64}))
+    with pytest.raises(ValueError, match="blocks.0.ffn.net.0.proj"):
+        BatonPipeline.from_pretrained(tmp_path / "other")
+
+
+# Refusals: every one names the value and the remedy, and no layer of any model runs
+
+
+def embeds(batch_size=1, length=16, dim=TEXT_DIM):
+    return torch.zeros(batch_size, length, dim)
+
+
+def mask(batch_size=1, length=16):
+    return torch.ones(batch_size, length, dtype=torch.int64)
+
+
+REFUSALS = {
+    "no text": ({"prompt": None}, "either `prompt` or `prompt_embeds`; neither"),
+    "two texts": ({"prompt_embeds": embeds(), "prompt_attention_mask": mask()}, "either .*; both"),
+    "a text that is none": ({"prompt": 3}, "`prompt` is 3, but must be a string or a list"),
+    "no texts": ({"prompt": []}, r"`prompt` is \[\]"),
+    "a list of other things": ({"prompt": ["a", None]}, r"`prompt` is \['a', None\]"),
+    "a tuple": ({"negative_prompt": ("a",)}, r"`negative_prompt` is \('a',\)"),
+    "lists of unequal length": (
+        {"prompt": ["a", "a", "a"], "negative_prompt": ["left", "right"]},
+        "`negative_prompt` lists 2 texts for 3 prompts: give one for each, or one string",
+    ),
+    "two negative texts": (
+        {"negative_prompt": "left", "negative_prompt_embeds": embeds(), "negative_prompt_attention_mask": mask()},
+        "either `negative_prompt` or `negative_prompt_embeds`; both",
+    ),
+    "embeddings without a mask": (
+        {"prompt": None, "prompt_embeds": embeds()},
+        "`prompt_embeds` was given without `prompt_attention_mask`: both come from `pipe.encode_prompt`",
+    ),
+    "a mask without embeddings": (
+        {"negative_prompt_attention_mask": mask()},
+        "`negative_prompt_attention_mask` was given without `negative_prompt_embeds`",
+    ),
+    "embeddings of another width": (
+        {"prompt": None, "prompt_embeds": embeds(dim=8), "prompt_attention_mask": mask()},
+        r"`prompt_embeds` has shape \(1, 16, 8\), but this model takes .*16, 16\)",
+    ),
+    "embeddings that are too long": (
+        {"prompt": None, "prompt_embeds": embeds(length=17), "prompt_attention_mask": mask(length=17)},
+        r"`prompt_embeds` has shape \(1, 17, 16\).*at most 16",
+    ),
+    "a mask of another length": (
+        {"prompt": None, "prompt_embeds": embeds(), "prompt_attention_mask": mask(length=5)},
+        r"`prompt_attention_mask` has shape \(1, 5\).* needs \(1, 16\)",
+    ),
+    "too few negative embeddings": (
+        {
+            "prompt": ["a"] * 3,
+            "negative_prompt_embeds": embeds(2),
+            "negative_prompt_attention_mask": mask(2),
+        },
+        "`negative_prompt_embeds` holds 2 texts for 3 prompts",
+    ),
+    "embeddings for a planner": (
+        {"prompt": None, "prompt_embeds": embeds(), "prompt_attention_mask": mask()},
+        "the planner reads the prompt itself.*give `plan`.*`use_plan=False`",
+    ),
+    "no steps": ({"num_inference_steps": 0}, "`num_inference_steps` is 0, but must be an integer of at least 1"),
+    "steps in words": ({"num_inference_steps": "20"}, "`num_inference_steps` is '20'"),
+    "no videos": ({"num_videos_per_prompt": 0}, "`num_videos_per_prompt` is 0"),
+    "an odd height": ({"height": 40}, "`height` is 40, but must be a multiple of 16: use 32"),
+    "a broken width": ({"width": 32.5}, "`width` is 32.5, but must be a multiple of 16: use 32"),
+    "a width that is none": ({"width": -16}, "`width` is -16, but must be a multiple of 16: use 16"),
+    "a frame too few": ({"num_frames": 8}, r"`num_frames` is 8, .*4 \* k \+ 1 frames: use 5 or 9"),
+    "a broken frame count": ({"num_frames": 9.0}, "`num_frames` is 9.0, but must be an integer"),
+    "too few generators": (
+        {"prompt": ["a", "a"], "num_videos_per_prompt": 2, "generator": seeds(0, 1)},
+        "`generator` lists 2 generators for 2 prompts with 2 videos each: give 4, or a single one",
+    ),
+    "noise of another size": (
+        {"latents": torch.zeros(1, 4, 2, 4, 4)},
+        r"`latents` has shape \(1, 4, 2, 4, 4\), but this clip needs \(1, 4, 3, 4, 4\)",
+    ),
+    "audio noise in the VAE's order": (
+        {"audio_latents": torch.zeros(1, 6, 36)},
+        r"`audio_latents` has shape \(1, 6, 36\), but this clip needs \(1, 36, 6\)",
+    ),
+    "a plan of another duration": (
+        {"plan": random_plan(duration=2.0)},
+        "`plan` lasts 2.0000 seconds, but 9 frames at 8 per second last 1.1250: use `plan.slice`",
+    ),
+    "a plan of another width": (
+        {"plan": SemanticPlan(*(torch.zeros(s) for s in ((1, 1, 5), (1,), (1, 2), (1, 1, 4), (1,))), DURATION)},
+        r"`plan` has tokens of width 5 \(video\) and 4 \(audio\), but the transformer takes 6 and 4",
+    ),
+    "too few plans": (
+        {"prompt": ["a"] * 3, "plan": random_plan(2)},
+        "`plan` is for 2 clips, but there are 3 prompts: give one for each, or one for all",
+    ),
+    "a plan that is not to be used": ({"plan": random_plan(), "use_plan": False}, "`plan` .* with `use_plan=False`"),
+    "an unknown output": ({"output_type": "mp4"}, r"`output_type` is 'mp4', but must be one of \('pil', 'np', 'pt'"),
+    "unknown tensors": (
+        {"callback_on_step_end_tensor_inputs": ["latents", "mask"]},
+        r"`callback_on_step_end_tensor_inputs` names \['mask'\], but must be from \['latents', 'audio_latents'",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def idle_pipe():
+    return forbid(tiny_pipeline())
+
+
+def refused(pipe, message, **kwargs):
+    with pytest.raises(ValueError, match=message):
+        pipe(**{"prompt": PROMPT, **kwargs})
+
+
+def test_the_idle_pipeline_tells_when_a_model_runs(idle_pipe):
+    with pytest.raises(AssertionError, match="UMT5EncoderModel ran"):
+        idle_pipe(PROMPT)
+
+
+@pytest.mark.parametrize("kwargs, message", REFUSALS.values(), ids=REFUSALS.keys())
+def test_wrong_input_is_refused_before_any_model_runs(idle_pipe, kwargs, message):
+    refused(idle_pipe, message, **kwargs)
+
+
+@pytest.mark.parametrize("name", ["transformer", "vae", "audio_vae", "vocoder", "scheduler", "audio_scheduler"])
+def test_a_missing_component_is_named(name):
+    pipe = forbid(tiny_pipeline())
+    setattr(pipe, name, None)
+    refused(pipe, f"`{name}` is missing: load the pipeline with it, or set `pipe.{name}`")
+
+
+@pytest.mark.parametrize(
+    "name, kwargs, message",
+    [
+        ("text_encoder", {}, "`prompt` needs `text_encoder` and `tokenizer`.*`prompt_embeds` with"),
+        ("tokenizer", {}, "`prompt` needs `text_encoder` and `tokenizer`"),
+        ("planner_tokenizer", {}, "`planner` needs `planner_tokenizer`.*`use_plan=False`"),
+        (
+            "text_encoder",
+            {"prompt": None, "prompt_embeds": embeds(), "prompt_attention_mask": mask(), "plan": random_plan()},
+            "the guiders drop the text, which takes `negative_prompt_embeds`.*guiders of scale 1",
+        ),
+        ("guider", {}, "`guider` is missing"),
+        ("audio_guider", {}, "`audio_guider` is missing"),
+    ],
+)
+def test_an_absent_optional_component_is_named_where_it_is_needed(name, kwargs, message):
+    pipe = forbid(tiny_pipeline())
+    setattr(pipe, name, None)
+    refused(pipe, message, **kwargs)
+
+
+def test_guiders_of_scale_one_need_no_negative_text(pipe):
+    bare = tiny_pipeline(text_encoder=None, tokenizer=None, guider=PlanGuidance(1.0), audio_guider=PlanGuidance(1.0))
+    given = {"prompt_embeds": embeds(), "prompt_attention_mask": mask(), "plan": random_plan()}
+    assert make(bare, None, **given).frames.shape[0] == 1
+
+
+def test_the_negative_text_is_asked_for_by_the_steps_that_are_taken():
+    """Three Heun steps are five evaluations: guidance over the first quarter acts once, not never."""
+    guider = PlanGuidance(4.0, stop=0.25)
+    schedulers = {name: FlowMatchHeunDiscreteScheduler() for name in ("scheduler", "audio_scheduler")}
+    pipe = forbid(tiny_pipeline(text_encoder=None, guider=guider, audio_guider=PlanGuidance(1.0), **schedulers))
+    given = {"prompt": None, "prompt_embeds": embeds(), "prompt_attention_mask": mask(), "plan": random_plan()}
+    refused(pipe, "the guiders drop the text", num_inference_steps=3, **given)
+
+
+def test_a_guider_of_an_unsupported_kind_is_refused(own_pipe):
+    forbid(own_pipe).guider = SkipLayerGuidance(skip_layer_guidance_layers=[0])
+    refused(own_pipe, "`guider`.*`SkipLayerGuidance`.*hooks layers.*Accepted")
+
+
+@pytest.mark.parametrize(
+    "name, scheduler, message",
+    [
+        ("scheduler", FlowMatchHeunDiscreteScheduler(), "`scheduler` .*evaluates the model 3 times and .* 2 times"),
+        ("audio_scheduler", DDIMScheduler(), "`audio_scheduler` .*`prediction_type='epsilon'`"),
+        ("scheduler", UniPCMultistepScheduler(), "`scheduler` .*`prediction_type='epsilon'`"),
+    ],
+    ids=["of another order", "of another kind", "of another prediction"],
+)
+def test_schedulers_that_cannot_work_are_refused(own_pipe, name, scheduler, message):
+    setattr(forbid(own_pipe), name, scheduler)
+    refused(own_pipe, message)
+
+
+def test_one_scheduler_for_both_is_refused(own_pipe):
+    own_pipe.audio_scheduler = forbid(own_pipe).scheduler
+    refused(own_pipe, "are one `FlowMatchEulerDiscreteScheduler` object.*Give a copy")
+
+
+@pytest.mark.parametrize(
+    "components, message",
+    [
+        ({"transformer": tiny_transformer(in_channels=5)}, "transformer's `in_channels` is 5, but `vae` has 4"),
+        (
+            {"transformer": tiny_transformer(temporal_stride=2)},
+            "transformer's `temporal_stride` is 2, but `vae` has 4",
+        ),
+        ({"transformer": tiny_transformer(audio_in_channels=5)}, "`audio_in_channels` is 5, but `audio_vae` has 6"),
+        ({"transformer": tiny_transformer(audio_latent_rate=25.0)}, "`audio_latent_rate` is 25.0, .* has 31.25"),
+        ({"transformer": tiny_transformer(text_dim=8)}, "transformer's `text_dim` is 8, but `text_encoder` has 16"),
+        ({"planner": tiny_planner(video_dim=8)}, "transformer's `video_plan_dim` is 6, but `planner` has 8"),
+        ({"planner": tiny_planner(audio_dim=8)}, "transformer's `audio_plan_dim` is 4, but `planner` has 8"),
+        ({"vocoder": type(tiny_vocoder())(16000, 256, HOP_LENGTH, MEL_BINS)}, "`sample_rate` is 4000, .* has 16000"),
+        (
+            {"vocoder": type(tiny_vocoder())(SAMPLING_RATE, 256, 32, MEL_BINS)},
+            "`hop_length` is 64, but `vocoder` has 32",
+        ),
+        (
+            {"vocoder": MMAudioVocoder(8, 16, (8, 8), (16, 16), (3,), ((1,),))},
+            "audio VAE's `mel_bins` is 16, but `vocoder` has 8",
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_components_that_do_not_fit_are_refused(components, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_pipeline(**components)
+
+
+def test_components_that_were_exchanged_are_checked_too(own_pipe):
+    forbid(own_pipe).transformer = tiny_transformer(in_channels=5)
+    refused(own_pipe, "transformer's `in_channels` is 5, but `vae` has 4")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"frames": np.zeros((9, 32, 32))}, r"`frames` has shape \(9, 32, 32\), but must be \(num_frames, height"),
+        ({"frames": np.zeros((9, 3, 32, 32))}, r"`frames` has shape \(9, 3, 32, 32\)"),
+        ({"waveform": np.zeros((1, 1, 4500))}, r"`waveform` has shape \(1, 1, 4500\)"),
+        ({"waveform": np.zeros(3000)}, "lasts 1.1250 seconds and `waveform` 0.7500"),
+        ({"sampling_rate": 4001}, "`sampling_rate` is 4001 Hz, but the encoder takes 4000 Hz: resample"),
+        ({"frame_rate": 0.0}, "`frame_rate` is 0.0"),
+    ],
+    ids=str,
+)
+def test_clips_that_no_plan_can_be_read_off_are_refused(idle_pipe, change, message):
+    frames, waveform = random_clip()
+    clip = {"frames": frames, "waveform": waveform, "frame_rate": FRAME_RATE, "sampling_rate": SAMPLING_RATE}
+    with pytest.raises(ValueError, match=message):
+        idle_pipe.extract_plan(**{**clip, **change})
+
+
+@pytest.mark.parametrize("name", ["video_semantic_encoder", "audio_semantic_encoder"])
+def test_a_plan_is_not_read_without_encoders(name):
+    pipe = tiny_pipeline(**{name: None})
+    with pytest.raises(ValueError, match=f"`extract_plan` needs `{name}`"):
+        pipe.extract_plan(*random_clip(), FRAME_RATE, SAMPLING_RATE)
+
+
+def test_a_call_leaves_its_arguments_as_they_are(pipe):
+    noise, audio_noise = pipe.prepare_latents(1, SIZE, SIZE, NUM_FRAMES, seeds(0))
+    plan, kwargs = random_plan(), {"scale": 1.0}
+    before = copy.deepcopy((noise, audio_noise, plan.video_tokens, kwargs))
+    make(pipe, latents=noise, audio_latents=audio_noise, plan=plan, attention_kwargs=kwargs)
+    assert torch.equal(noise, before[0]) and torch.equal(audio_noise, before[1])
+    assert torch.equal(plan.video_tokens, before[2]) and kwargs == before[3]
