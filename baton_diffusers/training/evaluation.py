@@ -14,7 +14,7 @@ from .. import coordinates
 from ..plan import SemanticPlan
 from ..stage import Clip, Scene, render_clip, sample_scene, write_prompt
 from ..stage.scene import TIERS
-from ..stage.scoring import ClipScore, score_clip
+from ..stage.scoring import ASPECTS, ClipScore, score_clip
 from .data import to_video
 from .features import encode_audio_latents
 
@@ -179,15 +179,18 @@ def evaluate(make_clips: MakeClips, examples: Sequence[Example], batch_size: int
 
 
 def format_summary(summary: dict[str, dict[str, Any]]) -> str:
-    """`stage.summarise`'s result as a Markdown table, with 95% intervals in brackets."""
+    """`stage.scoring.summarise`'s result as a Markdown table, with 95% intervals in brackets. The last columns are the
+    shares of the facts that hold, aspect by aspect."""
     columns = {"p_acc": "P-Acc", "strict": "strict", "m_wer": "M-WER", "desync": "DeSync (s)"}
-    lines = [f"| tier | clips | {' | '.join(columns.values())} |", "|---" * (2 + len(columns)) + "|"]
+    header = ["tier", "clips", *columns.values(), *ASPECTS]
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for tier, values in summary.items():
-        cells = [
+        scores = [
             "-" if values[name] is None else "{value:.3f} [{low:.3f}, {high:.3f}]".format(**values[name])
             for name in columns
         ]
-        lines.append(f"| {tier} | {values['clips']} | {' | '.join(cells)} |")
+        shares = [f"{values['facts'][aspect]:.2f}" for aspect in ASPECTS]
+        lines.append(f"| {' | '.join([tier, str(values['clips']), *scores, *shares])} |")
     return "\n".join(lines)
 
 
