@@ -1,7 +1,7 @@
 # On a machine with Python 3.11 or newer, `make demo` makes a clip and `make test` runs the fast suite; both set up .venv.
 
 PYTHON ?= python3
-# Where torch comes from: by default the wheels for CPU. For a GPU: make demo TORCH_INDEX=https://pypi.org/simple
+# Where torch comes from: by default the wheels for CPU. `make demo TORCH_INDEX=` takes the one for GPU from the default index.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PROMPT ?= A red ball on the left bounces twice, then a purple face on the right says three nine.
 
@@ -21,7 +21,7 @@ test: .venv/.installed-dev
 .venv/.installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(PIP) install --quiet --no-deps --retries 1 --constraint constraints.txt --extra-index-url $(TORCH_INDEX) torch
+	$(PIP) install --quiet --no-deps --retries 1 --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
 	$(PIP) install --quiet --constraint constraints.txt --editable .
 	touch $@
 
