@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("config", help="YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace the file's")
     parser.add_argument("--export", action="store_true", help="do not train: save and score the newest checkpoint")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
 
     config = load_config(args.config, PlannerConfig, args.overrides)
     tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
