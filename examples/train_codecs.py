@@ -66,8 +66,7 @@ def train_audio(config: AudioConfig, export_only: bool) -> None:
     else:
         vae = MMAudioVAE.from_pretrained(config.initial)
     trainer = Trainer(config.trainer, AudioCodec(vae), AudioCodecObjective(config.objective, vae), clips)
-    vae = finish(trainer, export_only)
-    vae.save_pretrained(config.export)
+    save(finish(trainer, export_only), config.export)
 
 
 def train_video(config: VideoConfig, export_only: bool) -> None:
@@ -90,7 +89,13 @@ def train_video(config: VideoConfig, export_only: bool) -> None:
             latents_mean=[round(value, 5) for value in latents_mean],
             latents_std=[round(value, 5) for value in latents_std],
         )
-    vae.save_pretrained(config.export)
+    save(vae, config.export)
+
+
+def save(vae: AutoencoderKLWan | MMAudioVAE, folder: str) -> None:
+    """Saves an autoencoder without the trace of the folder that it was started from."""
+    vae.register_to_config(_name_or_path="")
+    vae.save_pretrained(folder)
 
 
 def finish(trainer: Trainer, export_only: bool) -> AutoencoderKLWan | MMAudioVAE:

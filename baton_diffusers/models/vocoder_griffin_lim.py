@@ -29,6 +29,8 @@ class GriffinLimVocoder(ModelMixin, ConfigMixin):
         num_inversion_steps (`int`, defaults to `64`): Multiplicative updates of the non-negative least squares.
     """
 
+    _keep_in_fp32_modules = ["mel_basis"]
+
     @register_to_config
     def __init__(
         self,
