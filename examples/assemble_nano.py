@@ -59,9 +59,9 @@ if __name__ == "__main__":
     parser.add_argument("--no-planner", action="store_true", help="leave the planner out")
     parser.add_argument("--output", type=Path, default=Path("model_cards/baton-nano"))
     parser.add_argument("--shift", type=float, default=2.0, help="of both schedulers")
-    parser.add_argument("--guidance-scale", type=float, default=3.0)
-    parser.add_argument("--audio-guidance-scale", type=float, default=3.0)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--guidance-scale", type=float, default=2.5)
+    parser.add_argument("--audio-guidance-scale", type=float, default=2.5)
+    parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--max-sequence-length", type=int, default=80)
     arguments = parser.parse_args()
     pipe = assemble(

@@ -3,7 +3,8 @@
 python examples/train_transformer.py examples/configs/nano/transformer.yaml [trainer.steps=100 ...]
 python examples/train_transformer.py examples/configs/nano/transformer_stage3.yaml
 
-Interrupted, the same command goes on from the last checkpoint. The result is in RUN_DIR/export.
+Interrupted, the same command goes on from the last checkpoint. The result is in RUN_DIR/export. To train the shipped checkpoint
+on, add `initial=model_cards/baton-nano trainer.run_dir=runs/longer`.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from transformers import AutoTokenizer
 from baton_diffusers import VAPlannerModel
 from baton_diffusers.training.data import StageClips
 from baton_diffusers.training.features import CachedFeatures, collate_features
-from baton_diffusers.training.trainer import Trainer, checkpoints, load_checkpoint, load_config
+from baton_diffusers.training.trainer import Trainer, load_config
 from baton_diffusers.training.transformer import (
     FlowMatchingLoss,
     TransformerTraining,
@@ -28,8 +29,6 @@ def main(path: str, overrides: list[str]) -> None:
     config = load_config(path, TransformerTraining, overrides)
     torch.manual_seed(config.trainer.seed)
     module = build_transformer(config)
-    if config.initial_run is not None and not checkpoints(config.trainer.run_dir):
-        load_checkpoint(config.initial_run, module)
     features = CachedFeatures(config.features, StageClips("train", seed=config.data_seed), config.trainer.seed)
     planner = planner_tokenizer = None
     if config.plan == "planner":

@@ -36,7 +36,8 @@ class TransformerTraining:
             the prompt by the frozen planner) or "none" (the text-only arm).
         planner: Folder of the planner, for `plan="planner"`.
         planner_tokenizer: Folder of its tokenizer.
-        initial_run: Run folder whose weights to start from: stage 2's, for stage 3.
+        initial: Folder with a `transformer` and a `text_encoder` to start from: stage 2's export for stage 3, or a whole
+            pipeline to train on. They have to be of the configuration given here.
         text_dropout: Share of samples that lose the text but keep the plan.
         plan_dropout: Share of samples that lose the plan but keep the text.
         joint_dropout: Share of samples that lose both.
@@ -55,7 +56,7 @@ class TransformerTraining:
     plan: str = "encoders"
     planner: str | None = None
     planner_tokenizer: str | None = None
-    initial_run: str | None = None
+    initial: str | None = None
     text_dropout: float = 0.1
     plan_dropout: float = 0.2
     joint_dropout: float = 0.1
@@ -104,11 +105,15 @@ class TransformerWithText(nn.Module):
 
 
 def build_transformer(config: TransformerTraining) -> TransformerWithText:
-    """A fresh transformer and text encoder for a training from scratch.
+    """The transformer and text encoder that a training starts from: those of `config.initial`, or fresh ones.
 
-    Ours: modulation starts as the identity with open gates, and the heads at zero, so that the first prediction is zero.
+    Ours: fresh modulation is the identity with open gates, and fresh heads are zero, so that the first prediction is zero.
+
+    Raises:
+        ValueError: if `config.initial` holds models of another configuration.
     """
     transformer = DualBranchTransformer(**config.transformer)
+    text_encoder = UMT5EncoderModel(UMT5Config(**config.text_encoder))
     for name, module in transformer.named_modules():
         if name.endswith("modulation_proj") or name in ("proj_out", "audio_proj_out"):
             nn.init.zeros_(module.weight)
@@ -119,7 +124,18 @@ def build_transformer(config: TransformerTraining) -> TransformerWithText:
             if parameter.shape[1] == 6:
                 with torch.no_grad():
                     parameter[:, [2, 5]] = 1.0  # gates of self-attention and feed-forward
-    return TransformerWithText(transformer, UMT5EncoderModel(UMT5Config(**config.text_encoder)))
+    if config.initial is not None:
+        for model, name in ((transformer, "transformer"), (text_encoder, "text_encoder")):
+            weights = type(model).from_pretrained(Path(config.initial) / name, dtype=torch.float32).state_dict()
+            shapes, expected = ({key: value.shape for key, value in d.items()} for d in (weights, model.state_dict()))
+            if shapes != expected:
+                key = next(key for key in {**expected, **shapes} if shapes.get(key) != expected.get(key))
+                raise ValueError(
+                    f"{config.initial}/{name} has `{key}` of shape {shapes.get(key)}, but the configuration says "
+                    f"{expected.get(key)}: start from models of the same configuration."
+                )
+            model.load_state_dict(weights)
+    return TransformerWithText(transformer, text_encoder)
 
 
 class FlowMatchingLoss:

@@ -151,6 +151,13 @@ def test_a_few_steps_lower_the_loss_and_the_export_loads(tmp_path):
     for name, value in trained.transformer.state_dict().items():
         assert torch.equal(value, loaded.state_dict()[name]), name
 
+    continued = build_transformer(config(tmp_path, initial=str(tmp_path / "export")))
+    assert all(torch.equal(a, b) for a, b in zip(continued.parameters(), trained.parameters(), strict=True))
+    other = config(tmp_path, initial=str(tmp_path / "export"))
+    other.transformer["ffn_dim"] *= 2
+    with pytest.raises(ValueError, match="blocks.0.ffn.*same configuration"):
+        build_transformer(other)
+
 
 @pytest.mark.parametrize(
     "changes, message",
