@@ -147,6 +147,11 @@ def keyframe_times(duration: float, keyframe_rate: float) -> torch.Tensor:
     return torch.arange(math.ceil(duration * keyframe_rate - _SLACK), dtype=torch.float32) / keyframe_rate
 
 
+def nearest_frames(times: torch.Tensor, num_frames: int, frame_rate: float) -> torch.Tensor:
+    """Numbers of the pixel frames nearest to `times` in seconds, within a clip of `num_frames`, shaped like `times`, int64."""
+    return (times * frame_rate + 0.5).floor().long().clamp(max=num_frames - 1)
+
+
 def patch_centres(height: int, width: int) -> torch.Tensor:
     """Centres `(v, u)` in [0, 1] of a `height` by `width` grid of patches, row by row, shape `(height * width, 2)`."""
     v = (torch.arange(height, dtype=torch.float32) + 0.5) / height
@@ -165,6 +170,11 @@ def audio_plan_times(duration: float, tokens_per_chunk: int, chunk_duration: flo
     num_chunks = math.ceil(duration / chunk_duration - _SLACK)
     tokens = torch.arange(num_chunks * tokens_per_chunk, dtype=torch.float32)
     return (tokens + 0.5) * (chunk_duration / tokens_per_chunk)
+
+
+def timestamp_coordinates(times: torch.Tensor, positions_per_second: float) -> torch.Tensor:
+    """Coordinates on one axis of time alone, for tokens of both modalities at `times` in seconds, shape `(num_tokens, 1)`."""
+    return times[:, None] * positions_per_second
 
 
 def rotary_axes_dims(attention_head_dim: int) -> tuple[int, int, int]:
@@ -195,3 +205,12 @@ def rotary_embedding(
         angles.append(coordinate[:, None].float() * theta**-exponent)
     angles = torch.cat(angles, dim=-1)[None, :, None, :]
     return angles.cos(), angles.sin()
+
+
+def apply_rotary_embedding(hidden_states: torch.Tensor, rotary_emb: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Rotates neighbouring channel pairs of queries or keys `(batch_size, num_tokens, heads, head_dim)` by the angles of
+    [`rotary_embedding`], in float32."""
+    cos, sin = rotary_emb
+    x1, x2 = hidden_states.float().unflatten(-1, (-1, 2)).unbind(-1)
+    rotated = torch.stack([x1 * cos - x2 * sin, x1 * sin + x2 * cos], dim=-1)
+    return rotated.flatten(-2).type_as(hidden_states)

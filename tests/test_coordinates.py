@@ -175,3 +175,17 @@ def test_plan_attention_depends_on_offsets_in_the_shared_frame_only(attention, s
     alone = attend(layer, hidden_states, latents, plan_states, tokens + shift)
     assert (together - before).abs().max() < 1e-5
     assert (alone - before).abs().max() > 1e-3
+
+
+def test_the_frame_nearest_to_a_keyframe():
+    frames = coordinates.nearest_frames(coordinates.keyframe_times(49 / 16, 6.0), num_frames=49, frame_rate=16.0)
+    assert frames[:5].tolist() == [0, 3, 5, 8, 11]  # 0, 2.67, 5.33, 8, 10.67
+    assert coordinates.nearest_frames(torch.tensor([9.0]), 49, 16.0).tolist() == [48]
+
+
+def test_a_rotation_by_a_quarter_turn():
+    states = torch.tensor([1.0, 0.0, 0.0, 1.0]).view(1, 1, 1, 4)
+    cos, sin = torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.0])
+    rotated = coordinates.apply_rotary_embedding(states, (cos, sin))
+    assert rotated.flatten().tolist() == [0.0, 1.0, 0.0, 1.0]
+    assert coordinates.timestamp_coordinates(torch.tensor([0.5, 2.0]), 24.0).tolist() == [[12.0], [48.0]]

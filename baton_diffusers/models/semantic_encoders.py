@@ -11,7 +11,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from transformers import EncodecConfig, EncodecModel, SiglipVisionConfig, SiglipVisionModel
 
-from ..coordinates import audio_plan_times, clip_duration, keyframe_times, num_samples, patch_centres
+from ..coordinates import audio_plan_times, clip_duration, keyframe_times, nearest_frames, num_samples, patch_centres
 from ..plan import SemanticPlan
 
 
@@ -88,7 +88,7 @@ class VideoSemanticEncoder(ModelMixin, ConfigMixin):
         self.check_inputs(video, frame_rate)
         batch_size, _, num_frames, _, _ = video.shape
         times = keyframe_times(clip_duration(num_frames, frame_rate), self.config.keyframe_rate)
-        nearest = (times * frame_rate + 0.5).floor().long().clamp(max=num_frames - 1)
+        nearest = nearest_frames(times, num_frames, frame_rate)
         frames = video[:, :, nearest.to(video.device)].transpose(1, 2).flatten(0, 1)
         image_size = self.vision_model.config.image_size
         frames = F.interpolate(frames.float(), (image_size, image_size), mode="bilinear", antialias=True)

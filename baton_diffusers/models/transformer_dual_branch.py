@@ -44,14 +44,6 @@ class DualBranchTransformerOutput(BaseOutput):
     audio_sample: torch.Tensor
 
 
-def apply_rotary_emb(hidden_states: torch.Tensor, rotary_emb: RotaryEmbedding) -> torch.Tensor:
-    """Rotates neighbouring channel pairs of `(batch_size, num_tokens, heads, head_dim)` by the angles of `rotary_emb`."""
-    cos, sin = rotary_emb
-    x1, x2 = hidden_states.unflatten(-1, (-1, 2)).unbind(-1)
-    rotated = torch.stack([x1 * cos - x2 * sin, x1 * sin + x2 * cos], dim=-1)
-    return rotated.flatten(-2).type_as(hidden_states)
-
-
 class DualBranchAttnProcessor:
     """Self-attention within one modality, with rotary embedding."""
 
@@ -65,8 +57,8 @@ class DualBranchAttnProcessor:
         key = attn.norm_k(attn.to_k(hidden_states)).unflatten(2, (attn.heads, -1))
         value = attn.to_v(hidden_states).unflatten(2, (attn.heads, -1))
 
-        query = apply_rotary_emb(query, rotary_emb)
-        key = apply_rotary_emb(key, rotary_emb)
+        query = coordinates.apply_rotary_embedding(query, rotary_emb)
+        key = coordinates.apply_rotary_embedding(key, rotary_emb)
 
         hidden_states = dispatch_attention_fn(
             query, key, value, backend=self._attention_backend, parallel_config=self._parallel_config
@@ -103,8 +95,8 @@ class FusionAttnProcessor:
             key = attn.norm_k_fusion(attn.to_k_fusion(other_hidden_states)).unflatten(2, (attn.heads, -1))
             value = attn.to_v_fusion(other_hidden_states).unflatten(2, (attn.heads, -1))
             fusion = dispatch_attention_fn(
-                apply_rotary_emb(query, rotary_emb),
-                apply_rotary_emb(key, other_rotary_emb),
+                coordinates.apply_rotary_embedding(query, rotary_emb),
+                coordinates.apply_rotary_embedding(key, other_rotary_emb),
                 value,
                 backend=self._attention_backend,
                 parallel_config=self._parallel_config,
@@ -170,11 +162,11 @@ class RSRoPEAttnProcessor:
         if self.variant == "none":
             return states
         if self.variant == "full":
-            return apply_rotary_emb(states, rotary_emb)
+            return coordinates.apply_rotary_embedding(states, rotary_emb)
         temporal_dim = attn.axes_dims[0]
         temporal_emb = tuple(angles[..., : temporal_dim // 2] for angles in rotary_emb)
         temporal, spatial = states.split([temporal_dim, states.shape[-1] - temporal_dim], dim=-1)
-        return torch.cat([apply_rotary_emb(temporal, temporal_emb), spatial], dim=-1)
+        return torch.cat([coordinates.apply_rotary_embedding(temporal, temporal_emb), spatial], dim=-1)
 
 
 class DualBranchAttention(nn.Module, AttentionModuleMixin):

@@ -16,7 +16,14 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.normalization import FP32LayerNorm
 from transformers import Qwen3Config, Qwen3Model
 
-from ..coordinates import audio_plan_times, keyframe_times, patch_centres, rotary_embedding
+from ..coordinates import (
+    apply_rotary_embedding,
+    audio_plan_times,
+    keyframe_times,
+    patch_centres,
+    rotary_embedding,
+    timestamp_coordinates,
+)
 from ..plan import SemanticPlan
 
 
@@ -76,16 +83,6 @@ def tokenize_prompts(
     return encoded.input_ids.long(), encoded.attention_mask.long()
 
 
-def _apply_rotary_embedding(
-    hidden_states: torch.Tensor, rotary_emb: tuple[torch.Tensor, torch.Tensor]
-) -> torch.Tensor:
-    # (batch_size, num_tokens, num_heads, head_dim), neighbouring channels form a pair
-    cos, sin = rotary_emb
-    real, imaginary = hidden_states.float().unflatten(-1, (-1, 2)).unbind(-1)
-    rotated = torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1)
-    return rotated.flatten(-2).type_as(hidden_states)
-
-
 class AlignmentAttnProcessor:
     """Attention of a tower's tokens to other tokens, both rotated by their own timestamps."""
 
@@ -103,8 +100,8 @@ class AlignmentAttnProcessor:
         query = attn.to_q(hidden_states).unflatten(-1, (attn.heads, -1))
         key = attn.to_k(encoder_hidden_states).unflatten(-1, (attn.heads, -1))
         value = attn.to_v(encoder_hidden_states).unflatten(-1, (attn.heads, -1))
-        query = _apply_rotary_embedding(query, rotary_emb)
-        key = _apply_rotary_embedding(key, encoder_rotary_emb)
+        query = apply_rotary_embedding(query, rotary_emb)
+        key = apply_rotary_embedding(key, encoder_rotary_emb)
         hidden_states = dispatch_attention_fn(
             query, key, value, backend=self._attention_backend, parallel_config=self._parallel_config
         )
@@ -388,5 +385,5 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
     def _timestamp_rotary_embedding(self, times: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         tower_dim = self.config.tower_dim or self.language_model.config.hidden_size
         head_dim = tower_dim // self.config.tower_num_attention_heads
-        positions = times[:, None] * self.config.rope_positions_per_second
+        positions = timestamp_coordinates(times, self.config.rope_positions_per_second)
         return rotary_embedding(positions, (head_dim,), self.config.rope_theta)
