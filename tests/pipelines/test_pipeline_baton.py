@@ -641,8 +641,10 @@ def test_weights_stored_in_half_precision_are_loaded_in_float32(half_folder, kwa
 
 def test_another_dtype_is_asked_for(half_folder):
     loaded = quiet(BatonPipeline.from_pretrained(half_folder, dtype=torch.bfloat16))
-    assert all(torch.bfloat16 in found for found in dtypes(loaded).values())
-    assert torch.float32 in dtypes(loaded)["transformer"]
+    found = dtypes(loaded)
+    assert found.pop("vocoder") == {torch.float32}  # its filter bank would lose digits
+    assert all(torch.bfloat16 in dtypes for dtypes in found.values())
+    assert torch.float32 in found["transformer"]
     assert make(loaded).audio.dtype == torch.float32
 
 
