@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, DiffusionPipeline, MMAudioVAE, MMAudioVocoder
@@ -176,6 +177,11 @@ class BatonPipeline(DiffusionPipeline):
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "pipeline.py").write_text(_PIPELINE_FILE)  # first: `push_to_hub=True` uploads what is there
+        for name in ("guider", "audio_guider"):
+            # diffusers does not export all of its guiders at its top level, where it would look for them on loading.
+            class_name = type(getattr(self, name)).__name__
+            if self.config[name][0] == "diffusers" and not hasattr(diffusers, class_name):
+                self.register_to_config(**{name: ("diffusers.guiders", class_name)})
         super().save_pretrained(save_directory, **kwargs)
 
     # Properties of a running call
@@ -702,7 +708,7 @@ class BatonPipeline(DiffusionPipeline):
                 predictions, audio_predictions = {}, {}
                 for anchor in joint_anchors(self.guider, self.audio_guider, has_plan):
                     with self.transformer.cache_context(anchor.name):
-                        predictions[anchor], audio_predictions[anchor] = self.transformer(
+                        velocity, audio_velocity = self.transformer(
                             hidden_states=latents.to(dtype),
                             audio_hidden_states=audio_latents.to(dtype),
                             timestep=t.expand(num_clips),
@@ -712,8 +718,9 @@ class BatonPipeline(DiffusionPipeline):
                             attention_kwargs=attention_kwargs,
                             return_dict=False,
                         )
-                velocity = combine(self.guider, predictions, has_plan).float()
-                audio_velocity = combine(self.audio_guider, audio_predictions, has_plan).float()
+                    predictions[anchor], audio_predictions[anchor] = velocity.float(), audio_velocity.float()
+                velocity = combine(self.guider, predictions, has_plan)
+                audio_velocity = combine(self.audio_guider, audio_predictions, has_plan)
 
                 latents = self.scheduler.step(velocity, t, latents, **scheduler_kwargs)[0]
                 audio_latents = self.audio_scheduler.step(

@@ -17,7 +17,12 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 from diffusers.callbacks import PipelineCallback
-from diffusers.guiders import AdaptiveProjectedGuidance, ClassifierFreeGuidance, SkipLayerGuidance
+from diffusers.guiders import (
+    AdaptiveProjectedGuidance,
+    ClassifierFreeGuidance,
+    MagnitudeAwareGuidance,
+    SkipLayerGuidance,
+)
 from peft import LoraConfig
 
 from baton_diffusers import BatonPipeline, SemanticPlan
@@ -925,3 +930,11 @@ def test_a_call_leaves_its_arguments_as_they_are(pipe):
     make(pipe, latents=noise, audio_latents=audio_noise, plan=plan, attention_kwargs=kwargs)
     assert torch.equal(noise, before[0]) and torch.equal(audio_noise, before[1])
     assert torch.equal(plan.video_tokens, before[2]) and kwargs == before[3]
+
+
+def test_a_guider_that_diffusers_keeps_in_a_subpackage_is_saved_and_loaded(tmp_path):
+    pipe = tiny_pipeline(guider=MagnitudeAwareGuidance(guidance_scale=3.0))
+    pipe.save_pretrained(tmp_path)
+    loaded = quiet(BatonPipeline.from_pretrained(tmp_path))
+    assert isinstance(loaded.guider, MagnitudeAwareGuidance) and loaded.guider.guidance_scale == 3.0
+    assert torch.equal(make(loaded).frames, make(quiet(pipe)).frames)
