@@ -163,6 +163,8 @@ class VideoCodecObjective:
             video.shape[3] // scale,
             video.shape[4] // scale,
         )
+        # A latent frame holds four frames, but the first one holds one: so all count alike.
+        weight[:, :, 0] *= self.vae.config.scale_factor_temporal
         noise = config.latent_noise * torch.randn(shape, generator=generator, device=video.device)
         reconstruction, mean = module(video, noise)
         error = reconstruction - video
