@@ -1,7 +1,7 @@
 """Guidance for two modalities: anchors, the guiders built on them, and the functions that the pipeline's loop calls."""
 
 from .anchor_guidance import AnchorGuidance
-from .anchors import JOINT, NO_PLAN, NO_TEXT, UNCONDITIONAL, Anchor
+from .anchors import JOINT, MUTE, NO_CROSS_MODAL, NO_PLAN, NO_TEXT, NOTHING, STATIC, UNCONDITIONAL, Anchor
 from .passes import (
     anchors_of_steps,
     check_guider,
@@ -16,8 +16,12 @@ from .plan_guidance import PlanGuidance
 
 __all__ = [
     "JOINT",
+    "MUTE",
+    "NOTHING",
+    "NO_CROSS_MODAL",
     "NO_PLAN",
     "NO_TEXT",
+    "STATIC",
     "UNCONDITIONAL",
     "Anchor",
     "AnchorGuidance",
