@@ -5,7 +5,7 @@ import torch
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 
 from baton_diffusers import coordinates
-from baton_diffusers.models.transformer_dual_branch import PlanAttention
+from baton_diffusers.models.attention_dual_branch import PlanAttention
 
 from .tiny import random_plan, seeded
 
