@@ -4,13 +4,17 @@ python examples/train_transformer.py examples/configs/nano/transformer.yaml [tra
 python examples/train_transformer.py examples/configs/nano/transformer_stage3.yaml
 
 Interrupted, the same command goes on from the last checkpoint. The result is in RUN_DIR/export. To train the shipped checkpoint
-on, add `initial=model_cards/baton-nano trainer.run_dir=runs/longer`.
+on, add `initial=model_cards/baton-nano trainer.run_dir=runs/longer`. Any value of the file can be overridden; without the parts
+that let the modalities listen to each other, it is plain joint training:
+
+    task_weights='{joint: 1}' independent_timesteps=0 transformer.num_context_tokens=0
 """
 
 import argparse
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKLWan, MMAudioVAE
 from transformers import AutoTokenizer
 
 from baton_diffusers import VAPlannerModel
@@ -22,6 +26,10 @@ from baton_diffusers.training.transformer import (
     TransformerTraining,
     build_transformer,
     export_transformer,
+    mean_losses,
+    mute_latents,
+    parameter_groups,
+    static_latents,
 )
 
 
@@ -34,12 +42,22 @@ def main(path: str, overrides: list[str]) -> None:
     if config.plan == "planner":
         planner = VAPlannerModel.from_pretrained(config.planner).eval().requires_grad_(False)
         planner_tokenizer = AutoTokenizer.from_pretrained(config.planner_tokenizer)
+    static = mute = None
+    if "static" in config.tasks:
+        static = static_latents(AutoencoderKLWan.from_pretrained(config.vae).eval(), features[0]["latents"])
+    if "mute" in config.tasks:
+        audio_vae = MMAudioVAE.from_pretrained(config.audio_vae).eval()
+        mute = mute_latents(audio_vae, features.plan_layout["duration"], module.transformer.config.audio_latent_rate)
     tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
-    loss = FlowMatchingLoss(config, features, tokenizer, planner, planner_tokenizer)
-    trainer = Trainer(config.trainer, module, loss, features, collate_fn=collate_features)
+    loss = FlowMatchingLoss(config, features, tokenizer, planner, planner_tokenizer, static, mute)
+    groups = parameter_groups(module, config)
+    trainer = Trainer(config.trainer, module, loss, features, groups, collate_fn=collate_features)
     if planner is not None:
         planner.to(trainer.device)
-    export_transformer(trainer.fit(), Path(config.trainer.run_dir) / "export")
+    run_dir = Path(config.trainer.run_dir)
+    export_transformer(trainer.fit(), run_dir / "export")
+    for name, value in mean_losses(run_dir / "log.csv")[-1].items():
+        print(f"{name:16} {value:.4g}")
 
 
 if __name__ == "__main__":

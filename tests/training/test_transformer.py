@@ -13,6 +13,10 @@ from baton_diffusers.training.transformer import (
     TransformerTraining,
     build_transformer,
     export_transformer,
+    mean_losses,
+    mute_latents,
+    parameter_groups,
+    static_latents,
 )
 from tests import tiny
 
@@ -49,7 +53,7 @@ class Features:
         return SemanticPlan(video_tokens=video_tokens, audio_tokens=audio_tokens, **self.plan_layout)
 
 
-def config(tmp_path="unused", **changes):
+def config(tmp_path="unused", transformer=None, **changes):
     model = tiny.tiny_transformer().config
     names = (
         "in_channels out_channels audio_in_channels audio_out_channels num_layers num_attention_heads "
@@ -64,7 +68,7 @@ def config(tmp_path="unused", **changes):
         features="unused",
         tokenizer="unused",
         max_sequence_length=12,
-        transformer={name: model[name] for name in names},
+        transformer={**{name: model[name] for name in names}, **(transformer or {})},
         text_encoder={
             name: getattr(text, name)
             for name in ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "dropout_rate")
@@ -74,29 +78,183 @@ def config(tmp_path="unused", **changes):
 
 
 class Spy(nn.Module):
-    """Stands where the model is called, and keeps what it was given."""
+    """Stands where the model is called, keeps what it was given, and predicts zeros."""
 
-    def forward(self, latents, audio_latents, timestep, input_ids, attention_mask, plan):
-        self.given = (latents, audio_latents, timestep, input_ids, plan)
-        return torch.zeros_like(latents), torch.zeros_like(audio_latents)
+    dtype = torch.float32
+
+    def forward(
+        self,
+        latents,
+        audio_latents,
+        timestep,
+        input_ids,
+        attention_mask,
+        plan,
+        audio_timestep,
+        video_reads_audio,
+        audio_reads_video,
+    ):
+        self.latents, self.audio_latents, self.plan = latents, audio_latents, plan
+        self.timestep, self.audio_timestep, self.input_ids = timestep, audio_timestep, input_ids
+        self.video_reads_audio, self.audio_reads_video = video_reads_audio, audio_reads_video
+        return torch.zeros_like(latents, dtype=self.dtype), torch.zeros_like(audio_latents, dtype=self.dtype)
 
 
-def losses_of(settings, **kwargs):
-    spy, features = Spy(), Features()
+STATIC, MUTE = torch.full((1, *tiny.LATENTS), 0.5), torch.full((1, *tiny.AUDIO_LATENTS), -0.5)
+ALL_TASKS = {"joint": 0.3, "t2v": 0.1, "t2a": 0.1, "a2v": 0.1, "v2a": 0.2, "mute": 0.1, "static": 0.1}
+
+
+def losses_of(settings, num_clips=4, dtype=torch.float32, **kwargs):
+    spy, features = Spy(), Features(num_clips)
+    spy.dtype = dtype
+    if settings.tasks != ("joint",):
+        kwargs = {"static": STATIC, "mute": MUTE, **kwargs}
     loss = FlowMatchingLoss(settings, features, tiny.tiny_tokenizer(), **kwargs)
-    batch = collate_features([features[index] for index in range(4)])
-    return loss(spy, batch, torch.Generator().manual_seed(1), 0), spy.given, batch
+    batch = collate_features([features[index] for index in range(num_clips)])
+    return loss(spy, batch, torch.Generator().manual_seed(1), 0), spy, batch
+
+
+def task_config(task_weights, **changes):
+    return config(task_weights=task_weights, vae="unused", audio_vae="unused", **changes)
+
+
+def noise_of(noised, clean, timestep):
+    """The noise that was mixed in: `z_t = (1 - t) x + t noise`, solved for it."""
+    t = (timestep / 1000).view(-1, *[1] * (clean.ndim - 1))
+    return (noised - (1 - t) * clean) / t
 
 
 def test_the_noised_clip_lies_on_the_line_from_sample_to_noise():
-    losses, (latents, audio_latents, timestep, _, _), batch = losses_of(config())
-    t = (timestep / 1000).view(-1, 1, 1, 1, 1)
-    noise = (latents - (1 - t) * batch["latents"]) / t
+    losses, spy, batch = losses_of(config())
+    noise = noise_of(spy.latents, batch["latents"], spy.timestep)
     assert torch.allclose(losses["video"], (noise - batch["latents"]).square().mean(), rtol=1e-3)
-    audio_t = t[:, :, 0, 0]
-    audio_noise = (audio_latents - (1 - audio_t) * batch["audio_latents"]) / audio_t
+    audio_noise = noise_of(spy.audio_latents, batch["audio_latents"], spy.audio_timestep)
     assert torch.allclose(losses["audio"], (audio_noise - batch["audio_latents"]).square().mean(), rtol=1e-3)
     assert torch.allclose(losses["loss"], losses["video"] + losses["audio"])
+    assert losses.keys() == {"loss", "video", "audio"}
+
+
+def test_plain_training_has_one_noise_level_and_masks_nothing():
+    _, spy, _ = losses_of(config())
+    assert torch.equal(spy.timestep, spy.audio_timestep)
+    assert spy.video_reads_audio is True and spy.audio_reads_video is True
+
+
+def test_the_share_of_independent_timesteps():
+    _, spy, _ = losses_of(config(independent_timesteps=1.0), num_clips=16)
+    assert (spy.timestep != spy.audio_timestep).all()
+    assert abs(torch.corrcoef(torch.stack([spy.timestep, spy.audio_timestep]))[0, 1]) < 0.5
+    _, spy, _ = losses_of(config(independent_timesteps=0.5), num_clips=64)
+    assert 16 < (spy.timestep != spy.audio_timestep).sum() < 48
+
+
+@pytest.mark.parametrize(
+    "task, video_is, audio_is, video_reads, audio_reads",
+    [
+        ("joint", "noisy", "noisy", True, True),
+        ("t2v", "noisy", None, False, False),
+        ("t2a", None, "noisy", False, False),
+        ("a2v", "noisy", "clean", True, False),
+        ("v2a", "clean", "noisy", False, True),
+        ("mute", "noisy", MUTE, True, False),
+        ("static", STATIC, "noisy", False, True),
+    ],
+)
+def test_a_task_is_noise_levels_and_routing(task, video_is, audio_is, video_reads, audio_reads):
+    losses, spy, batch = losses_of(task_config({task: 1.0}))
+    assert (spy.video_reads_audio, spy.audio_reads_video) == (video_reads, audio_reads)
+    for modality, is_, given, timestep, clip in (
+        ("video", video_is, spy.latents, spy.timestep, batch["latents"]),
+        ("audio", audio_is, spy.audio_latents, spy.audio_timestep, batch["audio_latents"]),
+    ):
+        if isinstance(is_, str) and is_ == "noisy":  # supervised, towards the clip's own
+            assert (timestep > 0).all()
+            target = noise_of(given, clip, timestep) - clip
+            assert torch.allclose(losses[modality], target.square().mean(), rtol=1e-3)
+            continue
+        assert losses[modality] == 0  # not supervised
+        if is_ is not None:
+            assert (timestep == 0).all()
+            assert torch.equal(given, clip if isinstance(is_, str) else is_.expand_as(clip))
+
+
+def test_as_harmony_a_clean_modality_may_read_the_noisy_one():
+    _, spy, _ = losses_of(task_config({"joint": 1, "a2v": 1, "v2a": 1, "mute": 1}, clean_reads_noisy=True))
+    assert spy.video_reads_audio is True and spy.audio_reads_video is True
+    _, spy, _ = losses_of(task_config({"joint": 1, "t2v": 1}, clean_reads_noisy=True))
+    assert not spy.video_reads_audio.all() and not spy.audio_reads_video.all()
+
+
+def test_a_mixed_batch_passes_the_model_once_and_each_row_is_of_its_task():
+    losses, spy, batch = losses_of(task_config(ALL_TASKS), num_clips=20)
+    counts = {
+        name: round(losses[f"{modality}.{name}.share"].item() * 20)
+        for name, modality in (
+            ("joint", "video"),
+            ("t2v", "video"),
+            ("t2a", "audio"),
+            ("a2v", "video"),
+            ("v2a", "audio"),
+            ("mute", "video"),
+            ("static", "audio"),
+        )
+    }
+    assert sum(counts.values()) == 20
+    assert all(abs(counts[name] - 20 * weight) < 1 for name, weight in ALL_TASKS.items())
+    assert (spy.timestep == 0).sum() == counts["v2a"] + counts["static"]
+    assert (spy.audio_timestep == 0).sum() == counts["a2v"] + counts["mute"]
+    assert spy.video_reads_audio.sum() == counts["joint"] + counts["a2v"] + counts["mute"]
+    assert spy.audio_reads_video.sum() == counts["joint"] + counts["v2a"] + counts["static"]
+    assert not (spy.video_reads_audio & (spy.timestep == 0)).any()
+    assert torch.equal((spy.audio_latents == MUTE).flatten(1).all(1).sum(), torch.tensor(counts["mute"]))
+    parts = [f"video.{name}" for name in ("joint", "t2v", "a2v", "mute")]
+    assert torch.allclose(losses["video"], sum(losses[name] for name in parts))
+    assert "video.v2a" not in losses and "audio.a2v" not in losses
+
+
+def test_the_draw_follows_the_weights_over_many_batches():
+    settings = task_config({"joint": 7, "a2v": 2, "t2v": 1, "t2a": 0})
+    loss = FlowMatchingLoss(settings, Features(), tiny.tiny_tokenizer())
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.stack([loss._draw_tasks(4, generator) for _ in range(500)])
+    shares = torch.bincount(drawn.flatten(), minlength=3) / drawn.numel()
+    assert settings.tasks == ("joint", "t2v", "a2v")
+    assert torch.allclose(shares, torch.tensor([0.7, 0.1, 0.2]), atol=0.02)
+
+
+def test_cross_task_synergy_is_the_weighted_sum_of_three_terms():
+    settings = config(synergy_weights={"a2v": 0.1, "v2a": 0.3}, independent_timesteps=0.5)
+    losses, spy, batch = losses_of(settings)
+    clips, audio_clips = batch["latents"], batch["audio_latents"]
+    joint, audio_driven, video_driven = (slice(index, None, 3) for index in range(3))
+
+    def video_term(rows):
+        noise = noise_of(spy.latents[rows], clips, spy.timestep[rows])
+        return (noise - clips).square().mean()
+
+    def audio_term(rows):
+        noise = noise_of(spy.audio_latents[rows], audio_clips, spy.audio_timestep[rows])
+        return (noise - audio_clips).square().mean()
+
+    assert len(spy.latents) == 3 * len(clips)
+    assert torch.equal(spy.audio_latents[audio_driven], audio_clips) and torch.equal(spy.latents[video_driven], clips)
+    assert not spy.audio_timestep[audio_driven].any() and not spy.timestep[video_driven].any()
+    expected = video_term(joint) + audio_term(joint) + 0.1 * video_term(audio_driven) + 0.3 * audio_term(video_driven)
+    assert torch.allclose(losses["loss"], expected, rtol=1e-3)
+
+
+def test_drawing_the_tasks_of_synergy_has_its_gradient_on_average():
+    """Shares 1 : 0.1 : 0.3 of one term each are the sum of three terms, divided by 1.4."""
+    weights = {"joint": 1, "a2v": 0.1, "v2a": 0.3}
+    drawn, _, _ = losses_of(task_config(weights), num_clips=280)
+    summed, _, _ = losses_of(config(synergy_weights={"a2v": 0.1, "v2a": 0.3}), num_clips=280)
+    for modality in ("video", "audio"):
+        assert torch.allclose(1.4 * drawn[modality], summed[modality], rtol=0.02)
+
+
+def test_the_loss_is_taken_in_float32():
+    losses, _, _ = losses_of(task_config(ALL_TASKS), dtype=torch.bfloat16)
+    assert all(losses[name].dtype == torch.float32 for name in ("loss", "video", "audio"))
 
 
 @pytest.mark.parametrize(
@@ -112,8 +270,9 @@ def test_every_anchor_of_guidance_is_a_trained_state(dropped, keeps_text, keeps_
     shares = {"text_dropout": 0.0, "plan_dropout": 0.0, "joint_dropout": 0.0}
     if dropped is not None:
         shares[dropped] = 1.0
-    _, (_, _, _, input_ids, plan), _ = losses_of(config(**shares))
-    assert (input_ids[:, 1] != 0).all() == keeps_text  # without text there is the end-of-text token alone
+    _, spy, _ = losses_of(config(**shares))
+    plan = spy.plan
+    assert (spy.input_ids[:, 1] != 0).all() == keeps_text  # without text there is the end-of-text token alone
     assert plan.video_mask.all() == keeps_plan and plan.video_mask.any() == keeps_plan
     assert plan.audio_mask.any() == keeps_plan
 
@@ -124,15 +283,31 @@ def test_stage_three_trains_on_the_planners_own_plan():
         plan="planner", planner="unused", planner_tokenizer="unused", plan_dropout=0.0, joint_dropout=0.0
     )
     tokenizer = tiny.tiny_tokenizer()
-    _, (*_, plan), batch = losses_of(settings, planner=planner, planner_tokenizer=tokenizer)
+    _, spy, batch = losses_of(settings, planner=planner, planner_tokenizer=tokenizer)
+    plan = spy.plan
     assert plan.video_tokens.shape == batch["video_tokens"].shape
     assert torch.equal(plan.video_tokens[0], plan.video_tokens[1])  # one prompt, one plan
     assert plan.audio_times.max() < tiny.DURATION
 
 
 def test_without_a_plan_the_text_arm_sees_none():
-    _, (*_, plan), _ = losses_of(config(plan="none"))
-    assert plan is None
+    _, spy, _ = losses_of(config(plan="none"))
+    assert spy.plan is None
+
+
+def test_still_conditions_are_what_the_codecs_make_of_a_grey_picture_and_of_silence():
+    vae, audio_vae = tiny.tiny_vae(), tiny.tiny_audio_vae()
+    static = static_latents(vae, torch.zeros(tiny.LATENTS))
+    grey = torch.zeros(1, 3, tiny.NUM_FRAMES, tiny.SIZE, tiny.SIZE)
+    with torch.no_grad():
+        raw = vae.encode(grey).latent_dist.mode()
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
+    assert torch.allclose(static, (raw - mean) / std, atol=1e-5)
+    mute = mute_latents(audio_vae, tiny.DURATION, tiny.tiny_transformer().config.audio_latent_rate)
+    assert mute.shape == (1, *tiny.AUDIO_LATENTS)
+    with torch.no_grad():
+        latents = audio_vae.encode(torch.zeros(1, len(mute[0]) * audio_vae.latent_hop_length)).latent_dist.mode()
+    assert torch.equal(mute, latents.transpose(1, 2) * audio_vae.config.scaling_factor)
 
 
 def test_a_few_steps_lower_the_loss_and_the_export_loads(tmp_path):
@@ -160,13 +335,82 @@ def test_a_few_steps_lower_the_loss_and_the_export_loads(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "older_changes, changes, new_layers",
+    [
+        ({"video_plan_dim": None, "audio_plan_dim": None}, {}, ["plan"]),  # as Ovi's weights, without plan layers
+    ],
+)
+def test_an_older_checkpoint_may_lack_the_new_layers_and_nothing_else(tmp_path, older_changes, changes, new_layers):
+    torch.manual_seed(0)
+    older = build_transformer(config(transformer=older_changes))
+    export_transformer(older, tmp_path)
+
+    torch.manual_seed(1)
+    arguments = {"initial": str(tmp_path), "transformer": changes, "new_layers": new_layers}
+    settings = config(**arguments, new_layers_learning_rate=1e-1)
+    newer = build_transformer(settings)
+    old_weights, weights = older.state_dict(), newer.state_dict()
+    fresh = weights.keys() - old_weights.keys()
+    assert fresh and all(any(part in name for part in new_layers) for name in fresh)
+    assert all(torch.equal(weights[name], value) for name, value in old_weights.items())
+    torch.manual_seed(1)
+    initialised = build_transformer(config(transformer=changes)).state_dict()
+    assert all(torch.equal(weights[name], initialised[name]) for name in fresh)
+
+    groups = parameter_groups(newer, settings)
+    rates = {id(p): group.get("lr", settings.trainer.learning_rate) for group in groups for p in group["params"]}
+    assert len(rates) == len(list(newer.parameters()))
+    for name, parameter in newer.named_parameters():
+        assert rates[id(parameter)] == (1e-1 if name in fresh else 1e-2), name
+    assert parameter_groups(newer, config()) is None
+
+    with pytest.raises(ValueError, match=f"{new_layers[0]}.*same configuration"):
+        build_transformer(config(**{**arguments, "new_layers": ()}))
+    with pytest.raises(ValueError, match="'adapter'"):
+        parameter_groups(newer, config(new_layers=["adapter"], new_layers_learning_rate=1e-3))
+
+    export_transformer(newer, tmp_path / "newer")
+    with pytest.raises(ValueError, match=f"{new_layers[0]}.*same configuration"):
+        build_transformer(config(initial=str(tmp_path / "newer"), transformer=older_changes, new_layers=new_layers))
+
+
+def test_the_curves_give_the_mean_loss_of_each_task(tmp_path):
+    settings = task_config({"joint": 1, "a2v": 1}, tmp_path=tmp_path)
+    settings.trainer.steps, settings.trainer.log_every = 6, 2
+    torch.manual_seed(0)
+    module, features = build_transformer(settings), Features()
+    loss = FlowMatchingLoss(settings, features, tiny.tiny_tokenizer())
+    Trainer(settings.trainer, module, loss, features, collate_fn=collate_features).fit()
+    rows = mean_losses(tmp_path / "log.csv")
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    for row in rows:
+        assert set(row) >= {"loss", "video.joint", "video.a2v", "audio.joint"} and "video.a2v.share" not in row
+        assert row["video"] == pytest.approx((row["video.joint"] + row["video.a2v"]) / 2, rel=1e-3)
+        assert row["audio"] == pytest.approx(row["audio.joint"] / 2, rel=1e-3)
+
+
+@pytest.mark.parametrize(
     "changes, message",
     [
         ({"plan": "oracle"}, "oracle"),
         ({"plan": "planner"}, "planner_tokenizer"),
         ({"text_dropout": 0.6, "joint_dropout": 0.6}, "exclude one another"),
+        ({"task_weights": {"joint": 1, "tv2a": 1}}, "'tv2a'.*joint, t2v"),
+        ({"task_weights": {"joint": -0.5}}, "-0.5"),
+        ({"task_weights": {"joint": "much"}}, "'much'"),
+        ({"task_weights": {"joint": 0}}, "above 0"),
+        ({"synergy_weights": {"a2v": float("nan")}}, "nan"),
+        ({"independent_timesteps": 1.5}, "1.5"),
+        ({"task_weights": {"static": 1}}, "needs `vae`"),
+        ({"synergy_weights": {"mute": 1}}, "needs `audio_vae`"),
+        ({"new_layers_learning_rate": 0.0}, "must be positive"),
     ],
 )
 def test_wrong_settings_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         config(**changes)
+
+
+def test_a_still_condition_without_latents_is_refused():
+    with pytest.raises(ValueError, match="'static' needs `static`"):
+        FlowMatchingLoss(task_config({"static": 1}), Features(), tiny.tiny_tokenizer(), mute=MUTE)
