@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 import imageio_ffmpeg
 import numpy as np
+import PIL.Image
+import PIL.ImageOps
 import soundfile
 
 
@@ -66,13 +68,52 @@ def read_clip(path: str | Path, frame_rate: float | None = None, sampling_rate: 
     Raises:
         ValueError: the file is missing, empty, truncated, damaged, or has no picture or no sound; a rate is not positive.
     """
-    if frame_rate is not None:
-        _check_frame_rate(frame_rate)
     if sampling_rate is not None:
         _check_sampling_rate(sampling_rate)
-    frames, frame_rate = _decode_video(path, frame_rate)
+    frames, frame_rate = read_video(path, frame_rate)
     waveform, sampling_rate = read_audio(path, sampling_rate)
     return Clip(frames, waveform, frame_rate, sampling_rate)
+
+
+def read_video(path: str | Path, frame_rate: float | None = None) -> tuple[np.ndarray, float]:
+    """Read the picture of a file, whether it has sound or not. A variable frame rate becomes a constant one.
+
+    Args:
+        path: any file that ffmpeg decodes.
+        frame_rate: frames per second to convert to; default: the file's.
+
+    Returns:
+        Frames, uint8 of shape `(num_frames, height, width, 3)`, and their rate.
+
+    Raises:
+        ValueError: the file is missing, empty, truncated, damaged, or has no picture; the rate is not positive.
+    """
+    if frame_rate is not None:
+        _check_frame_rate(frame_rate)
+    # A Y4M header states size and exact rate: "YUV4MPEG2 W64 H64 F16:1 ...".
+    header = _decode(path, "video", ["-frames:v", "1", "-pix_fmt", "yuv420p", "-f", "yuv4mpegpipe"])
+    fields = {field[:1]: field[1:] for field in header.split(b"\n", 1)[0].decode().split(" ")[1:]}
+    width, height = int(fields["W"]), int(fields["H"])
+    rate = Fraction(*map(int, fields["F"].split(":"))) if frame_rate is None else Fraction(frame_rate)
+    rate = rate.limit_denominator(1001)
+    arguments = ["-vf", f"fps=fps={rate}:start_time=0", "-pix_fmt", "rgb24", "-f", "rawvideo"]
+    frames = np.frombuffer(bytearray(_decode(path, "video", arguments)), np.uint8)
+    return frames.reshape(-1, height, width, 3), float(rate) if frame_rate is None else float(frame_rate)
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read a picture, the right way up: uint8 of shape `(height, width, 3)`.
+
+    Raises:
+        ValueError: the file is missing, truncated, damaged, or no picture.
+    """
+    try:
+        with PIL.Image.open(path) as image:
+            return np.array(PIL.ImageOps.exif_transpose(image).convert("RGB"))
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read as a picture ({error}): check the path, or export it again"
+        ) from error
 
 
 def read_audio(path: str | Path, sampling_rate: int | None = None) -> tuple[np.ndarray, int]:
@@ -97,6 +138,53 @@ def read_audio(path: str | Path, sampling_rate: int | None = None) -> tuple[np.n
     if not len(waveform):
         raise ValueError(f"{path} holds an audio stream without samples: export the file again")
     return np.ascontiguousarray(waveform.T), sampling_rate
+
+
+def convert_frame_rate(frames: np.ndarray, frame_rate: float, new_frame_rate: float) -> np.ndarray:
+    """Frames at another rate, on the same time axis: each instant shows the nearest of the frames.
+
+    Args:
+        frames: uint8 of shape `(num_frames, height, width, 3)`.
+        frame_rate: frames per second of `frames`.
+        new_frame_rate: frames per second to convert to.
+
+    Returns:
+        uint8 of shape `(new_num_frames, height, width, 3)`, of the same duration to within one frame.
+
+    Raises:
+        ValueError: anything above does not hold.
+    """
+    frames = _check_frames(frames)
+    rates = []
+    for rate in (frame_rate, new_frame_rate):
+        _check_frame_rate(rate)
+        rates.append(Fraction(rate).limit_denominator(1001))
+    height, width = frames.shape[1:3]
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24"]
+    data = _convert([*raw, "-s", f"{width}x{height}", "-r", str(rates[0])], frames, ["-vf", f"fps={rates[1]}", *raw])
+    return np.frombuffer(data, np.uint8).reshape(-1, height, width, 3)
+
+
+def resample(waveform: np.ndarray, sampling_rate: int, new_sampling_rate: int) -> np.ndarray:
+    """A waveform at another sampling rate, on the same time axis.
+
+    Args:
+        waveform: float of shape `(num_channels, num_samples)`.
+        sampling_rate: samples per second of `waveform`.
+        new_sampling_rate: samples per second to convert to.
+
+    Returns:
+        float32 of shape `(num_channels, new_num_samples)`. A waveform that reaches -1 or 1 may reach a little beyond.
+
+    Raises:
+        ValueError: a rate is not a positive whole number.
+    """
+    for rate in (sampling_rate, new_sampling_rate):
+        _check_sampling_rate(rate)
+    raw = ["-f", "f32le", "-ac", str(len(waveform))]
+    samples = np.ascontiguousarray(waveform.T, dtype="<f4")
+    data = _convert([*raw, "-ar", str(int(sampling_rate))], samples, ["-ar", str(int(new_sampling_rate)), *raw])
+    return np.ascontiguousarray(np.frombuffer(data, "<f4").reshape(-1, len(waveform)).T)
 
 
 def write_clip(
@@ -131,7 +219,8 @@ def write_clip(
         raise ValueError("frames and waveform are both None: give at least one of them")
     inputs, outputs = [], []
     if frames is not None:
-        frames = _check_frames(frames, scale)
+        frames = _check_frames(frames)
+        _check_scale(frames, scale)
         _check_frame_rate(frame_rate)
         rate = Fraction(frame_rate).limit_denominator(1001)
         height, width = frames.shape[1:3]
@@ -223,18 +312,6 @@ def check_target(path: str | Path, suffixes: tuple[str, ...]) -> Path:
 # Decoding
 
 
-def _decode_video(path: str | Path, frame_rate: float | None) -> tuple[np.ndarray, float]:
-    # A Y4M header states size and exact rate: "YUV4MPEG2 W64 H64 F16:1 ...".
-    header = _decode(path, "video", ["-frames:v", "1", "-pix_fmt", "yuv420p", "-f", "yuv4mpegpipe"])
-    fields = {field[:1]: field[1:] for field in header.split(b"\n", 1)[0].decode().split(" ")[1:]}
-    width, height = int(fields["W"]), int(fields["H"])
-    rate = Fraction(*map(int, fields["F"].split(":"))) if frame_rate is None else Fraction(frame_rate)
-    rate = rate.limit_denominator(1001)
-    arguments = ["-vf", f"fps=fps={rate}:start_time=0", "-pix_fmt", "rgb24", "-f", "rawvideo"]
-    frames = np.frombuffer(bytearray(_decode(path, "video", arguments)), np.uint8)
-    return frames.reshape(-1, height, width, 3), float(rate) if frame_rate is None else float(frame_rate)
-
-
 def _decode(path: str | Path, kind: str, arguments: list[str]) -> bytes:
     """The first stream of `kind` ("video" or "audio") of a file, decoded without any error, or a ValueError."""
     path = Path(path)
@@ -252,6 +329,14 @@ def _decode(path: str | Path, kind: str, arguments: list[str]) -> bytes:
             f"{path} cannot be read as {kind} ({_last_line(run.stderr)}): it is truncated, damaged or of an unknown "
             "format; download or export it again"
         )
+    return run.stdout
+
+
+def _convert(input_arguments: list[str], array: np.ndarray, output_arguments: list[str]) -> bytes:
+    """Raw frames or samples, converted in memory."""
+    run = _ffmpeg([*input_arguments, "-i", "pipe:0", *output_arguments, "pipe:1"], array.tobytes())
+    if run.returncode != 0 or not run.stdout:
+        raise RuntimeError(f"ffmpeg could not convert {array.shape} values: {_last_line(run.stderr)}")
     return run.stdout
 
 
@@ -284,12 +369,16 @@ def _replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _check_frames(frames: np.ndarray, scale: int) -> np.ndarray:
+def _check_frames(frames: np.ndarray) -> np.ndarray:
     frames = np.asarray(frames)
     if frames.dtype != np.uint8:
         raise ValueError(f"frames are {frames.dtype}, not uint8: convert frames in [0, 1] by (frames * 255).round()")
     if frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
         raise ValueError(f"frames have shape {frames.shape}, not (num_frames, height, width, 3)")
+    return frames
+
+
+def _check_scale(frames: np.ndarray, scale: int) -> None:
     if not isinstance(scale, int) or scale < 1:
         raise ValueError(f"scale is {scale}: give a whole number from 1")
     if frames.shape[1] * scale % 2 or frames.shape[2] * scale % 2:
@@ -297,7 +386,6 @@ def _check_frames(frames: np.ndarray, scale: int) -> np.ndarray:
             f"frames of {frames.shape[1] * scale}x{frames.shape[2] * scale} pixels: H.264 in yuv420p needs an even height "
             "and width; crop or pad by one pixel, or give an even scale"
         )
-    return frames
 
 
 def _check_waveform(waveform: np.ndarray) -> np.ndarray:

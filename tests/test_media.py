@@ -2,10 +2,21 @@ import subprocess
 
 import imageio_ffmpeg
 import numpy as np
+import PIL.Image
 import pytest
 
 from baton_diffusers import media
-from baton_diffusers.media import SYNTHETIC_COMMENT, read_audio, read_clip, write_audio, write_clip
+from baton_diffusers.media import (
+    SYNTHETIC_COMMENT,
+    convert_frame_rate,
+    read_audio,
+    read_clip,
+    read_image,
+    read_video,
+    resample,
+    write_audio,
+    write_clip,
+)
 
 
 FRAME_RATE, SAMPLING_RATE, NUM_FRAMES, NUM_SAMPLES = 16, 16000, 49, 49000
@@ -85,6 +96,54 @@ def test_reading_converts_rates_and_keeps_the_time_axis(clip_path):
     assert np.abs(left - 2 * np.arange(len(left))).max() <= 1
 
 
+def test_frames_in_memory_change_their_rate_and_keep_the_time_axis():
+    frames = moving_square()
+    slower, faster = convert_frame_rate(frames, 16, 8), convert_frame_rate(frames, 16, 24000 / 1001)
+    assert abs(len(slower) - 24.5) <= 1 and abs(len(faster) - NUM_FRAMES * 1.5) <= 1
+    for converted, rate in ((slower, 8), (faster, 24000 / 1001)):
+        left = (converted[:, 46, :, 0] > 150).argmax(-1)
+        assert np.abs(left - np.arange(len(left)) * 16 / rate).max() <= 1
+    assert np.array_equal(convert_frame_rate(frames, 16, 16), frames)
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
+def test_samples_in_memory_are_resampled_without_delay(rate):
+    stereo = np.stack([clicks(), 0.5 * clicks()])
+    converted = resample(stereo, SAMPLING_RATE, rate)
+    assert converted.dtype == np.float32 and abs(converted.shape[1] - NUM_SAMPLES * rate / SAMPLING_RATE) <= 1
+    expected = clicks(rate, converted.shape[1])
+    assert lag(converted[0], expected) == 0 and np.abs(converted[0] - expected).mean() < 0.005
+    assert np.abs(converted[1] - 0.5 * converted[0]).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "convert, arguments, message",
+    [
+        (convert_frame_rate, (moving_square()[0], 16, 8), r"shape \(64, 64, 3\)"),
+        (convert_frame_rate, (moving_square() / 255, 16, 8), "float64, not uint8"),
+        (convert_frame_rate, (moving_square(), 16, 0), "frame_rate is 0"),
+        (resample, (clicks()[None], 0, 8000), "sampling_rate is 0"),
+        (resample, (clicks()[None], 16000, 0.5), "sampling_rate is 0.5"),
+    ],
+)
+def test_wrong_conversions_are_refused(convert, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        convert(*arguments)
+
+
+def test_a_picture_is_read_the_right_way_up(tmp_path):
+    picture = moving_square()[5, :, :48]
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # a camera held sideways: turn by 90 degrees
+    PIL.Image.fromarray(np.rot90(picture)).save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "turned.png"), picture)
+    data = (tmp_path / "turned.png").read_bytes()
+    (tmp_path / "broken.png").write_bytes(data[: len(data) // 2])
+    for name in ("broken.png", "missing.png"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read as a picture"):
+            read_image(tmp_path / name)
+
+
 def test_a_late_audio_stream_stays_late(clip_path, tmp_path):
     late = tmp_path / "late.mp4"
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(clip_path), "-itsoffset", "0.25"]
@@ -95,7 +154,7 @@ def test_a_late_audio_stream_stays_late(clip_path, tmp_path):
 
 def test_fractional_frame_rates_are_exact(tmp_path):
     path = write_clip(tmp_path / "film.mp4", moving_square(), None, frame_rate=24000 / 1001)
-    frames, frame_rate = media._decode_video(path, None)
+    frames, frame_rate = read_video(path)
     assert len(frames) == NUM_FRAMES and frame_rate == pytest.approx(24000 / 1001, abs=1e-9)
 
 
