@@ -16,6 +16,7 @@ Everything here is a pure function of numbers or tensors; nothing is rounded unl
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -53,6 +54,65 @@ def num_audio_latents(duration: float, audio_latent_rate: float) -> int:
 def num_samples(duration: float, sampling_rate: int) -> int:
     """Audio samples in `duration` seconds, rounded to the nearest."""
     return round(duration * sampling_rate)
+
+
+def num_frames_within(duration: float, frame_rate: float) -> int:
+    """Pixel frames in `duration` seconds, rounded to the nearest, and at least one."""
+    return max(round(duration * frame_rate), 1)
+
+
+def num_frames_covering(duration: float, frame_rate: float, temporal_stride: int) -> int:
+    """The shortest clip of a causal autoencoder, in pixel frames, that holds all of [`num_frames_within`]."""
+    return math.ceil((num_frames_within(duration, frame_rate) - 1) / temporal_stride) * temporal_stride + 1
+
+
+def num_frames_nearest(duration: float, frame_rate: float, temporal_stride: int) -> int:
+    """The clip of a causal autoencoder, in pixel frames, whose length is nearest to `duration` seconds."""
+    return max(round((duration * frame_rate - 1) / temporal_stride), 0) * temporal_stride + 1
+
+
+def spans_of_units(mask: torch.Tensor, rate: float) -> list[tuple[float, float]]:
+    """Seconds `(start, end)` of each run of marked units, where unit `i` lasts `[i, i + 1) / rate`.
+
+    Args:
+        mask (`torch.Tensor` of shape `(num_units,)`): bool, over pixel frames, audio samples or audio latents.
+        rate (`float`): units per second.
+    """
+    edges = torch.diff(mask.int(), prepend=torch.zeros(1).int(), append=torch.zeros(1).int())
+    starts, ends = (edges == 1).nonzero().flatten().tolist(), (edges == -1).nonzero().flatten().tolist()
+    return [(start / rate, end / rate) for start, end in zip(starts, ends, strict=True)]
+
+
+def units_in_spans(spans: Sequence[tuple[float, float]], rate: float, num_units: int) -> torch.Tensor:
+    """Which units, `[i, i + 1) / rate` each, lie in one of the spans of seconds, be it in part; the inverse of
+    [`spans_of_units`].
+
+    Args:
+        spans (`Sequence[tuple[float, float]]`): `(start, end)` in seconds; an `end` may be infinite.
+        rate (`float`): units per second.
+        num_units (`int`): how many units there are.
+
+    Returns:
+        `torch.Tensor` of shape `(num_units,)`, bool.
+    """
+    mask = torch.zeros(num_units, dtype=torch.bool)
+    for start, end in spans:
+        last = num_units if end == math.inf else math.ceil(end * rate - _SLACK)
+        mask[math.floor(start * rate + _SLACK) : last] = True
+    return mask
+
+
+def latent_frames_of(frame_mask: torch.Tensor, temporal_stride: int) -> torch.Tensor:
+    """Which video latent frames of a causal autoencoder cover a pixel frame that is marked, be it one.
+
+    Args:
+        frame_mask (`torch.Tensor` of shape `(temporal_stride * k + 1,)`): bool, over pixel frames.
+        temporal_stride (`int`): pixel frames for each video latent frame.
+
+    Returns:
+        `torch.Tensor` of shape `(k + 1,)`, bool.
+    """
+    return torch.cat([frame_mask[:1], frame_mask[1:].unflatten(0, (-1, temporal_stride)).any(dim=1)])
 
 
 def latent_time(frame: torch.Tensor, temporal_stride: int) -> torch.Tensor:
@@ -140,6 +200,87 @@ def audio_coordinates(
     else:
         t = (times * audio_latent_rate - 0.5) * audio_rope_scale
     return torch.stack([t, torch.zeros_like(t), torch.zeros_like(t)], dim=-1)
+
+
+def video_latent_spans(num_frames: int, frame_rate: float, temporal_stride: int) -> list[tuple[float, float]]:
+    """Seconds `(start, end)` of the pixel frames that each of `num_frames` video latent frames covers.
+
+    Latent 0 covers pixel frame 0, latent `k > 0` the pixel frames `s (k - 1) + 1 .. s k` of a causal autoencoder of
+    temporal stride `s`.
+    """
+    ends = [(temporal_stride * k + 1) / frame_rate for k in range(num_frames)]
+    return list(zip([0.0, *ends], ends, strict=False))
+
+
+def audio_windows(
+    num_frames: int,
+    num_latents: int,
+    window: int,
+    frame_rate: float,
+    temporal_stride: int,
+    audio_latent_rate: float,
+) -> list[tuple[int, int]]:
+    """The audio latents `first .. end - 1` that each video latent frame attends: TARP's windows (papers.md 2).
+
+    The window is `window * temporal_stride / frame_rate` seconds long and centred on the frame's own span, latent 0's
+    shorter span included. It holds the audio latents whose middle lies in it, and ends where the clip ends; ours: where
+    the audio is too short or too coarse to have any there, the nearest one.
+
+    Args:
+        num_frames (`int`): video latent frames.
+        num_latents (`int`): audio latents.
+        window (`int`): length of the windows in video latent frames.
+        frame_rate (`float`): pixel frames per second.
+        temporal_stride (`int`): pixel frames for each video latent frame.
+        audio_latent_rate (`float`): audio latents per second.
+
+    Returns:
+        `list[tuple[int, int]]`: `(first, end)` for each of the `num_frames` frames; never empty, never decreasing.
+    """
+    windows = []
+    reach = window * temporal_stride / frame_rate / 2
+    for start, end in video_latent_spans(num_frames, frame_rate, temporal_stride):
+        centre = (start + end) / 2
+        # The middle of audio latent j is at (j + 1/2) / rate seconds; windows are half-open.
+        first = math.ceil((centre - reach) * audio_latent_rate - 0.5 - _SLACK)
+        last = math.ceil((centre + reach) * audio_latent_rate - 0.5 - _SLACK) - 1
+        if first > last:
+            first = last = math.ceil(centre * audio_latent_rate - 1 - _SLACK)
+        windows.append((min(max(first, 0), num_latents - 1), min(max(last, 0), num_latents - 1) + 1))
+    return windows
+
+
+def video_windows(
+    num_latents: int,
+    num_frames: int,
+    window: int,
+    frame_rate: float,
+    temporal_stride: int,
+    audio_latent_rate: float,
+) -> list[tuple[int, int]]:
+    """The video latent frames `first .. end - 1` that each audio latent attends: TARP's mirror (papers.md 2).
+
+    They are the frame whose span covers the middle of the audio latent (ours: the last one, for sound beyond the video's
+    end) and `(window - 1) / 2` frames to each side of it, as far as the clip goes. Published: `window = 1`.
+
+    Args:
+        num_latents (`int`): audio latents.
+        num_frames (`int`): video latent frames.
+        window (`int`): an odd number of video latent frames.
+        frame_rate (`float`): pixel frames per second.
+        temporal_stride (`int`): pixel frames for each video latent frame.
+        audio_latent_rate (`float`): audio latents per second.
+
+    Returns:
+        `list[tuple[int, int]]`: `(first, end)` for each of the `num_latents` audio latents; never empty, never decreasing.
+    """
+    reach = (window - 1) // 2
+    windows = []
+    for j in range(num_latents):
+        pixel_frame = math.floor((j + 0.5) * frame_rate / audio_latent_rate + _SLACK)
+        covering = min(math.ceil(pixel_frame / temporal_stride), num_frames - 1)
+        windows.append((max(covering - reach, 0), min(covering + reach, num_frames - 1) + 1))
+    return windows
 
 
 def keyframe_times(duration: float, keyframe_rate: float) -> torch.Tensor:

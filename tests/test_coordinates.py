@@ -95,6 +95,71 @@ def test_audio_latents_under_ovis_linear_map_lie_at_multiples_of_its_scale():
     )
 
 
+def test_spans_of_latent_frames_are_causal():
+    spans = coordinates.video_latent_spans(4, 16.0, 4)
+    assert spans == [(0, 1 / 16), (1 / 16, 5 / 16), (5 / 16, 9 / 16), (9 / 16, 13 / 16)]
+    assert coordinates.video_latent_spans(31, 24.0, 4)[-1] == (117 / 24, 121 / 24)
+
+
+def test_windows_of_audio_at_nanos_rates():
+    windows = coordinates.audio_windows(13, 96, 3, 16.0, 4, 31.25)
+    assert len(windows) == 13
+    # 0.75 s around 0.03125 s: until 12.7 latents, in which the middle of latent 12 lies, and that of 13 does not
+    assert windows[0] == (0, 13)
+    assert windows[1] == (0, 18)  # around 0.1875 s: until 17.58 latents
+    assert windows[2] == (2, 25)  # around 0.4375 s: 1.95 to 25.4 latents
+    assert windows[12] == (80, 96)  # around 2.9375 s: from 80.08 latents to the end
+
+
+def test_windows_of_audio_at_ovis_rates():
+    """31 latent frames against 157 latents: a window of 0.5 s around (4 i - 1) / 48 s."""
+    windows = coordinates.audio_windows(31, 157, 3, 24.0, 4, 31.25)
+    assert windows[:3] == [(0, 8), (0, 12), (1, 17)]  # until 8.46 and 11.72 latents, and from 1.30 to 16.93
+    assert windows[15] == (69, 85)  # 69.01 to 84.64 latents
+    assert windows[29:] == [(142, 157), (147, 157)]
+    narrow = coordinates.audio_windows(31, 157, 1, 24.0, 4, 31.25)
+    assert narrow[0] == (
+        0,
+        3,
+    )  # a whole latent frame around the middle of pixel frame 0: until 2.5 / 24 s or 3.26 latents
+    assert [(end, first) for (_, end), (first, _) in zip(narrow[1:-1], narrow[2:], strict=True)] == [
+        (end, end) for _, end in narrow[1:-1]
+    ]  # beyond frame 0, windows of one frame are the spans: nothing is read twice and nothing is left out
+
+
+def test_windows_of_audio_hold_the_instant_at_which_they_begin():
+    # latents of 2 pixel frames, their middles on the edges of the windows
+    assert coordinates.audio_windows(4, 7, 1, 24.0, 4, 12.0) == [(0, 1), (0, 2), (2, 4), (4, 6)]
+
+
+def test_windows_of_audio_are_never_empty():
+    coarse = coordinates.audio_windows(13, 4, 1, 16.0, 4, 1.0)  # middles at 0.5, 1.5, 2.5, 3.5 s
+    assert (
+        coarse[0] == (0, 1) and coarse[8] == (1, 2) and coarse[12] == (2, 3)
+    )  # the middles nearest to 1.94 and 2.94 s
+    assert coordinates.audio_windows(13, 3, 3, 16.0, 4, 31.25)[-1] == (2, 3)  # the sound ends after 0.1 s
+
+
+def test_windows_of_video_are_the_frames_on_screen():
+    windows = coordinates.video_windows(157, 31, 1, 24.0, 4, 31.25)
+    assert len(windows) == 157
+    # middles at pixel frames 0.38, 1.15, 4.99, 5.76 and 120.2: in latent frames 0, 1, 1, 2 and 30
+    assert [windows[j] for j in (0, 1, 6, 7, 156)] == [(0, 1), (1, 2), (1, 2), (2, 3), (30, 31)]
+    wide = coordinates.video_windows(157, 31, 3, 24.0, 4, 31.25)
+    assert [wide[j] for j in (0, 7, 156)] == [(0, 2), (1, 4), (29, 31)]
+    assert coordinates.video_windows(200, 31, 1, 24.0, 4, 31.25)[-1] == (30, 31)  # sound beyond the video's end
+    assert coordinates.video_windows(3, 3, 1, 24.0, 4, 12.0) == [(1, 2), (1, 2), (2, 3)]  # instants 1, 3 and 5 frames
+
+
+def test_windows_of_both_modalities_cover_the_same_instants():
+    """Beyond frame 0, a frame's window of length one holds the audio that reads that frame."""
+    for frame, (first, end) in enumerate(coordinates.audio_windows(31, 157, 1, 24.0, 4, 31.25)):
+        reading = [
+            j for j, window in enumerate(coordinates.video_windows(157, 31, 1, 24.0, 4, 31.25)) if window[0] == frame
+        ]
+        assert frame == 0 or reading == list(range(first, end))
+
+
 @pytest.mark.parametrize(
     "duration, rate, count", [(3.0625, 6.0, 19), (3.0, 6.0, 18), (0.1 * 3, 10.0, 3), (0.01, 6.0, 1)]
 )

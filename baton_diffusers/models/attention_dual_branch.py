@@ -13,7 +13,49 @@ from .. import coordinates
 
 RotaryEmbedding = tuple[torch.Tensor, torch.Tensor]
 
+# For each group of windows of equal size the tokens that ask, `(num_windows, num_queries)`, and the tokens that answer,
+# `(num_windows, num_keys)`; and, `(num_tokens,)`, where among all of the former each token stands.
+WindowGroups = tuple[tuple[tuple[torch.Tensor, torch.Tensor], ...], torch.Tensor]
+
 PLAN_ROPE_VARIANTS = ("full", "temporal", "none")
+
+
+def group_windows(
+    windows: list[tuple[int, int]], queries_per_place: int, keys_per_place: int, device: torch.device
+) -> WindowGroups:
+    """
+    Sorts the windows of the other modality into groups of equal size, which are attended without any mask.
+
+    Args:
+        windows (`list[tuple[int, int]]`): for each place in time of the modality that reads (a latent frame, an audio
+            latent), the first and the end of the places that it reads in the other.
+        queries_per_place (`int`): tokens at each place of the modality that reads.
+        keys_per_place (`int`): tokens at each place of the other modality.
+        device (`torch.device`): where the tokens are.
+
+    Returns:
+        `WindowGroups`: token indices of both modalities. Neighbouring places that read the same are one window.
+    """
+    runs = []
+    for place, (first, end) in enumerate(windows):
+        if place > 0 and windows[place - 1] == (first, end):
+            runs[-1][1] += queries_per_place
+        else:
+            runs.append(
+                [place * queries_per_place, queries_per_place, first * keys_per_place, (end - first) * keys_per_place]
+            )
+    starts_of_size: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for first_query, num_queries, first_key, num_keys in runs:
+        starts_of_size.setdefault((num_queries, num_keys), []).append((first_query, first_key))
+
+    groups = []
+    for (num_queries, num_keys), starts in starts_of_size.items():
+        first_query, first_key = torch.tensor(starts).unbind(-1)
+        queries = first_query[:, None] + torch.arange(num_queries)
+        keys = first_key[:, None] + torch.arange(num_keys)
+        groups.append((queries.to(device), keys.to(device)))
+    order = torch.cat([queries.flatten() for queries, _ in groups]).argsort()
+    return tuple(groups), order
 
 
 class DualBranchAttnProcessor:
@@ -41,7 +83,14 @@ class DualBranchAttnProcessor:
 class FusionAttnProcessor:
     """Cross-attention to the text and to the other modality, which share query, query norm and output projection.
 
-    `o(attn(q, k_text, v_text) + attn(rope(q), rope(k_fusion), v_fusion))` (Ovi, papers.md 4).
+    `o(attn(q, k_text, v_text) + attn(rope(q), [k_context ; rope(k_fusion)], [v_context ; v_fusion]))`: Ovi's form
+    (papers.md 4) with CCL's context tokens (papers.md 2), where the layer has any. The other modality's term is
+
+    - global, or within `windows` of the other modality, of which each asks the context tokens too;
+    - for a sample that does not read the other modality, attention to the context tokens alone, or, without such tokens,
+      left out. Neither depends on the other modality in any bit.
+
+    No attention mask is used in any of these.
     """
 
     _attention_backend = None
@@ -56,28 +105,81 @@ class FusionAttnProcessor:
         rotary_emb: RotaryEmbedding,
         other_rotary_emb: RotaryEmbedding,
         reads_other: bool | torch.Tensor,
+        windows: WindowGroups | None = None,
     ) -> torch.Tensor:
         query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
         key = attn.norm_k(attn.to_k(encoder_hidden_states)).unflatten(2, (attn.heads, -1))
         value = attn.to_v(encoder_hidden_states).unflatten(2, (attn.heads, -1))
         hidden_states = dispatch_attention_fn(query, key, value, backend=self._attention_backend).flatten(2, 3)
 
-        if reads_other is not False:
-            other_hidden_states = attn.norm_fusion(other_hidden_states)
-            key = attn.norm_k_fusion(attn.to_k_fusion(other_hidden_states)).unflatten(2, (attn.heads, -1))
-            value = attn.to_v_fusion(other_hidden_states).unflatten(2, (attn.heads, -1))
-            fusion = dispatch_attention_fn(
-                coordinates.apply_rotary_embedding(query, rotary_emb),
-                coordinates.apply_rotary_embedding(key, other_rotary_emb),
-                value,
-                backend=self._attention_backend,
-                parallel_config=self._parallel_config,
-            ).flatten(2, 3)
-            if isinstance(reads_other, torch.Tensor):
-                fusion = fusion * reads_other[:, None, None].to(fusion.dtype)
-            hidden_states = hidden_states + fusion
+        query = coordinates.apply_rotary_embedding(query, rotary_emb)
+        context = None
+        if attn.context_tokens is not None:
+            context = self.project_fusion(attn, attn.context_tokens[None].to(query.dtype))
 
+        fusion = None
+        if reads_other is not False:
+            key, value = self.project_fusion(attn, attn.norm_fusion(other_hidden_states))
+            key = coordinates.apply_rotary_embedding(key, other_rotary_emb)
+            if windows is None:
+                fusion = self.attend(query, key, value, context)
+            else:
+                fusion = self.attend_windows(query, key, value, context, windows)
+        if reads_other is not True:
+            alone = None if context is None else self.attend_context(query, context)
+            if fusion is None:
+                fusion = alone
+            else:
+                reads_other = reads_other[:, None, None, None]
+                fusion = torch.where(reads_other, fusion, torch.zeros_like(fusion) if alone is None else alone)
+
+        if fusion is not None:
+            hidden_states = hidden_states + fusion.flatten(2, 3)
         return attn.to_out[0](hidden_states.type_as(query))
+
+    def project_fusion(self, attn: FusionAttention, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values `(batch_size, num_tokens, heads, head_dim)` of normed tokens or of context tokens."""
+        key = attn.norm_k_fusion(attn.to_k_fusion(states)).unflatten(2, (attn.heads, -1))
+        return key, attn.to_v_fusion(states).unflatten(2, (attn.heads, -1))
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        context: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> torch.Tensor:
+        """Attention to `[context ; other]`."""
+        if context is not None:
+            context_key, context_value = (states.expand(key.shape[0], -1, -1, -1) for states in context)
+            key, value = torch.cat([context_key, key], dim=1), torch.cat([context_value, value], dim=1)
+        return dispatch_attention_fn(
+            query, key, value, backend=self._attention_backend, parallel_config=self._parallel_config
+        )
+
+    def attend_context(self, query: torch.Tensor, context: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Attention to the context tokens alone."""
+        key, value = (states.expand(query.shape[0], -1, -1, -1) for states in context)
+        return dispatch_attention_fn(query, key, value, backend=self._attention_backend)
+
+    def attend_windows(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        context: tuple[torch.Tensor, torch.Tensor] | None,
+        windows: WindowGroups,
+    ) -> torch.Tensor:
+        """Attention to `[context ; window of the other]`, with the windows of one size in the batch dimension."""
+        groups, order = windows
+        fusions = []
+        for queries, keys in groups:
+            gathered = (
+                states.index_select(1, tokens.flatten()).unflatten(1, tokens.shape).flatten(0, 1)
+                for states, tokens in ((query, queries), (key, keys), (value, keys))
+            )
+            fusions.append(self.attend(*gathered, context).unflatten(0, (-1, queries.shape[0])).flatten(1, 2))
+        return torch.cat(fusions, dim=1).index_select(1, order)
 
 
 class RSRoPEAttnProcessor:
@@ -164,17 +266,26 @@ class DualBranchAttention(nn.Module, AttentionModuleMixin):
 
 
 class FusionAttention(DualBranchAttention):
-    """Cross-attention to the text and to the other modality."""
+    """Cross-attention to the text and to the other modality, with learnable context tokens after CCL (papers.md 2).
+
+    Ours, where CCL's formulas are not public: the table of context tokens stands where the other modality's tokens stand
+    after `norm_fusion`, and passes the same projections and the same norm of the keys; its keys are not rotated. It starts
+    near zero, which is where the mean of the normed tokens lies: fresh context tokens on a trained checkpoint draw the
+    result a little towards the mean of the values, and not in a random direction.
+    """
 
     _default_processor_cls = FusionAttnProcessor
     _available_processors = [FusionAttnProcessor]
 
-    def __init__(self, dim: int, heads: int, eps: float) -> None:
+    def __init__(self, dim: int, heads: int, eps: float, num_context_tokens: int = 0) -> None:
         super().__init__(dim, heads, eps)
         self.norm_fusion = FP32LayerNorm(dim, eps, elementwise_affine=True)
         self.to_k_fusion = nn.Linear(dim, dim)
         self.to_v_fusion = nn.Linear(dim, dim)
         self.norm_k_fusion = nn.RMSNorm(dim, eps=eps)
+        self.context_tokens = None
+        if num_context_tokens > 0:
+            self.context_tokens = nn.Parameter(0.02 * torch.randn(num_context_tokens, dim))
 
 
 class PlanAttention(DualBranchAttention):

@@ -29,6 +29,8 @@ from .attention_dual_branch import (
     FusionAttention,
     PlanAttention,
     RotaryEmbedding,
+    WindowGroups,
+    group_windows,
 )
 
 
@@ -117,7 +119,15 @@ class DualBranchTransformerBlock(nn.Module):
     """
 
     def __init__(
-        self, dim: int, ffn_dim: int, audio_ffn_dim: int, heads: int, eps: float, has_plan: bool, plan_rope: str
+        self,
+        dim: int,
+        ffn_dim: int,
+        audio_ffn_dim: int,
+        heads: int,
+        eps: float,
+        num_context_tokens: int,
+        has_plan: bool,
+        plan_rope: str,
     ) -> None:
         super().__init__()
 
@@ -129,9 +139,9 @@ class DualBranchTransformerBlock(nn.Module):
 
         # 2. Text and the other modality
         self.norm2 = FP32LayerNorm(dim, eps, elementwise_affine=True)
-        self.attn2 = FusionAttention(dim, heads, eps)
+        self.attn2 = FusionAttention(dim, heads, eps, num_context_tokens)
         self.audio_norm2 = FP32LayerNorm(dim, eps, elementwise_affine=True)
-        self.audio_attn2 = FusionAttention(dim, heads, eps)
+        self.audio_attn2 = FusionAttention(dim, heads, eps, num_context_tokens)
 
         # 3. Plan
         if has_plan:
@@ -163,6 +173,8 @@ class DualBranchTransformerBlock(nn.Module):
         audio_reads_video: bool | torch.Tensor = True,
         video_plan: tuple[torch.Tensor, RotaryEmbedding, torch.Tensor | None] | None = None,
         audio_plan: tuple[torch.Tensor, RotaryEmbedding, torch.Tensor | None] | None = None,
+        audio_windows: WindowGroups | None = None,
+        video_windows: WindowGroups | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         audio_states = encoder_hidden_states
         shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (
@@ -180,7 +192,13 @@ class DualBranchTransformerBlock(nn.Module):
 
         # 2. Text and the other modality: both branches read the states from before this step
         update = self.attn2(
-            self.norm2(hidden_states), text_states, audio_states, rotary_emb, audio_rotary_emb, video_reads_audio
+            self.norm2(hidden_states),
+            text_states,
+            audio_states,
+            rotary_emb,
+            audio_rotary_emb,
+            video_reads_audio,
+            audio_windows,
         )
         audio_update = self.audio_attn2(
             self.audio_norm2(audio_states),
@@ -189,6 +207,7 @@ class DualBranchTransformerBlock(nn.Module):
             audio_rotary_emb,
             rotary_emb,
             audio_reads_video,
+            video_windows,
         )
         hidden_states = hidden_states + update
         audio_states = audio_states + audio_update
@@ -250,6 +269,13 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         video_plan_dim (`int`, *optional*): width of the video plan tokens. By default there are no plan layers.
         audio_plan_dim (`int`, *optional*): width of the audio plan tokens; given exactly if `video_plan_dim` is.
         plan_rope (`str`, defaults to `"full"`): variant of RS-RoPE, see [`RSRoPEAttnProcessor`].
+        num_context_tokens (`int`, defaults to 0): learnable context tokens for each block and direction, which stand beside
+            the other modality and alone where it is not read, see [`FusionAttention`]. 0 is Ovi's form.
+        cross_modal_window (`int`, *optional*): length, in video latent frames, of the window of audio that a video latent
+            frame reads (TARP, papers.md 2: 3), see `coordinates.audio_windows`. By default, and where the window is at least
+            as long as the clip, each video token reads all of the audio.
+        audio_cross_modal_window (`int`, *optional*): how many video latent frames an audio token reads (TARP: 1), an odd
+            number, see `coordinates.video_windows`; given exactly if `cross_modal_window` is.
 
     Raises:
         ValueError: if a value is not one of those described here.
@@ -298,6 +324,9 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         video_plan_dim: int | None = None,
         audio_plan_dim: int | None = None,
         plan_rope: str = "full",
+        num_context_tokens: int = 0,
+        cross_modal_window: int | None = None,
+        audio_cross_modal_window: int | None = None,
     ) -> None:
         super().__init__()
         if patch_size[0] != 1:
@@ -310,6 +339,22 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
             )
         if plan_rope not in PLAN_ROPE_VARIANTS:
             raise ValueError(f"`plan_rope` is {plan_rope!r}, but must be one of {PLAN_ROPE_VARIANTS}.")
+        if num_context_tokens < 0:
+            raise ValueError(f"`num_context_tokens` is {num_context_tokens}: use 0 for none.")
+        if (cross_modal_window is None) != (audio_cross_modal_window is None):
+            raise ValueError(
+                f"`cross_modal_window` is {cross_modal_window} and `audio_cross_modal_window` is "
+                f"{audio_cross_modal_window}: give both (TARP: 3 and 1) or neither."
+            )
+        if cross_modal_window is not None and cross_modal_window < 1:
+            raise ValueError(f"`cross_modal_window` is {cross_modal_window}: use at least 1 latent frame, or None.")
+        if audio_cross_modal_window is not None and (
+            audio_cross_modal_window < 1 or audio_cross_modal_window % 2 == 0
+        ):
+            raise ValueError(
+                f"`audio_cross_modal_window` is {audio_cross_modal_window}, but is centred on one latent frame: "
+                "use 1, 3, 5, ..., or None."
+            )
 
         dim = num_attention_heads * attention_head_dim
         if audio_patch_hidden_dim is None:
@@ -329,7 +374,9 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
 
         # 3. Blocks
         self.blocks = nn.ModuleList(
-            DualBranchTransformerBlock(dim, ffn_dim, audio_ffn_dim, num_attention_heads, eps, has_plan, plan_rope)
+            DualBranchTransformerBlock(
+                dim, ffn_dim, audio_ffn_dim, num_attention_heads, eps, num_context_tokens, has_plan, plan_rope
+            )
             for _ in range(num_layers)
         )
 
@@ -372,7 +419,9 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
             audio_encoder_hidden_states (`torch.Tensor`, *optional*): text for the audio branch; by default the video's.
             plan (`SemanticPlan`, *optional*): the plan; without one the plan layers are left out.
             video_reads_audio (`bool` or `torch.Tensor` of shape `(batch_size,)`, defaults to `True`): whether the video
-                branch may read the audio branch, for the batch or for each sample.
+                branch may read the audio branch, for the batch or for each sample (CCL's routing, papers.md 2). A sample
+                that may not reads the context tokens alone, if the model has any, and depends on the other modality in no
+                bit. The other samples do not notice.
             audio_reads_video (`bool` or `torch.Tensor` of shape `(batch_size,)`, defaults to `True`): the mirror.
             skip_layers (`Sequence[int]`, *optional*): blocks to leave out, as Ovi does in the negative pass.
             attention_kwargs (`dict`, *optional*): `scale` is the weight of loaded LoRA layers.
@@ -382,7 +431,7 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
             [`DualBranchTransformerOutput`] or a tuple: velocities shaped like the latents.
 
         Raises:
-            ValueError: if a shape, the plan's widths or `skip_layers` do not fit this model or the latents.
+            ValueError: if a shape, a visibility, the plan's widths or `skip_layers` do not fit this model or the latents.
         """
         self._check_inputs(
             hidden_states,
@@ -403,10 +452,11 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
             encoder_hidden_states if audio_encoder_hidden_states is None else audio_encoder_hidden_states
         )
 
-        # 1. Positions in the shared frame
+        # 1. Positions in the shared frame, and what may be read around them
         device = hidden_states.device
         rotary_emb = self._rotary_embedding(coordinates.video_latent_coordinates(*grid), device)
         audio_rotary_emb = self._rotary_embedding(self._audio_coordinates(audio_hidden_states.shape[1]), device)
+        audio_windows, video_windows = self._windows(grid, audio_hidden_states.shape[1], device)
 
         # 2. Patches
         hidden_states = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2).contiguous()
@@ -438,6 +488,8 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
                 audio_reads_video,
                 video_plan,
                 audio_plan,
+                audio_windows,
+                video_windows,
             )
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 hidden_states, audio_states = self._gradient_checkpointing_func(block, *inputs)
@@ -470,6 +522,22 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         return coordinates.audio_coordinates(
             times, config.audio_latent_rate, config.audio_rope_scale, config.frame_rate, config.temporal_stride
         )
+
+    def _windows(
+        self, grid: tuple[int, int, int], audio_length: int, device: torch.device
+    ) -> tuple[WindowGroups | None, WindowGroups | None]:
+        """The windows of audio that video tokens read, and the mirror; None where everything is read."""
+        config = self.config
+        num_frames, tokens_per_frame = grid[0], grid[1] * grid[2]
+        rates = config.frame_rate, config.temporal_stride, config.audio_latent_rate
+        audio_windows = video_windows = None
+        if config.cross_modal_window is not None and config.cross_modal_window < num_frames:
+            windows = coordinates.audio_windows(num_frames, audio_length, config.cross_modal_window, *rates)
+            audio_windows = group_windows(windows, tokens_per_frame, 1, device)
+        if config.audio_cross_modal_window is not None and config.audio_cross_modal_window < num_frames:
+            windows = coordinates.video_windows(audio_length, num_frames, config.audio_cross_modal_window, *rates)
+            video_windows = group_windows(windows, 1, tokens_per_frame, device)
+        return audio_windows, video_windows
 
     def _embed_plan(self, plan: SemanticPlan, grid: tuple[int, int, int], like: torch.Tensor):
         """Plan tokens of both modalities through the latent MLPs, with their rotary embeddings and masks."""
@@ -536,8 +604,13 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
                     f"`{name}` has shape {tuple(value.shape)}, but must be ({batch_size}, text_length, {config.text_dim})."
                 )
         for name, value in zip(("video_reads_audio", "audio_reads_video"), visibilities, strict=True):
-            if isinstance(value, torch.Tensor) and tuple(value.shape) != (batch_size,):
-                raise ValueError(f"`{name}` has shape {tuple(value.shape)}, but must be a bool or ({batch_size},).")
+            if isinstance(value, bool):
+                continue
+            if not isinstance(value, torch.Tensor) or value.dtype != torch.bool or tuple(value.shape) != (batch_size,):
+                found = (
+                    f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
+                )
+                raise ValueError(f"`{name}` is {found}, but must be a bool or a bool tensor of shape ({batch_size},).")
         unknown = [index for index in skip_layers or () if index not in range(len(self.blocks))]
         if unknown:
             raise ValueError(f"`skip_layers` names {unknown}, but the blocks are 0 to {len(self.blocks) - 1}.")

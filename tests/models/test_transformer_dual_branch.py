@@ -418,8 +418,6 @@ def test_a_block_compiles_without_a_graph_break(inputs):
             r"`encoder_hidden_states` has shape \(1, 5, 16\).*\(2, text_length, 16\)",
         ),
         ("audio_encoder_hidden_states", (2, 5, 8), r"`audio_encoder_hidden_states` has shape \(2, 5, 8\)"),
-        ("video_reads_audio", (3,), r"`video_reads_audio` has shape \(3,\), but must be a bool or \(2,\)"),
-        ("audio_reads_video", (2, 1), r"`audio_reads_video` has shape \(2, 1\)"),
     ],
 )
 def test_wrong_shapes_are_refused(transformer, inputs, name, shape, message):
