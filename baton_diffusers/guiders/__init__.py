@@ -2,16 +2,23 @@
 
 from .anchor_guidance import AnchorGuidance
 from .anchors import JOINT, MUTE, NO_CROSS_MODAL, NO_PLAN, NO_TEXT, NOTHING, STATIC, UNCONDITIONAL, Anchor
+from .context_guidance import ContextGuidance, DualGuidance
 from .passes import (
+    ForwardPasses,
+    GuidancePass,
     anchors_of_steps,
     check_guider,
     check_guiders,
     combine,
+    guidance_passes,
     joint_anchors,
     num_forward_passes,
+    passes_of_steps,
     required_anchors,
 )
 from .plan_guidance import PlanGuidance
+from .presets import presets
+from .sync_guidance import SyncGuidance
 
 
 __all__ = [
@@ -25,12 +32,20 @@ __all__ = [
     "UNCONDITIONAL",
     "Anchor",
     "AnchorGuidance",
+    "ContextGuidance",
+    "DualGuidance",
+    "ForwardPasses",
+    "GuidancePass",
     "PlanGuidance",
+    "SyncGuidance",
     "anchors_of_steps",
     "check_guider",
     "check_guiders",
     "combine",
+    "guidance_passes",
     "joint_anchors",
     "num_forward_passes",
+    "passes_of_steps",
+    "presets",
     "required_anchors",
 ]

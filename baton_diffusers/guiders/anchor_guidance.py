@@ -15,14 +15,28 @@ if TYPE_CHECKING:
     from diffusers.modular_pipelines.modular_pipeline import BlockState
 
 
+def check_scales(**scales: float) -> None:
+    """Refuse scales of guidance, given by their names, that are negative or not finite.
+
+    Raises:
+        ValueError: Naming the scale, its value and what to give.
+    """
+    for name, scale in scales.items():
+        if not (math.isfinite(scale) and scale >= 0.0):
+            raise ValueError(
+                f"Expected `{name}` to be a finite number of at least 0.0, but got {scale}. 1.0 leaves that guidance out; to "
+                "move away from something, name it in the negative prompt."
+            )
+
+
 class AnchorGuidance(BaseGuidance):
     r"""
     Base of guiders that move the joint prediction away from anchors:
 
         pred = joint + sum_k w_k (joint - anchor_k)
 
-    where `joint` is the pass with every condition and an anchor is the same pass with some conditions dropped. Two-pass
-    classifier-free guidance of scale s is the case of one anchor with w = s - 1; schemes with more passes (papers.md,
+    where `joint` is the pass with every condition and an anchor is the same pass with some conditions dropped or replaced.
+    Two-pass classifier-free guidance of scale s is the case of one anchor with w = s - 1; schemes with more passes (papers.md,
     section 3) are further choices of anchors and weights.
 
     A subclass names its anchors in `_input_predictions` (`JOINT.name` first) and gives their weights in

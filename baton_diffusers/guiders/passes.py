@@ -5,19 +5,26 @@ These functions serve every supported guider alike, ours and those of diffusers,
 
     guider.set_state(step=i, num_inference_steps=len(timesteps), timestep=t)
     audio_guider.set_state(step=i, num_inference_steps=len(timesteps), timestep=audio_t)
-    for anchor in joint_anchors(guider, audio_guider, has_plan):
-        predictions[anchor], audio_predictions[anchor] = denoise(anchor)
-    noise_pred = combine(guider, predictions, has_plan)
-    audio_noise_pred = combine(audio_guider, audio_predictions, has_plan)
+    for guidance_pass in guidance_passes(guider, audio_guider, has_plan):
+        anchor = guidance_pass.anchor
+        velocity, audio_velocity = denoise(guidance_pass)
+        if guidance_pass.predicts_video:
+            predictions[anchor] = velocity
+        if guidance_pass.predicts_audio:
+            audio_predictions[anchor] = audio_velocity
+    velocity = combine(guider, predictions, has_plan)
+    audio_velocity = combine(audio_guider, audio_predictions, has_plan)
 
-for every step of the loop from the first, which is where a guider forgets the clip before. Guiders are used in place, as in
-diffusers: what a callback sets on `pipe.guider` holds from the next step on.
+for every step of the loop from the first, which is where a guider forgets the clip before. Where a modality is not predicted,
+because it is given or because the clip has none, its guider is `None` here. Guiders are used in place, as in diffusers: what a
+callback sets on `pipe.guider` holds from the next step on.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from diffusers.guiders import (
@@ -59,7 +66,9 @@ _REFUSALS = {
     FrequencyDecoupledGuidance: "works on the frequency bands of images, not on the latents of video and audio",
     LTX2Guidance: "combines estimates of the clean sample and switches blocks of LTX-2's own transformer",
 }
-_ACCEPTED = "`PlanGuidance` (or another `AnchorGuidance`), " + ", ".join(f"`{c.__name__}`" for c in TWO_PASS_GUIDERS)
+_ACCEPTED = "`PlanGuidance`, `SyncGuidance` (or another `AnchorGuidance`), " + ", ".join(
+    f"`{c.__name__}`" for c in TWO_PASS_GUIDERS
+)
 
 
 def check_guider(guider: BaseGuidance, name: str) -> None:
@@ -108,10 +117,18 @@ def check_guiders(guider: BaseGuidance, audio_guider: BaseGuidance) -> None:
     would add the shapes of one modality to those of the other.
 
     Raises:
-        ValueError: As [`check_guider`]; or if both are one object that keeps a state.
+        ValueError: As [`check_guider`]; if a guider has an anchor that does not predict its modality; or if both are one
+            object that keeps a state.
     """
     check_guider(guider, "guider")
     check_guider(audio_guider, "audio_guider")
+    for g, name, modality in ((guider, "guider", "video"), (audio_guider, "audio_guider", "audio")):
+        for anchor in g.anchor_weights() if isinstance(g, AnchorGuidance) else ():
+            if not (anchor.gives_video if modality == "video" else anchor.gives_audio):
+                raise ValueError(
+                    f"`{name}` (`{type(g).__name__}`) has the anchor `{anchor.name}`, a pass that predicts no {modality}. Give "
+                    f"`SyncGuidance` as `{name}` with `modality={modality!r}`."
+                )
     if guider is audio_guider and getattr(guider, "adaptive_projected_guidance_momentum", None) is not None:
         raise ValueError(
             f"`guider` and `audio_guider` are one `{type(guider).__name__}` object with "
@@ -127,31 +144,100 @@ def required_anchors(guider: BaseGuidance) -> tuple[Anchor, ...]:
     return (JOINT, UNCONDITIONAL)[: guider.num_conditions]
 
 
-def joint_anchors(guider: BaseGuidance, audio_guider: BaseGuidance, has_plan: bool = True) -> tuple[Anchor, ...]:
+@dataclass(frozen=True)
+class GuidancePass:
+    r"""
+    One forward of the denoiser within a step, and what is wanted of it.
+
+    Args:
+        anchor (`Anchor`): The conditions that it drops or replaces. Its name is that of the pass's cache.
+        predicts_video (`bool`): Whether the video guider reads its video prediction.
+        predicts_audio (`bool`): Whether the audio guider reads its audio prediction.
+        video_reads_audio (`bool`): The argument of the transformer's `forward`.
+        audio_reads_video (`bool`): The argument of the transformer's `forward`.
+    """
+
+    anchor: Anchor
+    predicts_video: bool
+    predicts_audio: bool
+    video_reads_audio: bool
+    audio_reads_video: bool
+
+    @property
+    def runs_video(self) -> bool:
+        """Whether the pass needs the video branch at all."""
+        return self.predicts_video or (self.predicts_audio and self.audio_reads_video)
+
+    @property
+    def runs_audio(self) -> bool:
+        """Whether the pass needs the audio branch at all."""
+        return self.predicts_audio or (self.predicts_video and self.video_reads_audio)
+
+    @property
+    def keeps_video(self) -> bool:
+        """Whether the video branch is the same at every step: a clean clip, given or still, that does not read the audio."""
+        return self.runs_video and not self.predicts_video and not self.video_reads_audio
+
+    @property
+    def keeps_audio(self) -> bool:
+        """Whether the audio branch is the same at every step: a clean clip, given or silent, that does not read the video."""
+        return self.runs_audio and not self.predicts_audio and not self.audio_reads_video
+
+
+def guidance_passes(
+    guider: BaseGuidance | None,
+    audio_guider: BaseGuidance | None,
+    has_plan: bool = True,
+    has_other: bool = True,
+) -> tuple[GuidancePass, ...]:
     r"""
     The passes that both modalities need at this step, each once, the joint one first.
 
+    A modality that is given reads nothing of the one that is made (CCL's routing, papers.md, section 2).
+
     Args:
-        guider (`BaseGuidance`): The video guider, its `set_state` called for this step.
-        audio_guider (`BaseGuidance`): The audio guider, its `set_state` called for this step.
+        guider (`BaseGuidance` or `None`):
+            The video guider, its `set_state` called for this step; `None` if the video is given, or if there is none.
+        audio_guider (`BaseGuidance` or `None`):
+            The audio guider, its `set_state` called for this step; `None` if the audio is given, or if there is none.
         has_plan (`bool`, defaults to `True`):
             Whether the clip has a plan. Without one, passes that differ only in the plan are one pass.
+        has_other (`bool`, defaults to `True`):
+            Whether the clip has both modalities, made or given. Without, passes that differ only in the other are one pass.
     """
-    anchors = (*required_anchors(guider), *required_anchors(audio_guider))
-    return tuple(dict.fromkeys(anchor.resolve(has_plan) for anchor in anchors))
+    video_anchors, audio_anchors = (
+        () if g is None else tuple(anchor.resolve(has_plan, has_other) for anchor in required_anchors(g))
+        for g in (guider, audio_guider)
+    )
+    return tuple(
+        GuidancePass(
+            anchor,
+            predicts_video=anchor in video_anchors,
+            predicts_audio=anchor in audio_anchors,
+            video_reads_audio=anchor.video_reads_audio and guider is not None and has_other,
+            audio_reads_video=anchor.audio_reads_video and audio_guider is not None and has_other,
+        )
+        for anchor in dict.fromkeys(video_anchors + audio_anchors)
+    )
 
 
-def combine(guider: BaseGuidance, predictions: Mapping[Anchor, torch.Tensor], has_plan: bool = True) -> torch.Tensor:
+def combine(
+    guider: BaseGuidance,
+    predictions: Mapping[Anchor, torch.Tensor],
+    has_plan: bool = True,
+    has_other: bool = True,
+) -> torch.Tensor:
     r"""
     Combine the predictions of one modality into the guided one.
 
     Args:
         guider (`BaseGuidance`): The guider of this modality, its `set_state` called for this step.
         predictions (`Mapping[Anchor, torch.Tensor]`):
-            The predictions of the passes of [`joint_anchors`], batch first: `(batch_size, num_channels, num_frames, height,
+            The predictions of the passes of [`guidance_passes`], batch first: `(batch_size, num_channels, num_frames, height,
             width)` for video, `(batch_size, audio_length, audio_channels)` for audio. Passes that only the other modality
             asked for are ignored.
-        has_plan (`bool`, defaults to `True`): As given to [`joint_anchors`].
+        has_plan (`bool`, defaults to `True`): As given to [`guidance_passes`].
+        has_other (`bool`, defaults to `True`): As given to [`guidance_passes`].
 
     Returns:
         `torch.Tensor`: The guided prediction, shaped like the others. Each sample depends on its own predictions alone.
@@ -159,44 +245,96 @@ def combine(guider: BaseGuidance, predictions: Mapping[Anchor, torch.Tensor], ha
     shape = predictions[JOINT].shape
     passes = guider.prepare_inputs({})  # one for each required anchor; at step 0 this also resets a momentum
     for guidance_pass, anchor in zip(passes, required_anchors(guider), strict=True):
-        prediction = predictions[anchor.resolve(has_plan)]
+        prediction = predictions[anchor.resolve(has_plan, has_other)]
         # Its norms are over all dimensions but the first, and torch.norm takes at most two.
         guidance_pass.noise_pred = prediction.flatten(1) if isinstance(guider, MagnitudeAwareGuidance) else prediction
     return guider(passes).pred.reshape(shape)
 
 
-def anchors_of_steps(
-    guider: BaseGuidance, audio_guider: BaseGuidance, num_inference_steps: int, has_plan: bool = True
-) -> Iterator[tuple[Anchor, ...]]:
+def passes_of_steps(
+    guider: BaseGuidance | None,
+    audio_guider: BaseGuidance | None,
+    num_inference_steps: int,
+    has_plan: bool = True,
+    has_other: bool = True,
+) -> Iterator[tuple[GuidancePass, ...]]:
     r"""
     The passes of each step of a clip, without touching the guiders' state.
 
-    It tells beforehand what must be prepared: a negative prompt is needed if any of these anchors drops the text.
+    It tells beforehand what must be prepared: a negative prompt is needed if any of these passes drops the text, the latents of
+    silence if any is mute.
 
     Args:
-        guider (`BaseGuidance`): The video guider.
-        audio_guider (`BaseGuidance`): The audio guider.
+        guider (`BaseGuidance` or `None`): The video guider, as for [`guidance_passes`].
+        audio_guider (`BaseGuidance` or `None`): The audio guider, as for [`guidance_passes`].
         num_inference_steps (`int`): Steps of the denoising loop, `len(timesteps)`.
         has_plan (`bool`, defaults to `True`): Whether the clip has a plan.
+        has_other (`bool`, defaults to `True`): Whether the clip has both modalities, made or given.
     """
     guider, audio_guider = copy.copy(guider), copy.copy(audio_guider)
     for step in range(num_inference_steps):
-        guider.set_state(step=step, num_inference_steps=num_inference_steps, timestep=None)
-        audio_guider.set_state(step=step, num_inference_steps=num_inference_steps, timestep=None)
-        yield joint_anchors(guider, audio_guider, has_plan)
+        for g in (guider, audio_guider):
+            if g is not None:
+                g.set_state(step=step, num_inference_steps=num_inference_steps, timestep=None)
+        yield guidance_passes(guider, audio_guider, has_plan, has_other)
+
+
+@dataclass(frozen=True)
+class ForwardPasses:
+    r"""
+    What a clip costs. A joint forward without guidance is one call, one run of the video branch and one of the audio branch.
+
+    Args:
+        calls (`int`): Forwards of the denoiser.
+        video (`int`): How often its video branch is computed.
+        audio (`int`): How often its audio branch is computed.
+    """
+
+    calls: int
+    video: int
+    audio: int
 
 
 def num_forward_passes(
-    guider: BaseGuidance, audio_guider: BaseGuidance, num_inference_steps: int, has_plan: bool = True
-) -> int:
+    guider: BaseGuidance | None,
+    audio_guider: BaseGuidance | None,
+    num_inference_steps: int,
+    has_plan: bool = True,
+    has_other: bool = True,
+    cached: bool = True,
+) -> ForwardPasses:
     r"""
-    How many forwards of the denoiser a clip costs: each serves both modalities.
+    What a clip costs under these guiders, in forwards of the denoiser and in runs of its branches.
 
     Args:
-        guider (`BaseGuidance`): The video guider.
-        audio_guider (`BaseGuidance`): The audio guider.
+        guider (`BaseGuidance` or `None`): The video guider, as for [`guidance_passes`].
+        audio_guider (`BaseGuidance` or `None`): The audio guider, as for [`guidance_passes`].
         num_inference_steps (`int`):
             Steps of the denoising loop, `len(timesteps)`: with a second-order scheduler such as Heun's 2N - 1, not N.
         has_plan (`bool`, defaults to `True`): Whether the clip has a plan.
+        has_other (`bool`, defaults to `True`): Whether the clip has both modalities, made or given.
+        cached (`bool`, defaults to `True`):
+            Whether a branch that is the same at every step is computed once for a clip and pass, rather than at each step.
     """
-    return sum(map(len, anchors_of_steps(guider, audio_guider, num_inference_steps, has_plan)))
+    steps = passes_of_steps(guider, audio_guider, num_inference_steps, has_plan, has_other)
+    passes = [guidance_pass for step in steps for guidance_pass in step]
+    kept_video = {p.anchor for p in passes if p.keeps_video} if cached else ()
+    kept_audio = {p.anchor for p in passes if p.keeps_audio} if cached else ()
+    return ForwardPasses(
+        calls=len(passes),
+        video=len(kept_video) + sum(p.runs_video and p.anchor not in kept_video for p in passes),
+        audio=len(kept_audio) + sum(p.runs_audio and p.anchor not in kept_audio for p in passes),
+    )
+
+
+def joint_anchors(guider: BaseGuidance, audio_guider: BaseGuidance, has_plan: bool = True) -> tuple[Anchor, ...]:
+    """The anchors of [`guidance_passes`]."""
+    return tuple(p.anchor for p in guidance_passes(guider, audio_guider, has_plan))
+
+
+def anchors_of_steps(
+    guider: BaseGuidance, audio_guider: BaseGuidance, num_inference_steps: int, has_plan: bool = True
+) -> Iterator[tuple[Anchor, ...]]:
+    """The anchors of [`passes_of_steps`]."""
+    for step in passes_of_steps(guider, audio_guider, num_inference_steps, has_plan):
+        yield tuple(p.anchor for p in step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from diffusers.configuration_utils import register_to_config
 from diffusers.guiders import BaseGuidance  # noqa: F401  a pipeline knows a guider by this name in its module
 
-from .anchor_guidance import AnchorGuidance
+from .anchor_guidance import AnchorGuidance, check_scales
 from .anchors import JOINT, NO_PLAN, NO_TEXT, UNCONDITIONAL, Anchor
 
 
@@ -39,6 +39,9 @@ class PlanGuidance(AnchorGuidance):
             Fraction of the steps of the denoising loop after which guidance stops.
         enabled (`bool`, defaults to `True`):
             Whether the guider guides at all. If not, the joint pass alone is run.
+
+    Raises:
+        ValueError: If a scale is negative or not finite, or if another setting is out of its range.
     """
 
     _input_predictions = [JOINT.name, UNCONDITIONAL.name, NO_TEXT.name, NO_PLAN.name]
@@ -55,6 +58,11 @@ class PlanGuidance(AnchorGuidance):
         enabled: bool = True,
     ):
         super().__init__(guidance_rescale, start, stop, enabled)
+        check_scales(
+            guidance_scale=guidance_scale,
+            text_guidance_scale=text_guidance_scale,
+            plan_guidance_scale=plan_guidance_scale,
+        )
         self.guidance_scale = guidance_scale
         self.text_guidance_scale = text_guidance_scale
         self.plan_guidance_scale = plan_guidance_scale

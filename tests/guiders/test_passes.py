@@ -20,13 +20,16 @@ from baton_diffusers.guiders import (
     NO_PLAN,
     NO_TEXT,
     UNCONDITIONAL,
+    ContextGuidance,
+    DualGuidance,
+    ForwardPasses,
     PlanGuidance,
-    anchors_of_steps,
     check_guider,
     check_guiders,
     combine,
-    joint_anchors,
+    guidance_passes,
     num_forward_passes,
+    passes_of_steps,
     required_anchors,
 )
 
@@ -40,6 +43,8 @@ STEPS = (0, 1, 7)
 
 SUPPORTED = [
     lambda: PlanGuidance(4.0, 2.0, 3.0, guidance_rescale=0.4),
+    lambda: ContextGuidance(3.0, 4.0, guidance_rescale=0.7),
+    lambda: DualGuidance(5.0, 3.0),
     lambda: ClassifierFreeGuidance(4.0, guidance_rescale=0.7),
     lambda: ClassifierFreeGuidance(4.0, use_original_formulation=True),
     lambda: ClassifierFreeZeroStarGuidance(4.0),
@@ -49,11 +54,15 @@ SUPPORTED = [
     lambda: TangentialClassifierFreeGuidance(4.0),
     lambda: MagnitudeAwareGuidance(4.0, guidance_rescale=0.3),
 ]
-TWO_PASS = SUPPORTED[1:]
+TWO_PASS = SUPPORTED[3:]
 
 
 def kind(make):
     return type(make()).__name__
+
+
+def anchors(*args, **kwargs):
+    return tuple(p.anchor for p in guidance_passes(*args, **kwargs))
 
 
 def set_step(guider, step):
@@ -171,32 +180,63 @@ def test_scale_one_is_one_pass(predict, cls):
     set_step(guider, 0)
     assert required_anchors(guider) == (JOINT,)
     assert torch.equal(combine(guider, {JOINT: pred[JOINT]}), pred[JOINT])
-    assert num_forward_passes(guider, PlanGuidance(1.0), NUM_STEPS) == NUM_STEPS
+    assert num_forward_passes(guider, PlanGuidance(1.0), NUM_STEPS) == ForwardPasses(NUM_STEPS, NUM_STEPS, NUM_STEPS)
 
 
 def test_start_and_stop_of_each_modality_count():
     guider = ClassifierFreeGuidance(4.0, start=0.0, stop=0.5)
     audio_guider = PlanGuidance(1.0, plan_guidance_scale=2.0, start=0.3, stop=0.8)
-    steps = list(anchors_of_steps(guider, audio_guider, NUM_STEPS))
+    steps = [tuple(p.anchor for p in step) for step in passes_of_steps(guider, audio_guider, NUM_STEPS)]
     assert steps == (
         3 * [(JOINT, UNCONDITIONAL)] + 2 * [(JOINT, UNCONDITIONAL, NO_PLAN)] + 3 * [(JOINT, NO_PLAN)] + 2 * [(JOINT,)]
     )
-    assert num_forward_passes(guider, audio_guider, NUM_STEPS) == 5 + 5 + NUM_STEPS
+    assert num_forward_passes(guider, audio_guider, NUM_STEPS).calls == 5 + 5 + NUM_STEPS
 
 
 def test_passes_of_both_modalities_run_once():
     guider, audio_guider = ClassifierFreeGuidance(4.0), PlanGuidance(3.0, text_guidance_scale=2.0)
     set_step(guider, 0)
     set_step(audio_guider, 0)
-    assert joint_anchors(guider, audio_guider) == (JOINT, UNCONDITIONAL, NO_TEXT)
-    assert num_forward_passes(guider, audio_guider, NUM_STEPS) == 3 * NUM_STEPS
-    assert num_forward_passes(guider, audio_guider, NUM_STEPS, has_plan=False) == 2 * NUM_STEPS
+    assert anchors(guider, audio_guider) == (JOINT, UNCONDITIONAL, NO_TEXT)
+    assert num_forward_passes(guider, audio_guider, NUM_STEPS).calls == 3 * NUM_STEPS
+    assert num_forward_passes(guider, audio_guider, NUM_STEPS, has_plan=False).calls == 2 * NUM_STEPS
+
+
+def test_a_pass_is_wanted_for_the_modalities_that_asked_for_it():
+    guider, audio_guider = PlanGuidance(4.0), PlanGuidance(1.0, plan_guidance_scale=2.0)
+    set_step(guider, 0)
+    set_step(audio_guider, 0)
+    wanted = {p.anchor: (p.predicts_video, p.predicts_audio) for p in guidance_passes(guider, audio_guider)}
+    assert wanted == {JOINT: (True, True), UNCONDITIONAL: (True, False), NO_PLAN: (False, True)}
+
+
+@pytest.mark.parametrize("has_video", [True, False])
+def test_a_given_modality_reads_nothing_and_is_computed_once_for_a_pass(has_video):
+    guider = ClassifierFreeGuidance(4.0)
+    set_step(guider, 0)
+    pair = (None, guider) if has_video else (guider, None)
+    for p in guidance_passes(*pair):
+        assert (p.video_reads_audio, p.audio_reads_video) == (not has_video, has_video)
+        assert (p.predicts_video, p.predicts_audio) == (not has_video, has_video)
+        assert p.runs_video and p.runs_audio
+        assert (p.keeps_video, p.keeps_audio) == (has_video, not has_video)
+    cost = num_forward_passes(*pair, NUM_STEPS)
+    made, given = (cost.audio, cost.video) if has_video else (cost.video, cost.audio)
+    assert (cost.calls, made, given) == (2 * NUM_STEPS, 2 * NUM_STEPS, 2)
+    cost = num_forward_passes(*pair, NUM_STEPS, cached=False)
+    assert cost == ForwardPasses(2 * NUM_STEPS, 2 * NUM_STEPS, 2 * NUM_STEPS)
+
+
+def test_a_clip_of_one_modality_runs_one_branch():
+    guider = ClassifierFreeGuidance(4.0)
+    assert num_forward_passes(guider, None, NUM_STEPS, has_other=False) == ForwardPasses(20, 20, 0)
+    assert num_forward_passes(None, guider, NUM_STEPS, has_other=False) == ForwardPasses(20, 0, 20)
 
 
 def test_without_a_plan_its_guidance_vanishes(predict):
     pred, guider = predict(VIDEO_SHAPE), PlanGuidance(4.0, 1.0, 3.0)
     set_step(guider, 0)
-    assert joint_anchors(guider, guider, has_plan=False) == (JOINT, NO_TEXT)
+    assert anchors(guider, guider, has_plan=False) == (JOINT, NO_TEXT)
     without_plan = combine(guider, {JOINT: pred[JOINT], NO_TEXT: pred[NO_TEXT]}, has_plan=False)
     torch.testing.assert_close(without_plan, pred[NO_TEXT] + 4.0 * (pred[JOINT] - pred[NO_TEXT]))
 

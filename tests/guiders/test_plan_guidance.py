@@ -1,8 +1,10 @@
 import pytest
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from baton_diffusers.guiders import JOINT, NO_PLAN, NO_TEXT, UNCONDITIONAL, PlanGuidance, combine, required_anchors
+
+from .conftest import GuidedPipeline
 
 
 VIDEO_SHAPE = (2, 3, 4, 5, 6)  # (batch_size, num_channels, num_frames, height, width)
@@ -95,7 +97,16 @@ def test_a_changed_scale_holds_from_the_next_step(predict):
 
 
 @pytest.mark.parametrize(
-    "kwargs", [{"guidance_rescale": 1.5}, {"guidance_rescale": -0.1}, {"start": 1.0}, {"stop": 2.0}]
+    "kwargs",
+    [
+        {"guidance_scale": -1.0},
+        {"text_guidance_scale": float("nan")},
+        {"plan_guidance_scale": float("inf")},
+        {"guidance_rescale": 1.5},
+        {"guidance_rescale": -0.1},
+        {"start": 1.0},
+        {"stop": 2.0},
+    ],
 )
 def test_settings_out_of_range_are_refused(kwargs):
     (name, value) = next(iter(kwargs.items()))
@@ -130,12 +141,6 @@ def test_saved_and_loaded_it_guides_the_same(predict, tmp_path):
     assert {name: guider.new(guidance_scale=7.0).config[name] for name in SETTINGS} == SETTINGS | {
         "guidance_scale": 7.0
     }
-
-
-class GuidedPipeline(DiffusionPipeline):
-    def __init__(self, guider, audio_guider, scheduler):
-        super().__init__()
-        self.register_modules(guider=guider, audio_guider=audio_guider, scheduler=scheduler)
 
 
 def test_a_pipeline_saves_and_loads_it_as_a_component(tmp_path):

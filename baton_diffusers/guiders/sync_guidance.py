@@ -1,0 +1,91 @@
+"""Guidance toward synchronisation: Harmony's SyncCFG."""
+
+from __future__ import annotations
+
+from diffusers.configuration_utils import register_to_config
+from diffusers.guiders import BaseGuidance  # noqa: F401  a pipeline knows a guider by this name in its module
+
+from .anchor_guidance import check_scales
+from .anchors import JOINT, MUTE, NO_PLAN, NO_TEXT, STATIC, UNCONDITIONAL, Anchor
+from .plan_guidance import PlanGuidance
+
+
+class SyncGuidance(PlanGuidance):
+    r"""
+    SyncCFG of [Harmony](https://huggingface.co/papers/2511.21579), equations 9 and 10, added to guidance by text and plan:
+
+        pred = joint + (s - 1) (joint - mute)          for the video: the audio is clean silence, audio timestep 0
+        pred = joint + (s - 1) (joint - static)        for the audio: the video is a clean still clip, timestep 0
+                     + the terms of PlanGuidance
+
+    which is Harmony's `v(z_v, mute) + s (v(z_v, z_a) - v(z_v, mute))`: what the sound does to the picture is made stronger, and
+    the mirror. The anchors keep prompt and plan (ours: the paper does not say). By default there is no guidance by text, as in
+    the equations; `guidance_scale` above 1 adds it, at the cost of its own pass.
+
+    The clean stream of an anchor reads only its context tokens by default, or nothing of the other modality on a transformer
+    without them. It is then the same at every step, so that with the transformer's cache an anchor costs the branch of its own
+    modality, and both modalities' SyncCFG twice a joint forward. With `clean_reads` it reads the noisy stream as in Harmony's and
+    Ovi's networks, at three times a joint forward. Choose what the transformer was trained with: converted Ovi weights know
+    `clean_reads=True` only.
+
+    In a clip of one modality there is none to replace, and the term vanishes.
+
+    Args:
+        sync_guidance_scale (`float`, defaults to `3.0`):
+            s: away from the clip whose other modality is silent or still. The default is Harmony's for video; for audio it
+            takes 2.
+        modality (`str`, defaults to `"video"`):
+            The modality that is guided: `"video"` for a pipeline's `guider`, `"audio"` for its `audio_guider`.
+        guidance_scale (`float`, defaults to `1.0`): As in [`PlanGuidance`].
+        text_guidance_scale (`float`, defaults to `1.0`): As in [`PlanGuidance`].
+        plan_guidance_scale (`float`, defaults to `1.0`): As in [`PlanGuidance`].
+        clean_reads (`bool`, defaults to `False`):
+            Whether the silent or still stream reads the noisy one.
+        guidance_rescale (`float`, defaults to `0.0`): As in [`AnchorGuidance`].
+        start (`float`, defaults to `0.0`): As in [`AnchorGuidance`].
+        stop (`float`, defaults to `1.0`): As in [`AnchorGuidance`].
+        enabled (`bool`, defaults to `True`): As in [`AnchorGuidance`].
+
+    Raises:
+        ValueError: If a scale is negative or not finite, if there is no such modality, or if another setting is out of its range.
+    """
+
+    _input_predictions = [
+        JOINT.name,
+        UNCONDITIONAL.name,
+        NO_TEXT.name,
+        NO_PLAN.name,
+        MUTE.name,
+        STATIC.name,
+        Anchor(mute=True, clean_reads=True).name,
+        Anchor(static=True, clean_reads=True).name,
+    ]
+
+    @register_to_config
+    def __init__(
+        self,
+        sync_guidance_scale: float = 3.0,
+        modality: str = "video",
+        guidance_scale: float = 1.0,
+        text_guidance_scale: float = 1.0,
+        plan_guidance_scale: float = 1.0,
+        clean_reads: bool = False,
+        guidance_rescale: float = 0.0,
+        start: float = 0.0,
+        stop: float = 1.0,
+        enabled: bool = True,
+    ):
+        super().__init__(
+            guidance_scale, text_guidance_scale, plan_guidance_scale, guidance_rescale, start, stop, enabled
+        )
+        check_scales(sync_guidance_scale=sync_guidance_scale)
+        if modality not in ("video", "audio"):
+            raise ValueError(f"Expected `modality` to be 'video' or 'audio', but got {modality!r}.")
+        self.sync_guidance_scale = sync_guidance_scale
+        self.modality = modality
+        self.clean_reads = clean_reads
+
+    def anchor_weights(self) -> dict[Anchor, float]:
+        replaced = "mute" if self.modality == "video" else "static"
+        anchor = Anchor(clean_reads=self.clean_reads, **{replaced: True})
+        return super().anchor_weights() | {anchor: self.sync_guidance_scale - 1.0}

@@ -1,0 +1,72 @@
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from baton_diffusers.guiders import (
+    JOINT,
+    MUTE,
+    NO_CROSS_MODAL,
+    NOTHING,
+    STATIC,
+    UNCONDITIONAL,
+    ForwardPasses,
+    check_guiders,
+    num_forward_passes,
+    passes_of_steps,
+    presets,
+)
+
+from .conftest import GuidedPipeline
+
+
+ANCHORS = {
+    "none": {JOINT},
+    "text": {JOINT, UNCONDITIONAL},
+    "harmony": {JOINT, MUTE, STATIC},
+    "ccl": {JOINT, UNCONDITIONAL, NO_CROSS_MODAL},
+    "ltx2": {JOINT, UNCONDITIONAL, NO_CROSS_MODAL},
+    "mova": {JOINT, UNCONDITIONAL, NOTHING},
+}
+COSTS = {
+    "none": ForwardPasses(40, 40, 40),
+    "text": ForwardPasses(80, 80, 80),
+    "harmony": ForwardPasses(120, 81, 81),
+    "ccl": ForwardPasses(120, 120, 120),
+    "ltx2": ForwardPasses(120, 120, 120),
+    "mova": ForwardPasses(120, 120, 120),
+}
+
+
+def test_these_are_the_presets():
+    assert set(presets()) == set(ANCHORS)
+
+
+@pytest.mark.parametrize("name", ANCHORS)
+def test_its_passes_and_their_cost(name):
+    pair = presets()[name]
+    check_guiders(**pair)
+    passes = [p for step in passes_of_steps(**pair, num_inference_steps=40) for p in step]
+    assert {p.anchor for p in passes} == ANCHORS[name]
+    assert num_forward_passes(**pair, num_inference_steps=40) == COSTS[name]
+
+
+def test_every_call_gives_fresh_guiders():
+    presets()["text"]["guider"].guidance_scale = 9.0
+    assert presets()["text"]["guider"].guidance_scale == 4.0
+
+
+def settings(guider):
+    return {name: value for name, value in guider.config.items() if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("name", ANCHORS)
+def test_a_pipeline_saves_and_loads_it(name, tmp_path, step):
+    pair = presets()[name]
+    GuidedPipeline(**pair, scheduler=FlowMatchEulerDiscreteScheduler()).save_pretrained(tmp_path)
+    loaded = GuidedPipeline.from_pretrained(tmp_path)
+    for role, guider in pair.items():
+        assert type(getattr(loaded, role)) is type(guider)
+        assert settings(getattr(loaded, role)) == settings(guider)
+    guided = step.guide(loaded.guider, loaded.audio_guider)
+    for velocity, expected in zip(guided, step.guide(**pair), strict=True):
+        assert velocity.isfinite().all() and torch.equal(velocity, expected)
