@@ -1,4 +1,4 @@
-"""Trains nano's transformer with its text encoder: stage 2 on real plan features, stage 3 on the planner's.
+r"""Trains nano's transformer with its text encoder: stage 2 on real plan features, stage 3 on the planner's.
 
 python examples/train_transformer.py examples/configs/nano/transformer.yaml [trainer.steps=100 ...]
 python examples/train_transformer.py examples/configs/nano/transformer_stage3.yaml
@@ -7,7 +7,8 @@ Interrupted, the same command goes on from the last checkpoint. The result is in
 on, add `initial=model_cards/baton-nano trainer.run_dir=runs/longer`. Any value of the file can be overridden; without the parts
 that let the modalities listen to each other, it is plain joint training:
 
-    task_weights='{joint: 1}' independent_timesteps=0 transformer.num_context_tokens=0
+    task_weights='{joint: 1}' independent_timesteps=0 transformer.num_context_tokens=0 \
+    transformer.cross_modal_window=null transformer.audio_cross_modal_window=null
 """
 
 import argparse

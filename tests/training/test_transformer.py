@@ -338,6 +338,7 @@ def test_a_few_steps_lower_the_loss_and_the_export_loads(tmp_path):
     "older_changes, changes, new_layers",
     [
         ({"video_plan_dim": None, "audio_plan_dim": None}, {}, ["plan"]),  # as Ovi's weights, without plan layers
+        ({}, {"num_context_tokens": 2}, ["context_tokens"]),
     ],
 )
 def test_an_older_checkpoint_may_lack_the_new_layers_and_nothing_else(tmp_path, older_changes, changes, new_layers):
