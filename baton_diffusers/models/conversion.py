@@ -1,74 +1,552 @@
-"""Published key names to ours: pure mappings, for `from_single_file` and the conversion scripts."""
+"""Published weights to ours: names, sizes and folded normalisations, for `from_single_file` and the conversion scripts.
+
+For each kind of published file there are two pure functions: one reads the configuration off the shapes of its tensors, the
+other gives the published key of each of our parameters. `check_keys` then finds whatever is missing, unexpected or
+misshapen before any tensor is read.
+"""
 
 from __future__ import annotations
 
+import math
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
 
 import torch
+from diffusers.models.autoencoders.autoencoder_mmaudio import normalize
+
+from .checkpoint_files import PublishedWeights, Shapes, check_keys
 
 
-# Ovi 1.1 (papers.md 4): what stands before and after the first dot-separated parts of a key, within one branch.
+OVI_NUM_ATTENTION_HEADS = 24
+OVI_AUDIO_ROPE_SCALE = 0.19676
+
+# Ovi 1.1 (papers.md 4): parts of names within one branch, ours and theirs.
 _OVI_BLOCK = {
-    "self_attn.q": "attn1.to_q",
-    "self_attn.k": "attn1.to_k",
-    "self_attn.v": "attn1.to_v",
-    "self_attn.o": "attn1.to_out.0",
-    "self_attn.norm_q": "attn1.norm_q",
-    "self_attn.norm_k": "attn1.norm_k",
-    "norm3": "norm2",
-    "cross_attn.q": "attn2.to_q",
-    "cross_attn.k": "attn2.to_k",
-    "cross_attn.v": "attn2.to_v",
-    "cross_attn.o": "attn2.to_out.0",
-    "cross_attn.norm_q": "attn2.norm_q",
-    "cross_attn.norm_k": "attn2.norm_k",
-    "cross_attn.pre_attn_norm_fusion": "attn2.norm_fusion",
-    "cross_attn.k_fusion": "attn2.to_k_fusion",
-    "cross_attn.v_fusion": "attn2.to_v_fusion",
-    "cross_attn.norm_k_fusion": "attn2.norm_k_fusion",
-    "ffn.0": "ffn.net.0.proj",
-    "ffn.2": "ffn.net.2",
-    "modulation": "scale_shift_table",
+    "attn1.to_q": "self_attn.q",
+    "attn1.to_k": "self_attn.k",
+    "attn1.to_v": "self_attn.v",
+    "attn1.to_out.0": "self_attn.o",
+    "attn1.norm_q": "self_attn.norm_q",
+    "attn1.norm_k": "self_attn.norm_k",
+    "norm2": "norm3",
+    "attn2.to_q": "cross_attn.q",
+    "attn2.to_k": "cross_attn.k",
+    "attn2.to_v": "cross_attn.v",
+    "attn2.to_out.0": "cross_attn.o",
+    "attn2.norm_q": "cross_attn.norm_q",
+    "attn2.norm_k": "cross_attn.norm_k",
+    "attn2.norm_fusion": "cross_attn.pre_attn_norm_fusion",
+    "attn2.to_k_fusion": "cross_attn.k_fusion",
+    "attn2.to_v_fusion": "cross_attn.v_fusion",
+    "attn2.norm_k_fusion": "cross_attn.norm_k_fusion",
+    "ffn.net.0.proj": "ffn.0",
+    "ffn.net.2": "ffn.2",
+    "scale_shift_table": "modulation",
 }
 _OVI_MODEL = {
     "patch_embedding": "patch_embedding",
-    "patch_embedding.0": "patch_embedding.conv",
-    "patch_embedding.2.w1": "patch_embedding.mlp.conv_gate",
-    "patch_embedding.2.w2": "patch_embedding.mlp.conv_out",
-    "patch_embedding.2.w3": "patch_embedding.mlp.conv_in",
-    "text_embedding.0": "condition_embedder.text_embedder.linear_1",
-    "text_embedding.2": "condition_embedder.text_embedder.linear_2",
-    "time_embedding.0": "condition_embedder.time_embedder.linear_1",
-    "time_embedding.2": "condition_embedder.time_embedder.linear_2",
-    "time_projection.1": "condition_embedder.modulation_proj",
-    "head.head": "proj_out",
-    "head": "scale_shift_table",
+    "patch_embedding.conv": "patch_embedding.0",
+    "patch_embedding.mlp.conv_gate": "patch_embedding.2.w1",
+    "patch_embedding.mlp.conv_out": "patch_embedding.2.w2",
+    "patch_embedding.mlp.conv_in": "patch_embedding.2.w3",
+    "condition_embedder.text_embedder.linear_1": "text_embedding.0",
+    "condition_embedder.text_embedder.linear_2": "text_embedding.2",
+    "condition_embedder.time_embedder.linear_1": "time_embedding.0",
+    "condition_embedder.time_embedder.linear_2": "time_embedding.2",
+    "condition_embedder.modulation_proj": "time_projection.1",
+    "proj_out": "head.head",
+    "scale_shift_table": "head",
+}
+# Tables of Wan2.2's VAE: the parts of a residual block, and the ends of encoder and decoder.
+_WAN_RESIDUAL = {"norm1": "residual.0", "conv1": "residual.2", "norm2": "residual.3", "conv2": "residual.6"}
+_WAN_ENDS = {"conv_in": "conv1", "norm_out": "head.0", "conv_out": "head.2"}
+_WAN_MIDDLE = {"resnets.0": "middle.0", "attentions.0": "middle.1", "resnets.1": "middle.2"}
+# UMT5: transformers' names within a block, and Wan's.
+_UMT5_BLOCK = {
+    "layer.0.SelfAttention.q": "attn.q",
+    "layer.0.SelfAttention.k": "attn.k",
+    "layer.0.SelfAttention.v": "attn.v",
+    "layer.0.SelfAttention.o": "attn.o",
+    "layer.0.SelfAttention.relative_attention_bias": "pos_embedding.embedding",
+    "layer.0.layer_norm": "norm1",
+    "layer.1.DenseReluDense.wi_0": "ffn.gate.0",
+    "layer.1.DenseReluDense.wi_1": "ffn.fc1",
+    "layer.1.DenseReluDense.wo": "ffn.fc2",
+    "layer.1.layer_norm": "norm2",
 }
 
+# Mean and standard deviation of the latents of Wan2.2's VAE, by channel: they are not in its file.
+WAN22_LATENTS_MEAN = (
+    -0.2289,
+    -0.0052,
+    -0.1323,
+    -0.2339,
+    -0.2799,
+    0.0174,
+    0.1838,
+    0.1557,
+    -0.1382,
+    0.0542,
+    0.2813,
+    0.0891,
+    0.157,
+    -0.0098,
+    0.0375,
+    -0.1825,
+    -0.2246,
+    -0.1207,
+    -0.0698,
+    0.5109,
+    0.2665,
+    -0.2108,
+    -0.2158,
+    0.2502,
+    -0.2055,
+    -0.0322,
+    0.1109,
+    0.1567,
+    -0.0729,
+    0.0899,
+    -0.2799,
+    -0.123,
+    -0.0313,
+    -0.1649,
+    0.0117,
+    0.0723,
+    -0.2839,
+    -0.2083,
+    -0.052,
+    0.3748,
+    0.0152,
+    0.1957,
+    0.1433,
+    -0.2944,
+    0.3573,
+    -0.0548,
+    -0.1681,
+    -0.0667,
+)
+WAN22_LATENTS_STD = (
+    0.4765,
+    1.0364,
+    0.4514,
+    1.1677,
+    0.5313,
+    0.499,
+    0.4818,
+    0.5013,
+    0.8158,
+    1.0344,
+    0.5894,
+    1.0901,
+    0.6885,
+    0.6165,
+    0.8454,
+    0.4978,
+    0.5759,
+    0.3523,
+    0.7135,
+    0.6804,
+    0.5833,
+    1.4146,
+    0.8986,
+    0.5659,
+    0.7069,
+    0.5338,
+    0.4889,
+    0.4917,
+    0.4069,
+    0.4999,
+    0.6866,
+    0.4093,
+    0.5709,
+    0.6065,
+    0.6415,
+    0.4944,
+    0.5726,
+    1.2042,
+    0.5458,
+    1.6887,
+    0.3971,
+    1.06,
+    0.3943,
+    0.5537,
+    0.5444,
+    0.4089,
+    0.7468,
+    0.7744,
+)
 
-def convert_ovi_key(key: str) -> str:
-    """Name in `DualBranchTransformer` of a key of Ovi's checkpoints.
+
+def _shape(shapes: Shapes, key: str, name: str, hint: str = "") -> Sequence[int]:
+    if key not in shapes:
+        raise ValueError(f"{name} lacks {key!r}.{hint}")
+    return shapes[key]
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    """One more than the largest number at the group of `pattern` in the keys."""
+    return 1 + max((int(match[1]) for match in map(re.compile(pattern).match, shapes) if match), default=-1)
+
+
+# Ovi's transformer
+
+OVI_HINT = (
+    " Ovi's files (`model.safetensors`, `model_960x960.safetensors`, `model_960x960_10s.safetensors`,"
+    " `model_fp8_e4m3fn.safetensors`) have keys that begin with 'video_model.' and 'audio_model.'."
+)
+
+
+def ovi_config(
+    shapes: Shapes,
+    num_attention_heads: int = OVI_NUM_ATTENTION_HEADS,
+    audio_rope_scale: float = OVI_AUDIO_ROPE_SCALE,
+    name: str = "the file",
+) -> dict[str, Any]:
+    r"""
+    The arguments of the `DualBranchTransformer` that fits an Ovi checkpoint.
+
+    Args:
+        shapes (`Mapping[str, Sequence[int]]`): shapes of its tensors, by published key.
+        num_attention_heads (`int`, defaults to 24): heads of both branches, which no shape tells.
+        audio_rope_scale (`float`, defaults to 0.19676): video latent frames for each audio latent, likewise.
+        name (`str`): what to call the file in messages.
 
     Raises:
-        ValueError: if the key does not belong to an Ovi checkpoint.
+        ValueError: if a key that tells a size is missing, or the width does not divide into heads of even size.
     """
-    match = re.fullmatch(r"(video|audio)_model\.(?:blocks\.(\d+)\.)?(.+)\.(weight|bias|modulation)", key)
-    if match is None:
-        raise ValueError(f"{key!r} is not a key of an Ovi checkpoint.")
-    branch, block, name, kind = match.groups()
-    ours = (_OVI_MODEL if block is None else _OVI_BLOCK).get(name)
-    if ours is None:
-        raise ValueError(f"{key!r} is not a key of an Ovi checkpoint.")
-    prefix = "audio_" if branch == "audio" else ""
-    suffix = "" if kind == "modulation" else f".{kind}"
-    return f"{'' if block is None else f'blocks.{block}.'}{prefix}{ours}{suffix}"
+
+    def shape(key: str) -> Sequence[int]:
+        return _shape(shapes, key, name, OVI_HINT)
+
+    dim, in_channels, *patch_size = shape("video_model.patch_embedding.weight")
+    if num_attention_heads < 1 or dim % (2 * num_attention_heads):
+        raise ValueError(
+            f"{name} has branches of width {dim}, which does not divide into {num_attention_heads} heads of even size:"
+            " give its number of heads as `num_attention_heads`."
+        )
+    return {
+        "patch_size": tuple(patch_size),
+        "in_channels": in_channels,
+        "out_channels": shape("video_model.head.head.weight")[0] // math.prod(patch_size),
+        "audio_in_channels": shape("audio_model.patch_embedding.0.weight")[1],
+        "audio_out_channels": shape("audio_model.head.head.weight")[0],
+        "num_layers": _count(shapes, r"(?:video|audio)_model\.blocks\.(\d+)\."),
+        "num_attention_heads": num_attention_heads,
+        "attention_head_dim": dim // num_attention_heads,
+        "ffn_dim": shape("video_model.blocks.0.ffn.0.weight")[0],
+        "audio_ffn_dim": shape("audio_model.blocks.0.ffn.0.weight")[0],
+        "audio_patch_hidden_dim": shape("audio_model.patch_embedding.2.w1.weight")[0],
+        "text_dim": shape("video_model.text_embedding.0.weight")[1],
+        "freq_dim": shape("video_model.time_embedding.0.weight")[1],
+        "audio_rope_scale": audio_rope_scale,
+    }
 
 
-def convert_ovi_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """An Ovi checkpoint under the names of `DualBranchTransformer`; tensors are taken over as they are.
+def published_ovi_key(name: str) -> str:
+    """Key in Ovi's checkpoints of a parameter of `DualBranchTransformer`; its plan layers have none.
 
     Raises:
-        ValueError: if a key does not belong to an Ovi checkpoint.
+        ValueError: if Ovi has no such parameter.
     """
-    return {convert_ovi_key(key): tensor for key, tensor in state_dict.items()}
+    block, part, kind = re.fullmatch(r"(?:blocks\.(\d+)\.)?(.+?)(?:\.(weight|bias))?", name).groups()
+    branch = "audio" if part.startswith("audio_") else "video"
+    theirs = (_OVI_MODEL if block is None else _OVI_BLOCK).get(part.removeprefix("audio_"))
+    if theirs is None:
+        raise ValueError(f"{name!r} is not a parameter of Ovi's transformer.")
+    return f"{branch}_model.{'' if block is None else f'blocks.{block}.'}{theirs}.{kind or 'modulation'}"
+
+
+def ovi_keys(names: Iterable[str]) -> dict[str, str]:
+    """Published key of each of `names` that Ovi's transformer has: all parameters but those of the plan layers."""
+    return {name: published_ovi_key(name) for name in names if "plan" not in name}
+
+
+def without_fp8(tensor: torch.Tensor) -> torch.Tensor:
+    r"""
+    Brings float8 weights to bfloat16, which holds each of their values exactly; other tensors are taken over as they are.
+
+    The community's float8 file of Ovi stores rounded weights without scales (its author: all layers but those with "norm" or
+    "bias" in their name, https://github.com/character-ai/Ovi/pull/11; Ovi loads it under the keys of the other files). So
+    `enable_layerwise_casting(torch.float8_e4m3fn)` gives back its very values in its size.
+    """
+    return tensor.to(torch.bfloat16) if tensor.dtype == torch.float8_e4m3fn else tensor
+
+
+class FromOviFileMixin:
+    """Gives `DualBranchTransformer` a `from_single_file` for Ovi's published checkpoints."""
+
+    @classmethod
+    def from_single_file(
+        cls,
+        pretrained_model_path: str | os.PathLike,
+        num_attention_heads: int = OVI_NUM_ATTENTION_HEADS,
+        audio_rope_scale: float = OVI_AUDIO_ROPE_SCALE,
+        torch_dtype: torch.dtype | None = None,
+    ) -> Self:
+        r"""
+        Loads the transformer from one of Ovi's files, without plan layers.
+
+        Args:
+            pretrained_model_path (`str` or `os.PathLike`): a local `.safetensors` file.
+            num_attention_heads (`int`, defaults to 24): heads of both branches, which the file does not tell.
+            audio_rope_scale (`float`, defaults to 0.19676): video latent frames for each audio latent, likewise.
+            torch_dtype (`torch.dtype`, *optional*): by default the file's, bfloat16 for its float8 weights. What has to
+                stay in float32 does.
+
+        Raises:
+            ValueError: if the file is truncated or corrupt, or naming the first key that is missing, unexpected or misshapen.
+        """
+        published = PublishedWeights(pretrained_model_path)
+        with torch.device("meta"):
+            model = cls(**ovi_config(published.shapes, num_attention_heads, audio_rope_scale, published.name))
+        parameters = model.state_dict()
+        keys = ovi_keys(parameters)
+        check_keys(published.shapes, {keys[name]: parameters[name].shape for name in keys}, published.name, OVI_HINT)
+        state = {}
+        for name, key in keys.items():
+            tensor = without_fp8(published.read([key])[key])
+            stays = set(name.split(".")) & set(cls._keep_in_fp32_modules)
+            state[name] = tensor.float() if stays else tensor.to(torch_dtype or tensor.dtype)
+        model.load_state_dict(state, assign=True)
+        return model.eval()
+
+
+# Wan2.2's video autoencoder
+
+
+def wan_vae_config(shapes: Shapes, name: str = "the file") -> dict[str, Any]:
+    r"""
+    The arguments of the `AutoencoderKLWan` that fits a Wan2.2 VAE, read off the shapes of its tensors.
+
+    Raises:
+        ValueError: if a key that tells a size is missing, or the latents are not the 48 channels of Wan2.2, whose statistics
+            are known.
+    """
+
+    def shape(key: str) -> Sequence[int]:
+        return _shape(shapes, key, name)
+
+    base_dim, in_channels = shape("encoder.conv1.weight")[:2]
+    z_dim = shape("conv2.weight")[0]
+    if z_dim != len(WAN22_LATENTS_MEAN):
+        raise ValueError(f"{name} has {z_dim} latent channels, but Wan2.2's VAE has {len(WAN22_LATENTS_MEAN)}.")
+    num_levels = _count(shapes, r"encoder\.downsamples\.(\d+)\.downsamples\.")
+    num_res_blocks = _count(shapes, r"encoder\.downsamples\.0\.downsamples\.(\d+)\.residual\.")
+    patch_size = math.isqrt(in_channels // 3)
+    downsample = [
+        f"encoder.downsamples.{level}.downsamples.{num_res_blocks}.time_conv.weight" in shapes
+        for level in range(num_levels - 1)
+    ]
+    return {
+        "base_dim": base_dim,
+        "decoder_base_dim": shape("decoder.head.2.weight")[1],
+        "z_dim": z_dim,
+        "dim_mult": [
+            shape(f"encoder.downsamples.{level}.downsamples.0.residual.6.weight")[0] // base_dim
+            for level in range(num_levels)
+        ],
+        "num_res_blocks": num_res_blocks,
+        "temperal_downsample": downsample,
+        "latents_mean": list(WAN22_LATENTS_MEAN),
+        "latents_std": list(WAN22_LATENTS_STD),
+        "is_residual": True,
+        "in_channels": in_channels,
+        "out_channels": shape("decoder.head.2.weight")[0],
+        "patch_size": patch_size,
+        "scale_factor_temporal": 2 ** sum(downsample),
+        "scale_factor_spatial": patch_size * 2 ** (num_levels - 1),
+    }
+
+
+def published_wan_vae_key(name: str, num_res_blocks: int) -> str:
+    """Key in Wan2.2's VAE of a parameter of `AutoencoderKLWan` in its residual form."""
+    if name.startswith(("quant_conv", "post_quant_conv")):
+        return name.replace("post_quant_conv", "conv2").replace("quant_conv", "conv1")
+    side, name = name.split(".", maxsplit=1)
+    steps, samplers, num_blocks = (
+        ("downsamples", "down_blocks", num_res_blocks)
+        if side == "encoder"
+        else ("upsamples", "up_blocks", num_res_blocks + 1)
+    )
+    name = re.sub(r"^(conv_in|norm_out|conv_out)\b", lambda match: _WAN_ENDS[match[0]], name)
+    name = re.sub(r"^mid_block\.(\w+\.\d)", lambda match: _WAN_MIDDLE[match[1]], name)
+    name = re.sub(rf"^{samplers}\.(\d+)\.resnets\.", rf"{steps}.\1.{steps}.", name)
+    name = re.sub(rf"^{samplers}\.(\d+)\.(?:down|up)sampler\.", rf"{steps}.\1.{steps}.{num_blocks}.", name)
+    name = re.sub(r"\.(norm1|conv1|norm2|conv2)\.(?=\w+$)", lambda match: f".{_WAN_RESIDUAL[match[1]]}.", name)
+    return f"{side}.{name.replace('conv_shortcut', 'shortcut')}"
+
+
+# UMT5's encoder in Wan's form
+
+
+def umt5_config(shapes: Shapes, name: str = "the file") -> dict[str, Any]:
+    """The arguments of the `UMT5Config` that fits Wan's UMT5 encoder, read off the shapes of its tensors.
+
+    Raises:
+        ValueError: if a key that tells a size is missing.
+    """
+
+    def shape(key: str) -> Sequence[int]:
+        return _shape(shapes, key, name)
+
+    vocab_size, d_model = shape("token_embedding.weight")
+    num_buckets, num_heads = shape("blocks.0.pos_embedding.embedding.weight")
+    return {
+        "vocab_size": vocab_size,
+        "d_model": d_model,
+        "d_kv": shape("blocks.0.attn.q.weight")[0] // num_heads,
+        "d_ff": shape("blocks.0.ffn.fc1.weight")[0],
+        "num_layers": _count(shapes, r"blocks\.(\d+)\."),
+        "num_heads": num_heads,
+        "relative_attention_num_buckets": num_buckets,
+        "architectures": ["UMT5EncoderModel"],
+    }
+
+
+def published_umt5_key(name: str) -> str:
+    """Key in Wan's UMT5 encoder of a parameter of `UMT5EncoderModel`."""
+    if name in ("shared.weight", "encoder.embed_tokens.weight"):
+        return "token_embedding.weight"
+    if name == "encoder.final_layer_norm.weight":
+        return "norm.weight"
+    block, part = re.fullmatch(r"encoder\.block\.(\d+)\.(.+)\.weight", name).groups()
+    return f"blocks.{block}.{_UMT5_BLOCK[part]}.weight"
+
+
+# MMAudio's 16 kHz autoencoder and vocoder
+
+
+def mmaudio_vae_config(shapes: Shapes, name: str = "the file") -> dict[str, Any]:
+    """The arguments of the `MMAudioVAE16kHz` that fits MMAudio's 16 kHz autoencoder, read off the shapes of its tensors.
+
+    Raises:
+        ValueError: if a key that tells a size is missing.
+    """
+
+    def shape(key: str) -> Sequence[int]:
+        return _shape(shapes, key, name)
+
+    hidden_channels, mel_bins, _ = shape("encoder.conv_in.weight")
+    return {
+        "mel_bins": mel_bins,
+        "latent_channels": shape("decoder.conv_in.weight")[1],
+        "hidden_channels": hidden_channels,
+        "channel_multipliers": tuple(
+            shape(f"encoder.down.{level}.block.0.conv1.weight")[0] // hidden_channels
+            for level in range(_count(shapes, r"encoder\.down\.(\d+)\."))
+        ),
+        "layers_per_block": _count(shapes, r"encoder\.down\.0\.block\.(\d+)\."),
+    }
+
+
+def normalise_mmaudio_weight(key: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Normalises a convolution of MMAudio's autoencoder, which is published as it was trained, without its normalisation.
+
+    Each filter comes to unit magnitude and is divided by the root of its size (Karras et al. 2024, equations 47 and 66).
+    """
+    tensor = tensor.float()
+    return normalize(tensor) / math.sqrt(tensor[0].numel()) if key.endswith(".weight") else tensor
+
+
+def bigvgan_config(shapes: Shapes, name: str = "the file") -> dict[str, Any]:
+    """The arguments of the `MMAudioVocoder16kHz` that fits a BigVGAN, read off the shapes of its folded tensors.
+
+    Strides are not in the file: as in all published BigVGANs they are half of the kernels that they go with, and the
+    dilations are 1, 3, 5.
+
+    Raises:
+        ValueError: if a key that tells a size is missing.
+    """
+
+    def shape(key: str) -> Sequence[int]:
+        return _shape(shapes, key, name)
+
+    width, num_mels, _ = shape("conv_pre.weight")
+    kernels = tuple(shape(f"ups.{stage}.0.weight")[2] for stage in range(_count(shapes, r"ups\.(\d+)\.")))
+    num_blocks = _count(shapes, r"resblocks\.(\d+)\.") // max(len(kernels), 1)
+    return {
+        "num_mels": num_mels,
+        "upsample_initial_channel": width,
+        "upsample_rates": tuple(kernel // 2 for kernel in kernels),
+        "upsample_kernel_sizes": kernels,
+        "resblock_kernel_sizes": tuple(shape(f"resblocks.{block}.convs1.0.weight")[2] for block in range(num_blocks)),
+        "resblock_dilation_sizes": ((1, 3, 5),) * num_blocks,
+    }
+
+
+_WEIGHT_NORM = re.compile(r"(.*)\.(?:weight_g|weight_v|parametrizations\.weight\.original([01]))")
+
+
+def fold_weight_norm(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    r"""
+    Folds weight norm into the weights: `w = g * v / |v|`, the norm over all dimensions but the first.
+
+    Args:
+        tensors (`Mapping[str, torch.Tensor]`): both halves of each weight under either of PyTorch's names for them, `weight_g`
+            and `weight_v` or `parametrizations.weight.original0` and `original1`, among other tensors.
+
+    Raises:
+        ValueError: if one half is missing.
+    """
+    folded = {}
+    for key, tensor in tensors.items():
+        match = _WEIGHT_NORM.fullmatch(key)
+        if match is None:
+            folded[key] = tensor
+            continue
+        is_norm = key.endswith(("weight_g", "original0"))
+        half = (
+            key[:-1] + ("v" if is_norm else "g")
+            if key.endswith(("_g", "_v"))
+            else key[:-1] + ("1" if is_norm else "0")
+        )
+        if half not in tensors:
+            raise ValueError(f"{key!r} is one half of a weight, but {half!r} is missing.")
+        if is_norm:
+            folded[f"{match[1]}.weight"] = torch._weight_norm(tensors[half].float(), tensor.float(), 0)
+    return folded
+
+
+# WavTokenizer's encoder
+
+
+def wavtokenizer_config(shapes: Shapes, name: str = "the file") -> dict[str, Any]:
+    r"""
+    The arguments of the `EncodecConfig` whose encoder is WavTokenizer's (24 kHz), read off the shapes of its tensors.
+
+    Args:
+        shapes (`Mapping[str, Sequence[int]]`): by published key, without `feature_extractor.encodec.encoder.`.
+        name (`str`): what to call the file in messages.
+
+    Raises:
+        ValueError: if a key that tells a size is missing.
+    """
+    convolutions = sorted(
+        int(match[1])
+        for match in (re.fullmatch(r"model\.(\d+)\.conv\.conv\.weight_v", key) for key in shapes)
+        if match
+    )
+    num_filters, audio_channels, _ = _shape(shapes, "model.0.conv.conv.weight_v", name)
+    last = f"model.{convolutions[-1]}.conv.conv.weight_v"
+    # Each strided convolution has a kernel of twice its stride; EnCodec lists the strides of its decoder.
+    ratios = [shapes[f"model.{index}.conv.conv.weight_v"][2] // 2 for index in reversed(convolutions[1:-1])]
+    hidden_size = shapes[last][0]
+    return {
+        "sampling_rate": 24_000,
+        "audio_channels": audio_channels,
+        "num_filters": num_filters,
+        "hidden_size": hidden_size,
+        "codebook_dim": hidden_size,
+        "upsampling_ratios": ratios,
+        "use_causal_conv": False,
+    }
+
+
+def published_wavtokenizer_key(name: str) -> str:
+    """Key in WavTokenizer, without `feature_extractor.encodec.encoder.`, of a parameter of `EncodecModel`'s encoder."""
+    name = name.replace("conv.parametrizations.weight.original0", "conv.weight_g")
+    name = name.replace("conv.parametrizations.weight.original1", "conv.weight_v")
+    return re.sub(r"\bconv\.(?=\w+$)", "conv.conv.", re.sub(r"^layers\.", "model.", name))

@@ -32,6 +32,7 @@ from .attention_dual_branch import (
     WindowGroups,
     group_windows,
 )
+from .conversion import FromOviFileMixin
 
 
 @dataclass
@@ -239,7 +240,7 @@ TransformerBlockRegistry.register(
 )
 
 
-class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, CacheMixin):
+class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, CacheMixin, FromOviFileMixin):
     r"""
     Two Wan-style towers with Ovi's block order and fusion attention (papers.md 4), and Baton's plan attention after the
     text in every block (papers.md 1.2). Predicts the velocities of flow matching for video and audio latents.

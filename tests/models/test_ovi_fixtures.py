@@ -1,81 +1,30 @@
-"""The published Ovi computation, on a random tiny checkpoint, must come out of `DualBranchTransformer`."""
-
-import json
-from pathlib import Path
+"""The published computations, on random tiny checkpoints, must come out of our models when they are loaded from those files."""
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from baton_diffusers.models.conversion import convert_ovi_key, convert_ovi_state_dict
 from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
 from baton_diffusers.plan import SemanticPlan
+from tests.published import OVI_FIXTURES, ovi_fixture
 
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
-
-
-def load_fixture(name, **config):
-    with safe_open(FIXTURES / f"ovi_tiny_{name}.safetensors", framework="pt") as file:
-        metadata = file.metadata()
-        tensors = {key: file.get_tensor(key) for key in file.keys()}
-    video, audio = json.loads(metadata["video_config"]), json.loads(metadata["audio_config"])
-    transformer = DualBranchTransformer(
-        patch_size=tuple(video["patch_size"]),
-        in_channels=video["in_dim"],
-        out_channels=video["out_dim"],
-        audio_in_channels=audio["in_dim"],
-        audio_out_channels=audio["out_dim"],
-        num_layers=video["num_layers"],
-        num_attention_heads=video["num_heads"],
-        attention_head_dim=video["dim"] // video["num_heads"],
-        ffn_dim=video["ffn_dim"],
-        audio_ffn_dim=audio["ffn_dim"],
-        text_dim=video["text_dim"],
-        freq_dim=video["freq_dim"],
-        eps=video["eps"],
-        audio_rope_scale=audio["temporal_rope_scaling_factor"],
-        **config,
-    ).eval()
-    state = convert_ovi_state_dict({k.removeprefix("state."): v for k, v in tensors.items() if k.startswith("state.")})
-    missing, unexpected = transformer.load_state_dict(state, strict=not config)
-    assert not unexpected and all("plan" in key for key in missing)
-
-    def padded(text):
-        return torch.nn.functional.pad(text, (0, 0, 0, int(metadata["text_len"]) - text.shape[0]))[None]
-
-    timestep = tensors["timestep"]
-    if metadata["first_frame_is_clean"] == "True":
-        _, frames, height, width = tensors["input_video"].shape
-        tokens = height * width // 4
-        per_token = timestep.repeat(frames * tokens)
-        per_token[:tokens] = 0
-        video_timestep = per_token[None]
-    else:
-        video_timestep = timestep
-    inputs = {
-        "hidden_states": tensors["input_video"][None],
-        "audio_hidden_states": tensors["input_audio"][None],
-        "timestep": video_timestep,
-        "audio_timestep": timestep,
-        "encoder_hidden_states": padded(tensors["video_text"]),
-        "audio_encoder_hidden_states": padded(tensors["audio_text"]),
-        "skip_layers": [int(metadata["skip_layer"])] if metadata["skip_layer"] != "0" else None,
-    }
-    return transformer, inputs, tensors["output_video"][None], tensors["output_audio"][None]
-
-
-@pytest.mark.parametrize("name", ["t2av", "first_frame_clean", "skip_block"])
-def test_reproduces_the_published_computation(name):
-    transformer, inputs, video, audio = load_fixture(name)
+@pytest.mark.parametrize("name", OVI_FIXTURES)
+def test_reproduces_the_published_computation(name, tmp_path):
+    untold, inputs, video, audio = ovi_fixture(name, tmp_path / "model.safetensors")
+    transformer = DualBranchTransformer.from_single_file(tmp_path / "model.safetensors", **untold)
     with torch.no_grad():
         output = transformer(**inputs)
     assert (output.sample - video).abs().max() <= 1e-4
     assert (output.audio_sample - audio).abs().max() <= 1e-4
 
 
-def test_fresh_plan_layers_leave_the_output_unchanged_bit_for_bit():
-    transformer, inputs, _, _ = load_fixture("t2av", video_plan_dim=8, audio_plan_dim=6)
+def test_fresh_plan_layers_leave_the_output_unchanged_bit_for_bit(tmp_path):
+    untold, inputs, _, _ = ovi_fixture("t2av", tmp_path / "model.safetensors")
+    converted = DualBranchTransformer.from_single_file(tmp_path / "model.safetensors", **untold)
+    transformer = DualBranchTransformer.from_config(converted.config, video_plan_dim=8, audio_plan_dim=6).eval()
+    missing, unexpected = transformer.load_state_dict(converted.state_dict(), strict=False)
+    assert not unexpected and all("plan" in name for name in missing)
     generator = torch.Generator().manual_seed(0)
     plan = SemanticPlan(
         video_tokens=torch.randn(1, 8, 8, generator=generator),
@@ -92,9 +41,60 @@ def test_fresh_plan_layers_leave_the_output_unchanged_bit_for_bit():
     assert torch.equal(without.audio_sample, under_plan.audio_sample)
 
 
-@pytest.mark.parametrize(
-    "key", ["blocks.0.self_attn.q.weight", "video_model.blocks.0.attn.q.weight", "video_model.x.bias"]
-)
-def test_a_foreign_key_is_named(key):
-    with pytest.raises(ValueError, match=key.replace(".", r"\.")):
-        convert_ovi_key(key)
+def test_a_single_file_can_be_loaded_in_a_smaller_dtype(tmp_path):
+    file = tmp_path / "model.safetensors"
+    untold, _, _, _ = ovi_fixture("t2av", file)
+    transformer = DualBranchTransformer.from_single_file(file, torch_dtype=torch.bfloat16, **untold)
+    transformer.save_pretrained(tmp_path / "saved")
+    loaded = DualBranchTransformer.from_pretrained(tmp_path / "saved", torch_dtype=torch.bfloat16)
+    dtypes = {name: parameter.dtype for name, parameter in loaded.named_parameters()}
+    assert {name: parameter.dtype for name, parameter in transformer.named_parameters()} == dtypes
+    assert set(dtypes.values()) == {torch.bfloat16, torch.float32}
+
+
+def test_float8_weights_keep_their_values(tmp_path):
+    # As in the community's file: everything but norms and biases is float8, without scales.
+    untold, inputs, _, _ = ovi_fixture("t2av", tmp_path / "model.safetensors")
+    state = load_file(tmp_path / "model.safetensors")
+    rounded = {
+        key: tensor if "norm" in key or "bias" in key else tensor.to(torch.float8_e4m3fn)
+        for key, tensor in state.items()
+    }
+    save_file(rounded, tmp_path / "model_fp8_e4m3fn.safetensors")
+    save_file({key: tensor.float() for key, tensor in rounded.items()}, tmp_path / "model_rounded.safetensors")
+    eight_bits = DualBranchTransformer.from_single_file(tmp_path / "model_fp8_e4m3fn.safetensors", **untold)
+    assert eight_bits.blocks[0].attn1.to_q.weight.dtype == torch.bfloat16
+    reference = DualBranchTransformer.from_single_file(tmp_path / "model_rounded.safetensors", **untold)
+    with torch.no_grad():
+        assert torch.equal(eight_bits.float()(**inputs).sample, reference(**inputs).sample)
+
+
+def test_a_file_that_is_not_ovis_is_refused_by_its_first_key(tmp_path):
+    file = tmp_path / "model.safetensors"
+    untold, _, _, _ = ovi_fixture("t2av", file)
+    state = load_file(file)
+
+    def refusal(changed):
+        save_file(changed, tmp_path / "changed.safetensors")
+        with pytest.raises(ValueError) as error:
+            DualBranchTransformer.from_single_file(tmp_path / "changed.safetensors", **untold)
+        return str(error.value)
+
+    key = "audio_model.blocks.1.cross_attn.k_fusion.weight"
+    assert f"lacks '{key}'" in refusal({k: t for k, t in state.items() if k != key})
+    assert f"'{key}' has shape (48, 47), but must have (48, 48)" in refusal({**state, key: state[key][:, :-1].clone()})
+    assert "unexpected 'video_model.img_emb.bias'" in refusal({**state, "video_model.img_emb.bias": torch.zeros(1)})
+    wan = {k.removeprefix("video_model."): t for k, t in state.items() if k.startswith("video_model.")}
+    assert "lacks 'video_model.patch_embedding.weight'" in refusal(wan)
+
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="model.safetensors is truncated or corrupt"):
+        DualBranchTransformer.from_single_file(file, **untold)
+    with pytest.raises(ValueError, match="missing.safetensors is not a file"):
+        DualBranchTransformer.from_single_file(tmp_path / "missing.safetensors")
+
+
+def test_heads_that_do_not_divide_the_width_are_refused(tmp_path):
+    ovi_fixture("t2av", tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="width 48, which does not divide into 7 heads"):
+        DualBranchTransformer.from_single_file(tmp_path / "model.safetensors", num_attention_heads=7)
