@@ -28,9 +28,7 @@ from baton_diffusers.training.transformer import (
     build_transformer,
     export_transformer,
     mean_losses,
-    mute_latents,
     parameter_groups,
-    static_latents,
 )
 
 
@@ -43,14 +41,10 @@ def main(path: str, overrides: list[str]) -> None:
     if config.plan == "planner":
         planner = VAPlannerModel.from_pretrained(config.planner).eval().requires_grad_(False)
         planner_tokenizer = AutoTokenizer.from_pretrained(config.planner_tokenizer)
-    static = mute = None
-    if "static" in config.tasks:
-        static = static_latents(AutoencoderKLWan.from_pretrained(config.vae).eval(), features[0]["latents"])
-    if "mute" in config.tasks:
-        audio_vae = MMAudioVAE.from_pretrained(config.audio_vae).eval()
-        mute = mute_latents(audio_vae, features.plan_layout["duration"], module.transformer.config.audio_latent_rate)
+    vae = AutoencoderKLWan.from_pretrained(config.vae).eval() if "static" in config.tasks else None
+    audio_vae = MMAudioVAE.from_pretrained(config.audio_vae).eval() if "mute" in config.tasks else None
     tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
-    loss = FlowMatchingLoss(config, features, tokenizer, planner, planner_tokenizer, static, mute)
+    loss = FlowMatchingLoss(config, features, tokenizer, planner, planner_tokenizer, vae, audio_vae)
     groups = parameter_groups(module, config)
     trainer = Trainer(config.trainer, module, loss, features, groups, collate_fn=collate_features)
     if planner is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from diffusers import AutoencoderKLWan, MMAudioVAE
 from torch import nn
 from transformers import PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
 
+from .. import coordinates
+from ..guiders import Anchor
 from ..models.transformer_dual_branch import DualBranchTransformer
 from ..models.va_planner import VAPlannerModel, tokenize_prompts
 from ..plan import SemanticPlan
 from .codecs import encode_clip
-from .features import CachedFeatures, encode_audio_latents
+from .features import CachedFeatures
 from .trainer import TrainerConfig
 
 
@@ -89,6 +91,9 @@ class TransformerTraining:
             streams attend to each other: `True`. The default is CCL's routing (papers.md, section 2): the clean modality
             reads the context tokens alone, and so does not change while the other is denoised.
         independent_timesteps: Share of samples whose audio has a noise level of its own, drawn apart from the video's.
+        given_share: Share of samples of which a part is given clean, at timestep 0, and not supervised: the first picture,
+            the beginning of both modalities, or all but a span of time of each. It trains what a pipeline does with
+            `image`, `continue_from` and masks (architecture.md, decision 2), and takes timesteps for each token.
         vae: Folder of the video's autoencoder, for "static".
         audio_vae: Folder of the audio's autoencoder, for "mute".
         text_dropout: Share of samples that lose the text but keep the plan.
@@ -96,6 +101,7 @@ class TransformerTraining:
         joint_dropout: Share of samples that lose both.
         noise_mean: Noise levels are `sigmoid(noise_mean + noise_std * N(0, 1))`.
         noise_std: See `noise_mean`.
+        noise_bins: Equal ranges of noise levels for which the losses are also logged apart; 0 logs none.
         audio_weight: Weight of the audio loss beside the video's.
         data_seed: Seed of the Stage stream that the features were made from.
     """
@@ -116,6 +122,7 @@ class TransformerTraining:
     synergy_weights: dict[str, float] = field(default_factory=dict)
     clean_reads_noisy: bool = False
     independent_timesteps: float = 0.0
+    given_share: float = 0.0
     vae: str | None = None
     audio_vae: str | None = None
     text_dropout: float = 0.1
@@ -123,6 +130,7 @@ class TransformerTraining:
     joint_dropout: float = 0.1
     noise_mean: float = 0.3
     noise_std: float = 1.2
+    noise_bins: int = 0
     audio_weight: float = 1.0
     data_seed: int = 0
 
@@ -148,10 +156,11 @@ class TransformerTraining:
                     )
         if not any(self.task_weights.values()):
             raise ValueError(f"`task_weights` is {self.task_weights}: give one task at least a weight above 0.")
-        if not 0 <= self.independent_timesteps <= 1:
-            raise ValueError(
-                f"`independent_timesteps` is a share of the samples, in [0, 1], got {self.independent_timesteps}."
-            )
+        for name in ("independent_timesteps", "given_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` is a share of the samples, in [0, 1], got {getattr(self, name)}.")
+        if self.noise_bins < 0:
+            raise ValueError(f"`noise_bins` must be 0 or more, got {self.noise_bins}.")
         for task, name in (("static", "vae"), ("mute", "audio_vae")):
             if task in self.tasks and getattr(self, name) is None:
                 raise ValueError(f"the task {task!r} needs `{name}`, the folder of the autoencoder that encodes it.")
@@ -160,6 +169,48 @@ class TransformerTraining:
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks that are trained, in the order of [`TASKS`]."""
         return tuple(name for name in TASKS if self.task_weights.get(name) or self.synergy_weights.get(name))
+
+    def visited_states(self, modality: str, other: str = "made") -> frozenset[Anchor]:
+        """
+        The passes of guidance whose prediction of a modality is trained: anchors beyond these are untrained states.
+
+        Text, plan and task are drawn apart, so that every combination of what they drop is visited. Without a plan, anchors
+        are those that [`Anchor.resolve`] gives.
+
+        Args:
+            modality: "video" or "audio".
+            other: Whether the other modality is "made" along with it, "given" (A2V, V2A) or there is "none" (T2V, T2A).
+        """
+        other_modality, replaced = {"video": ("audio", "mute"), "audio": ("video", "static")}[modality]
+        routed = {
+            getattr(TASKS[name], other_modality) for name in self.tasks if getattr(TASKS[name], modality) == "noisy"
+        }
+        clean_reads = self.clean_reads_noisy
+        states = set()
+        if other == "none":
+            states |= {Anchor()} if "absent" in routed else set()
+        else:
+            if "noisy" in routed and other == "made":
+                states.add(Anchor())
+            if "clean" in routed and other == "given" and not clean_reads:  # what is given never reads what is made
+                states.add(Anchor())
+            if "absent" in routed:
+                states.add(Anchor(cross_modal=False))
+            if "still" in routed and not (clean_reads and other == "given"):
+                states.add(Anchor(**{replaced: True}, clean_reads=clean_reads))
+
+        kept = {
+            (True, True): 1 - self.text_dropout - self.plan_dropout - self.joint_dropout,
+            (False, True): self.text_dropout,
+            (True, False): self.plan_dropout,
+            (False, False): self.joint_dropout,
+        }
+        return frozenset(
+            replace(anchor, text=text, plan=plan).resolve(has_plan=self.plan != "none")
+            for anchor in states
+            for (text, plan), share in kept.items()
+            if share > 1e-9
+        )
 
 
 class TransformerWithText(nn.Module):
@@ -266,32 +317,30 @@ def parameter_groups(module: TransformerWithText, config: TransformerTraining) -
 
 
 @torch.no_grad()
-def static_latents(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
+def static_latents(vae: AutoencoderKLWan, num_frames: int, height: int, width: int) -> torch.Tensor:
     """
     Normalised latents of a motionless mid-grey clip: the static anchor of SyncCFG (papers.md, section 3).
 
     Args:
         vae: The video's autoencoder.
-        latents: Latents of a clip, `(num_channels, num_frames, height, width)`: their shape is taken.
+        num_frames, height, width: Size of the latents.
 
     Returns:
         Of shape `(1, num_channels, num_frames, height, width)`.
     """
     config = vae.config
-    num_frames, height, width = latents.shape[1:]
-    space = config.scale_factor_spatial
-    grey = torch.zeros(
-        1, 3, 1 + (num_frames - 1) * config.scale_factor_temporal, height * space, width * space, device=vae.device
-    )
+    size = (height * config.scale_factor_spatial, width * config.scale_factor_spatial)
+    grey = torch.zeros(1, 3, 1 + (num_frames - 1) * config.scale_factor_temporal, *size, device=vae.device)
     mean = torch.tensor(config.latents_mean, device=vae.device).view(1, -1, 1, 1, 1)
     std = torch.tensor(config.latents_std, device=vae.device).view(1, -1, 1, 1, 1)
     return (encode_clip(vae, grey).chunk(2, dim=1)[0] - mean) / std
 
 
 @torch.no_grad()
-def mute_latents(audio_vae: MMAudioVAE, duration: float, audio_latent_rate: float) -> torch.Tensor:
+def mute_latents(audio_vae: MMAudioVAE, audio_length: int) -> torch.Tensor:
     """Scaled latents of silence, `(1, audio_length, channels)`: the mute anchor of SyncCFG (papers.md, section 3)."""
-    return encode_audio_latents(audio_vae, torch.zeros(1, 1, device=audio_vae.device), duration, audio_latent_rate)
+    silence = torch.zeros(1, audio_length * audio_vae.latent_hop_length, device=audio_vae.device)
+    return (audio_vae.encode(silence).latent_dist.mode() * audio_vae.config.scaling_factor).transpose(1, 2)
 
 
 class FlowMatchingLoss:
@@ -305,7 +354,8 @@ class FlowMatchingLoss:
 
     What it logs: `loss = video + audio_weight * audio`. With more than one task also, for each task and modality that it
     supervises, the sum of its samples' losses (`video.a2v`) and their number (`video.a2v.share`), both divided by the batch
-    size; the mean loss of the task is the quotient of the two columns, see [`mean_losses`].
+    size; the mean loss of the task is the quotient of the two columns, see [`mean_losses`]. With `noise_bins` the same for
+    ranges of noise levels (`video.noise0.25-0.5`).
 
     Args:
         config ([`TransformerTraining`]): shares, noise levels and weights.
@@ -313,13 +363,11 @@ class FlowMatchingLoss:
         tokenizer (`PreTrainedTokenizerBase`): the text encoder's.
         planner ([`VAPlannerModel`], *optional*): frozen; makes the plans for `plan="planner"`.
         planner_tokenizer (`PreTrainedTokenizerBase`, *optional*): the planner's.
-        static (`torch.Tensor` of shape `(1, num_channels, num_frames, height, width)`, *optional*): what stands for the
-            video in the task "static", see [`static_latents`].
-        mute (`torch.Tensor` of shape `(1, audio_length, channels)`, *optional*): what stands for the audio in the task
-            "mute", see [`mute_latents`].
+        vae (`AutoencoderKLWan`, *optional*): encodes what stands for the video in the task "static", once for each shape.
+        audio_vae (`MMAudioVAE`, *optional*): encodes what stands for the audio in the task "mute", likewise.
 
     Raises:
-        ValueError: if a task lacks its latents.
+        ValueError: if a task lacks its autoencoder.
     """
 
     def __init__(
@@ -329,19 +377,22 @@ class FlowMatchingLoss:
         tokenizer: PreTrainedTokenizerBase,
         planner: VAPlannerModel | None = None,
         planner_tokenizer: PreTrainedTokenizerBase | None = None,
-        static: torch.Tensor | None = None,
-        mute: torch.Tensor | None = None,
+        vae: AutoencoderKLWan | None = None,
+        audio_vae: MMAudioVAE | None = None,
     ) -> None:
-        for task, latents in (("static", static), ("mute", mute)):
-            if task in config.tasks and latents is None:
-                raise ValueError(f"the task {task!r} needs `{task}`, the latents of its condition.")
+        for task, name, model in (("static", "vae", vae), ("mute", "audio_vae", audio_vae)):
+            if task in config.tasks and model is None:
+                raise ValueError(f"the task {task!r} needs `{name}`, the autoencoder that encodes its condition.")
         self.config = config
         self.features = features
         self.tokenizer = tokenizer
         self.planner = planner
         self.planner_tokenizer = planner_tokenizer
-        self.static = static
-        self.mute = mute
+        self.vae = vae
+        self.audio_vae = audio_vae
+        self._still: dict[torch.Size, torch.Tensor] = {}
+        with torch.device("meta"):
+            self._geometry = DualBranchTransformer(**config.transformer).config
 
     def __call__(
         self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator, step: int
@@ -355,81 +406,109 @@ class FlowMatchingLoss:
         repeats = 1 + len(synergy)
         latents = batch["latents"].repeat_interleave(repeats, dim=0)
         audio_latents = batch["audio_latents"].repeat_interleave(repeats, dim=0)
-        prompts = [prompt for prompt in batch["prompt"] for _ in range(repeats)]
-        plan = self._plan(batch, device)
-        if plan is not None:
-            plan = plan.repeat_interleave(repeats)
-        num_rows = len(prompts)
+        others = [torch.full((batch_size,), config.tasks.index(name), device=device) for name in synergy]
+        task = torch.stack([self._draw_tasks(batch_size, generator), *others], dim=1).flatten()
+        weight = torch.tensor([1.0, *synergy.values()], device=device).repeat(batch_size)
+        trains_video, trains_audio = self._where(task, "video", "noisy"), self._where(task, "audio", "noisy")
 
-        # 2. Noise
-        level = self._noise_levels(num_rows, generator)
+        # 2. Noise levels, of rows and of their latents in time: what is given is at 0
+        row_level, audio_row_level = self._draw_noise_levels(len(task), generator)
+        noisy, audio_noisy = self._draw_noisy(task, latents.shape[2], audio_latents.shape[1], generator)
+        level, audio_level = row_level[:, None] * noisy, audio_row_level[:, None] * audio_noisy
+
+        # 3. What the model sees of the clip
         noise = torch.randn(latents.shape, generator=generator, device=device)
         audio_noise = torch.randn(audio_latents.shape, generator=generator, device=device)
+        t, audio_t = level[:, None, :, None, None], audio_level[:, :, None]
+        noised = (1 - t) * latents + t * noise
+        audio_noised = (1 - audio_t) * audio_latents + audio_t * audio_noise
+        if "static" in config.tasks:
+            still = self._where(task, "video", "still")[:, None, None, None, None]
+            noised = torch.where(still, self._still_latents(latents), noised)
+        if "mute" in config.tasks:
+            still = self._where(task, "audio", "still")[:, None, None]
+            audio_noised = torch.where(still, self._still_latents(audio_latents), audio_noised)
 
-        # 3. What each sample loses
-        draw = torch.rand(num_rows, generator=generator, device=device)
+        # 4. What it sees of text and plan
+        draw = torch.rand(len(task), generator=generator, device=device)
         loses_text = draw < config.text_dropout + config.joint_dropout
         loses_plan = (draw >= config.text_dropout) & (
             draw < config.text_dropout + config.joint_dropout + config.plan_dropout
         )
+        prompts = [prompt for prompt in batch["prompt"] for _ in range(repeats)]
         prompts = ["" if lost else prompt for prompt, lost in zip(prompts, loses_text.tolist(), strict=True)]
         tokens = self.tokenizer(
             prompts, padding="max_length", max_length=config.max_sequence_length, truncation=True, return_tensors="pt"
         ).to(device)
+        plan = self._plan(batch, device)
         if plan is not None:
-            plan = plan.masked(~loses_plan)
-
-        # 4. Tasks
-        apart = torch.rand(num_rows, generator=generator, device=device) < config.independent_timesteps
-        audio_level = torch.where(apart, self._noise_levels(num_rows, generator), level)
-        others = [torch.full((batch_size,), config.tasks.index(name), device=device) for name in synergy]
-        task = torch.stack([self._draw_tasks(batch_size, generator), *others], dim=1).flatten()
-        weight = torch.tensor([1.0, *synergy.values()], device=device).repeat(batch_size)
-
-        trains_video, trains_audio = self._where(task, video="noisy"), self._where(task, audio="noisy")
-        level = level * (trains_video | self._where(task, video="absent"))
-        audio_level = audio_level * (trains_audio | self._where(task, audio="absent"))
-        t, audio_t = level.view(-1, 1, 1, 1, 1), audio_level.view(-1, 1, 1)
-        noised = (1 - t) * latents + t * noise
-        audio_noised = (1 - audio_t) * audio_latents + audio_t * audio_noise
-        if "static" in config.tasks:
-            still = self._where(task, video="still").view_as(t)
-            noised = torch.where(still, self.static.to(noised), noised)
-        if "mute" in config.tasks:
-            still = self._where(task, audio="still").view_as(audio_t)
-            audio_noised = torch.where(still, self.mute.to(audio_noised), audio_noised)
+            plan = plan.repeat_interleave(repeats).masked(~loses_plan)
 
         # 5. Velocities
         velocity, audio_velocity = module(
             noised,
             audio_noised,
-            level * 1000,
+            self._timestep(level, math.prod(latents.shape[3:]) // math.prod(self._geometry.patch_size)),
             tokens.input_ids,
             tokens.attention_mask,
             plan,
-            audio_level * 1000,
+            self._timestep(audio_level, 1),
             self._visibility(task, "video", "audio"),
             self._visibility(task, "audio", "video"),
         )
-        errors = (velocity.float() - (noise - latents)).square().flatten(1).mean(dim=1)
-        audio_errors = (audio_velocity.float() - (audio_noise - audio_latents)).square().flatten(1).mean(dim=1)
 
-        # 6. The loss: errors of supervised modalities, weighted by term
+        # 6. Errors of each row, over its noisy latents; the loss takes those of supervised modalities, weighted by term
+        errors = (velocity.float() - (noise - latents)).square().mean(dim=(1, 3, 4))
+        audio_errors = (audio_velocity.float() - (audio_noise - audio_latents)).square().mean(dim=2)
+        errors = (errors * noisy).sum(dim=1) / noisy.sum(dim=1).clamp(min=1)
+        audio_errors = (audio_errors * audio_noisy).sum(dim=1) / audio_noisy.sum(dim=1).clamp(min=1)
         video_loss = (weight * trains_video * errors).sum() / batch_size
         audio_loss = (weight * trains_audio * audio_errors).sum() / batch_size
-        losses = {"loss": video_loss + config.audio_weight * audio_loss, "video": video_loss, "audio": audio_loss}
-        if len(config.tasks) > 1:
-            for modality, values in (("video", errors), ("audio", audio_errors)):
-                for index, name in enumerate(config.tasks):
-                    if getattr(TASKS[name], modality) == "noisy":
-                        chosen = task == index
-                        losses[f"{modality}.{name}"] = (values.detach() * chosen).sum() / batch_size
-                        losses[f"{modality}.{name}.share"] = chosen.sum() / batch_size
-        return losses
+        return {
+            "loss": video_loss + config.audio_weight * audio_loss,
+            "video": video_loss,
+            "audio": audio_loss,
+            **self._losses_by_group("video", errors.detach(), task, trains_video, row_level, batch_size),
+            **self._losses_by_group("audio", audio_errors.detach(), task, trains_audio, audio_row_level, batch_size),
+        }
 
-    def _noise_levels(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        normal = torch.randn(count, generator=generator, device=generator.device)
-        return (self.config.noise_mean + self.config.noise_std * normal).sigmoid()
+    def _draw_noise_levels(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        config, device = self.config, generator.device
+        normal = torch.randn(2, count, generator=generator, device=device)
+        level, other = (config.noise_mean + config.noise_std * normal).sigmoid()
+        apart = torch.rand(count, generator=generator, device=device) < config.independent_timesteps
+        return level, torch.where(apart, other, level)
+
+    def _draw_noisy(
+        self, task: torch.Tensor, num_frames: int, audio_length: int, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which latents in time are noisy, `(num_rows, num_frames)` and `(num_rows, audio_length)`, the others being given."""
+        noisy = self._where(task, "video", "noisy", "absent")[:, None].expand(-1, num_frames)
+        audio_noisy = self._where(task, "audio", "noisy", "absent")[:, None].expand(-1, audio_length)
+        if self.config.given_share == 0:
+            return noisy, audio_noisy
+
+        # Seconds between which each modality is made, in three forms: after the first picture, after a beginning of both,
+        # between two instants of each.
+        geometry, device = self._geometry, task.device
+        spans = coordinates.video_latent_spans(num_frames, geometry.frame_rate, geometry.temporal_stride)
+        spans = torch.tensor(spans, device=device)
+        times = coordinates.audio_latent_times(audio_length, geometry.audio_latent_rate).to(device)
+        half = 0.5 / geometry.audio_latent_rate
+        duration = spans[-1, 1]
+        draw = torch.rand(6, len(task), generator=generator, device=device)
+        partly = draw[0] < self.config.given_share
+        form = (3 * draw[1]).long()
+        begin = 0.5 * duration * draw[2]
+        length = duration * (0.25 + 0.5 * draw[3])
+        masks = []
+        for first, u in ((spans[0, 1], draw[4]), (torch.zeros_like(duration), draw[5])):
+            start = torch.where(form == 0, first, torch.where(form == 1, begin, (duration - length) * u))
+            masks.append((start[:, None], torch.where(form == 2, start + length, math.inf)[:, None]))
+        (start, stop), (audio_start, audio_stop) = masks
+        made = (spans[:, 1] > start) & (spans[:, 0] < stop)
+        audio_made = (times + half > audio_start) & (times - half < audio_stop)
+        return noisy & (made | ~partly[:, None]), audio_noisy & (audio_made | ~partly[:, None])
 
     def _draw_tasks(self, batch_size: int, generator: torch.Generator) -> torch.Tensor:
         # Systematic sampling: a task of share p gets p * batch_size samples of a batch, rounded up or down by chance.
@@ -439,10 +518,9 @@ class FlowMatchingLoss:
         places = (torch.arange(batch_size, device=generator.device) + offset) / batch_size * ends[-1]
         return torch.searchsorted(ends, places, right=True).clamp(max=len(weights) - 1)
 
-    def _where(self, task: torch.Tensor, **state: str) -> torch.Tensor:
-        """Which rows have a modality in a state: `_where(task, video="noisy")`."""
-        ((modality, wanted),) = state.items()
-        values = [getattr(TASKS[name], modality) == wanted for name in self.config.tasks]
+    def _where(self, task: torch.Tensor, modality: str, *states: str) -> torch.Tensor:
+        """Which rows have a modality in one of some states."""
+        values = [getattr(TASKS[name], modality) in states for name in self.config.tasks]
         return torch.tensor(values, device=task.device)[task]
 
     def _visibility(self, task: torch.Tensor, reader: str, other: str) -> bool | torch.Tensor:
@@ -450,16 +528,55 @@ class FlowMatchingLoss:
         values = [TASKS[name].reads(reader, other, self.config.clean_reads_noisy) for name in self.config.tasks]
         return values[0] if len(set(values)) == 1 else torch.tensor(values, device=task.device)[task]
 
+    def _timestep(self, level: torch.Tensor, tokens_per_latent: int) -> torch.Tensor:
+        """Timesteps of the noise levels `(num_rows, length)`: one for a row, or one for a token where parts are given."""
+        if self.config.given_share == 0:
+            return 1000 * level[:, 0]
+        return 1000 * level.repeat_interleave(tokens_per_latent, dim=1)
+
+    def _still_latents(self, like: torch.Tensor) -> torch.Tensor:
+        """What stands for a clip's own latents in a still condition, encoded once for each shape."""
+        shape = like.shape[1:]
+        if shape not in self._still:
+            still = static_latents(self.vae, *shape[1:]) if len(shape) == 4 else mute_latents(self.audio_vae, shape[0])
+            self._still[shape] = still.to(like)
+        return self._still[shape]
+
+    def _losses_by_group(
+        self,
+        modality: str,
+        errors: torch.Tensor,
+        task: torch.Tensor,
+        trained: torch.Tensor,
+        level: torch.Tensor,
+        batch_size: int,
+    ) -> dict[str, torch.Tensor]:
+        tasks, bins = self.config.tasks, self.config.noise_bins
+        groups = {}
+        if len(tasks) > 1:
+            for index, name in enumerate(tasks):
+                if getattr(TASKS[name], modality) == "noisy":
+                    groups[name] = task == index
+        for index in range(bins):
+            inside = (level * bins).long().clamp(max=bins - 1) == index
+            groups[f"noise{index / bins:.3g}-{(index + 1) / bins:.3g}"] = inside & trained
+        losses = {}
+        for name, chosen in groups.items():
+            losses[f"{modality}.{name}"] = (errors * chosen).sum() / batch_size
+            losses[f"{modality}.{name}.share"] = chosen.sum() / batch_size
+        return losses
+
     def _plan(self, batch: dict[str, Any], device: torch.device) -> SemanticPlan | None:
         if self.config.plan == "none":
             return None
+        features_plan = self.features.plan(batch["video_tokens"], batch["audio_tokens"])
         if self.config.plan == "encoders":
-            return self.features.plan(batch["video_tokens"], batch["audio_tokens"]).to(device)
+            return features_plan.to(device)
         input_ids, attention_mask = tokenize_prompts(
             self.planner_tokenizer, batch["prompt"], self.planner.config.system_prompt
         )
         with torch.no_grad():
-            plan = self.planner(input_ids.to(device), attention_mask.to(device), self.features.plan_layout["duration"])
+            plan = self.planner(input_ids.to(device), attention_mask.to(device), features_plan.duration)
         return plan.trimmed()
 
 

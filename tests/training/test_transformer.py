@@ -1,13 +1,16 @@
 """The objective of stages 2 and 3: flow matching under dropped conditions."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from baton_diffusers.coordinates import audio_plan_times, keyframe_times, patch_centres
+from baton_diffusers.guiders import Anchor, passes_of_steps, presets
 from baton_diffusers.plan import SemanticPlan
-from baton_diffusers.training.features import collate_features
-from baton_diffusers.training.trainer import Trainer, TrainerConfig
+from baton_diffusers.training.features import collate_features, encode_audio_latents
+from baton_diffusers.training.trainer import Trainer, TrainerConfig, load_config
 from baton_diffusers.training.transformer import (
     FlowMatchingLoss,
     TransformerTraining,
@@ -100,7 +103,7 @@ class Spy(nn.Module):
         return torch.zeros_like(latents, dtype=self.dtype), torch.zeros_like(audio_latents, dtype=self.dtype)
 
 
-STATIC, MUTE = torch.full((1, *tiny.LATENTS), 0.5), torch.full((1, *tiny.AUDIO_LATENTS), -0.5)
+STATIC, MUTE = static_latents(tiny.tiny_vae(), *tiny.LATENTS[1:]), mute_latents(tiny.tiny_audio_vae(), 36)
 ALL_TASKS = {"joint": 0.3, "t2v": 0.1, "t2a": 0.1, "a2v": 0.1, "v2a": 0.2, "mute": 0.1, "static": 0.1}
 
 
@@ -108,7 +111,7 @@ def losses_of(settings, num_clips=4, dtype=torch.float32, **kwargs):
     spy, features = Spy(), Features(num_clips)
     spy.dtype = dtype
     if settings.tasks != ("joint",):
-        kwargs = {"static": STATIC, "mute": MUTE, **kwargs}
+        kwargs = {"vae": tiny.tiny_vae(), "audio_vae": tiny.tiny_audio_vae(), **kwargs}
     loss = FlowMatchingLoss(settings, features, tiny.tiny_tokenizer(), **kwargs)
     batch = collate_features([features[index] for index in range(num_clips)])
     return loss(spy, batch, torch.Generator().manual_seed(1), 0), spy, batch
@@ -252,6 +255,151 @@ def test_drawing_the_tasks_of_synergy_has_its_gradient_on_average():
         assert torch.allclose(1.4 * drawn[modality], summed[modality], rtol=0.02)
 
 
+def test_given_parts_are_clean_and_not_supervised():
+    losses, spy, batch = losses_of(config(given_share=1.0), num_clips=96)
+    timestep = spy.timestep.view(96, 3, 4)  # one for each token, 2 x 2 of them in each of 3 latent frames
+    assert torch.equal(timestep, timestep[:, :, :1].expand_as(timestep))
+    given, audio_given = timestep[:, :, 0] == 0, spy.audio_timestep == 0
+    assert torch.equal(spy.latents.transpose(1, 2)[given], batch["latents"].transpose(1, 2)[given])
+    assert torch.equal(spy.audio_latents[audio_given], batch["audio_latents"][audio_given])
+    assert not given.all(dim=1).any() and not audio_given.all(dim=1).any()
+    noisy_levels = timestep.amax(dim=(1, 2)), spy.audio_timestep.amax(dim=1)
+    assert torch.equal(*noisy_levels)  # the rest of a clip has one noise level
+
+    picture = given[:, 0] & ~audio_given.any(dim=1)  # as `image=`: the first latent frame alone
+    assert 16 < picture.sum() < 48 and not given[picture, 1:].any()
+    # as `continue_from=`: a beginning of both
+    start = given[:, 0] & audio_given[:, 0] & ~given[:, -1] & ~audio_given[:, -1]
+    assert 8 < start.sum() < 48
+    assert (given[:, -1] | audio_given[:, -1]).sum() > 12  # as masks: what comes after is given too
+    assert torch.equal(audio_given[start].sort(dim=1, descending=True).values, audio_given[start])
+    assert audio_given[start].sum(dim=1).max() <= audio_given.shape[1] / 2
+
+    t = (spy.timestep / 1000).view(96, 1, 3, 2, 2).repeat_interleave(2, 3).repeat_interleave(2, 4)
+    noise = (spy.latents - (1 - t) * batch["latents"]) / t  # NaN where given
+    errors = (noise - batch["latents"]).square().mean(dim=(1, 3, 4))
+    assert torch.allclose(losses["video"], errors.nanmean(dim=1).mean(), rtol=1e-3)
+
+
+def test_the_share_of_clips_of_which_a_part_is_given():
+    _, spy, _ = losses_of(task_config(ALL_TASKS, given_share=0.5), num_clips=64)
+    whole = (spy.timestep == spy.timestep[:, :1]).all(dim=1) & (spy.audio_timestep == spy.audio_timestep[:, :1]).all(1)
+    assert 20 < whole.sum() < 54
+    assert spy.timestep.shape == (64, 12) and spy.audio_timestep.shape == (64, 36)
+
+
+def test_the_model_takes_what_is_partly_given():
+    settings = task_config(ALL_TASKS, given_share=0.5)
+    module, features = build_transformer(settings), Features(8)
+    loss = FlowMatchingLoss(
+        settings, features, tiny.tiny_tokenizer(), vae=tiny.tiny_vae(), audio_vae=tiny.tiny_audio_vae()
+    )
+    batch = collate_features([features[index] for index in range(8)])
+    assert loss(module, batch, torch.Generator().manual_seed(0), 0)["loss"].isfinite()
+
+
+def test_losses_by_noise_level():
+    losses, spy, _ = losses_of(task_config({"joint": 1, "a2v": 1}, noise_bins=2), num_clips=32)
+    for modality, timestep in (("video", spy.timestep), ("audio", spy.audio_timestep)):
+        low, high = (losses[f"{modality}.noise{name}.share"] for name in ("0-0.5", "0.5-1"))
+        trained = timestep[timestep > 0]
+        assert low == (trained < 500).sum() / 32 and high == (trained >= 500).sum() / 32
+        assert torch.allclose(losses[f"{modality}.noise0-0.5"] + losses[f"{modality}.noise0.5-1"], losses[modality])
+    assert losses_of(config(noise_bins=3))[0].keys() >= {"video.noise0.333-0.667", "audio.noise0-0.333.share"}
+
+
+def made_by(direction, preset):
+    """How a pipeline calls `passes_of_steps`, and `other` of what it makes, for a direction of generation."""
+    guider, audio_guider = preset["guider"], preset["audio_guider"]
+    return {
+        "t2av": ((guider, audio_guider), True, "made"),
+        "a2v": ((guider, None), True, "given"),
+        "v2a": ((None, audio_guider), True, "given"),
+        "t2v": ((guider, None), False, "none"),
+        "t2a": ((None, audio_guider), False, "none"),
+    }[direction]
+
+
+def nano_config(name="transformer"):
+    return load_config(Path(__file__).parents[2] / f"examples/configs/nano/{name}.yaml", TransformerTraining)
+
+
+def untrained_passes(settings, preset, direction):
+    guiders, has_other, other = made_by(direction, preset)
+    untrained = []
+    for passes in passes_of_steps(*guiders, 2, settings.plan != "none", has_other):
+        for guidance_pass in passes:
+            for modality in ("video", "audio"):
+                if getattr(guidance_pass, f"predicts_{modality}"):
+                    if guidance_pass.anchor not in settings.visited_states(modality, other):
+                        untrained.append((modality, guidance_pass.anchor.name))
+    return untrained
+
+
+@pytest.mark.parametrize("name", ["transformer", "transformer_stage3"])
+@pytest.mark.parametrize("direction", ["t2av", "a2v", "v2a", "t2v", "t2a"])
+def test_every_anchor_of_every_preset_is_a_state_that_nano_was_trained_in(name, direction):
+    settings = nano_config(name)
+    for preset, guiders in presets().items():
+        assert not untrained_passes(settings, guiders, direction), preset
+
+
+@pytest.mark.parametrize(
+    "changes, preset, direction, untrained",
+    [
+        ({"task_weights": {"joint": 1}}, "harmony", "t2av", [("video", "mute"), ("audio", "static")]),
+        ({"task_weights": {"joint": 1, "t2v": 1}}, "ccl", "t2av", [("audio", "no_cross_modal")]),
+        ({"task_weights": {"joint": 1, "t2v": 1, "t2a": 1}}, "none", "a2v", [("video", "joint")]),
+        ({"task_weights": {"joint": 1, "a2v": 1}, "clean_reads_noisy": True}, "none", "a2v", [("video", "joint")]),
+        ({"synergy_weights": {"a2v": 0.1, "v2a": 0.3}}, "none", "a2v", []),
+        ({"joint_dropout": 0.0}, "text", "t2av", [(m, "no_text_no_plan") for m in ("video", "audio")]),
+        (
+            {"joint_dropout": 0.0, "plan": "none"},
+            "text",
+            "t2av",
+            [],
+        ),  # without a plan it is the text alone that is lost
+    ],
+)
+def test_untrained_anchors_are_found(changes, preset, direction, untrained):
+    assert set(untrained_passes(config(**changes), presets()[preset], direction)) == set(untrained)
+
+
+def test_the_visited_states_are_those_of_the_batches():
+    """What a batch holds, told from what the model is given, is what `visited_states` says."""
+    settings = task_config(ALL_TASKS)
+    _, spy, batch = losses_of(settings, num_clips=400)
+    text, plan = spy.input_ids[:, 1] != 0, spy.plan.video_mask.any(dim=1)
+    for modality, level, given, reads, still in (
+        (
+            "video",
+            spy.timestep,
+            spy.audio_timestep == 0,
+            spy.video_reads_audio,
+            (spy.audio_latents == MUTE).all((1, 2)),
+        ),
+        (
+            "audio",
+            spy.audio_timestep,
+            spy.timestep == 0,
+            spy.audio_reads_video,
+            (spy.latents == STATIC).all((1, 2, 3, 4)),
+        ),
+    ):
+        name = {"video": "mute", "audio": "static"}[modality]
+        seen = {"made": set(), "given": set()}
+        for row in range(len(level)):
+            # whoever sees nothing of the other is supervised in one of "t2v" and "t2a" only: the loss, not the input, tells
+            if level[row] > 0 and (reads[row] or not (spy.video_reads_audio[row] or spy.audio_reads_video[row])):
+                anchor = Anchor(text[row].item(), plan[row].item(), reads[row].item(), **{name: still[row].item()})
+                own = not anchor.cross_modal or still[row]
+                for other in ("made", "given"):
+                    if own or given[row] == (other == "given"):
+                        seen[other].add(anchor)
+        for other, anchors in seen.items():
+            assert anchors == settings.visited_states(modality, other)
+
+
 def test_the_loss_is_taken_in_float32():
     losses, _, _ = losses_of(task_config(ALL_TASKS), dtype=torch.bfloat16)
     assert all(losses[name].dtype == torch.float32 for name in ("loss", "video", "audio"))
@@ -297,17 +445,18 @@ def test_without_a_plan_the_text_arm_sees_none():
 
 def test_still_conditions_are_what_the_codecs_make_of_a_grey_picture_and_of_silence():
     vae, audio_vae = tiny.tiny_vae(), tiny.tiny_audio_vae()
-    static = static_latents(vae, torch.zeros(tiny.LATENTS))
     grey = torch.zeros(1, 3, tiny.NUM_FRAMES, tiny.SIZE, tiny.SIZE)
     with torch.no_grad():
         raw = vae.encode(grey).latent_dist.mode()
     mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
-    assert torch.allclose(static, (raw - mean) / std, atol=1e-5)
-    mute = mute_latents(audio_vae, tiny.DURATION, tiny.tiny_transformer().config.audio_latent_rate)
-    assert mute.shape == (1, *tiny.AUDIO_LATENTS)
-    with torch.no_grad():
-        latents = audio_vae.encode(torch.zeros(1, len(mute[0]) * audio_vae.latent_hop_length)).latent_dist.mode()
-    assert torch.equal(mute, latents.transpose(1, 2) * audio_vae.config.scaling_factor)
+    assert torch.allclose(STATIC, (raw - mean) / std, atol=1e-5)
+    assert torch.allclose(
+        MUTE,
+        encode_audio_latents(
+            audio_vae, torch.zeros(1, 1), tiny.DURATION, tiny.tiny_transformer().config.audio_latent_rate
+        ),
+    )
+    assert MUTE.shape == (1, *tiny.AUDIO_LATENTS)
 
 
 def test_a_few_steps_lower_the_loss_and_the_export_loads(tmp_path):
@@ -402,6 +551,8 @@ def test_the_curves_give_the_mean_loss_of_each_task(tmp_path):
         ({"task_weights": {"joint": 0}}, "above 0"),
         ({"synergy_weights": {"a2v": float("nan")}}, "nan"),
         ({"independent_timesteps": 1.5}, "1.5"),
+        ({"given_share": -0.1}, "`given_share`.*-0.1"),
+        ({"noise_bins": -1}, "`noise_bins`.*-1"),
         ({"task_weights": {"static": 1}}, "needs `vae`"),
         ({"synergy_weights": {"mute": 1}}, "needs `audio_vae`"),
         ({"new_layers_learning_rate": 0.0}, "must be positive"),
@@ -412,6 +563,8 @@ def test_wrong_settings_are_named(changes, message):
         config(**changes)
 
 
-def test_a_still_condition_without_latents_is_refused():
-    with pytest.raises(ValueError, match="'static' needs `static`"):
-        FlowMatchingLoss(task_config({"static": 1}), Features(), tiny.tiny_tokenizer(), mute=MUTE)
+def test_a_still_condition_without_its_autoencoder_is_refused():
+    with pytest.raises(ValueError, match="'static' needs `vae`"):
+        FlowMatchingLoss(
+            task_config({"static": 1}), Features(), tiny.tiny_tokenizer(), audio_vae=tiny.tiny_audio_vae()
+        )
