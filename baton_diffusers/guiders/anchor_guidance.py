@@ -61,6 +61,12 @@ class AnchorGuidance(BaseGuidance):
             raise ValueError(f"Expected `guidance_rescale` to be between 0.0 and 1.0, but got {guidance_rescale}.")
         self.guidance_rescale = guidance_rescale
 
+    def register_to_config(self, **kwargs) -> None:
+        """Record settings, as [`ConfigMixin`] does, so that `new` and `from_config` keep those given by position too."""
+        # diffusers takes every argument given by position for a default, and leaves defaults out of what it copies.
+        kwargs.pop("_use_default_values", None)
+        super().register_to_config(**kwargs)
+
     def anchor_weights(self) -> dict[Anchor, float]:
         """The weight w_k of each anchor, at any step at which guidance acts."""
         raise NotImplementedError(f"{type(self).__name__} must implement `anchor_weights`.")

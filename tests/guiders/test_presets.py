@@ -60,6 +60,14 @@ def settings(guider):
 
 
 @pytest.mark.parametrize("name", ANCHORS)
+def test_a_new_one_has_the_same_settings_however_they_were_given(name):
+    for guider in presets()[name].values():
+        assert settings(guider.new()) == settings(guider)
+        assert guider.new().anchor_weights() == guider.anchor_weights()
+        assert settings(guider.new(guidance_rescale=0.25)) == settings(guider) | {"guidance_rescale": 0.25}
+
+
+@pytest.mark.parametrize("name", ANCHORS)
 def test_a_pipeline_saves_and_loads_it(name, tmp_path, step):
     pair = presets()[name]
     GuidedPipeline(**pair, scheduler=FlowMatchEulerDiscreteScheduler()).save_pretrained(tmp_path)
