@@ -16,6 +16,7 @@ velocities are float32 here: the flow-matching schedulers return the dtype of th
 """
 
 from .flow_schedulers import check_schedulers, set_timesteps, step_kwargs
+from .lead_flow_match import LeadFlowMatchScheduler, lead_schedulers
 
 
-__all__ = ["check_schedulers", "set_timesteps", "step_kwargs"]
+__all__ = ["LeadFlowMatchScheduler", "check_schedulers", "lead_schedulers", "set_timesteps", "step_kwargs"]

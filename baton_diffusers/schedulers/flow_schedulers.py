@@ -13,8 +13,9 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, Sc
 
 NUM_TRAIN_TIMESTEPS = 1000
 _ACCEPTED = (
-    "`FlowMatchEulerDiscreteScheduler`, `FlowMatchHeunDiscreteScheduler`, or `UniPCMultistepScheduler` and "
-    '`DPMSolverMultistepScheduler` with `use_flow_sigmas=True, prediction_type="flow_prediction"`'
+    "`FlowMatchEulerDiscreteScheduler`, `FlowMatchHeunDiscreteScheduler`, `UniPCMultistepScheduler` and "
+    '`DPMSolverMultistepScheduler` with `use_flow_sigmas=True, prediction_type="flow_prediction"`, or '
+    "`LeadFlowMatchScheduler`"
 )
 
 
@@ -35,7 +36,7 @@ def set_timesteps(
 
     Returns:
         `torch.Tensor`: Timesteps in [0, 1000], falling, as integers with some schedulers: N, or 2N - 1 with Heun's, which
-        evaluates the model twice for a step.
+        evaluates the model twice for a step. Under a lead they stay at 1000 or at 0 for a while.
     """
     if isinstance(scheduler, (FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler)):
         sigmas = np.linspace(1.0, 0.0, num_inference_steps + 1)[:-1]
@@ -71,7 +72,7 @@ def check_schedulers(scheduler: SchedulerMixin, audio_scheduler: SchedulerMixin,
 
     Raises:
         ValueError: If both are one object, if one does not go from sigma 1 to 0 with timesteps 1000 sigma on predictions of
-            the velocity, or if they evaluate the model at different numbers of timesteps.
+            the velocity, if they evaluate the model at different numbers of timesteps, or if both have a lead of one sign.
     """
     if scheduler is audio_scheduler:
         raise ValueError(
@@ -87,6 +88,12 @@ def check_schedulers(scheduler: SchedulerMixin, audio_scheduler: SchedulerMixin,
             f"With `num_inference_steps={num_inference_steps}`, `scheduler` (`{type(scheduler).__name__}`) evaluates the model "
             f"{lengths[0]} times and `audio_scheduler` (`{type(audio_scheduler).__name__}`) {lengths[1]} times. Both modalities "
             "are denoised in one loop: give both a scheduler of the same order."
+        )
+    leads = [s.config.get("lead", 0.0) for s in (scheduler, audio_scheduler)]
+    if leads[0] * leads[1] > 0.0:
+        raise ValueError(
+            f"`scheduler` has `lead={leads[0]}` and `audio_scheduler` has `lead={leads[1]}`: where both lead or both follow, both "
+            "rest at once. Give the one the other's lead with the sign changed, as `lead_schedulers` does."
         )
 
 
@@ -121,7 +128,7 @@ def _check_scheduler(scheduler: SchedulerMixin, name: str, num_inference_steps: 
     clean, latent = torch.tensor([[[0.5]]]), torch.tensor([[[-1.0]]])
     kwargs = step_kwargs(scheduler, torch.Generator().manual_seed(0))
     for timestep, sigma in zip(scheduler.timesteps, sigmas, strict=False):
-        velocity = (latent - clean) / sigma.float()
+        velocity = (latent - clean) / sigma.float() if sigma > 0.0 else torch.zeros_like(latent)
         latent = scheduler.step(velocity, timestep, latent, **kwargs)[0]
     if not torch.allclose(latent, clean, atol=1e-3):
         raise ValueError(

@@ -13,7 +13,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from baton_diffusers.schedulers import check_schedulers, set_timesteps, step_kwargs
+from baton_diffusers.schedulers import LeadFlowMatchScheduler, check_schedulers, set_timesteps, step_kwargs
 
 
 VIDEO_SHAPE = (2, 3, 4, 5, 6)  # (batch_size, num_channels, num_frames, height, width)
@@ -22,6 +22,7 @@ FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 
 FIRST_ORDER = {
     "euler": lambda shift: FlowMatchEulerDiscreteScheduler(shift=shift),
+    "lead": lambda shift: LeadFlowMatchScheduler(shift=shift),
     "unipc": lambda shift: UniPCMultistepScheduler(flow_shift=shift, **FLOW),
     "dpm": lambda shift: DPMSolverMultistepScheduler(flow_shift=shift, **FLOW),
 }
