@@ -1,0 +1,347 @@
+"""Convert Ovi's published files, and those of the models that it works with, to the folder of a `BatonPipeline`.
+
+    python conversion_scripts/convert_ovi_to_diffusers.py \\
+        --transformer ckpts/Ovi/model_960x960_10s.safetensors \\
+        --vae ckpts/Wan2.2-TI2V-5B/Wan2.2_VAE.pth \\
+        --text-encoder ckpts/Wan2.2-TI2V-5B/models_t5_umt5-xxl-enc-bf16.pth \\
+        --tokenizer ckpts/Wan2.2-TI2V-5B/google/umt5-xxl \\
+        --audio-vae ckpts/MMAudio/ext_weights/v1-16.pth \\
+        --vocoder ckpts/MMAudio/ext_weights/best_netG.pt \\
+        --output baton-11b
+
+`--vae Wan-AI/Wan2.2-TI2V-5B-Diffusers --text-encoder Wan-AI/Wan2.2-TI2V-5B-Diffusers` takes over those two unchanged. With
+`--transformer` and `--output` alone, the transformer is written to `transformer` in the output folder. `--planner
+Qwen/Qwen3-8B` adds a fresh planner around that language model, and fresh plan layers to the transformer, which leave its
+output unchanged until they are trained.
+
+Weights are read and written one shard at a time and keep their dtype, except that float8 becomes bfloat16, which holds the
+same values. Everything is checked before anything is written, and the folder appears when it is complete.
+"""
+
+import argparse
+import copy
+import json
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
+from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import snapshot_download
+from transformers import AutoTokenizer, Qwen3Config, UMT5Config, UMT5EncoderModel
+
+from baton_diffusers import BatonPipeline
+from baton_diffusers.guiders import PlanGuidance
+from baton_diffusers.models import conversion
+from baton_diffusers.models.audio_16khz import MMAudioVAE16kHz, MMAudioVocoder16kHz
+from baton_diffusers.models.checkpoint_files import PublishedWeights, check_keys, new_folder, save_weights
+from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
+from baton_diffusers.models.va_planner import VAPlannerModel
+
+
+# What Ovi's files were trained on: by the file's name, height, width and number of frames.
+VARIANTS = {
+    "720x720_5s": (("model", "model_fp8_e4m3fn"), (720, 720, 121)),
+    "960x960_5s": (("model_960x960",), (704, 1280, 121)),
+    "960x960_10s": (("model_960x960_10s",), (704, 1280, 241)),
+}
+OTHERS = ("vae", "text_encoder", "audio_vae", "vocoder")
+
+
+@dataclass
+class Part:
+    """One component of the pipeline, checked and ready to be written.
+
+    Args:
+        component (`Any`): what the pipeline is told of it: a model without its weights, a tokenizer, a scheduler.
+        save (`Callable[[Path], Any]`): writes it to a folder.
+        num_bytes (`int`): size of its weights.
+    """
+
+    component: Any
+    save: Callable[[Path], Any]
+    num_bytes: int = 0
+
+
+def streamed(model: torch.nn.Module, keys: Mapping[str, str], published: PublishedWeights, hint: str = "") -> Part:
+    """A model whose weights go from published files to ours, one shard at a time; those in no file are fresh.
+
+    Args:
+        model (`torch.nn.Module`): the model on the meta device.
+        keys (`Mapping[str, str]`): published key of each of its parameters.
+        published (`PublishedWeights`): the files.
+        hint (`str`): what to say when a key does not fit.
+    """
+    state = model.state_dict()
+    state.pop("encoder.embed_tokens.weight", None)  # tied to `shared`
+    keys = {name: key for name, key in keys.items() if name in state}
+    check_keys(published.shapes, {keys[name]: state[name].shape for name in keys}, published.name, hint)
+    dtypes = {name: published.dtypes[key] for name, key in keys.items()}
+    largest = max(dtypes.values(), key=lambda dtype: dtype.itemsize)
+    parameters = {
+        name: conversion.without_fp8(torch.empty(tensor.shape, dtype=dtypes.get(name, largest), device="meta"))
+        for name, tensor in state.items()
+    }
+
+    def read(names: list[str]) -> dict[str, torch.Tensor]:
+        tensors = published.read([keys[name] for name in names if name in keys])
+        tensors = {name: tensors[keys[name]] for name in names if name in keys}
+        tensors |= fresh_tensors(model, {name for name in names if name not in keys})
+        return {name: tensor.to(parameters[name].dtype) for name, tensor in tensors.items()}
+
+    def save(folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        if isinstance(model, UMT5EncoderModel):
+            model.config.save_pretrained(folder)
+            save_weights(folder, parameters, read, "model")
+        else:
+            model.save_config(folder)
+            save_weights(folder, parameters, read)
+
+    return Part(model, save, sum(tensor.nbytes for tensor in parameters.values()))
+
+
+def fresh_tensors(model: torch.nn.Module, names: set[str]) -> dict[str, torch.Tensor]:
+    """Parameters of a model on the meta device as its constructor would draw them, one module at a time."""
+    tensors = {}
+    for path, module in model.named_modules():
+        own = {f"{path}.{name}".lstrip("."): name for name, _ in module.named_parameters(recurse=False)}
+        for name in own.keys() & names:
+            if module is model:  # the planner's placeholders and queries
+                tensors[name] = 0.02 * torch.randn(getattr(module, own[name]).shape)
+                continue
+            leaf = copy.deepcopy(module).to_empty(device="cpu")
+            leaf.reset_parameters()
+            is_zero = ".plan_attn.to_out." in name or ".audio_plan_attn.to_out." in name  # see `PlanAttention`
+            tensors[name] = (
+                torch.zeros_like(leaf.get_parameter(own[name])) if is_zero else leaf.get_parameter(own[name])
+            )
+    return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def transformer(file: Path, num_attention_heads: int, audio_rope_scale: float, planner: VAPlannerModel | None) -> Part:
+    """Ovi's transformer; with a planner, it gets fresh plan layers."""
+    published = PublishedWeights(file)
+    config = conversion.ovi_config(published.shapes, num_attention_heads, audio_rope_scale, published.name)
+    if planner is not None:
+        config |= {"video_plan_dim": planner.config.video_dim, "audio_plan_dim": planner.config.audio_dim}
+    with torch.device("meta"):
+        model = DualBranchTransformer(**config)
+
+    keys = conversion.ovi_keys(model.state_dict())
+    return streamed(model, keys, published, conversion.OVI_HINT)
+
+
+def planner(source: str) -> Part:
+    """A fresh planner around a Qwen3 checkpoint in the format of transformers."""
+    folder = local(source, "config.json", "*.safetensors", "*.safetensors.index.json")
+    file = folder / "config.json"
+    is_qwen3 = file.is_file() and json.loads(file.read_text()).get("model_type") == Qwen3Config.model_type
+    if not is_qwen3 or not any(folder.glob("*.safetensors")):
+        raise ValueError(f"{source} is not a Qwen3 checkpoint in the format of transformers, with safetensors.")
+    config = Qwen3Config.from_pretrained(folder).to_diff_dict()
+    with torch.device("meta"):
+        model = VAPlannerModel(config)
+    published = PublishedWeights(sorted(folder.glob("*.safetensors")), prefix="model.")  # without the head
+    keys = {
+        name: name.removeprefix("language_model.") for name in model.state_dict() if name.startswith("language_model.")
+    }
+
+    return streamed(model, keys, published)
+
+
+def video_vae(source: str) -> Part:
+    """Wan2.2's video autoencoder, from its own file or in diffusers' format."""
+    if not Path(source).is_file():
+        return taken_over(
+            source, "vae", lambda folder: AutoencoderKLWan.from_config(AutoencoderKLWan.load_config(folder))
+        )
+    published = PublishedWeights(source)
+    config = conversion.wan_vae_config(published.shapes, published.name)
+    with torch.device("meta"):
+        model = AutoencoderKLWan(**config)
+    names = [name for name, _ in model.named_parameters()]
+    keys = {name: conversion.published_wan_vae_key(name, config["num_res_blocks"]) for name in names}
+    return streamed(model, keys, published)
+
+
+def text_encoder(source: str) -> Part:
+    """UMT5's encoder, from Wan's file or in transformers' format."""
+    if not Path(source).is_file():
+        return taken_over(source, "text_encoder", lambda folder: UMT5EncoderModel(UMT5Config.from_pretrained(folder)))
+    published = PublishedWeights(source)
+    with torch.device("meta"):
+        model = UMT5EncoderModel(UMT5Config(**conversion.umt5_config(published.shapes, published.name)))
+    keys = {name: conversion.published_umt5_key(name) for name in model.state_dict()}
+    return streamed(model, keys, published)
+
+
+def taken_over(source: str, name: str, make: Callable[[Path], torch.nn.Module]) -> Part:
+    """A component in the format of diffusers or transformers, whose files are copied: a folder or Hub id of the component, or
+    of a pipeline that holds it under `name`."""
+    folder = local(source, "config.json", "*.safetensors", "*.safetensors.index.json", f"{name}/*")
+    folder = folder / name if (folder / name / "config.json").is_file() else folder
+    files = sorted(file for file in folder.iterdir() if file.is_file() and (file.suffix in (".safetensors", ".json")))
+    weights = [file for file in files if file.suffix == ".safetensors"]
+    if folder / "config.json" not in files or not weights:
+        raise ValueError(f"{source} holds neither a config.json with safetensors nor a folder {name} with them.")
+    published = PublishedWeights(weights)
+    with torch.device("meta"):
+        model = make(folder)
+    tied = "encoder.embed_tokens.weight"  # to `shared`: saved or not
+    state = {key: t for key, t in model.state_dict().items() if key in published.shapes or key != tied}
+    check_keys(published.shapes, {key: tensor.shape for key, tensor in state.items()}, source)
+
+    def save(target: Path) -> None:
+        target.mkdir()
+        for file in files:
+            shutil.copyfile(file, target / file.name)
+
+    return Part(model, save, sum(file.stat().st_size for file in weights))
+
+
+def audio_vae(file: Path) -> Part:
+    """MMAudio's 16 kHz autoencoder, its filters normalised."""
+    published = PublishedWeights(file)
+    model = MMAudioVAE16kHz(**conversion.mmaudio_vae_config(published.shapes, published.name))
+    expected = {key: tensor.shape for key, tensor in model.vae.state_dict().items()}
+    check_keys(published.shapes, expected, published.name)
+    tensors = published.read(list(expected))
+    model.vae.load_state_dict(
+        {key: conversion.normalise_mmaudio_weight(key, tensor) for key, tensor in tensors.items()}
+    )
+    return whole(model)
+
+
+def vocoder(file: Path) -> Part:
+    """MMAudio's 16 kHz BigVGAN, its weight norm folded in."""
+    published = PublishedWeights(file, entry="generator")
+    tensors = conversion.fold_weight_norm(published.read(list(published.shapes)))
+    shapes = {key: tensor.shape for key, tensor in tensors.items()}
+    model = MMAudioVocoder16kHz(**conversion.bigvgan_config(shapes, published.name))
+    check_keys(shapes, {key: tensor.shape for key, tensor in model.state_dict().items()}, published.name)
+    model.load_state_dict(tensors)
+    return whole(model)
+
+
+def whole(model: torch.nn.Module) -> Part:
+    """A small model, held in memory."""
+    return Part(model, model.save_pretrained, sum(tensor.nbytes for tensor in model.state_dict().values()))
+
+
+def tokenizer(source: str, name: str) -> Part:
+    """A tokenizer from a folder or Hub id of its own, or of a pipeline that holds it under `name`."""
+    folder = local(source, "*.json", "*.txt", "*.model", "*.jinja", f"{name}/*")
+    folder = folder / name if (folder / name).is_dir() else folder
+    try:
+        loaded = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{source} holds no tokenizer ({str(error).splitlines()[0]}).") from error
+    return Part(loaded, loaded.save_pretrained)
+
+
+def local(source: str, *patterns: str) -> Path:
+    """The folder of that name, or a copy of the Hub repository."""
+    if Path(source).is_dir():
+        return Path(source)
+    if source.count("/") != 1:
+        raise ValueError(f"{source} is neither a file nor a folder nor a Hub id like 'owner/name'.")
+    return Path(snapshot_download(source, allow_patterns=list(patterns)))
+
+
+def pipeline_parts(arguments: argparse.Namespace) -> dict[str, Part]:
+    """All components of the pipeline; the arguments are those of the command."""
+    parts = {}
+    if arguments.planner is not None:
+        parts["planner"] = planner(arguments.planner)
+        parts["planner_tokenizer"] = tokenizer(arguments.planner, "planner_tokenizer")
+    model = parts["planner"].component if parts else None
+    parts["transformer"] = transformer(
+        arguments.transformer, arguments.num_attention_heads, arguments.audio_rope_scale, model
+    )
+    parts["vae"] = video_vae(arguments.vae)
+    parts["text_encoder"] = text_encoder(arguments.text_encoder)
+    parts["tokenizer"] = tokenizer(arguments.tokenizer or arguments.text_encoder, "tokenizer")
+    parts["audio_vae"] = audio_vae(arguments.audio_vae)
+    parts["vocoder"] = vocoder(arguments.vocoder)
+    for name in ("scheduler", "audio_scheduler"):
+        # Ovi's UniPC with shift 5.
+        scheduler = UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0, num_train_timesteps=1000
+        )
+        parts[name] = Part(scheduler, scheduler.save_pretrained)
+    for name, scale in (("guider", 4.0), ("audio_guider", 3.0)):
+        guider = PlanGuidance(guidance_scale=scale)
+        parts[name] = Part(guider, guider.save_pretrained)
+    return parts
+
+
+def convert(arguments: argparse.Namespace) -> Path:
+    """Does what the command is asked for, and returns the folder that it wrote.
+
+    Raises:
+        ValueError: if a file or an argument is not what it should be.
+        OSError: if something cannot be written.
+    """
+    given = [name for name in OTHERS if getattr(arguments, name) is not None]
+    if not given and arguments.planner is None and arguments.tokenizer is None:
+        part = transformer(arguments.transformer, arguments.num_attention_heads, arguments.audio_rope_scale, None)
+        target = arguments.output / "transformer"
+        with new_folder(target, part.num_bytes) as folder:
+            part.save(folder)
+        return target
+
+    lacking = [f"--{name.replace('_', '-')}" for name in OTHERS if name not in given]
+    if lacking:
+        raise ValueError(
+            f"a whole pipeline needs {' and '.join(lacking)}, too; --transformer alone converts that part."
+        )
+    variant = arguments.variant or next(
+        (name for name, (stems, _) in VARIANTS.items() if arguments.transformer.stem in stems), None
+    )
+    if variant is None:
+        raise ValueError(
+            f"{arguments.transformer.name} is not a name of Ovi's: give --variant, one of {', '.join(VARIANTS)}."
+        )
+    height, width, num_frames = VARIANTS[variant][1]
+    parts = pipeline_parts(arguments)
+    pipe = BatonPipeline(
+        **{name: part.component for name, part in parts.items()}, height=height, width=width, num_frames=num_frames
+    )
+    with new_folder(arguments.output, sum(part.num_bytes for part in parts.values())) as folder:
+        for name, part in parts.items():
+            part.save(folder / name)
+        pipe.save_config(folder)
+    return arguments.output
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; ends in `SystemExit` with a message if it cannot be done."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--transformer", type=Path, required=True, metavar="FILE", help="one of Ovi's files")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the folder to make")
+    parser.add_argument("--vae", metavar="FILE|REPO|DIR", help="Wan2.2_VAE.pth, or in diffusers' format")
+    parser.add_argument("--text-encoder", metavar="FILE|REPO|DIR", help="UMT5-XXL, Wan's or in transformers' format")
+    parser.add_argument("--tokenizer", metavar="REPO|DIR", help="by default it is looked for with the text encoder")
+    parser.add_argument("--audio-vae", type=Path, metavar="FILE", help="MMAudio's v1-16.pth")
+    parser.add_argument("--vocoder", type=Path, metavar="FILE", help="MMAudio's best_netG.pt")
+    parser.add_argument("--planner", metavar="REPO|DIR", help="Qwen3: adds a fresh planner around it, and plan layers")
+    parser.add_argument(
+        "--variant", choices=VARIANTS, help="default size of clips; by default told by the file's name"
+    )
+    parser.add_argument("--num-attention-heads", type=int, default=conversion.OVI_NUM_ATTENTION_HEADS)
+    parser.add_argument("--audio-rope-scale", type=float, default=conversion.OVI_AUDIO_ROPE_SCALE)
+    diffusers_logging.set_verbosity_error()  # no word of guiders being experimental
+    torch.manual_seed(0)  # fresh layers are the same every time
+    try:
+        print(convert(parser.parse_args(arguments)))
+    except (ValueError, OSError) as error:
+        sys.exit(f"{Path(__file__).stem}: {error}")
+
+
+if __name__ == "__main__":
+    main()
