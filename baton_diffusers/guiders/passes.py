@@ -282,7 +282,7 @@ def passes_of_steps(
 @dataclass(frozen=True)
 class ForwardPasses:
     r"""
-    What a clip costs. A joint forward without guidance is one call, one run of the video branch and one of the audio branch.
+    What a clip costs. A step without guidance is one call, one run of the video branch and one of the audio branch.
 
     Args:
         calls (`int`): Forwards of the denoiser.
@@ -301,10 +301,12 @@ def num_forward_passes(
     num_inference_steps: int,
     has_plan: bool = True,
     has_other: bool = True,
-    cached: bool = True,
 ) -> ForwardPasses:
     r"""
     What a clip costs under these guiders, in forwards of the denoiser and in runs of its branches.
+
+    The runs are those under the transformer's cache, by which a branch that is the same at every step is computed once for a clip,
+    and a branch that no prediction needs not at all. Without it each call runs both branches.
 
     Args:
         guider (`BaseGuidance` or `None`): The video guider, as for [`guidance_passes`].
@@ -313,17 +315,16 @@ def num_forward_passes(
             Steps of the denoising loop, `len(timesteps)`: with a second-order scheduler such as Heun's 2N - 1, not N.
         has_plan (`bool`, defaults to `True`): Whether the clip has a plan.
         has_other (`bool`, defaults to `True`): Whether the clip has both modalities, made or given.
-        cached (`bool`, defaults to `True`):
-            Whether a branch that is the same at every step is computed once for a clip and pass, rather than at each step.
     """
     steps = passes_of_steps(guider, audio_guider, num_inference_steps, has_plan, has_other)
     passes = [guidance_pass for step in steps for guidance_pass in step]
-    kept_video = {p.anchor for p in passes if p.keeps_video} if cached else ()
-    kept_audio = {p.anchor for p in passes if p.keeps_audio} if cached else ()
+    # Passes in which a clean stream reads the same text and plan share it.
+    kept_video = {(p.anchor.text, p.anchor.plan, p.anchor.static) for p in passes if p.keeps_video}
+    kept_audio = {(p.anchor.text, p.anchor.plan, p.anchor.mute) for p in passes if p.keeps_audio}
     return ForwardPasses(
         calls=len(passes),
-        video=len(kept_video) + sum(p.runs_video and p.anchor not in kept_video for p in passes),
-        audio=len(kept_audio) + sum(p.runs_audio and p.anchor not in kept_audio for p in passes),
+        video=len(kept_video) + sum(p.runs_video and not p.keeps_video for p in passes),
+        audio=len(kept_audio) + sum(p.runs_audio and not p.keeps_audio for p in passes),
     )
 
 

@@ -108,6 +108,8 @@ def test_where_the_other_modality_is_given_its_branch_is_not_run():
     assert (joint.anchor, joint.audio_reads_video, joint.video_reads_audio) == (JOINT, True, False)
     assert joint.keeps_video and not alone.runs_video
     assert num_forward_passes(None, audio_guider, 10) == ForwardPasses(calls=20, video=1, audio=20)
+    with_text = ContextGuidance(3.0, guidance_scale=4.0)  # the video stream of the negative prompt is another one
+    assert num_forward_passes(None, with_text, 10) == ForwardPasses(calls=30, video=2, audio=30)
 
 
 def test_a_clip_of_one_modality_has_no_other_to_drop(predict):

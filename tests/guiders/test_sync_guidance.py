@@ -98,7 +98,6 @@ def test_an_anchor_predicts_its_own_modality_only():
 def test_its_cost():
     pair = SyncGuidance(3.0), SyncGuidance(2.0, modality="audio")
     assert num_forward_passes(*pair, 40) == ForwardPasses(calls=120, video=81, audio=81)
-    assert num_forward_passes(*pair, 40, cached=False) == ForwardPasses(calls=120, video=120, audio=120)
     reading = SyncGuidance(3.0, clean_reads=True), SyncGuidance(2.0, modality="audio", clean_reads=True)
     assert num_forward_passes(*reading, 40) == ForwardPasses(calls=120, video=120, audio=120)
     one_sided = SyncGuidance(3.0), PlanGuidance(1.0)
