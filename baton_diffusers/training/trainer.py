@@ -1,20 +1,22 @@
 """One resumable training loop, shared by every part of the system, and the YAML files that configure it.
 
 A run is a folder. It holds `config.yaml`, `log.csv` (the learning curves) and `checkpoints/`; running the same command
-again goes on from the newest checkpoint.
+again goes on from the newest checkpoint. Started by `accelerate launch`, the same command trains in several processes.
 """
 
 import csv
+import json
 import math
 import os
 import re
+import shutil
 import signal
 import sys
 import time
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -23,10 +25,13 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 import yaml
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
+from accelerate.utils import is_tensorboard_available
+from diffusers import ModelMixin
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 
 Config = TypeVar("Config")
@@ -40,7 +45,10 @@ class TrainerConfig:
     Args:
         run_dir: Folder of the run; created, and gone on from when it holds a checkpoint.
         steps: Optimiser steps of the whole run.
-        batch_size: Samples per step.
+        batch_size: Samples per step, those of all processes together.
+        gradient_accumulation: Parts in which each process computes its samples of a step, one after another, to save
+            memory. What a step does depends only on `processes * gradient_accumulation`, the number of parts.
+        gradient_checkpointing: Whether activations are computed again in the backward pass instead of kept.
         learning_rate: The constant rate. A parameter group may bring its own as `lr`.
         warmup_steps: Steps over which the rate rises linearly from zero.
         decay_fraction: Last share of the run over which the rate falls linearly to zero. The position in the run is
@@ -54,7 +62,10 @@ class TrainerConfig:
             leaves `steps` alone to decide. A run resumed is equal to one never interrupted only without it.
         checkpoint_every: Steps between checkpoints.
         checkpoint_minutes: Minutes between checkpoints, in addition.
+        keep_checkpoints: Newest checkpoints that are kept; older ones are deleted.
         log_every: Steps averaged into one row of `log.csv`.
+        trackers: Names of accelerate's trackers that get the learning curves too, such as "tensorboard" and "wandb". None
+            takes tensorboard where it is installed.
         num_workers: Processes that load data beside the training; 0 loads in the training process.
         mixed_precision: As in `accelerate.Accelerator`: "no", "fp16" or "bf16".
         compile: Whether the module is run through `torch.compile`.
@@ -63,6 +74,8 @@ class TrainerConfig:
     run_dir: str
     steps: int
     batch_size: int = 8
+    gradient_accumulation: int = 1
+    gradient_checkpointing: bool = False
     learning_rate: float = 1e-3
     warmup_steps: int = 100
     decay_fraction: float = 0.3
@@ -74,14 +87,17 @@ class TrainerConfig:
     max_minutes: float | None = None
     checkpoint_every: int = 1000
     checkpoint_minutes: float | None = 5.0
+    keep_checkpoints: int = 2
     log_every: int = 50
+    trackers: tuple[str, ...] | None = None
     num_workers: int = 0
     mixed_precision: str = "no"
     compile: bool = False
 
     def __post_init__(self):
         self.betas = tuple(self.betas)
-        for name in ("steps", "batch_size", "checkpoint_every", "log_every"):
+        counts = ("steps", "batch_size", "gradient_accumulation", "checkpoint_every", "keep_checkpoints", "log_every")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         for name in ("learning_rate", "max_grad_norm", "max_minutes", "checkpoint_minutes"):
@@ -107,8 +123,10 @@ class Trainer:
     """
     Minimises a loss over an endless dataset, and can be stopped and resumed at any step.
 
-    Step `s` sees the samples `s * batch_size ... (s + 1) * batch_size - 1` and draws all its randomness from a generator
-    seeded by `(seed, s)`, so that a run resumed makes the same steps as one never interrupted.
+    Step `s` sees the samples `s * batch_size ... (s + 1) * batch_size - 1`, cut into as many equal parts as there are
+    processes times `gradient_accumulation`. Each part draws all its randomness from a generator seeded by the run's seed,
+    `s` and its own number. So a run resumed makes the same steps as one never interrupted, and several processes make the
+    same as one that computes the parts one after another.
 
     Args:
         config: See [`TrainerConfig`].
@@ -122,7 +140,8 @@ class Trainer:
         collate_fn: Turns a list of samples into a batch; default: PyTorch's.
 
     Raises:
-        ValueError: If nothing in `module` requires a gradient.
+        ValueError: If nothing in `module` requires a gradient, `batch_size` does not divide into parts, nothing in `module`
+            knows gradient checkpointing, or a moving average is asked for of parameters that are spread over processes.
     """
 
     def __init__(
@@ -153,8 +172,39 @@ class Trainer:
         if not parameter_groups:
             raise ValueError("Nothing to train: no parameter of `module` requires a gradient.")
 
-        self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
-        self.module.to(self.accelerator.device)
+        trackers = config.trackers
+        if trackers is None:
+            trackers = ("tensorboard",) if is_tensorboard_available() else ()
+        self.accelerator = Accelerator(
+            mixed_precision=config.mixed_precision,
+            log_with=list(trackers) or None,
+            project_dir=config.run_dir,
+            # parts of a model may lie idle in a step, such as plan attention where no sample has a plan
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+        parts = self.accelerator.num_processes * config.gradient_accumulation
+        if config.batch_size % parts:
+            raise ValueError(
+                f"`batch_size` is {config.batch_size}, but must be a multiple of {parts}: {self.accelerator.num_processes} "
+                f"processes times `gradient_accumulation` {config.gradient_accumulation}."
+            )
+        # What accelerate spreads over processes it also gathers and saves itself.
+        self._sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            if config.gradient_accumulation > 1:
+                raise ValueError("`gradient_accumulation` is accelerate's: with DeepSpeed set it to 1.")
+            plugin = self.accelerator.state.deepspeed_plugin
+            plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch_size // parts
+        if self._sharded and config.ema_decay is not None:
+            raise ValueError(
+                "`ema_decay` needs the whole model in every process: with FSDP or DeepSpeed set it to null."
+            )
+        if config.gradient_checkpointing:
+            _enable_gradient_checkpointing(module)
+        if self._sharded:
+            self._whole = deepcopy(module).to("meta")
+        else:
+            self.module.to(self.accelerator.device)
         self._ema = None
         if config.ema_decay is not None:
             self._ema = deepcopy(module).eval().requires_grad_(False)
@@ -162,10 +212,10 @@ class Trainer:
             parameter_groups, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
         )
         self._base_rates = [group["lr"] for group in optimizer.param_groups]
-        self._prepared, self.optimizer = self.accelerator.prepare(module, optimizer)
-        if config.compile:
-            self._prepared = torch.compile(self._prepared)
+        self._wrapped, self.optimizer = self.accelerator.prepare(module, optimizer)
+        self._prepared = torch.compile(self._wrapped) if config.compile else self._wrapped
         self._generator = torch.Generator(self.accelerator.device)
+        self._waited = 0.0
 
     @property
     def device(self) -> torch.device:
@@ -173,7 +223,17 @@ class Trainer:
         return self.accelerator.device
 
     def ema_module(self) -> nn.Module:
-        """The module with the moving average of the weights, for evaluation and saving; without one, the module."""
+        """
+        The module with the moving average of the weights, for evaluation and saving; without one, the module.
+
+        A model that FSDP or DeepSpeed has spread over processes is gathered for saving: the main process gets its weights, on
+        the CPU, the others a module without any.
+        """
+        if self._sharded:
+            weights = self.accelerator.get_state_dict(self._wrapped)
+            if self.accelerator.is_main_process:
+                self._whole.load_state_dict(weights, assign=True)
+            return self._whole
         return self.module if self._ema is None else self._ema
 
     def progress(self) -> float:
@@ -202,9 +262,12 @@ class Trainer:
             KeyboardInterrupt: After Ctrl-C, when the checkpoint is written.
             SystemExit: After SIGTERM, likewise.
         """
-        config = self.config
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        (self.run_dir / "config.yaml").write_text(yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
+        config, main = self.config, self.accelerator.is_main_process
+        if main:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            text = yaml.safe_dump(_plain(asdict(config)), sort_keys=False)
+            _replace(self.run_dir / "config.yaml", text)
+        self.accelerator.wait_for_everyone()
         self.resume()
         if self.progress() >= 1:
             return self.ema_module()
@@ -212,15 +275,24 @@ class Trainer:
         self.module.train()
         sums: dict[str, torch.Tensor] = {}
         count = 0
+        self._waited, first_second = 0.0, self.seconds
         last_time = last_checkpoint = time.monotonic()
         with (
             _caught_signals() as caught,
-            _LearningCurve(self.run_dir / "log.csv", self.step) as curve,
-            tqdm(total=config.steps, initial=self.step, desc=self.run_dir.name, unit="step", mininterval=2) as bar,
+            _LearningCurve(self.run_dir / "log.csv", self.step) if main else nullcontext() as curve,
+            self._trackers(),
+            tqdm(
+                total=config.steps,
+                initial=self.step,
+                desc=self.run_dir.name,
+                unit="step",
+                mininterval=2,
+                disable=not main,
+            ) as bar,
         ):
-            for batch in self._batches():
-                losses = self._train_step(batch)
-                for name, value in losses.items():
+            batches = self._batches()
+            while True:
+                for name, value in self._train_step(batches).items():
                     sums[name] = sums.get(name, 0.0) + value
                 count += 1
                 now = time.monotonic()
@@ -228,18 +300,12 @@ class Trainer:
                 last_time = now
                 bar.update()
 
+                due = config.checkpoint_minutes is not None and now - last_checkpoint > 60 * config.checkpoint_minutes
+                signalled, due = self._agree(caught[0] if caught else 0, due)
                 ended = self.progress() >= 1
-                stopping = ended or bool(caught)
-                checkpointing = (
-                    stopping
-                    or self.step % config.checkpoint_every == 0
-                    or (
-                        config.checkpoint_minutes is not None
-                        and now - last_checkpoint > 60 * config.checkpoint_minutes
-                    )
-                )
+                checkpointing = ended or signalled or due or self.step % config.checkpoint_every == 0
                 if self.step % config.log_every == 0 or checkpointing:
-                    means = {name: float(value) / count for name, value in sums.items()}
+                    means = self._means(sums, count)
                     if not math.isfinite(means["loss"]):
                         raise FloatingPointError(
                             f"The loss is {means['loss']} within the {count} steps before step {self.step}. Run again to "
@@ -247,84 +313,153 @@ class Trainer:
                             "stronger `max_grad_norm`."
                         )
                     rate = self.optimizer.param_groups[0]["lr"]
-                    curve.write(self.step, self.step * config.batch_size, self.seconds, rate, means)
-                    bar.set_postfix({"loss": f"{means['loss']:.4g}", "done": f"{self.progress():.0%}"}, refresh=False)
+                    waiting = self._waited / (self.seconds - first_second)
+                    if main:
+                        curve.write(self.step, self.step * config.batch_size, self.seconds, rate, means)
+                    self.accelerator.log(
+                        {**means, "learning_rate": rate, "seconds": self.seconds, "waiting_for_data": waiting},
+                        self.step,
+                    )
+                    facts = {
+                        "loss": f"{means['loss']:.4g}",
+                        "done": f"{self.progress():.0%}",
+                        "waits": f"{waiting:.1%}",
+                    }
+                    bar.set_postfix(facts, refresh=False)
                     sums, count = {}, 0
                 if checkpointing:
                     self.save_checkpoint()
                     last_checkpoint = time.monotonic()
                 if ended:
                     break
-                if caught == [signal.SIGTERM]:
+                if signalled == signal.SIGTERM:
                     sys.exit(128 + signal.SIGTERM)
-                if caught:
+                if signalled:
                     raise KeyboardInterrupt
+        if main:
+            print(f"{self.run_dir}: step {self.step}; {waiting:.1%} of the time was spent waiting for data")
         return self.ema_module()
 
     def save_checkpoint(self) -> Path:
-        """Writes weights, moving average, optimiser and position, whole or not at all; keeps the last two."""
+        """Writes weights, moving average, optimiser and position, whole or not at all; deletes what is too old to keep."""
         folder = self.run_dir / "checkpoints"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"step_{self.step:08d}.pt"
-        temporary = path.with_suffix(".tmp")
-        torch.save(
-            {
-                "module": self.module.state_dict(),
-                "ema": None if self._ema is None else self._ema.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "step": self.step,
-                "seconds": self.seconds,
-            },
-            temporary,
-        )
-        os.replace(temporary, path)
-        for old in checkpoints(self.run_dir)[:-2]:
-            old.unlink()
+        position = {"step": self.step, "seconds": self.seconds}
+        if self._sharded:
+            path = folder / f"step_{self.step:08d}"
+            temporary = path.with_suffix(".tmp")
+            self.accelerator.save_state(str(temporary))
+            if self.accelerator.is_main_process:
+                (temporary / "position.json").write_text(json.dumps(position))
+        else:
+            path = folder / f"step_{self.step:08d}.pt"
+            temporary = path.with_suffix(".tmp")
+            if self.accelerator.is_main_process:
+                folder.mkdir(parents=True, exist_ok=True)
+                state = {
+                    "module": self.module.state_dict(),
+                    "ema": None if self._ema is None else self._ema.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    **position,
+                }
+                torch.save(state, temporary)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            if path.is_dir():  # of the same step, by a run that was resumed and interrupted at once
+                shutil.rmtree(path)
+            os.replace(temporary, path)
+            for old in checkpoints(self.run_dir)[: -self.config.keep_checkpoints]:
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
+        self.accelerator.wait_for_everyone()
         return path
 
     def resume(self) -> bool:
         """Loads the newest checkpoint of the run; returns whether there was one."""
+        if self.accelerator.is_main_process:
+            for leftover in (self.run_dir / "checkpoints").glob("*.tmp"):  # of a run that was killed
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        self.accelerator.wait_for_everyone()
         paths = checkpoints(self.run_dir)
         if not paths:
             return False
-        state = torch.load(paths[-1], map_location=self.device, weights_only=True)
-        self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self._ema is not None:
-            self._ema.load_state_dict(state["module"] if state["ema"] is None else state["ema"])
+        if paths[-1].is_dir():
+            self.accelerator.load_state(str(paths[-1]))
+            state = json.loads((paths[-1] / "position.json").read_text())
+        else:
+            state = torch.load(paths[-1], map_location=self.device, weights_only=True)
+            self.module.load_state_dict(state["module"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self._ema is not None:
+                self._ema.load_state_dict(state["module"] if state["ema"] is None else state["ema"])
         self.step = state["step"]
         self.seconds = state["seconds"]
         return True
 
+    @contextmanager
+    def _trackers(self) -> Iterator[None]:
+        # Rows of steps that a resumed run makes again are dropped from tensorboard as from log.csv.
+        facts = {key: value for key, value in asdict(self.config).items() if isinstance(value, (int, float, str))}
+        self.accelerator.init_trackers("tracked", facts, {"tensorboard": {"purge_step": self.step + 1}})
+        try:
+            yield
+        finally:
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
+
+    def _agree(self, signalled: int, due: bool) -> tuple[int, bool]:
+        # Processes have clocks of their own, and a signal reaches them at different steps: the largest value counts.
+        if self.accelerator.num_processes > 1:
+            values = torch.tensor([[signalled, due, self.seconds]], dtype=torch.float64, device=self.device)
+            signalled, due, self.seconds = self.accelerator.gather(values).amax(dim=0).tolist()
+        return int(signalled), bool(due)
+
+    def _means(self, sums: dict[str, torch.Tensor], count: int) -> dict[str, float]:
+        values = torch.stack([torch.as_tensor(value, device=self.device).float() for value in sums.values()])
+        return dict(zip(sums, (self.accelerator.reduce(values, "mean") / count).tolist(), strict=True))
+
     def _batches(self) -> Iterator[Any]:
+        config, accelerator = self.config, self.accelerator
+        part_size = config.batch_size // (accelerator.num_processes * config.gradient_accumulation)
         loader = DataLoader(
             self.dataset,
-            batch_size=self.config.batch_size,
-            sampler=_CountFrom(self.step * self.config.batch_size),
+            batch_size=part_size,
+            sampler=_Parts(
+                self.step, config.batch_size, part_size, accelerator.process_index, accelerator.num_processes
+            ),
             collate_fn=self.collate_fn,
-            num_workers=self.config.num_workers,
+            num_workers=config.num_workers,
             pin_memory=self.device.type == "cuda",
         )
         for batch in loader:
             yield _to_device(batch, self.device)
 
-    def _train_step(self, batch: Any) -> dict[str, torch.Tensor]:
-        seed = step_seed(self.config.seed, self.step)
-        self._generator.manual_seed(seed)
-        torch.manual_seed(seed)  # for dropout and the like, which take no generator
+    def _train_step(self, batches: Iterator[Any]) -> dict[str, torch.Tensor]:
         factor = self.learning_rate_factor()
         for group, base_rate in zip(self.optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = base_rate * factor
 
-        losses = self.loss_fn(self._prepared, batch, self._generator, self.step)
-        self.accelerator.backward(losses["loss"])
+        means: dict[str, torch.Tensor] = {}
+        accumulation = self.config.gradient_accumulation
+        for i in range(accumulation):
+            started = time.monotonic()
+            batch = next(batches)
+            self._waited += time.monotonic() - started
+            part = i * self.accelerator.num_processes + self.accelerator.process_index
+            seed = step_seed(self.config.seed, self.step, part)
+            self._generator.manual_seed(seed)
+            torch.manual_seed(seed)  # for dropout and the like, which take no generator
+            last = i == accumulation - 1
+            with nullcontext() if last else self.accelerator.no_sync(self._wrapped):
+                losses = self.loss_fn(self._prepared, batch, self._generator, self.step)
+                self.accelerator.backward(losses["loss"] / accumulation)
+            for name, value in losses.items():
+                means[name] = means.get(name, 0.0) + value.detach() / accumulation
         if self.config.max_grad_norm is not None:
             self.accelerator.clip_grad_norm_(self.module.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._update_ema()
         self.step += 1
-        return {name: value.detach() for name, value in losses.items()}
+        return means
 
     @torch.no_grad()
     def _update_ema(self) -> None:
@@ -341,14 +476,15 @@ class Trainer:
         torch._foreach_lerp_(averages, values, 1 - decay)
 
 
-def step_seed(seed: int, step: int) -> int:
-    """The seed of one step's generator: well-mixed bits of the run's seed and the step's number."""
-    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0])
+def step_seed(seed: int, step: int, part: int = 0) -> int:
+    """The seed of a generator: well-mixed bits of the run's seed, the step's number and the part of the step."""
+    return int(np.random.SeedSequence((seed, step, part)).generate_state(1, np.uint64)[0])
 
 
 def checkpoints(run_dir: str | Path) -> list[Path]:
-    """The checkpoint files of a run, oldest first."""
-    return sorted((Path(run_dir) / "checkpoints").glob("step_*.pt"))
+    """The checkpoints of a run, oldest first: files, or folders where accelerate saved a model spread over processes."""
+    paths = (Path(run_dir) / "checkpoints").glob("step_*")
+    return sorted((path for path in paths if path.suffix != ".tmp"), key=lambda path: path.stem)
 
 
 def load_checkpoint(run_dir: str | Path, module: nn.Module, ema: bool = True) -> int:
@@ -459,15 +595,41 @@ def _to_device(batch: Any, device: torch.device) -> Any:
     return batch
 
 
-class _CountFrom(Sampler[int]):
-    def __init__(self, start: int):
-        self.start = start
+def _enable_gradient_checkpointing(module: nn.Module) -> None:
+    models = [part for part in module.modules() if isinstance(part, (ModelMixin, PreTrainedModel))]
+    able = [part for part in models if getattr(part, "_supports_gradient_checkpointing", False)]
+    able += [part for part in models if getattr(part, "supports_gradient_checkpointing", False)]
+    if not able:
+        raise ValueError("`gradient_checkpointing` is set, but no part of `module` knows it.")
+    for part in able:
+        if isinstance(part, ModelMixin):
+            part.enable_gradient_checkpointing()
+        else:
+            part.gradient_checkpointing_enable()
+
+
+def _replace(path: Path, text: str) -> None:
+    # Whole or not at all.
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+class _Parts(Sampler[int]):
+    # The samples of one process, from a step on: parts `process`, `process + num_processes`, ... of every step.
+    def __init__(self, step: int, batch_size: int, part_size: int, process: int, num_processes: int):
+        self.step = step
+        self.batch_size = batch_size
+        self.part_size = part_size
+        self.process = process
+        self.num_processes = num_processes
 
     def __iter__(self) -> Iterator[int]:
-        index = self.start
+        stride = self.part_size * self.num_processes
+        start = self.step * self.batch_size + self.process * self.part_size
         while True:
-            yield index
-            index += 1
+            yield from range(start, start + self.part_size)
+            start += stride
 
 
 class _LearningCurve:
@@ -479,15 +641,16 @@ class _LearningCurve:
             with open(path, newline="") as file:
                 rows = list(csv.reader(file))
         self.header = rows[0] if rows else None
-        self._kept = [row for row in rows[1:] if int(row[0]) <= step]
+        self._kept = [row for row in rows[1:] if len(row) == len(rows[0]) and int(row[0]) <= step]
 
     def __enter__(self):
-        self._file = open(self.path, "w", newline="")
+        temporary = self.path.with_suffix(".tmp")
+        with open(temporary, "w", newline="") as file:
+            if self.header is not None:
+                csv.writer(file).writerows([self.header, *self._kept])
+        os.replace(temporary, self.path)
+        self._file = open(self.path, "a", newline="")
         self._writer = csv.writer(self._file)
-        if self.header is not None:
-            self._writer.writerow(self.header)
-            self._writer.writerows(self._kept)
-            self._file.flush()
         return self
 
     def __exit__(self, *_):

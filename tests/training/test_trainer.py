@@ -2,14 +2,19 @@
 
 import csv
 import os
+import re
 import signal
+import time
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from baton_diffusers.training.trainer import Trainer, TrainerConfig, checkpoints, load_checkpoint, load_config
+from tests.training.stages import make_trainer as make_stage
 
 
 class Numbers:
@@ -35,7 +40,8 @@ def noisy_loss(module, batch, generator, step):
 def make_trainer(run_dir, dataset=None, **kwargs):
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.1), nn.Linear(8, 4))
-    settings = {"steps": 12, "batch_size": 3, "warmup_steps": 2, "log_every": 4, "ema_decay": 0.9, **kwargs}
+    defaults = {"steps": 12, "batch_size": 3, "warmup_steps": 2, "log_every": 4, "ema_decay": 0.9, "trackers": ()}
+    settings = {**defaults, **kwargs}
     return Trainer(TrainerConfig(run_dir=str(run_dir), **settings), module, noisy_loss, dataset or Numbers())
 
 
@@ -101,6 +107,101 @@ def test_keeps_two_checkpoints_and_loads_the_newest(tmp_path):
     torch.testing.assert_close(module.state_dict(), trainer.module.state_dict(), rtol=0, atol=0)
     with pytest.raises(FileNotFoundError, match="No checkpoint"):
         load_checkpoint(tmp_path / "elsewhere", module)
+
+
+def test_as_many_checkpoints_are_kept_as_asked_for(tmp_path):
+    make_trainer(tmp_path, checkpoint_every=2, keep_checkpoints=3).fit()
+    assert [path.stem for path in checkpoints(tmp_path)] == ["step_00000008", "step_00000010", "step_00000012"]
+
+
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
+    make_trainer(tmp_path, steps=4).fit()
+    half = tmp_path / "checkpoints" / "step_00000006.tmp"
+    half.write_bytes(b"half")
+    with open(tmp_path / "log.csv", "a") as file:
+        file.write("2")
+    trainer = make_trainer(tmp_path, steps=8)
+    trainer.fit()
+    assert trainer.step == 8 and not half.exists()
+    assert [int(row["step"]) for row in rows(tmp_path)] == [4, 8]
+
+
+def test_a_step_in_parts_has_the_gradient_of_the_whole(tmp_path):
+    def loss(module, batch, generator, step):
+        return {"loss": (module(batch) - batch.flip(-1)).square().mean()}
+
+    trainers = []
+    for parts in (1, 3):
+        dataset = Numbers()
+        trainer = make_trainer(tmp_path / str(parts), dataset, gradient_accumulation=parts, steps=4, log_every=1)
+        trainer.module[1].p = 0.0
+        trainer.loss_fn = loss
+        trainer.fit()
+        assert dataset.seen[:12] == list(range(12))
+        trainers.append(trainer)
+    for a, b in zip(*(trainer.module.parameters() for trainer in trainers), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    first, second = (rows(tmp_path / str(parts)) for parts in (1, 3))
+    for a, b in zip(first, second, strict=True):
+        assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=1e-5)
+    with pytest.raises(ValueError, match="`batch_size` is 3.*multiple of 2"):
+        make_trainer(tmp_path, gradient_accumulation=2)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_gradient_checkpointing_changes_no_gradient(tmp_path, stage):
+    weights = []
+    for checkpointing in (False, True):
+        trainer = make_stage(stage, tmp_path / str(checkpointing), steps=2, gradient_checkpointing=checkpointing)
+        weights.append(trainer.fit().state_dict())
+        flags = [
+            part.gradient_checkpointing for part in trainer.module.modules() if hasattr(part, "gradient_checkpointing")
+        ]
+        assert any(flags) == checkpointing
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="gradient_checkpointing"):
+        make_trainer(tmp_path, gradient_checkpointing=True)
+
+
+def test_what_accelerate_saves_of_a_sharded_model_resumes_too(tmp_path):
+    def sharded(folder, dataset=None):
+        trainer = make_trainer(folder, dataset, ema_decay=None, checkpoint_every=5)
+        # One process cannot spread a model: what is tested is that its way of saving keeps all there is.
+        trainer._whole, trainer._sharded = deepcopy(trainer.module).to("meta"), True
+        return trainer
+
+    def fail(index):
+        if index == 21:
+            raise OSError("the disk is gone")
+
+    whole = sharded(tmp_path / "whole").fit()
+    with pytest.raises(OSError):
+        sharded(tmp_path / "part", Numbers(fail)).fit()
+    assert [path.name for path in checkpoints(tmp_path / "part")] == ["step_00000005"]
+    (tmp_path / "part" / "checkpoints" / "step_00000007.tmp").mkdir()
+    resumed = sharded(tmp_path / "part").fit()
+    torch.testing.assert_close(whole.state_dict(), resumed.state_dict(), rtol=0, atol=0)
+    assert [path.name for path in checkpoints(tmp_path / "part")] == ["step_00000010", "step_00000012"]
+
+
+def test_the_time_spent_waiting_for_data_is_told(tmp_path, capsys):
+    shares = []
+    for pause in (0.0, 0.05):
+        make_trainer(tmp_path / str(pause), Numbers(lambda index: time.sleep(pause)), steps=10).fit()  # noqa: B023
+        shares.append(float(re.search(r"step 10; (\d+\.\d)% of the time", capsys.readouterr().out)[1]))
+    assert shares[0] < shares[1] and shares[1] > 50
+
+
+def test_tensorboard_gets_the_learning_curves_once(tmp_path):
+    make_trainer(tmp_path, steps=8, trackers=("tensorboard",)).fit()
+    (tmp_path / "checkpoints" / "step_00000008.pt").rename(tmp_path / "checkpoints" / "step_00000004.pt")
+    state = torch.load(tmp_path / "checkpoints" / "step_00000004.pt")
+    torch.save({**state, "step": 4}, tmp_path / "checkpoints" / "step_00000004.pt")
+    make_trainer(tmp_path, steps=8, trackers=("tensorboard",)).fit()
+    events = EventAccumulator(str(tmp_path / "tracked")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [4, 8]
+    assert {"worst", "learning_rate", "waiting_for_data"} <= set(events.Tags()["scalars"])
 
 
 def test_learning_rate_rises_stays_and_falls(tmp_path):
