@@ -103,7 +103,8 @@ class TransformerTraining:
         noise_std: See `noise_mean`.
         noise_bins: Equal ranges of noise levels for which the losses are also logged apart; 0 logs none.
         audio_weight: Weight of the audio loss beside the video's.
-        data_seed: Seed of the Stage stream that the features were made from.
+        data_seed: Seed of the Stage stream that the features were made from, whose prompts are paraphrased anew each time;
+            None takes the prompts of the cache, as for clips of one's own.
     """
 
     trainer: TrainerConfig
@@ -132,7 +133,7 @@ class TransformerTraining:
     noise_std: float = 1.2
     noise_bins: int = 0
     audio_weight: float = 1.0
-    data_seed: int = 0
+    data_seed: int | None = 0
 
     def __post_init__(self):
         if self.plan not in PLAN_SOURCES:
@@ -164,6 +165,11 @@ class TransformerTraining:
         for task, name in (("static", "vae"), ("mute", "audio_vae")):
             if task in self.tasks and getattr(self, name) is None:
                 raise ValueError(f"the task {task!r} needs `{name}`, the folder of the autoencoder that encodes it.")
+
+    @property
+    def uses_flagged(self) -> bool:
+        """Whether silent and static clips can be trained on: there is a task for either."""
+        return {"t2v", "t2a"} <= set(self.tasks)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -349,6 +355,7 @@ class FlowMatchingLoss:
 
     Every sample of a batch is drawn for one of the configured tasks, as evenly as the batch allows, and all of them pass the
     model together: a task is a choice of noise levels and of who reads whom, not a code path (architecture.md, decision 3).
+    Clips that the batch flags as `silent` or `static` are trained in "t2v" or "t2a" instead, the one task that they can teach.
     Samples lose text, plan or both with the configured shares, whatever their task, so that every anchor of guidance, and
     the use without a planner, is a trained state.
 
@@ -409,6 +416,10 @@ class FlowMatchingLoss:
         others = [torch.full((batch_size,), config.tasks.index(name), device=device) for name in synergy]
         task = torch.stack([self._draw_tasks(batch_size, generator), *others], dim=1).flatten()
         weight = torch.tensor([1.0, *synergy.values()], device=device).repeat(batch_size)
+        for flag, name in (("silent", "t2v"), ("static", "t2a")):
+            if flag in batch and name in config.tasks:
+                flagged = batch[flag].repeat_interleave(repeats)
+                task = torch.where(flagged, config.tasks.index(name), task)
         trains_video, trains_audio = self._where(task, "video", "noisy"), self._where(task, "audio", "noisy")
 
         # 2. Noise levels, of rows and of their latents in time: what is given is at 0

@@ -225,6 +225,21 @@ def test_the_draw_follows_the_weights_over_many_batches():
     assert torch.allclose(shares, torch.tensor([0.7, 0.1, 0.2]), atol=0.02)
 
 
+def test_silent_and_static_clips_teach_the_other_modality_alone():
+    settings = task_config({"joint": 1, "a2v": 1, "t2v": 0.01, "t2a": 0.01})
+    assert settings.uses_flagged and not task_config({"joint": 1, "t2v": 1}).uses_flagged
+    features = Features(6)
+    batch = collate_features([features[index] for index in range(6)])
+    batch |= {"silent": torch.arange(6) < 2, "static": torch.arange(6) > 4}
+    spy = Spy()
+    losses = FlowMatchingLoss(settings, features, tiny.tiny_tokenizer())(
+        spy, batch, torch.Generator().manual_seed(0), 0
+    )
+    assert not (spy.video_reads_audio | spy.audio_reads_video)[[0, 1, 5]].any()
+    assert losses["video.t2v.share"] == 2 / 6 and losses["audio.t2a.share"] == 1 / 6
+    assert spy.video_reads_audio[2:5].all()
+
+
 def test_cross_task_synergy_is_the_weighted_sum_of_three_terms():
     settings = config(synergy_weights={"a2v": 0.1, "v2a": 0.3}, independent_timesteps=0.5)
     losses, spy, batch = losses_of(settings)
