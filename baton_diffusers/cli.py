@@ -137,6 +137,15 @@ def evaluate(
     shuffle_prompts: Annotated[
         bool, typer.Option("--shuffle-prompts", help="Exchange the prompts within a tier: the control.")
     ] = False,
+    ablation: Annotated[
+        Path | None,
+        typer.Option(
+            help="Score the arms of this file on the same scenes, in one table.",
+            metavar="FILE.toml",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips made together.")] = 8,
     seed: Annotated[int, typer.Option(help="Another seed draws other scenes.")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Keep the scores.", metavar="FILE.json")] = None,
@@ -158,11 +167,16 @@ def evaluate(
         raise ValueError(
             "--codec-only and --shuffle-prompts exclude each other: without prompts there is nothing to shuffle"
         )
+    if ablation is not None and (model or codec_only or no_plan or ground_truth_plan or shuffle_prompts):
+        raise ValueError(f"--ablation says itself which models and plans are scored: change {ablation} instead")
 
     from .stage.scoring import summarise
     from .training import evaluation
 
     examples = evaluation.draw_examples(scenes_per_tier, seed=seed)
+    if ablation is not None:
+        _evaluate_arms(ablation, examples, steps, batch_size, json_file)
+        return
     pipe = _load_pipeline(model)
     if codec_only:
         make_clips = evaluation.reconstructed_clips(pipe)
@@ -188,6 +202,23 @@ def evaluate(
         }
         json_file.write_text(json.dumps({"settings": settings, "tiers": summary}, indent=2) + "\n")
         print(json_file)
+
+
+def _evaluate_arms(path: Path, examples: list, steps: int | None, batch_size: int, json_file: Path | None) -> None:
+    """Prints one table of all arms of an ablation, and keeps it, with what was done so far, after each of them."""
+    import json
+
+    from .training import ablation
+
+    scores = {}
+    for arm in ablation.load_arms(path):
+        print(f"{arm.name}: {', '.join(arm.models)}", file=sys.stderr)
+        scores[arm.name] = ablation.run_arm(arm, _load_pipeline, examples, steps, batch_size)
+        table = ablation.summarise_arms(scores, examples)
+        if json_file is not None:
+            json_file.write_text(json.dumps({"arms": str(path), "tiers": table}, indent=2) + "\n")
+    print(ablation.format_arms(table))
+    print(f"gain: P-Acc beyond {next(iter(scores))!r} on the same scenes; 95% bootstrap intervals in brackets")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

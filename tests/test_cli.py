@@ -112,6 +112,8 @@ def test_evaluate_scores_every_tier(tmp_path, capsys, nano):
         (["stage", "-o", "scenes", "--tier", "easy"], "easy"),
         (["evaluate", "--json", "no/folder/scores.json"], "no/folder is not a folder"),
         (["evaluate", "--codec-only", "--no-plan"], "exclude"),
+        (["evaluate", "--ablation", __file__, "--no-plan"], "--ablation says itself"),
+        (["evaluate", "--ablation", "arms.toml"], "arms.toml"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch, capsys):

@@ -84,6 +84,7 @@ def generated_clips(
     num_inference_steps: int | None = None,
     plan: str = "planner",
     shuffle_prompts: bool = False,
+    text: bool = True,
 ) -> MakeClips:
     """
     What makes clips by generating them, each from the noise of its example's seed, whatever its batch.
@@ -95,6 +96,7 @@ def generated_clips(
         plan: "planner"; "none", the text alone; or "ground truth", the plan read off the rendered scene.
         shuffle_prompts: Whether each clip is made from the prompt (and plan) of another scene of its tier, yet scored
             against its own: the control, which shows what a model gets right by chance.
+        text: Whether the denoiser reads the prompt. If not, it gets an empty one beside the plan.
 
     Raises:
         ValueError: an unknown `plan`, or one that the pipeline cannot make; a tier of one scene cannot be shuffled.
@@ -115,11 +117,13 @@ def generated_clips(
 
     def make(batch: Sequence[Example]) -> list[tuple[np.ndarray, np.ndarray]]:
         others = [told[example] for example in batch]
-        given = None
+        prompts, given = [other.prompt for other in others], None
         if plan == "ground truth":
             given = SemanticPlan.collate([_true_plan(pipe, other.clip) for other in others])
+        elif plan == "planner" and not text:
+            given = pipe.prepare_plan(prompts)
         output = pipe(
-            prompt=[other.prompt for other in others],
+            prompt=prompts if text else [""] * len(prompts),
             num_inference_steps=num_inference_steps,
             generator=[torch.Generator().manual_seed(example.seed) for example in batch],
             plan=given,
