@@ -204,6 +204,116 @@ def evaluate(
         print(json_file)
 
 
+@app.command()
+def cache(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A folder of clips (clip.mp4 with clip.txt, or metadata.jsonl), WebDataset shards, or `stage`.",
+            metavar="SOURCE",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the features.", metavar="DIR")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A folder with the autoencoders and semantic encoders: a pipeline's.",
+            show_default="baton-nano",
+            metavar="DIR",
+        ),
+    ] = None,
+    clips: Annotated[
+        int | None, typer.Option(min=1, help="How many clips.", show_default="all; 8192 of stage")
+    ] = None,
+    bucket: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A form of clips; may be given several times.",
+            show_default="the pipeline's own",
+            metavar="FRAMESxHEIGHTxWIDTH",
+        ),
+    ] = None,
+    frame_rate: Annotated[
+        float | None, typer.Option(help="Frames per second.", show_default="the transformer's")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the stream, for stage.")] = 0,
+    clips_per_shard: Annotated[int, typer.Option(min=1, help="Clips in each file.")] = 512,
+    text: Annotated[
+        bool, typer.Option("--text", help="Keep the text encoder's embeddings, too: for one that stays frozen.")
+    ] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Check finished shards, and redo damaged ones.")] = False,
+) -> None:
+    """Encode clips once for training; stopped or killed, it goes on. Several workers: `accelerate launch -m
+    baton_diffusers.cli cache ...`."""
+    import json
+
+    from .checkpoints import default_checkpoint
+
+    folder = Path(default_checkpoint() if model is None else model)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder")
+
+    def setting(file: str, name: str, option: str):
+        path = folder / file
+        value = json.loads(path.read_text()).get(name) if path.is_file() else None
+        if value is None:
+            raise ValueError(f"{folder} does not say what its `{name}` is ({file}): give {option}")
+        return value
+
+    if frame_rate is None:
+        frame_rate = setting("transformer/config.json", "frame_rate", "--frame-rate")
+
+    from accelerate import PartialState
+
+    from .training.clips import Bucket, ClipFormat, open_clips
+    from .training.data import StageClips
+    from .training.features import cache_features, load_feature_models
+
+    state = PartialState()
+    if source == "stage":
+        found: StageClips | None = StageClips("train", seed=seed)
+    else:
+        found = None
+        if not Path(source).exists():
+            raise ValueError(f"{source} is neither a folder of clips, nor a tar file, nor `stage`")
+        if bucket:
+            buckets = tuple(Bucket.parse(text) for text in bucket)
+        else:
+            names = ("num_frames", "height", "width")
+            buckets = (Bucket(*(setting("model_index.json", name, "--bucket") for name in names)),)
+    models = load_feature_models(folder, state.device, text)
+    audio_vae = models["audio_vae"]
+    if found is None:
+        found = open_clips(source, ClipFormat(buckets, frame_rate, audio_vae.config.sample_rate))
+    if clips is None:
+        clips = 8192 if source == "stage" else len(found)
+    if text:
+        models["max_sequence_length"] = setting("model_index.json", "max_sequence_length", "a pipeline's folder")
+    whole = cache_features(
+        output,
+        found,
+        clips,
+        **models,
+        frame_rate=frame_rate,
+        audio_latent_rate=audio_vae.config.sample_rate / audio_vae.latent_hop_length,
+        clips_per_shard=clips_per_shard,
+        worker=state.process_index,
+        num_workers=state.num_processes,
+        verify=verify,
+    )
+    if whole:
+        manifest = json.loads((output / "manifest.json").read_text())
+        buckets_found = ", ".join(f"{count} of {name}" for name, count in manifest["buckets"].items())
+        size = sum(shard["bytes"] for shard in manifest["shards"])
+        print(
+            f"{output}: {manifest['num_clips']} clips ({buckets_found}) in {len(manifest['shards'])} shards, "
+            f"{size / 1e6:.1f} MB; {manifest['num_flagged']} silent or static, {manifest['num_rejected']} rejected"
+        )
+        for line in (output / "rejects.jsonl").read_text().splitlines()[:10]:
+            row = json.loads(line)
+            print(f"rejected: {row['clip']}: {row['reason']}")
+
+
 def _evaluate_arms(path: Path, examples: list, steps: int | None, batch_size: int, json_file: Path | None) -> None:
     """Prints one table of all arms of an ablation, and keeps it, with what was done so far, after each of them."""
     import json
@@ -285,3 +395,7 @@ class _Measured:
 
     def __str__(self) -> str:
         return f"{self.seconds:.1f} s, " + ", ".join(f"peak {k} {v / 2**30:.2f} GiB" for k, v in self.peaks.items())
+
+
+if __name__ == "__main__":
+    main()

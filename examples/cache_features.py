@@ -6,11 +6,10 @@ python examples/cache_features.py --parts runs/export --output runs/features --c
 import argparse
 from pathlib import Path
 
-from diffusers import AutoencoderKLWan, MMAudioVAE
+import torch
 
-from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
 from baton_diffusers.training.data import StageClips
-from baton_diffusers.training.features import cache_features
+from baton_diffusers.training.features import cache_features, load_feature_models
 
 
 if __name__ == "__main__":
@@ -26,10 +25,7 @@ if __name__ == "__main__":
         arguments.output,
         StageClips("train", seed=arguments.seed),
         arguments.clips,
-        AutoencoderKLWan.from_pretrained(arguments.parts / "vae").eval(),
-        MMAudioVAE.from_pretrained(arguments.parts / "audio_vae").eval(),
-        VideoSemanticEncoder.from_pretrained(arguments.parts / "video_semantic_encoder").eval(),
-        AudioSemanticEncoder.from_pretrained(arguments.parts / "audio_semantic_encoder").eval(),
-        arguments.frame_rate,
-        arguments.audio_latent_rate,
+        **load_feature_models(arguments.parts, torch.device("cpu")),
+        frame_rate=arguments.frame_rate,
+        audio_latent_rate=arguments.audio_latent_rate,
     )

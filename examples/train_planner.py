@@ -48,7 +48,8 @@ def main() -> None:
             dataset = PlannedScenes(*encoders, config.num_scenes, config.clips_per_prompt)
         else:
             clips = StageClips("train", seed=config.data_seed)
-            dataset = CachedPlans(CachedFeatures(config.features, clips, config.trainer.seed))
+            features = CachedFeatures(config.features, clips, config.trainer.seed, config.trainer.batch_size)
+            dataset = CachedPlans(features)
         planner = Trainer(config.trainer, planner, loss, dataset, collate_fn=collate).fit()
     planner.eval().save_pretrained(config.output)
     report = explained_variance(planner, tokenizer, *encoders, config.evaluation_scenes)

@@ -87,7 +87,7 @@ def write_odd_clips(folder: Path) -> None:
     (folder / "matroska.mkv").rename(folder / "matroska in disguise.mp4")
     for name in ODD_CLIPS:
         if name != "no caption.mp4":
-            (folder / name).with_suffix(".txt").write_text(write_prompt(scene, 99))
+            (folder / name).with_suffix(".txt").write_text(f"{write_prompt(scene, 99)} It is {name}.")
 
 
 def with_claimed_duration(data: bytes, seconds: int) -> bytes:

@@ -46,6 +46,7 @@ class StageClips:
             raise ValueError(f"`tier_weights` must be non-negative with at least one positive, got {weights}.")
         self.split = split
         self.seed = seed
+        self.tier_weights = weights
         self.foreground = foreground
         self._tiers = list(weights)
         self._shares = np.array(list(weights.values())) / sum(weights.values())

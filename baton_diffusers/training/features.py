@@ -1,34 +1,52 @@
-"""Features of Stage's clips, computed once: what the transformer is trained on."""
+"""Features of clips, computed once into WebDataset shards: what planner and transformer are trained on.
+
+A cache is a folder. `features-00000.tar` and its like hold, for each clip, `KEY.safetensors` (float16 features), `KEY.txt` (the
+prompt) and `KEY.json` (its source). Beside each shard lies its index, `features-00000.index.json`; a shard without one is not
+finished. `recipe.json` says what the features were made from and with, `manifest.json` lists the shards with counts and
+checksums once all are there, and `rejects.jsonl` the clips that could not be used, with the reason of each.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import scipy.signal
 import torch
+import webdataset
 from diffusers import AutoencoderKLWan, MMAudioVAE
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save
+from torch import nn
 from tqdm import tqdm
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderModel
 
 from .. import coordinates
+from ..models.audio_16khz import MMAudioVAE16kHz
 from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder, read_plan
 from ..plan import SemanticPlan
 from ..stage import write_prompt
+from .clips import ClipFolder, ClipRejected, ClipShards, index_shard, read_member
 from .codecs import encode_clip
 from .data import StageClips, to_video
 from .trainer import step_seed
 
 
 _BATCH_SIZE = 8
+_PLAN_LAYOUT = ("video_times", "video_centres", "audio_times")
 
 
 @torch.no_grad()
 def cache_features(
     folder: str | Path,
-    clips: StageClips,
+    clips: StageClips | ClipFolder | ClipShards,
     num_clips: int,
     vae: AutoencoderKLWan,
     audio_vae: MMAudioVAE,
@@ -37,71 +55,199 @@ def cache_features(
     frame_rate: float,
     audio_latent_rate: float,
     clips_per_shard: int = 512,
-) -> None:
+    text_encoder: nn.Module | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    max_sequence_length: int = 512,
+    worker: int = 0,
+    num_workers: int = 1,
+    verify: bool = False,
+) -> bool:
     r"""
-    Writes normalised latents and plan features of the first `num_clips` clips of a stream into shards.
+    Writes normalised latents and plan features of the first `num_clips` clips of a source into shards.
 
-    A shard is whole or absent: interrupted, the same call goes on with the first missing one.
+    A shard is whole or absent: interrupted or killed, the same call goes on with the first missing one, and ends with the
+    same bytes. Any number of workers may share the shards; whichever finds all of them done writes the manifest.
 
     Args:
         folder (`str` or `Path`): where the shards go; made if it is not there.
-        clips ([`StageClips`]): the stream.
-        num_clips (`int`): clips to encode, a multiple of `clips_per_shard`.
+        clips ([`StageClips`], [`ClipFolder`] or [`ClipShards`]): the source, see [`baton_diffusers.training.clips`].
+        num_clips (`int`): clips to encode; those that are rejected count.
         vae, audio_vae: the autoencoders; latents are normalised as `BatonPipeline` expects them.
         video_semantic_encoder, audio_semantic_encoder: what the plan is read with.
-        frame_rate (`float`): frames per second.
+        frame_rate (`float`): frames per second of the clips.
         audio_latent_rate (`float`): audio latents per second.
         clips_per_shard (`int`, defaults to 512): clips in each file.
+        text_encoder (`nn.Module`, *optional*): a frozen text encoder, whose embeddings of the prompts are kept too. Without
+            one (nano's learns with the transformer) the prompts alone are.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): its tokenizer.
+        max_sequence_length (`int`, defaults to 512): tokens after which prompts are cut, with `text_encoder`.
+        worker (`int`, defaults to 0): number of this worker: it writes every `num_workers`-th shard.
+        num_workers (`int`, defaults to 1): workers that share the work.
+        verify (`bool`, defaults to `False`): whether to read finished shards again and redo those whose checksum is wrong.
+
+    Returns:
+        `bool`: whether all shards are there, those of the other workers included.
 
     Raises:
-        ValueError: if `num_clips` does not fill whole shards.
+        ValueError: if the folder holds features of another recipe, `num_clips` is not positive or more than there are, or
+            `text_encoder` comes without `tokenizer`.
     """
-    if num_clips % clips_per_shard:
-        raise ValueError(
-            f"`num_clips` is {num_clips}, but must be a multiple of `clips_per_shard`, {clips_per_shard}."
-        )
+    if num_clips < 1 or (not isinstance(clips, StageClips) and num_clips > len(clips)):
+        available = "any number" if isinstance(clips, StageClips) else f"at most {len(clips)}"
+        raise ValueError(f"`num_clips` is {num_clips}, but the source has {available} from 1.")
+    if not 0 <= worker < num_workers:
+        raise ValueError(f"`worker` is {worker}, but must be one of the {num_workers} from 0.")
+    if (text_encoder is None) != (tokenizer is None):
+        raise ValueError("`text_encoder` and `tokenizer` go together: give both or neither.")
+    components = {
+        "vae": vae,
+        "audio_vae": audio_vae,
+        "video_semantic_encoder": video_semantic_encoder,
+        "audio_semantic_encoder": audio_semantic_encoder,
+    }
+    if text_encoder is not None:
+        components["text_encoder"] = text_encoder
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
-    std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
-    with tqdm(total=num_clips, desc=f"features in {folder}", unit="clip") as bar:
-        for shard, first in enumerate(range(0, num_clips, clips_per_shard)):
-            path = folder / f"features-{shard:05d}.safetensors"
-            if path.is_file():
-                bar.update(clips_per_shard)
+    recipe = {
+        "source": _describe_source(clips),
+        "clips_per_shard": clips_per_shard,
+        "frame_rate": frame_rate,
+        "audio_latent_rate": audio_latent_rate,
+        "max_sequence_length": None if text_encoder is None else max_sequence_length,
+        "components": {name: _fingerprint(model) for name, model in components.items()},
+    }
+    _check_recipe(folder, recipe, worker)
+
+    starts = range(0, num_clips, clips_per_shard)
+    mine = [(shard, range(start, min(start + clips_per_shard, num_clips))) for shard, start in enumerate(starts)]
+    with tqdm(
+        total=sum(len(numbers) for _, numbers in mine[worker::num_workers]),
+        desc=f"features in {folder}" + (f", worker {worker}" if num_workers > 1 else ""),
+        unit="clip",
+    ) as bar:
+        for shard, numbers in mine[worker::num_workers]:
+            path = folder / f"features-{shard:05d}.tar"
+            if _is_done(path, numbers, verify):
+                bar.update(len(numbers))
                 continue
-            parts: dict[str, list[torch.Tensor]] = {}
-            for start in range(first, first + clips_per_shard, _BATCH_SIZE):
-                indices = range(start, min(start + _BATCH_SIZE, first + clips_per_shard))
-                samples = [clips[index] for index in indices]
-                video = to_video(torch.stack([sample["frames"] for sample in samples]))
-                waveform = torch.stack([sample["waveform"] for sample in samples])
-                duration = coordinates.clip_duration(video.shape[2], frame_rate)
-                plan = read_plan(
-                    video_semantic_encoder,
-                    audio_semantic_encoder,
-                    video,
-                    frame_rate,
-                    waveform[:, None],
-                    audio_vae.config.sample_rate,
-                ).trimmed()
-                features = {
-                    "index": torch.tensor(list(indices)),
-                    "latents": (encode_clip(vae, video).chunk(2, dim=1)[0] - mean) / std,
-                    "audio_latents": encode_audio_latents(audio_vae, waveform, duration, audio_latent_rate),
-                    "video_tokens": plan.video_tokens,
-                    "audio_tokens": plan.audio_tokens,
-                }
-                for name, value in features.items():
-                    parts.setdefault(name, []).append(value.half() if value.is_floating_point() else value)
-                bar.update(len(samples))
-            tensors = {name: torch.cat(values).contiguous() for name, values in parts.items()}
-            for name in ("video_times", "video_centres", "audio_times"):
-                tensors[name] = getattr(plan, name).contiguous()
-            tensors["duration"] = torch.tensor(plan.duration, dtype=torch.float64)
-            temporary = path.with_suffix(".part")
-            save_file(tensors, temporary)
-            os.replace(temporary, path)
+            _index_path(path).unlink(missing_ok=True)
+            encoded: dict[int, dict[str, Any]] = {}
+            rejects = []
+            waiting: dict[tuple[int, ...], list[tuple[int, dict[str, Any]]]] = {}  # by shape: a batch has one
+            for number in [*numbers, None]:
+                if number is not None:
+                    try:
+                        sample = clips[number]
+                    except ClipRejected as error:
+                        rejects.append({"clip": clips.names[number], "reason": str(error)})
+                        bar.update()
+                        continue
+                    waiting.setdefault(tuple(sample["frames"].shape), []).append((number, sample))
+                for batch in waiting.values():
+                    if len(batch) == _BATCH_SIZE or (number is None and batch):
+                        features = _encode([sample for _, sample in batch], components, tokenizer, recipe)
+                        encoded.update(zip((i for i, _ in batch), features, strict=True))
+                        bar.update(len(batch))
+                        batch.clear()
+            _write_shard(path, dict(sorted(encoded.items())), rejects, numbers, worker)
+    return _write_manifest(folder, recipe, mine, worker)
+
+
+def _encode(
+    samples: Sequence[dict[str, Any]],
+    components: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase | None,
+    recipe: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """The features of clips of one shape."""
+    vae, audio_vae = components["vae"], components["audio_vae"]
+    video_encoder, audio_encoder = components["video_semantic_encoder"], components["audio_semantic_encoder"]
+    frame_rate, sampling_rate = recipe["frame_rate"], audio_vae.config.sample_rate
+    video = to_video(torch.stack([sample["frames"] for sample in samples]).to(vae.device))
+    waveform = torch.stack([sample["waveform"] for sample in samples])
+    duration = coordinates.clip_duration(video.shape[2], frame_rate)
+    mean = torch.tensor(vae.config.latents_mean, device=vae.device).view(1, -1, 1, 1, 1)
+    std = torch.tensor(vae.config.latents_std, device=vae.device).view(1, -1, 1, 1, 1)
+    latents = (encode_clip(vae, video.to(vae.dtype)).chunk(2, dim=1)[0].float() - mean) / std
+    audio_latents = encode_audio_latents(
+        audio_vae, waveform.to(audio_vae.device, audio_vae.dtype), duration, recipe["audio_latent_rate"]
+    )
+    heard = resample(waveform, sampling_rate, audio_encoder.sampling_rate)
+    plan = read_plan(
+        video_encoder,
+        audio_encoder,
+        video.to(video_encoder.device),
+        frame_rate,
+        heard[:, None].to(audio_encoder.device),
+        audio_encoder.sampling_rate,
+    ).trimmed()
+    rows = [
+        {
+            "latents": latents[i],
+            "audio_latents": audio_latents[i],
+            "video_tokens": plan.video_tokens[i],
+            "audio_tokens": plan.audio_tokens[i],
+        }
+        for i in range(len(samples))
+    ]
+    if tokenizer is not None:
+        for row, sample in zip(rows, samples, strict=True):
+            tokens = tokenizer(
+                sample["prompt"], truncation=True, max_length=recipe["max_sequence_length"], return_tensors="pt"
+            ).to(components["text_encoder"].device)
+            row["prompt_embeds"] = components["text_encoder"](**tokens).last_hidden_state[0]
+    layout = {name: getattr(plan, name) for name in _PLAN_LAYOUT}
+    layout["duration"] = torch.tensor(plan.duration, dtype=torch.float64)
+    num_frames, height, width = samples[0]["frames"].shape[:3]
+    return [
+        {
+            "tensors": {name: value.cpu().half().contiguous() for name, value in row.items()}
+            | {name: value.cpu().contiguous() for name, value in layout.items()},
+            "prompt": sample["prompt"],
+            "name": sample.get("name"),
+            "bucket": f"{num_frames}x{height}x{width}",
+            "silent": sample.get("silent", False),
+            "static": sample.get("static", False),
+        }
+        for row, sample in zip(rows, samples, strict=True)
+    ]
+
+
+def load_feature_models(folder: str | Path, device: torch.device, text: bool = False) -> dict[str, Any]:
+    """
+    The models that [`cache_features`] takes, by the names of its arguments, from a folder like a saved pipeline's.
+
+    Args:
+        folder: Has `vae`, `audio_vae`, `video_semantic_encoder`, `audio_semantic_encoder`, and, for `text`,
+            `text_encoder` and `tokenizer`.
+        device: Where they are to run.
+        text: Whether prompts are to be embedded.
+
+    Raises:
+        ValueError: If one of them is missing.
+    """
+    folder = Path(folder)
+    classes = {
+        "vae": AutoencoderKLWan,
+        "audio_vae": MMAudioVAE,
+        "video_semantic_encoder": VideoSemanticEncoder,
+        "audio_semantic_encoder": AudioSemanticEncoder,
+    }
+    if text:
+        classes["text_encoder"] = UMT5EncoderModel
+    missing = [name for name in (*classes, *(["tokenizer"] if text else [])) if not (folder / name).is_dir()]
+    if missing:
+        raise ValueError(f"{folder} has no {', '.join(missing)}: give a pipeline's folder, or one of its parts.")
+    if MMAudioVAE.load_config(folder / "audio_vae")["_class_name"] == MMAudioVAE16kHz.__name__:
+        classes["audio_vae"] = MMAudioVAE16kHz
+    models: dict[str, Any] = {
+        name: cls.from_pretrained(folder / name).eval().requires_grad_(False).to(device)
+        for name, cls in classes.items()
+    }
+    if text:
+        models["tokenizer"] = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    return models
 
 
 def encode_audio_latents(
@@ -111,63 +257,334 @@ def encode_audio_latents(
     to whole latents."""
     length = coordinates.num_audio_latents(duration, audio_latent_rate)
     samples = length * audio_vae.latent_hop_length
-    waveform = torch.nn.functional.pad(waveform, (0, samples - waveform.shape[-1]))
+    waveform = nn.functional.pad(waveform, (0, samples - waveform.shape[-1]))
     latents = audio_vae.encode(waveform).latent_dist.mode()
     return (latents * audio_vae.config.scaling_factor).transpose(1, 2)
+
+
+def resample(waveform: torch.Tensor, sampling_rate: int, target_rate: int) -> torch.Tensor:
+    """Waveforms `(batch_size, num_samples)` at another sampling rate, by a polyphase filter."""
+    if sampling_rate == target_rate:
+        return waveform
+    common = np.gcd(sampling_rate, target_rate)
+    samples = scipy.signal.resample_poly(waveform.numpy(), target_rate // common, sampling_rate // common, axis=-1)
+    return torch.from_numpy(samples.astype(np.float32))
+
+
+def _describe_source(clips: StageClips | ClipFolder | ClipShards) -> dict[str, Any]:
+    if isinstance(clips, StageClips):
+        return {"stage": clips.split, "seed": clips.seed, "tier_weights": clips.tier_weights}
+    form = clips.clip_format
+    return {
+        "clips": len(clips),
+        "names_sha256": hashlib.sha256("\n".join(clips.names).encode()).hexdigest(),
+        "buckets": [str(bucket) for bucket in form.buckets],
+        "frame_rate": form.frame_rate,
+        "sampling_rate": form.sampling_rate,
+    }
+
+
+def _fingerprint(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _check_recipe(folder: Path, recipe: dict[str, Any], worker: int) -> None:
+    path = folder / "recipe.json"
+    if not path.is_file():
+        _replace(path, _json(recipe), worker)
+        return
+    found = json.loads(path.read_text())
+    for name, value in recipe.items():
+        if found.get(name) != value:
+            raise ValueError(
+                f"{folder} holds features of another recipe: `{name}` is {found.get(name)} there and {value} now. "
+                "Choose another folder, or delete this one."
+            )
+
+
+def _index_path(path: Path) -> Path:
+    return path.with_suffix(".index.json")
+
+
+def _is_done(path: Path, numbers: range, verify: bool) -> bool:
+    index = _index_path(path)
+    if not index.is_file() or not path.is_file():
+        return False
+    found = json.loads(index.read_text())
+    if (found["first"], found["last"], found["bytes"]) != (numbers[0], numbers[-1], path.stat().st_size):
+        return False
+    return not verify or found["sha256"] == _sha256(path)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_shard(
+    path: Path, clips: Mapping[int, dict[str, Any]], rejects: list[dict[str, str]], numbers: range, worker: int
+) -> None:
+    buffer = io.BytesIO()
+    with webdataset.TarWriter(buffer, encoder=False, mtime=0) as shard:
+        for number, clip in clips.items():
+            facts = {
+                "clip": clip["name"],
+                "bucket": clip["bucket"],
+                "silent": clip["silent"],
+                "static": clip["static"],
+            }
+            shard.write(
+                {
+                    "__key__": f"{number:08d}",
+                    "json": json.dumps(facts).encode(),
+                    "safetensors": save(clip["tensors"]),
+                    "txt": clip["prompt"].encode(),
+                }
+            )
+    _replace(path, buffer.getvalue(), worker)
+    members = index_shard(path)
+    index = {
+        "first": numbers[0],
+        "last": numbers[-1],
+        "bytes": path.stat().st_size,
+        "sha256": _sha256(path),
+        "clips": [
+            {
+                "number": number,
+                "bucket": clip["bucket"],
+                "flagged": clip["silent"] or clip["static"],
+                "members": members[f"{number:08d}"],
+            }
+            for number, clip in clips.items()
+        ],
+        "rejects": rejects,
+    }
+    _replace(_index_path(path), _json(index), worker)
+
+
+def _write_manifest(folder: Path, recipe: dict[str, Any], shards: Sequence[tuple[int, range]], worker: int) -> bool:
+    paths = [folder / f"features-{shard:05d}.tar" for shard, _ in shards]
+    if not all(_is_done(path, numbers, False) for path, (_, numbers) in zip(paths, shards, strict=True)):
+        return False
+    indices = [json.loads(_index_path(path).read_text()) for path in paths]
+    buckets: dict[str, int] = {}
+    for index in indices:
+        for clip in index["clips"]:
+            buckets[clip["bucket"]] = buckets.get(clip["bucket"], 0) + 1
+    rejects = [reject for index in indices for reject in index["rejects"]]
+    manifest = {
+        "num_clips": sum(buckets.values()),
+        "num_flagged": sum(clip["flagged"] for index in indices for clip in index["clips"]),
+        "num_rejected": len(rejects),
+        "buckets": dict(sorted(buckets.items())),
+        "shards": [
+            {"file": path.name, "num_clips": len(index["clips"]), "bytes": index["bytes"], "sha256": index["sha256"]}
+            for path, index in zip(paths, indices, strict=True)
+        ],
+        "recipe": recipe,
+    }
+    lines = [json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects]
+    _replace(folder / "rejects.jsonl", "".join(lines).encode(), worker)
+    _replace(folder / "manifest.json", _json(manifest), worker)
+    for leftover in folder.glob("features-*.part"):  # of workers that were killed
+        leftover.unlink(missing_ok=True)
+    return True
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _replace(path: Path, data: bytes, worker: int) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(f"{path.name}.{worker}.part")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
 class CachedFeatures:
     """
     What [`cache_features`] wrote, as an endless dataset with prompts.
 
-    Sample `i` of epoch `e` is one of the cached clips, each once an epoch in an order of its own, with a paraphrase of its
-    prompt that changes from epoch to epoch. A sample is a dictionary: `prompt`, `latents`, `audio_latents`,
-    `video_tokens`, `audio_tokens`; `plan_layout` gives what turns tokens into a [`SemanticPlan`].
+    Every clip comes up once before any comes up again, in an order of its own each time round. Where the cache has clips of
+    several shapes (buckets), every `batch_size` samples in a row, counted from 0, have the same shape: in each round a
+    bucket gives as many batches as its clips fill, the last one filled up with clips of its next round, and the batches of
+    all buckets are mixed. A sample is a dictionary: `prompt`, `latents`, `audio_latents`, `video_tokens`, `audio_tokens`,
+    `silent`, `static`, and `prompt_embeds`, zero-padded, where a text encoder was given to `cache_features`.
 
     Args:
         folder (`str` or `Path`): where the shards are.
-        clips ([`StageClips`]): the stream that they were made from.
+        clips ([`StageClips`], *optional*): the Stage stream that they were made from: prompts are then paraphrased anew
+            each time. Otherwise, and always where they were made from other clips, they are those of the cache.
         seed (`int`, defaults to 0): of the order.
+        batch_size (`int`, *optional*): samples that are joined into a batch; needed where there are several buckets.
+        include_flagged (`bool`, defaults to `False`): whether silent and static clips come up too. They cannot teach how
+            sound and picture belong together: only what needs one of the two may learn from them.
 
     Raises:
-        ValueError: if there are no shards.
+        ValueError: if the cache is not there, not finished or damaged, it was made from another stream than `clips`, no
+            clip of it can be used, or `batch_size` is missing.
     """
 
-    def __init__(self, folder: str | Path, clips: StageClips, seed: int = 0) -> None:
-        paths = sorted(Path(folder).glob("features-*.safetensors"))
-        if not paths:
-            raise ValueError(f"there are no features in {folder}: write them with `examples/cache_features.py`.")
+    def __init__(
+        self,
+        folder: str | Path,
+        clips: StageClips | None = None,
+        seed: int = 0,
+        batch_size: int | None = None,
+        include_flagged: bool = False,
+    ) -> None:
+        folder = Path(folder)
+        if (folder / "manifest.json").is_file():
+            self._store: _Shards | _Tensors = _Shards(folder, include_flagged)
+        elif sorted(folder.glob("features-*.safetensors")):
+            self._store = _Tensors(folder)
+        elif (folder / "recipe.json").is_file():
+            raise ValueError(f"the features in {folder} are not finished: run `baton cache` again to go on.")
+        else:
+            raise ValueError(f"there are no features in {folder}: write them with `baton cache`.")
+        self._buckets = self._store.buckets
+        if not self._buckets:
+            raise ValueError(
+                f"no clip in {folder} can be used: see its rejects.jsonl, and which are silent or static."
+            )
+        if len(self._buckets) > 1 and batch_size is None:
+            raise ValueError(f"{folder} has clips of {len(self._buckets)} shapes: give the `batch_size` of training.")
+        source = self._store.source
+        if clips is not None and "stage" in source:
+            expected = _describe_source(clips)
+            if isinstance(self._store, _Shards) and source != expected:
+                raise ValueError(f"the features in {folder} were made from {source}, not from {expected}.")
+        self.clips = clips if "stage" in source else None
+        self.seed = seed
+        self.batch_size = 1 if batch_size is None else batch_size
+        self._batches = [
+            bucket for bucket, rows in enumerate(self._buckets) for _ in range(-(-len(rows) // self.batch_size))
+        ]
+        self._layouts = {}
+        for rows in self._buckets:
+            tensors = self._store.tensors(rows[0])
+            key = len(tensors["video_tokens"]), len(tensors["audio_tokens"])
+            layout = {name: tensors[name] for name in _PLAN_LAYOUT} | {"duration": tensors["duration"].item()}
+            if self._layouts.setdefault(key, layout)["duration"] != layout["duration"]:
+                raise ValueError(f"{folder} has buckets of nearly equal length: their plans cannot be told apart.")
+
+    @property
+    def num_clips(self) -> int:
+        """Clips that come up."""
+        return sum(len(rows) for rows in self._buckets)
+
+    @property
+    def plan_layout(self) -> dict[str, Any]:
+        """Times, places and duration of the plans' tokens, where all clips have one duration.
+
+        Raises:
+            ValueError: if they have not.
+        """
+        if len(self._layouts) > 1:
+            raise ValueError("the clips have several durations: take the layout of a batch, `plan(...)`.")
+        return next(iter(self._layouts.values()))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self._row(index)
+        tensors, facts = self._store.tensors(row), self._store.facts(row)
+        sample = {name: value.float() for name, value in tensors.items() if name not in (*_PLAN_LAYOUT, "duration")}
+        if "prompt_embeds" in sample:
+            missing = self._store.max_sequence_length - len(sample["prompt_embeds"])
+            sample["prompt_embeds"] = nn.functional.pad(sample["prompt_embeds"], (0, 0, 0, missing))
+        if self.clips is None:
+            prompt = facts["prompt"]
+        else:
+            prompt = write_prompt(self.clips.scene(facts["number"])[0], index)
+        flags = {name: torch.tensor(facts[name]) for name in ("silent", "static")}
+        return {"prompt": prompt, **sample, **flags}
+
+    def plan(self, video_tokens: torch.Tensor, audio_tokens: torch.Tensor) -> SemanticPlan:
+        """A batch's tokens as a plan."""
+        layout = self._layouts[video_tokens.shape[1], audio_tokens.shape[1]]
+        return SemanticPlan(video_tokens=video_tokens, audio_tokens=audio_tokens, **layout)
+
+    def _row(self, index: int) -> Any:
+        number, place = divmod(index, self.batch_size)
+        round_number, position = divmod(number, len(self._batches))
+        if len(self._buckets) == 1:
+            bucket, rank = 0, position
+        else:
+            order = _permutation(len(self._batches), self.seed, round_number, 1 + len(self._buckets))
+            buckets = [self._batches[i] for i in order[: position + 1].tolist()]
+            bucket, rank = buckets[-1], buckets.count(buckets[-1]) - 1
+        rows = self._buckets[bucket]
+        # position in the endless stream of the bucket's clips, of which each time round is an epoch
+        place += (round_number * self._batches.count(bucket) + rank) * self.batch_size
+        epoch, place = divmod(place, len(rows))
+        return rows[int(_permutation(len(rows), self.seed, epoch, bucket)[place])]
+
+
+@lru_cache(maxsize=64)
+def _permutation(length: int, seed: int, epoch: int, stream: int) -> torch.Tensor:
+    return torch.randperm(length, generator=torch.Generator().manual_seed(step_seed(seed, epoch, stream)))
+
+
+class _Shards:
+    # The shards of a manifest, of which clips are read where they lie. A row is (number of the shard, clip of its index).
+    def __init__(self, folder: Path, include_flagged: bool) -> None:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        self.source = manifest["recipe"]["source"]
+        self.max_sequence_length = manifest["recipe"]["max_sequence_length"]
+        self._paths = [folder / shard["file"] for shard in manifest["shards"]]
+        buckets: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+        for i, shard in enumerate(manifest["shards"]):
+            path = self._paths[i]
+            if not path.is_file() or path.stat().st_size != shard["bytes"]:
+                raise ValueError(f"{path} is missing or damaged: run `baton cache` again with --verify.")
+            for clip in json.loads(_index_path(path).read_text())["clips"]:
+                if include_flagged or not clip["flagged"]:
+                    buckets.setdefault(clip["bucket"], []).append((i, clip))
+        self.buckets = [rows for _, rows in sorted(buckets.items())]
+
+    def tensors(self, row: tuple[int, dict[str, Any]]) -> dict[str, torch.Tensor]:
+        return load(self._read(row, "safetensors"))
+
+    def facts(self, row: tuple[int, dict[str, Any]]) -> dict[str, Any]:
+        return {
+            **json.loads(self._read(row, "json")),
+            "number": row[1]["number"],
+            "prompt": self._read(row, "txt").decode(),
+        }
+
+    def _read(self, row: tuple[int, dict[str, Any]], suffix: str) -> bytes:
+        return read_member(self._paths[row[0]], row[1]["members"][suffix])
+
+
+class _Tensors:
+    # Caches of Stage from before there were WebDataset shards: all clips of a shard in one safetensors file, in memory.
+    # Their stream's seed is not known.
+    source = {"stage": "train"}
+
+    def __init__(self, folder: Path) -> None:
         shards = []
-        for path in paths:
+        for path in sorted(folder.glob("features-*.safetensors")):
             with safe_open(path, framework="pt") as file:
                 shards.append({name: file.get_tensor(name) for name in file.keys()})
+        self._layout = {name: shards[0][name] for name in (*_PLAN_LAYOUT, "duration")}
         self._features = {
             name: torch.cat([shard[name] for shard in shards])
             for name in ("index", "latents", "audio_latents", "video_tokens", "audio_tokens")
         }
-        self.plan_layout = {name: shards[0][name] for name in ("video_times", "video_centres", "audio_times")}
-        self.plan_layout["duration"] = shards[0]["duration"].item()
-        self.clips = clips
-        self.seed = seed
+        self.buckets = [list(range(len(self._features["index"])))]
 
-    @property
-    def num_clips(self) -> int:
-        """Clips that were cached: the length of an epoch."""
-        return len(self._features["index"])
+    def tensors(self, row: int) -> dict[str, torch.Tensor]:
+        return {name: value[row] for name, value in self._features.items() if name != "index"} | self._layout
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        epoch, place = divmod(index, self.num_clips)
-        order = torch.randperm(self.num_clips, generator=torch.Generator().manual_seed(step_seed(self.seed, epoch)))
-        row = int(order[place])
-        scene, _ = self.clips.scene(int(self._features["index"][row]))
-        return {
-            "prompt": write_prompt(scene, index),
-            **{name: tensor[row].float() for name, tensor in self._features.items() if name != "index"},
-        }
-
-    def plan(self, video_tokens: torch.Tensor, audio_tokens: torch.Tensor) -> SemanticPlan:
-        """A batch's tokens as a plan."""
-        return SemanticPlan(video_tokens=video_tokens, audio_tokens=audio_tokens, **self.plan_layout)
+    def facts(self, row: int) -> dict[str, Any]:
+        return {"number": int(self._features["index"][row]), "prompt": "", "silent": False, "static": False}
 
 
 def collate_features(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -1,69 +1,178 @@
-"""Cached features: whole shards, exact order, and the same latents and plans as the pipeline would make."""
+"""Cached features: shards whole and checked, resumable at any moment, with the latents and plans that the pipeline would make."""
+
+import json
+from collections import Counter
 
 import pytest
 import torch
+import webdataset
+from safetensors.torch import load, save_file
 
+from baton_diffusers.training.clips import Bucket, ClipFolder, ClipFormat
 from baton_diffusers.training.data import StageClips, to_video
 from baton_diffusers.training.features import CachedFeatures, cache_features, collate_features, encode_audio_latents
 from tests import stage_parts
+from tests.odd_clips import ODD_CLIPS, write_odd_clips, write_stage_clips
+from tests.tiny import tiny_text_encoder, tiny_tokenizer
+
+
+def cache(folder, num_clips=4, clips=None, **options):
+    options = {"clips_per_shard": 2, **options}
+    clips = StageClips("train") if clips is None else clips
+    return cache_features(
+        folder, clips, num_clips, *stage_parts.codecs(), *stage_parts.semantic_encoders(), 16.0, 31.25, **options
+    )
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("features")
-    cache(folder, num_clips=4)
+    assert cache(folder)
     return folder
 
 
-def cache(folder, num_clips):
-    cache_features(
-        folder, StageClips("train"), num_clips, *stage_parts.codecs(), *stage_parts.semantic_encoders(), 16.0, 31.25, 2
-    )
-
-
 def test_a_sample_holds_normalised_latents_and_the_plan_of_its_clip(folder):
-    clips = StageClips("train")
-    features = CachedFeatures(folder, clips)
+    clips, features = StageClips("train"), CachedFeatures(folder)
     assert features.num_clips == 4
+    samples = {sample["prompt"]: sample for sample in map(features.__getitem__, range(4))}
     vae, audio_vae = stage_parts.codecs()
-    cached = {tuple(sample["audio_latents"].flatten()[:4].tolist()) for sample in map(features.__getitem__, range(4))}
-    for index in range(4):
-        sample = clips[index]
-        audio = encode_audio_latents(audio_vae, sample["waveform"][None], 49 / 16, 31.25)
-        assert audio.shape == (1, 96, audio_vae.config.latent_channels)
-        assert tuple(audio.half().float().flatten()[:4].tolist()) in cached
-    with torch.no_grad():
-        latents = vae.encode(to_video(clips[0]["frames"][None])).latent_dist.mode()
     mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
-    row = (features._features["index"] == 0).nonzero().item()
-    assert torch.allclose(features._features["latents"][row].float(), ((latents - mean) / std)[0], atol=2e-3)
-    plan = features.plan(
-        sample_batch := collate_features([features[0], features[1]])["video_tokens"], torch.zeros(2, 24, 4)
-    )
-    assert plan.duration == 49 / 16 and plan.video_tokens is sample_batch
+    for index in range(4):
+        clip, sample = clips[index], samples[clips.prompt(index)]
+        with torch.no_grad():
+            latents = vae.encode(to_video(clip["frames"][None])).latent_dist.mode()
+            audio = encode_audio_latents(audio_vae, clip["waveform"][None], 49 / 16, 31.25)
+        assert torch.allclose(sample["latents"], ((latents - mean) / std)[0], atol=2e-3)
+        assert audio.shape == (1, 96, audio_vae.config.latent_channels)
+        assert torch.allclose(sample["audio_latents"], audio[0], atol=2e-3)
+        assert not sample["silent"] and not sample["static"]
+    batch = collate_features([features[0], features[1]])
+    plan = features.plan(batch["video_tokens"], batch["audio_tokens"])
+    assert plan.duration == 49 / 16 and plan.video_tokens is batch["video_tokens"]
+    assert features.plan_layout["duration"] == 49 / 16
 
 
 def test_an_epoch_sees_each_clip_once_and_the_next_in_another_order(folder):
-    features = CachedFeatures(folder, StageClips("train"))
-    epochs = [
-        [features[index]["latents"].sum().item() for index in range(start, start + 4)] for start in (0, 4, 8, 12)
-    ]
+    features = CachedFeatures(folder)
+    epochs = [[features[index]["prompt"] for index in range(start, start + 4)] for start in (0, 4, 8, 12)]
     assert all(sorted(epoch) == sorted(epochs[0]) and len(set(epoch)) == 4 for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_stage_prompts_are_paraphrased_anew(folder):
+    clips = StageClips("train")
+    features, plain = CachedFeatures(folder, clips), CachedFeatures(folder)
     assert features[5]["prompt"] == features[5]["prompt"]
+    assert torch.equal(features[5]["latents"], plain[5]["latents"])
+    assert len({features[index]["prompt"] for index in range(16)}) > 4
+
+
+def test_webdataset_reads_the_shards(folder):
+    urls = [str(folder / "features-00000.tar"), str(folder / "features-00001.tar")]
+    rows = list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False))
+    assert [row["__key__"] for row in rows] == [f"{number:08d}" for number in range(4)]
+    assert rows[2]["txt"].decode() == StageClips("train").prompt(2)
+    assert json.loads(rows[0]["json"])["bucket"] == "49x64x64"
+    assert load(rows[0]["safetensors"])["latents"].dtype == torch.float16
 
 
 def test_an_interrupted_cache_goes_on_with_the_missing_shard(folder):
-    first, second = sorted(folder.glob("*.safetensors"))
-    before, stamp = second.read_bytes(), first.stat().st_mtime_ns
+    before = contents(folder)
+    first, second = folder / "features-00000.tar", folder / "features-00001.tar"
+    stamp = first.stat().st_mtime_ns
+    second.with_suffix(".index.json").unlink()  # killed between shard and index
+    (folder / "features-00001.tar.0.part").write_bytes(b"half")
+    assert cache(folder) and contents(folder) == before
+    assert first.stat().st_mtime_ns == stamp
     second.unlink()
-    cache(folder, num_clips=4)
-    assert second.read_bytes() == before and first.stat().st_mtime_ns == stamp
-    assert not list(folder.glob("*.part"))
+    with pytest.raises(ValueError, match="features-00001.tar is missing.*baton cache"):
+        CachedFeatures(folder)
+    assert cache(folder) and contents(folder) == before
 
 
-def test_wrong_input_is_named(tmp_path):
-    with pytest.raises(ValueError, match="3.*multiple of.*2"):
-        cache(tmp_path, num_clips=3)
-    with pytest.raises(ValueError, match="no features"):
+def test_a_damaged_shard_is_found_by_its_checksum(folder):
+    before, first = contents(folder), folder / "features-00000.tar"
+    data = bytearray(first.read_bytes())
+    data[2000] ^= 1
+    first.write_bytes(data)
+    assert cache(folder, verify=True) and contents(folder) == before
+    shards = json.loads((folder / "manifest.json").read_text())["shards"]
+    assert [shard["num_clips"] for shard in shards] == [2, 2]
+
+
+def test_workers_share_the_shards(folder, tmp_path):
+    assert not cache(tmp_path, worker=1, num_workers=2)
+    assert [path.name for path in tmp_path.glob("*.tar")] == ["features-00001.tar"]
+    with pytest.raises(ValueError, match="not finished"):
+        CachedFeatures(tmp_path)
+    assert cache(tmp_path, worker=0, num_workers=2)
+    assert contents(tmp_path) == contents(folder)
+
+
+def test_clips_of_ones_own_with_odd_ones_among_them(tmp_path):
+    clips, folder = tmp_path / "clips", tmp_path / "features"
+    clips.mkdir()
+    write_stage_clips(clips, 2)
+    write_odd_clips(clips)
+    form = ClipFormat((Bucket(49, 64, 64), Bucket(33, 64, 80)), 16.0, 16000)
+    source = ClipFolder(clips, form)
+    text = {"text_encoder": tiny_text_encoder(), "tokenizer": tiny_tokenizer(), "max_sequence_length": 20}
+    assert cache(folder, len(source), source, clips_per_shard=8, **text)
+
+    rejects = [json.loads(line) for line in (folder / "rejects.jsonl").read_text().splitlines()]
+    assert {row["clip"] for row in rejects} == {name for name, reason in ODD_CLIPS.items() if reason}
+    assert all(ODD_CLIPS[row["clip"]] in row["reason"] for row in rejects)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    usable = 2 + sum(reason is None for reason in ODD_CLIPS.values())
+    assert manifest["num_clips"] == usable and manifest["num_rejected"] == len(rejects)
+    assert manifest["num_flagged"] == 2 and manifest["buckets"] == {"33x64x80": 1, "49x64x64": usable - 1}
+
+    with pytest.raises(ValueError, match="2 shapes.*batch_size"):
+        CachedFeatures(folder)
+    features = CachedFeatures(folder, batch_size=3)
+    assert features.num_clips == usable - 2
+    assert CachedFeatures(folder, batch_size=3, include_flagged=True).num_clips == usable
+    seen = Counter()
+    for start in range(0, 30, 3):
+        batch = collate_features([features[index] for index in range(start, start + 3)])  # of one shape
+        assert features.plan(batch["video_tokens"], batch["audio_tokens"]).duration in (49 / 16, 33 / 16)
+        assert batch["prompt_embeds"].shape == (3, 20, 16) and not batch["silent"].any()
+        seen.update(batch["prompt"])
+    assert len(seen) == usable - 2, "every clip comes up"
+    counts = [count for prompt, count in seen.items() if "wide.mp4" not in prompt]  # which is alone in its bucket
+    assert max(counts) - min(counts) <= 1, "none comes up twice before all have come up once"
+    stage_too = CachedFeatures(folder, StageClips("train"), batch_size=3)
+    assert stage_too[4]["prompt"] == features[4]["prompt"], "own prompts are not Stage's to paraphrase"
+    with pytest.raises(ValueError, match="several durations"):
+        _ = features.plan_layout
+
+
+def test_a_cache_from_before_the_shards_is_read(tmp_path):
+    names = {"latents": (4, 13, 4, 4), "audio_latents": (96, 6), "video_tokens": (76, 8), "audio_tokens": (24, 4)}
+    shard = {name: torch.randn(3, *shape).half() for name, shape in names.items()}
+    layout = {"video_times": torch.zeros(76), "video_centres": torch.zeros(76, 2), "audio_times": torch.zeros(24)}
+    shard |= layout | {"index": torch.arange(3), "duration": torch.tensor(49 / 16, dtype=torch.float64)}
+    save_file(shard, tmp_path / "features-00000.safetensors")
+    features = CachedFeatures(tmp_path, StageClips("train"))
+    sample = features[1]
+    assert features.num_clips == 3 and features.plan_layout["duration"] == 49 / 16
+    assert any(torch.equal(sample["latents"], row.float()) for row in shard["latents"])
+
+
+def test_wrong_input_is_named(folder, tmp_path):
+    with pytest.raises(ValueError, match="`num_clips` is 0"):
+        cache(tmp_path, num_clips=0)
+    with pytest.raises(ValueError, match="`worker` is 2"):
+        cache(tmp_path, worker=2, num_workers=2)
+    with pytest.raises(ValueError, match="text_encoder.*tokenizer"):
+        cache(tmp_path, tokenizer=tiny_tokenizer())
+    with pytest.raises(ValueError, match="another recipe: `source`.*'seed': 0.*'seed': 1"):
+        cache(folder, clips=StageClips("train", seed=1))
+    with pytest.raises(ValueError, match="were made from .*'seed': 0.*not from .*'seed': 7"):
+        CachedFeatures(folder, StageClips("train", seed=7))
+    with pytest.raises(ValueError, match="no features.*baton cache"):
         CachedFeatures(tmp_path, StageClips("train"))

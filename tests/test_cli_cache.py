@@ -1,0 +1,46 @@
+"""`baton cache`: from a folder of clips to features for training."""
+
+import json
+
+import pytest
+
+from baton_diffusers.cli import main
+from baton_diffusers.training.features import CachedFeatures
+from tests.odd_clips import write_stage_clips
+
+
+def baton(*arguments):
+    with pytest.raises(SystemExit) as exit:
+        main([str(argument) for argument in arguments])
+    return exit.value.code
+
+
+def test_a_folder_of_clips_becomes_features(tmp_path, capsys):
+    clips, output = tmp_path / "my clips", tmp_path / "features"
+    clips.mkdir()
+    write_stage_clips(clips, 2)
+    (clips / "broken.mp4").write_text("no film")
+    (clips / "broken.txt").write_text("A caption.")
+    assert baton("cache", clips, "--output", output) == 0
+    printed = capsys.readouterr().out
+    assert "2 clips (2 of 49x64x64) in 1 shards" in printed and "0 silent or static, 1 rejected" in printed
+    assert "rejected: broken.mp4: its video is truncated, damaged or of an unknown format" in printed
+    features = CachedFeatures(output)
+    assert features.num_clips == 2 and features[0]["prompt"]
+    assert json.loads((output / "manifest.json").read_text())["recipe"]["audio_latent_rate"] == 31.25
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("nowhere",), "nowhere is neither a folder of clips, nor a tar file, nor `stage`"),
+        ((".", "--bucket", "49x64"), "FRAMESxHEIGHTxWIDTH"),
+        (("stage", "--model", "nowhere"), "nowhere is not a folder"),
+        (("stage", "--model", "tests"), "tests does not say what its `frame_rate` is"),
+        (("stage", "--model", "tests", "--frame-rate", "16"), "tests has no vae, audio_vae"),
+    ],
+)
+def test_wrong_input_is_named(tmp_path, capsys, arguments, message):
+    assert baton("cache", *arguments, "--output", tmp_path / "features") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "features").exists()
