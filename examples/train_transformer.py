@@ -31,6 +31,7 @@ from transformers import AutoTokenizer
 from baton_diffusers import VAPlannerModel
 from baton_diffusers.training.data import StageClips
 from baton_diffusers.training.features import CachedFeatures, collate_features
+from baton_diffusers.training.precision import float32_attention
 from baton_diffusers.training.trainer import Trainer, load_config
 from baton_diffusers.training.transformer import (
     FlowMatchingLoss,
@@ -59,7 +60,8 @@ def main(path: str, overrides: list[str]) -> None:
     trainer = Trainer(config.trainer, module, loss, features, groups, collate_fn=collate_features)
     if planner is not None:
         planner.to(trainer.device)
-    module = trainer.fit()
+    with float32_attention():
+        module = trainer.fit()
     if trainer.accelerator.is_main_process:
         run_dir = Path(config.trainer.run_dir)
         export_transformer(module, run_dir / "export")
