@@ -138,6 +138,8 @@ class Trainer:
         parameter_groups: Parameter groups for AdamW, where the default (decay for matrices, none for vectors) does not
             do. A group's `lr` replaces `config.learning_rate`.
         collate_fn: Turns a list of samples into a batch; default: PyTorch's.
+        save_frozen: Whether checkpoints hold the parameters of `module` that do not require a gradient, too. Without them
+            they are as small as what is trained; the module has to be built alike to resume.
 
     Raises:
         ValueError: If nothing in `module` requires a gradient, `batch_size` does not divide into parts, nothing in `module`
@@ -152,12 +154,16 @@ class Trainer:
         dataset: IndexedDataset,
         parameter_groups: list[dict[str, Any]] | None = None,
         collate_fn: Callable[[list[Any]], Any] | None = None,
+        save_frozen: bool = True,
     ):
         self.config = config
         self.module = module
         self.loss_fn = loss_fn
         self.dataset = dataset
         self.collate_fn = collate_fn
+        self._left_out = set()
+        if not save_frozen:
+            self._left_out = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
         self.run_dir = Path(config.run_dir)
         self.step = 0
         self.seconds = 0.0
@@ -356,8 +362,8 @@ class Trainer:
             if self.accelerator.is_main_process:
                 folder.mkdir(parents=True, exist_ok=True)
                 state = {
-                    "module": self.module.state_dict(),
-                    "ema": None if self._ema is None else self._ema.state_dict(),
+                    "module": self._saved(self.module),
+                    "ema": None if self._ema is None else self._saved(self._ema),
                     "optimizer": self.optimizer.state_dict(),
                     **position,
                 }
@@ -386,13 +392,20 @@ class Trainer:
             state = json.loads((paths[-1] / "position.json").read_text())
         else:
             state = torch.load(paths[-1], map_location=self.device, weights_only=True)
-            self.module.load_state_dict(state["module"])
+            self._load(self.module, state["module"])
             self.optimizer.load_state_dict(state["optimizer"])
             if self._ema is not None:
-                self._ema.load_state_dict(state["module"] if state["ema"] is None else state["ema"])
+                self._load(self._ema, state["module"] if state["ema"] is None else state["ema"])
         self.step = state["step"]
         self.seconds = state["seconds"]
         return True
+
+    def _saved(self, module: nn.Module) -> dict[str, torch.Tensor]:
+        return {name: value for name, value in module.state_dict().items() if name not in self._left_out}
+
+    def _load(self, module: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+        frozen = {name: value for name, value in module.state_dict().items() if name in self._left_out}
+        module.load_state_dict({**frozen, **weights})
 
     @contextmanager
     def _trackers(self) -> Iterator[None]:
