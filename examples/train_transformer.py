@@ -47,7 +47,10 @@ def main(path: str, overrides: list[str]) -> None:
     config = load_config(path, TransformerTraining, overrides)
     torch.manual_seed(config.trainer.seed)
     module = build_transformer(config)
-    features = CachedFeatures(config.features, StageClips("train", seed=config.data_seed), config.trainer.seed)
+    clips = None if config.data_seed is None else StageClips("train", seed=config.data_seed)
+    features = CachedFeatures(
+        config.features, clips, config.trainer.seed, config.trainer.batch_size, include_flagged=config.uses_flagged
+    )
     planner = planner_tokenizer = None
     if config.plan == "planner":
         planner = VAPlannerModel.from_pretrained(config.planner).eval().requires_grad_(False)
