@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -103,3 +105,13 @@ def test_an_arm_uses_its_models_plans_and_guiders(examples):
     assert [pipe.guider.config.guidance_scale for pipe in loaded] == [1.0, 1.0]
     assert [pipe.audio_guider.config.guidance_scale for pipe in loaded] != [1.0, 1.0]
     assert len(scores) == 4 and [s.p_acc for s in scores[:2]] == [s.p_acc for s in scores[2:]]
+
+
+def test_the_arms_of_nano_can_be_read(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    arms = ablation.load_arms("examples/configs/nano/ablation.toml")
+    assert [arm.plan for arm in arms[:3]] == ["planner", "ground truth", "none"]
+    assert {type(arm.build_guider("guider")).__name__ for arm in arms if arm.guider} == {
+        "SyncGuidance",
+        "ContextGuidance",
+    }
