@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +22,28 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from .. import coordinates
-from ..guiders import (
-    PlanGuidance,
-    anchors_of_steps,
-    check_guiders,
-    combine,
-    joint_anchors,
-)
+from ..guiders import GuidancePass, PlanGuidance, check_guiders, combine, guidance_passes, passes_of_steps
 from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder, read_plan
 from ..models.transformer_dual_branch import DualBranchTransformer
 from ..models.va_planner import VAPlannerModel, tokenize_prompts
 from ..models.vocoder_griffin_lim import GriffinLimVocoder
 from ..plan import SemanticPlan
 from ..schedulers import check_schedulers, set_timesteps, step_kwargs
+from .conditions import (
+    Given,
+    GivenClips,
+    GivenFrames,
+    GivenPicture,
+    GivenSound,
+    KnownLatents,
+    Mask,
+    fit_size,
+    known_audio_latents,
+    known_latent_frames,
+    model_frames,
+    model_waveform,
+    read_given,
+)
 from .pipeline_output import BatonPipelineOutput
 
 
@@ -53,7 +62,7 @@ __all__ = ["BatonPipeline"]
 
 class BatonPipeline(DiffusionPipeline):
     r"""
-    Text to video with its sound, planned first.
+    Text to video with its sound, planned first; from a picture, a film, a sound or the end of a clip where one is given.
 
     Args:
         transformer ([`DualBranchTransformer`]): denoises video and audio latents together.
@@ -151,6 +160,8 @@ class BatonPipeline(DiffusionPipeline):
         r"""
         Loads a pipeline from a folder or from the Hub; see `DiffusionPipeline.from_pretrained` for the arguments. Without
         `dtype` all components are loaded in float32: on their own, those of transformers would keep the dtype of their file.
+        A single `dtype` leaves `audio_vae` and `vocoder` in float32, since half precision is heard in the sound; a dictionary
+        with a dtype for each component is taken at its word.
 
         Raises:
             ValueError: if a local folder holds no pipeline, or one of its weight files is empty or truncated.
@@ -165,8 +176,10 @@ class BatonPipeline(DiffusionPipeline):
                         pass
                 except (SafetensorError, OSError) as error:
                     raise ValueError(f"{file} is truncated or corrupt ({error}): fetch or save it again.") from error
-        if not {"dtype", "torch_dtype"} & kwargs.keys():
-            kwargs["dtype"] = torch.float32
+        name = "torch_dtype" if "torch_dtype" in kwargs else "dtype"
+        dtype = kwargs.setdefault(name, torch.float32)
+        if isinstance(dtype, torch.dtype):
+            kwargs[name] = {"default": dtype, "audio_vae": torch.float32, "vocoder": torch.float32}
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
@@ -220,6 +233,7 @@ class BatonPipeline(DiffusionPipeline):
 
     def check_inputs(
         self,
+        *,
         prompt: str | list[str] | None,
         negative_prompt: str | list[str] | None,
         height: int,
@@ -227,6 +241,7 @@ class BatonPipeline(DiffusionPipeline):
         num_frames: int,
         num_inference_steps: int,
         num_videos_per_prompt: int,
+        given: Given,
         generator: torch.Generator | list[torch.Generator] | None,
         latents: torch.Tensor | None,
         audio_latents: torch.Tensor | None,
@@ -239,14 +254,11 @@ class BatonPipeline(DiffusionPipeline):
         output_type: str,
         callback_on_step_end_tensor_inputs: Sequence[str],
     ) -> None:
-        """Refuses what cannot work, before any model runs. The arguments are those of `__call__`.
+        """Refuses what cannot work, before any model runs. The arguments are those of `__call__`, pictures and sounds read.
 
         Raises:
             ValueError: naming the argument, its value and the remedy.
         """
-        for name in ("transformer", "vae", "audio_vae", "vocoder", "scheduler", "audio_scheduler"):
-            if getattr(self, name) is None:
-                raise ValueError(f"`{name}` is missing: load the pipeline with it, or set `pipe.{name}`.")
         self._check_components()
         check_guiders(self.guider, self.audio_guider)
         for name, value in (
@@ -306,36 +318,43 @@ class BatonPipeline(DiffusionPipeline):
                 f"`negative_prompt_embeds` holds {negative_prompt_embeds.shape[0]} texts for {batch_size} prompts: give one "
                 "for each, or one for all."
             )
-        drops_text = self._drops_text(len(set_timesteps(self.scheduler, num_inference_steps)))
-        if drops_text and negative_prompt_embeds is None and (self.text_encoder is None or self.tokenizer is None):
+
+        # 2. Sizes and lengths
+        for name, value, multiple in zip(("height", "width"), (height, width), self._size_multiples, strict=True):
+            if not isinstance(value, int) or value < 1 or value % multiple:
+                nearest = max(round(value / multiple), 1) * multiple if isinstance(value, (int, float)) else multiple
+                raise ValueError(f"`{name}` is {value!r}, but must be a multiple of {multiple}: use {nearest}.")
+        num_clips = batch_size * num_videos_per_prompt
+        video_shape, audio_shape = self._latent_shapes(num_clips, height, width, num_frames)
+
+        # 3. What is given
+        self._check_given(given, batch_size, num_frames)
+        num_steps = len(set_timesteps(self.scheduler, num_inference_steps))
+        anchors = {p.anchor for step in self._passes_of_steps(num_steps, given, num_frames) for p in step}
+        lacks_text = negative_prompt_embeds is None and (self.text_encoder is None or self.tokenizer is None)
+        if lacks_text and not all(anchor.text for anchor in anchors):
             raise ValueError(
                 "the guiders drop the text, which takes `negative_prompt_embeds` with `negative_prompt_attention_mask`, or "
                 "`text_encoder` and `tokenizer` to make them: give one or the other, or guiders of scale 1."
             )
+        encodes_sound = given.audio is not None or any(anchor.mute for anchor in anchors)
+        if encodes_sound and self.audio_vae.dtype != torch.float32:
+            raise ValueError(
+                f"`audio_vae` is in {self.audio_vae.dtype}, in which it cannot encode sound: call `pipe.audio_vae.float()`, or "
+                "load the pipeline with a single `dtype`, which leaves it in float32."
+            )
 
-        # 2. Sizes
-        stride = self.vae.config.scale_factor_spatial
-        for name, value, patch in zip(
-            ("height", "width"), (height, width), self.transformer.config.patch_size[1:], strict=True
-        ):
-            multiple = stride * patch
-            if not isinstance(value, int) or value < 1 or value % multiple:
-                nearest = max(round(value / multiple), 1) * multiple if isinstance(value, (int, float)) else multiple
-                raise ValueError(f"`{name}` is {value!r}, but must be a multiple of {multiple}: use {nearest}.")
-
-        # 3. Noise
-        num_clips = batch_size * num_videos_per_prompt
+        # 4. Noise
         if isinstance(generator, list) and len(generator) != num_clips:
             raise ValueError(
                 f"`generator` lists {len(generator)} generators for {batch_size} prompts with {num_videos_per_prompt} videos "
                 f"each: give {num_clips}, or a single one."
             )
-        video_shape, audio_shape = self._latent_shapes(num_clips, height, width, num_frames)
         for name, value, shape in (("latents", latents, video_shape), ("audio_latents", audio_latents, audio_shape)):
             if value is not None and tuple(value.shape) != shape:
                 raise ValueError(f"`{name}` has shape {tuple(value.shape)}, but this clip needs {shape}.")
 
-        # 4. The plan
+        # 5. The plan
         if plan is not None:
             self._check_plan(plan, batch_size, num_frames)
             if not use_plan:
@@ -350,8 +369,15 @@ class BatonPipeline(DiffusionPipeline):
                     "the planner reads the prompt itself, and `prompt_embeds` do not tell it: give `plan` (for example from "
                     "`pipe.prepare_plan`), or call with `use_plan=False`."
                 )
+            duration, planner = coordinates.clip_duration(num_frames, self.frame_rate), self.planner.config
+            first = coordinates.audio_plan_times(duration, planner.audio_tokens_per_chunk, planner.chunk_duration)[0]
+            if duration <= first:
+                raise ValueError(
+                    f"`num_frames` is {num_frames}, but the planner's first audio token lies at {first:.4f} seconds and the clip "
+                    f"ends at {duration:.4f}: make a longer clip, give `plan`, or call with `use_plan=False`."
+                )
 
-        # 5. Output
+        # 6. Output
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` is {output_type!r}, but must be one of {OUTPUT_TYPES}.")
         unknown = [name for name in callback_on_step_end_tensor_inputs if name not in self._callback_tensor_inputs]
@@ -462,6 +488,120 @@ class BatonPipeline(DiffusionPipeline):
         plan = plan.to(device, self.transformer.dtype).trimmed()
         return plan.repeat_interleave((num_clips or plan.batch_size) // plan.batch_size)
 
+    @torch.no_grad()
+    def prepare_conditions(
+        self,
+        given: Given,
+        num_clips: int,
+        height: int,
+        width: int,
+        num_frames: int,
+        device: torch.device | None = None,
+    ) -> tuple[KnownLatents, KnownLatents]:
+        r"""
+        What is given of the clips as clean tokens, in float32.
+
+        A latent is known if all the frames or samples that it covers are. Nothing else of what is given is looked at.
+
+        Args:
+            given ([`Given`]): pictures and sounds; each one for all clips, or one for each prompt, repeated in a row.
+            num_clips (`int`): prompts times videos per prompt.
+            height, width, num_frames (`int`): size of the clips in pixels and frames.
+            device (`torch.device`, *optional*): where the latents go.
+
+        Returns:
+            [`KnownLatents`] of the video and of the audio.
+        """
+        device = device or self._execution_device
+        mask, audio_mask = self._known_masks(given, num_frames)
+        video_shape, audio_shape = self._latent_shapes(num_clips, height, width, num_frames)
+        latents = torch.zeros(video_shape, device=device)
+        audio_latents = torch.zeros(audio_shape, device=device)
+        if mask.any():
+            if given.video.size != (height, width):
+                logger.warning(
+                    f"the given picture of {given.video.size[0]} x {given.video.size[1]} pixels (height x width) is resized to "
+                    f"{height} x {width}, which this model takes."
+                )
+            length = int(mask.nonzero().max()) + 1  # latent frames depend on earlier pixel frames alone
+            num_given = (length - 1) * self.vae.config.scale_factor_temporal + 1
+            frames = model_frames(given.video, num_given, self.frame_rate, height, width)
+            encoded = self.encode_video(frames.to(device))
+            latents[:, :, :length] = encoded.repeat_interleave(num_clips // len(encoded), dim=0)
+        if audio_mask.any():
+            length = int(audio_mask.nonzero().max()) + 1
+            num_samples = length * self.audio_vae.latent_hop_length
+            encoded = self.encode_audio(model_waveform(given.audio, num_samples, self.sampling_rate).to(device))
+            audio_latents[:, :length] = encoded.repeat_interleave(num_clips // len(encoded), dim=0)
+        mask, audio_mask = mask.to(device)[None, None, :, None, None], audio_mask.to(device)[None, :, None]
+        tokens_in_frame = math.prod(video_shape[3:]) // math.prod(self.transformer.config.patch_size[1:])
+        return (
+            KnownLatents(latents * mask, mask, tokens_in_frame),
+            KnownLatents(audio_latents * audio_mask, audio_mask),
+        )
+
+    @torch.no_grad()
+    def prepare_replacements(
+        self,
+        given: Given,
+        num_clips: int,
+        height: int,
+        width: int,
+        num_frames: int,
+        device: torch.device | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        r"""
+        Clean latents of a still picture and of silence: what guidance puts in a modality's place (Harmony's anchors).
+
+        The picture is the given clip's first frame, or mid-grey where none is given (ours).
+
+        Args:
+            given, num_clips, height, width, num_frames, device: as for `prepare_conditions`.
+
+        Returns:
+            Video and audio latents, shaped as `prepare_latents` shapes them.
+        """
+        device = device or self._execution_device
+        video_shape, audio_shape = self._latent_shapes(num_clips, height, width, num_frames)
+        frame = torch.zeros(1, 3, 1, height, width)
+        if self._known_masks(given, num_frames)[0][0]:
+            frame = model_frames(given.video, 1, self.frame_rate, height, width)
+        still = self.encode_video(frame.expand(-1, -1, num_frames, -1, -1).to(device))
+        silence = torch.zeros(1, audio_shape[1] * self.audio_vae.latent_hop_length, device=device)
+        return (
+            still.repeat_interleave(num_clips // len(still), dim=0),
+            self.encode_audio(silence).expand(audio_shape),
+        )
+
+    @torch.no_grad()
+    def encode_video(self, frames: torch.Tensor) -> torch.Tensor:
+        r"""
+        Latents of frames, normalised as the transformer takes them.
+
+        Args:
+            frames (`torch.Tensor` of shape `(num_clips, 3, num_frames, height, width)`): in [-1, 1], at the pipeline's rate.
+
+        Returns:
+            `torch.Tensor` of shape `(num_clips, num_channels, num_latent_frames, latent_height, latent_width)`, float32.
+        """
+        latents = self.vae.encode(frames.to(self.vae.dtype)).latent_dist.mode().float()
+        mean, std = _latent_statistics(self.vae, latents)
+        return (latents - mean) / std
+
+    @torch.no_grad()
+    def encode_audio(self, waveform: torch.Tensor) -> torch.Tensor:
+        r"""
+        Latents of sound, scaled as the transformer takes them.
+
+        Args:
+            waveform (`torch.Tensor` of shape `(num_clips, num_samples)`): in [-1, 1], at the pipeline's rate, in whole latents.
+
+        Returns:
+            `torch.Tensor` of shape `(num_clips, audio_length, audio_channels)`, float32.
+        """
+        latents = self.audio_vae.encode(waveform.float()).latent_dist.mode().float()
+        return (latents * self.audio_vae.config.scaling_factor).transpose(1, 2)
+
     def prepare_latents(
         self,
         num_clips: int,
@@ -498,34 +638,43 @@ class BatonPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def decode_latents(
-        self, latents: torch.Tensor, audio_latents: torch.Tensor, num_frames: int, output_type: str = "pt"
+        self,
+        latents: torch.Tensor | None,
+        audio_latents: torch.Tensor | None,
+        num_frames: int,
+        output_type: str = "pt",
+        duration: float | None = None,
     ) -> tuple[Any, Any]:
         r"""
         Frames and waveforms of finished latents.
 
         Args:
-            latents (`torch.Tensor`): video latents as `prepare_latents` shapes them.
-            audio_latents (`torch.Tensor`): audio latents likewise.
-            num_frames (`int`): frames of the clip, to whose duration the sound is cut.
+            latents (`torch.Tensor`, *optional*): video latents as `prepare_latents` shapes them.
+            audio_latents (`torch.Tensor`, *optional*): audio latents likewise.
+            num_frames (`int`): frames of the clip.
             output_type (`str`, defaults to `"pt"`): `"pil"`, `"np"` or `"pt"`.
+            duration (`float`, *optional*): seconds to which both are cut; by default what `num_frames` last.
 
         Returns:
             Frames as [`BatonPipelineOutput`] describes them, and waveforms `(batch_size, 1, num_samples)` in [-1, 1],
-            float32: a tensor for `"pt"`, an array otherwise.
+            float32: a tensor for `"pt"`, an array otherwise. `None` for latents that are not given.
         """
-        mean, std = _latent_statistics(self.vae, latents)
-        latents = (latents.float() * std + mean).to(self.vae.dtype)
-        video = self.vae.decode(latents, return_dict=False)[0]
-        frames = self.video_processor.postprocess_video(video.float(), output_type=output_type)
-
-        audio_latents = audio_latents.transpose(1, 2).float() / self.audio_vae.config.scaling_factor
-        mel = self.audio_vae.decode(audio_latents.to(self.audio_vae.dtype), return_dict=False)[0]
-        waveform = self.vocoder(mel.to(self.vocoder.dtype), return_dict=False)[0].float().clamp(-1, 1)
-        num_samples = coordinates.num_samples(
-            coordinates.clip_duration(num_frames, self.frame_rate), self.sampling_rate
-        )
-        waveform = waveform[..., :num_samples]
-        return frames, waveform if output_type == "pt" else waveform.cpu().numpy()
+        clip_duration = coordinates.clip_duration(num_frames, self.frame_rate)
+        duration = clip_duration if duration is None else min(duration, clip_duration)
+        frames = waveform = None
+        if latents is not None:
+            mean, std = _latent_statistics(self.vae, latents)
+            latents = (latents.float() * std + mean).to(self.vae.dtype)
+            video = self.vae.decode(latents, return_dict=False)[0]
+            video = video[:, :, : coordinates.num_frames_within(duration, self.frame_rate)]
+            frames = self.video_processor.postprocess_video(video.float(), output_type=output_type)
+        if audio_latents is not None:
+            audio_latents = audio_latents.transpose(1, 2).float() / self.audio_vae.config.scaling_factor
+            mel = self.audio_vae.decode(audio_latents.to(self.audio_vae.dtype), return_dict=False)[0]
+            waveform = self.vocoder(mel.to(self.vocoder.dtype), return_dict=False)[0].float().clamp(-1, 1)
+            waveform = waveform[..., : coordinates.num_samples(duration, self.sampling_rate)]
+            waveform = waveform if output_type == "pt" else waveform.cpu().numpy()
+        return frames, waveform
 
     @torch.no_grad()
     def extract_plan(
@@ -581,6 +730,15 @@ class BatonPipeline(DiffusionPipeline):
         num_frames: int | None = None,
         num_inference_steps: int | None = None,
         num_videos_per_prompt: int = 1,
+        image: GivenPicture | None = None,
+        video: GivenFrames | None = None,
+        audio: GivenSound | None = None,
+        continue_from: GivenClips | None = None,
+        continue_seconds: float | None = None,
+        video_mask: Mask | None = None,
+        audio_mask: Mask | None = None,
+        video_frame_rate: float | None = None,
+        audio_sampling_rate: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: torch.Tensor | None = None,
         audio_latents: torch.Tensor | None = None,
@@ -597,16 +755,44 @@ class BatonPipeline(DiffusionPipeline):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents", "audio_latents"),
     ) -> BatonPipelineOutput | tuple[Any, Any]:
         r"""
-        Makes clips from prompts.
+        Makes clips from prompts, and from what is given of them.
+
+        Without anything else, picture and sound are made. `image` is the first frame of the clip; `video` is the whole
+        picture, for which a sound is made; `audio` is the whole sound, for which a picture is made; `continue_from` is a clip
+        that goes on. With a mask, parts of `video` or `audio` are made anew. Each is given once for all prompts or once for
+        each prompt (as a list, or a batch of arrays), and the clips of one call agree in size, length and rates.
+
+        What is given whole is returned as it is, at its own size and rates; the model sees it at its own, which is said in a
+        warning. What is given in part returns as the autoencoders render it. The plan is made from the prompt in any case: for
+        one that is read off what is given, see `extract_plan`.
 
         Args:
             prompt (`str` or `list[str]`, *optional*): what happens in each clip; or `prompt_embeds`.
             negative_prompt (`str` or `list[str]`, *optional*): read where guidance drops the text; empty by default.
-            height (`int`, *optional*): of a frame in pixels; by default the pipeline's.
-            width (`int`, *optional*): of a frame in pixels; by default the pipeline's.
-            num_frames (`int`, *optional*): temporal stride of the VAE times k, plus one; by default the pipeline's.
+            height (`int`, *optional*): of a frame in pixels; by default the pipeline's, or for a given picture the nearest
+                size of its shape and of the pipeline's area.
+            width (`int`, *optional*): of a frame in pixels; by default as `height`.
+            num_frames (`int`, *optional*): temporal stride of the VAE times k, plus one; by default the pipeline's, or as many
+                as `video` or `audio` last.
             num_inference_steps (`int`, *optional*): denoising steps; by default the pipeline's.
             num_videos_per_prompt (`int`, defaults to 1): clips for each prompt, next to one another in the output.
+            image (*optional*): the first frame: a file, a PIL image, an array `(height, width, 3)`, or a tensor `(3, height,
+                width)`; uint8, or floating point in [0, 1].
+            video (*optional*): the picture: a file, a list of PIL images, an array `(num_frames, height, width, 3)`, or a
+                tensor `(num_frames, 3, height, width)`; uint8, or floating point in [0, 1].
+            audio (*optional*): the sound: a file, or an array or tensor `(num_samples,)` or `(num_channels, num_samples)` of
+                one or two channels in [-1, 1].
+            continue_from (*optional*): the clip that goes on: a file, a [`BatonPipelineOutput`], a [`~media.Clip`], or a pair
+                of what `video` and `audio` take.
+            continue_seconds (`float`, *optional*): how much of its end is the start of the new clip, to the nearest whole
+                latent frame; by default 1 second. Longer is steadier, and leaves less that is new.
+            video_mask (*optional*): what of `video` is made anew: 1 for frames to make and 0 for frames to keep, or spans
+                `(start, end)` in seconds to make. A latent frame is kept only if all of its frames are.
+            audio_mask (*optional*): the same for `audio`, with a value for each sample.
+            video_frame_rate (`float`, *optional*): frames per second of arrays, tensors and images in `video` and
+                `continue_from`; by default the pipeline's. Files say their own.
+            audio_sampling_rate (`int`, *optional*): samples per second of arrays and tensors in `audio` and `continue_from`; by
+                default the pipeline's. Files say their own.
             generator (`torch.Generator` or a list with one for each clip, *optional*): makes the noise repeatable. With a
                 list, a clip does not depend on the batch that it is made in.
             latents (`torch.Tensor` of shape `(num_clips, num_channels, num_latent_frames, latent_height, latent_width)`,
@@ -630,35 +816,49 @@ class BatonPipeline(DiffusionPipeline):
             [`BatonPipelineOutput`], or a tuple of its frames and audio.
 
         Raises:
-            ValueError: from `check_inputs`, before any model runs.
+            ValueError: if something is given that cannot be read, or from `check_inputs`; before any model runs.
         """
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        height = self.config.height if height is None else height
-        width = self.config.width if width is None else width
-        num_frames = self.config.num_frames if num_frames is None else num_frames
         num_inference_steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
 
-        # 1. Check inputs
+        # 1. Read what is given, and check inputs
+        self._require_components()
+        given = read_given(
+            self.frame_rate,
+            self.sampling_rate,
+            self.vae.config.scale_factor_temporal,
+            image=image,
+            video=video,
+            audio=audio,
+            continue_from=continue_from,
+            continue_seconds=continue_seconds,
+            video_mask=video_mask,
+            audio_mask=audio_mask,
+            video_frame_rate=video_frame_rate,
+            audio_sampling_rate=audio_sampling_rate,
+        )
+        height, width, num_frames = self._default_sizes(height, width, num_frames, given)
         self.check_inputs(
-            prompt,
-            negative_prompt,
-            height,
-            width,
-            num_frames,
-            num_inference_steps,
-            num_videos_per_prompt,
-            generator,
-            latents,
-            audio_latents,
-            prompt_embeds,
-            prompt_attention_mask,
-            negative_prompt_embeds,
-            negative_prompt_attention_mask,
-            plan,
-            use_plan,
-            output_type,
-            callback_on_step_end_tensor_inputs,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            height=height,
+            width=width,
+            num_frames=num_frames,
+            num_inference_steps=num_inference_steps,
+            num_videos_per_prompt=num_videos_per_prompt,
+            given=given,
+            generator=generator,
+            latents=latents,
+            audio_latents=audio_latents,
+            prompt_embeds=prompt_embeds,
+            prompt_attention_mask=prompt_attention_mask,
+            negative_prompt_embeds=negative_prompt_embeds,
+            negative_prompt_attention_mask=negative_prompt_attention_mask,
+            plan=plan,
+            use_plan=use_plan,
+            output_type=output_type,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
         self._attention_kwargs = attention_kwargs
         self._current_timestep = None
@@ -672,12 +872,13 @@ class BatonPipeline(DiffusionPipeline):
         scheduler_kwargs = step_kwargs(self.scheduler, generator)
         audio_scheduler_kwargs = step_kwargs(self.audio_scheduler, generator)
         self._num_timesteps = len(timesteps)
+        passes = [p for step in self._passes_of_steps(len(timesteps), given, num_frames) for p in step]
 
         # 3. Text
         prompt_embeds, _, negative_prompt_embeds, _ = self.encode_prompt(
             prompt,
             negative_prompt,
-            self._drops_text(len(timesteps)),
+            any(not guidance_pass.anchor.text for guidance_pass in passes),
             num_videos_per_prompt,
             prompt_embeds,
             prompt_attention_mask,
@@ -690,42 +891,60 @@ class BatonPipeline(DiffusionPipeline):
         plan = self.prepare_plan(prompt, num_frames, num_clips, plan, use_plan, device)
         has_plan = plan is not None
 
-        # 5. Noise
+        # 5. What is given, as clean latents; noise for the rest
+        known, audio_known = self.prepare_conditions(given, num_clips, height, width, num_frames, device)
+        still = silence = None
+        if any(guidance_pass.anchor.static or guidance_pass.anchor.mute for guidance_pass in passes):
+            still, silence = self.prepare_replacements(given, num_clips, height, width, num_frames, device)
         latents, audio_latents = self.prepare_latents(
             num_clips, height, width, num_frames, generator, latents, audio_latents, device
         )
+        latents, audio_latents = known.keep(latents), audio_known.keep(audio_latents)
 
         # 6. Denoising loop
-        dtype = self.transformer.dtype
+        dtype, clean = self.transformer.dtype, torch.zeros(num_clips, device=device)
+        # Without context tokens a branch is used to reading the other one; a clean one is no exception.
+        given_reads = not self.transformer.config.num_context_tokens
         with self.progress_bar(total=len(timesteps)) as progress_bar:
             for i, (t, audio_t) in enumerate(zip(timesteps, audio_timesteps, strict=True)):
                 if self.interrupt:
                     continue
                 self._current_timestep = t
-                self.guider.set_state(step=i, num_inference_steps=len(timesteps), timestep=t)
-                self.audio_guider.set_state(step=i, num_inference_steps=len(timesteps), timestep=audio_t)
+                guider = None if known.all else self.guider
+                audio_guider = None if audio_known.all else self.audio_guider
+                for g, timestep in ((guider, t), (audio_guider, audio_t)):
+                    if g is not None:
+                        g.set_state(step=i, num_inference_steps=len(timesteps), timestep=timestep)
 
                 predictions, audio_predictions = {}, {}
-                for anchor in joint_anchors(self.guider, self.audio_guider, has_plan):
+                for guidance_pass in guidance_passes(guider, audio_guider, has_plan):
+                    anchor = guidance_pass.anchor
                     with self.transformer.cache_context(anchor.name):
                         velocity, audio_velocity = self.transformer(
-                            hidden_states=latents.to(dtype),
-                            audio_hidden_states=audio_latents.to(dtype),
-                            timestep=t.expand(num_clips),
-                            audio_timestep=audio_t.expand(num_clips),
+                            hidden_states=(still if anchor.static else latents).to(dtype),
+                            audio_hidden_states=(silence if anchor.mute else audio_latents).to(dtype),
+                            timestep=clean if anchor.static else known.timestep(t),
+                            audio_timestep=clean if anchor.mute else audio_known.timestep(audio_t),
                             encoder_hidden_states=prompt_embeds if anchor.text else negative_prompt_embeds,
                             plan=plan if anchor.plan else None,
+                            video_reads_audio=guidance_pass.video_reads_audio or (known.all and given_reads),
+                            audio_reads_video=guidance_pass.audio_reads_video or (audio_known.all and given_reads),
                             attention_kwargs=attention_kwargs,
                             return_dict=False,
                         )
-                    predictions[anchor], audio_predictions[anchor] = velocity.float(), audio_velocity.float()
-                velocity = combine(self.guider, predictions, has_plan)
-                audio_velocity = combine(self.audio_guider, audio_predictions, has_plan)
+                    if guidance_pass.predicts_video:
+                        predictions[anchor] = known.without_velocity(velocity.float())
+                    if guidance_pass.predicts_audio:
+                        audio_predictions[anchor] = audio_known.without_velocity(audio_velocity.float())
 
-                latents = self.scheduler.step(velocity, t, latents, **scheduler_kwargs)[0]
-                audio_latents = self.audio_scheduler.step(
-                    audio_velocity, audio_t, audio_latents, **audio_scheduler_kwargs
-                )[0]
+                if guider is not None:
+                    velocity = combine(guider, predictions, has_plan)
+                    latents = known.keep(self.scheduler.step(velocity, t, latents, **scheduler_kwargs)[0])
+                if audio_guider is not None:
+                    velocity = combine(audio_guider, audio_predictions, has_plan)
+                    audio_latents = audio_known.keep(
+                        self.audio_scheduler.step(velocity, audio_t, audio_latents, **audio_scheduler_kwargs)[0]
+                    )
 
                 if callback_on_step_end is not None:
                     tensors = {
@@ -741,17 +960,28 @@ class BatonPipeline(DiffusionPipeline):
                 progress_bar.update()
         self._current_timestep = None
 
-        # 7. Frames and sound
+        # 7. Frames and sound; what was given whole is returned as it is
+        frame_rate, sampling_rate = self.frame_rate, self.sampling_rate
         if output_type == "latent":
             frames, audio = latents, audio_latents
         else:
-            frames, audio = self.decode_latents(latents, audio_latents, num_frames, output_type)
+            frames, audio = self.decode_latents(
+                None if given.keeps_video else latents,
+                None if given.keeps_audio else audio_latents,
+                num_frames,
+                output_type,
+                given.duration,
+            )
+            if given.keeps_video:
+                frames, frame_rate = given.video.output(num_clips, output_type), given.video.frame_rate
+            if given.keeps_audio:
+                audio, sampling_rate = given.audio.output(num_clips, output_type), given.audio.sampling_rate
 
         self.maybe_free_model_hooks()
         if not return_dict:
             return frames, audio
         return BatonPipelineOutput(
-            frames=frames, audio=audio, frame_rate=self.frame_rate, sampling_rate=self.sampling_rate, plan=plan
+            frames=frames, audio=audio, frame_rate=frame_rate, sampling_rate=sampling_rate, plan=plan
         )
 
     # What the parts share
@@ -767,10 +997,40 @@ class BatonPipeline(DiffusionPipeline):
         mask = inputs.attention_mask.to(device)
         return self.text_encoder(inputs.input_ids.to(device), attention_mask=mask).last_hidden_state, mask
 
-    def _drops_text(self, num_steps: int) -> bool:
-        """Whether the guiders ask in any step for a pass that reads the negative prompt."""
-        steps = anchors_of_steps(self.guider, self.audio_guider, num_steps)
-        return any(not anchor.text for anchors in steps for anchor in anchors)
+    @property
+    def _size_multiples(self) -> tuple[int, int]:
+        """What height and width in pixels are multiples of."""
+        stride = self.vae.config.scale_factor_spatial
+        return tuple(stride * patch for patch in self.transformer.config.patch_size[1:])
+
+    def _default_sizes(
+        self, height: int | None, width: int | None, num_frames: int | None, given: Given
+    ) -> tuple[int, int, int]:
+        default = self.config.height, self.config.width
+        if given.video is not None:
+            default = fit_size(given.video.size, math.prod(default), self._size_multiples)
+        if num_frames is None:
+            num_frames = self.config.num_frames
+            if given.duration is not None:
+                num_frames = self._num_frames_of(given)
+        return default[0] if height is None else height, default[1] if width is None else width, num_frames
+
+    def _num_frames_of(self, given: Given) -> int:
+        return coordinates.num_frames_covering(given.duration, self.frame_rate, self.vae.config.scale_factor_temporal)
+
+    def _known_masks(self, given: Given, num_frames: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which latents are known: `(num_latent_frames,)` and `(audio_length,)`."""
+        duration = coordinates.clip_duration(num_frames, self.frame_rate)
+        return (
+            known_latent_frames(given.video, num_frames, self.frame_rate, self.vae.config.scale_factor_temporal),
+            known_audio_latents(given.audio, duration, self.transformer.config.audio_latent_rate),
+        )
+
+    def _passes_of_steps(self, num_steps: int, given: Given, num_frames: int) -> Iterator[tuple[GuidancePass, ...]]:
+        """The passes of each step; a modality that is given whole needs none."""
+        mask, audio_mask = self._known_masks(given, num_frames)
+        guider = None if mask.all() else self.guider
+        return passes_of_steps(guider, None if audio_mask.all() else self.audio_guider, num_steps)
 
     def _latent_shapes(
         self, num_clips: int, height: int, width: int, num_frames: int
@@ -783,6 +1043,37 @@ class BatonPipeline(DiffusionPipeline):
             (num_clips, config.in_channels, latent_frames, height // stride, width // stride),
             (num_clips, coordinates.num_audio_latents(duration, config.audio_latent_rate), config.audio_in_channels),
         )
+
+    def _check_given(self, given: Given, batch_size: int, num_frames: int) -> None:
+        for name, number in given.num_clips.items():
+            if number not in (1, batch_size):
+                raise ValueError(
+                    f"{number} clips of {name} are given for {batch_size} prompts: give one for each, or one for all."
+                )
+        if given.duration is not None and num_frames != self._num_frames_of(given):
+            whole = given.audio if given.video is None else given.video
+            duration = coordinates.clip_duration(num_frames, self.frame_rate)
+            raise ValueError(
+                f"`{'audio' if given.video is None else 'video'}` lasts {whole}, but `num_frames` {num_frames} at "
+                f"{self.frame_rate:g} per second last {duration:.4f}: leave `num_frames` out, or cut one to the other."
+            )
+        mask, audio_mask = self._known_masks(given, num_frames)
+        if given.num_clips and mask.all() and audio_mask.all():
+            raise ValueError(
+                f"what is given fills all {num_frames} frames of the clip, which leaves nothing to make: give more `num_frames`, "
+                "or keep less."
+            )
+        stride = self.vae.config.scale_factor_temporal
+        if given.video is not None and not mask.any():
+            raise ValueError(
+                f"`video_mask` keeps no latent frame: these are frame 0 alone and then each {stride} frames in a row, from frame 1 "
+                "on. Keep more, or leave `video` out."
+            )
+        if given.audio is not None and not audio_mask.any():
+            raise ValueError(
+                f"`audio_mask` keeps no audio latent: one covers {1 / self.transformer.config.audio_latent_rate:.4f} seconds. Keep "
+                "more, or leave `audio` out."
+            )
 
     def _check_plan(self, plan: SemanticPlan, batch_size: int, num_frames: int) -> None:
         config = self.transformer.config
@@ -804,6 +1095,11 @@ class BatonPipeline(DiffusionPipeline):
             raise ValueError(
                 f"`plan` is for {plan.batch_size} clips, but there are {batch_size} prompts: give one for each, or one for all."
             )
+
+    def _require_components(self) -> None:
+        for name in ("transformer", "vae", "audio_vae", "vocoder", "scheduler", "audio_scheduler"):
+            if getattr(self, name) is None:
+                raise ValueError(f"`{name}` is missing: load the pipeline with it, or set `pipe.{name}`.")
 
     def _check_components(self) -> None:
         """Refuses components that do not fit one another; those that are missing are not judged."""

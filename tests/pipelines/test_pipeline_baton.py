@@ -48,63 +48,10 @@ from ..tiny import (
     tiny_transformer,
     tiny_vocoder,
 )
+from .calls import OTHER, PROMPT, assert_same, differ, forbid, make, quiet, record, seeds
 
 
-PROMPT, OTHER = "a red circle jumps", "the green star moves left and says two while it moves right"
 NUM_SAMPLES = 4500  # 9 frames at 8 per second, 4000 samples per second
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    """For tests that leave the pipeline as it is."""
-    return tiny_pipeline()
-
-
-@pytest.fixture
-def own_pipe():
-    """For tests that change the pipeline."""
-    return tiny_pipeline()
-
-
-def seeds(*numbers):
-    """A generator for each number; for a single one, itself."""
-    generators = [torch.Generator().manual_seed(number) for number in numbers]
-    return generators if len(generators) > 1 else generators[0]
-
-
-def make(pipe, prompt=PROMPT, seed=0, output_type="pt", **kwargs):
-    generator = kwargs.pop("generator", None) or seeds(seed)
-    return pipe(prompt, generator=generator, output_type=output_type, **kwargs)
-
-
-def assert_same(output, other, atol=0.0):
-    torch.testing.assert_close(output.frames, other.frames, rtol=0, atol=atol)
-    torch.testing.assert_close(output.audio, other.audio, rtol=0, atol=atol)
-
-
-def differ(output, other):
-    """Whether the picture and the sound both differ."""
-    return not torch.equal(output.frames, other.frames) and not torch.equal(output.audio, other.audio)
-
-
-def record(module):
-    """The keyword arguments of every call of `module`."""
-    calls = []
-    module.register_forward_pre_hook(lambda _, args, kwargs: calls.append(kwargs), with_kwargs=True)
-    return calls
-
-
-def forbid(pipe):
-    """Makes every layer of every model raise."""
-
-    def refuse(module, _):
-        raise AssertionError(f"{type(module).__name__} ran")
-
-    for component in pipe.components.values():
-        if isinstance(component, torch.nn.Module):
-            for module in component.modules():
-                module.register_forward_pre_hook(refuse)
-    return pipe
 
 
 # What a call returns
@@ -564,11 +511,6 @@ def folder(pipe, tmp_path_factory):
     return folder
 
 
-def quiet(pipe):
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 def test_saved_and_loaded_makes_the_same_clip(pipe, folder):
     expected = make(pipe, num_inference_steps=None)
     for loaded in (
@@ -647,10 +589,18 @@ def test_weights_stored_in_half_precision_are_loaded_in_float32(half_folder, kwa
 def test_another_dtype_is_asked_for(half_folder):
     loaded = quiet(BatonPipeline.from_pretrained(half_folder, dtype=torch.bfloat16))
     found = dtypes(loaded)
-    assert found.pop("vocoder") == {torch.float32}  # its filter bank would lose digits
+    # half precision is heard in the sound
+    assert found.pop("vocoder") == found.pop("audio_vae") == {torch.float32}
     assert all(torch.bfloat16 in dtypes for dtypes in found.values())
     assert torch.float32 in found["transformer"]
     assert make(loaded).audio.dtype == torch.float32
+
+
+def test_a_dtype_for_each_component_is_taken_at_its_word(half_folder):
+    asked = {"default": torch.float32, "audio_vae": torch.bfloat16, "vae": torch.float16}
+    found = dtypes(BatonPipeline.from_pretrained(half_folder, dtype=asked))
+    assert found["audio_vae"] == {torch.bfloat16} and torch.float16 in found["vae"]
+    assert found["transformer"] == found["text_encoder"] == {torch.float32}
 
 
 @pytest.mark.parametrize("component", ["transformer", "text_encoder", "vocoder"])
@@ -775,11 +725,6 @@ REFUSALS = {
 }
 
 
-@pytest.fixture(scope="module")
-def idle_pipe():
-    return forbid(tiny_pipeline())
-
-
 def refused(pipe, message, **kwargs):
     with pytest.raises(ValueError, match=message):
         pipe(**{"prompt": PROMPT, **kwargs})
@@ -821,6 +766,14 @@ def test_an_absent_optional_component_is_named_where_it_is_needed(name, kwargs, 
     pipe = forbid(tiny_pipeline())
     setattr(pipe, name, None)
     refused(pipe, message, **kwargs)
+
+
+def test_a_clip_too_short_to_plan_is_refused_before_its_text_is_read():
+    pipe = forbid(tiny_pipeline(planner=tiny_planner(audio_tokens_per_chunk=2)))
+    message = (
+        "`num_frames` is 1, but the planner's first audio token lies at 0.2500 seconds and the clip ends at 0.1250"
+    )
+    refused(pipe, message, num_frames=1)
 
 
 def test_guiders_of_scale_one_need_no_negative_text(pipe):

@@ -1,0 +1,559 @@
+"""What is given of a clip besides its prompt: pictures and sounds are read and checked, then become clean tokens.
+
+Every direction of generation is one mechanism: what is known of a clip is clean, lies at timestep 0, and stays as it is while
+the rest is denoised around it (architecture.md, decision 2). Two steps lead there:
+
+1. [`read_given`] turns pictures, clips and sounds of any kind, size and rate into one [`Given`]: arrays, and the spans of time
+   that are to be made anew. It refuses what cannot be used.
+2. [`model_frames`] and [`model_waveform`] put them on the model's grid, and [`KnownLatents`] holds what the autoencoders made of
+   them through the denoising loop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from diffusers.utils import logging
+
+from .. import coordinates
+from ..media import Clip, convert_frame_rate, read_audio, read_clip, read_image, read_video, resample
+from .pipeline_output import BatonPipelineOutput
+
+
+logger = logging.get_logger(__name__)
+
+# What a call takes; each also as a list with one for each prompt. `BatonPipeline.__call__` describes them.
+GivenPicture = str | Path | PIL.Image.Image | np.ndarray | torch.Tensor | list
+GivenFrames = str | Path | np.ndarray | torch.Tensor | list
+GivenSound = str | Path | np.ndarray | torch.Tensor | list
+GivenClips = str | Path | Clip | BatonPipelineOutput | tuple[GivenFrames, GivenSound] | list
+Mask = np.ndarray | torch.Tensor | Sequence[int] | Sequence[tuple[float, float]]
+
+Spans = tuple[tuple[float, float], ...]
+
+KEPT_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class GivenVideo:
+    """Pictures that are given.
+
+    Args:
+        frames (`np.ndarray` of shape `(num_clips, num_frames, height, width, 3)`): uint8, or float32 in [0, 1].
+        frame_rate (`float`): frames per second.
+        new (`tuple`): spans `(start, end)` in seconds that are made anew; the last may end at infinity.
+    """
+
+    frames: np.ndarray
+    frame_rate: float
+    new: Spans = ()
+
+    @property
+    def duration(self) -> float:
+        """Seconds that the frames last."""
+        return coordinates.clip_duration(self.frames.shape[1], self.frame_rate)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.frames.shape[2:4]
+
+    def output(self, num_clips: int, output_type: str) -> list[list[PIL.Image.Image]] | np.ndarray | torch.Tensor:
+        """The frames as a [`BatonPipelineOutput`] holds them, each clip repeated in a row to make `num_clips`."""
+        frames = np.repeat(self.frames, num_clips // len(self.frames), axis=0)
+        if output_type == "pil":
+            frames = frames if frames.dtype == np.uint8 else (frames * 255).round().astype(np.uint8)
+            return [[PIL.Image.fromarray(frame) for frame in clip] for clip in frames]
+        frames = frames.astype(np.float32) / 255 if frames.dtype == np.uint8 else frames
+        return frames if output_type == "np" else torch.from_numpy(frames).movedim(-1, 2)
+
+    def __str__(self) -> str:
+        return f"{self.duration:.4f} seconds ({self.frames.shape[1]} frames at {self.frame_rate:g} per second)"
+
+
+@dataclass(frozen=True)
+class GivenAudio:
+    """Sounds that are given.
+
+    Args:
+        waveform (`np.ndarray` of shape `(num_clips, num_channels, num_samples)`): float32 in [-1, 1].
+        sampling_rate (`int`): samples per second.
+        new (`tuple`): spans `(start, end)` in seconds that are made anew; the last may end at infinity.
+    """
+
+    waveform: np.ndarray
+    sampling_rate: int
+    new: Spans = ()
+
+    @property
+    def duration(self) -> float:
+        """Seconds that the samples last."""
+        return self.waveform.shape[2] / self.sampling_rate
+
+    def output(self, num_clips: int, output_type: str) -> np.ndarray | torch.Tensor:
+        """The samples as a [`BatonPipelineOutput`] holds them, each clip repeated in a row to make `num_clips`."""
+        waveform = np.repeat(self.waveform, num_clips // len(self.waveform), axis=0)
+        return torch.from_numpy(waveform) if output_type == "pt" else waveform
+
+    def __str__(self) -> str:
+        return f"{self.duration:.4f} seconds ({self.waveform.shape[2]} samples at {self.sampling_rate} per second)"
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is given of the clips of one call, both modalities on one time axis from the clip's start.
+
+    Args:
+        video ([`GivenVideo`], *optional*): pictures.
+        audio ([`GivenAudio`], *optional*): sounds.
+        duration (`float`, *optional*): seconds that the clips last, where what is given decides about it.
+    """
+
+    video: GivenVideo | None = None
+    audio: GivenAudio | None = None
+    duration: float | None = None
+
+    @property
+    def keeps_video(self) -> bool:
+        """Whether the whole picture is given, so that only sound is made."""
+        return self.video is not None and not self.video.new
+
+    @property
+    def keeps_audio(self) -> bool:
+        """Whether the whole sound is given, so that only picture is made."""
+        return self.audio is not None and not self.audio.new
+
+    @property
+    def num_clips(self) -> dict[str, int]:
+        """How many clips of each modality are given."""
+        video = {} if self.video is None else {"video": len(self.video.frames)}
+        return video if self.audio is None else {**video, "audio": len(self.audio.waveform)}
+
+
+@dataclass(frozen=True)
+class KnownLatents:
+    """What is known of one modality of the clips, as tokens on the model's grid.
+
+    Args:
+        latents (`torch.Tensor`): clean latents, float32, shaped as those of the loop; zero where nothing is known.
+        mask (`torch.Tensor`): bool, `True` where a latent is known; broadcasts over `latents`.
+        tokens_for_each (`int`): the transformer's tokens for each entry of `mask`.
+    """
+
+    latents: torch.Tensor
+    mask: torch.Tensor
+    tokens_for_each: int = 1
+
+    @cached_property
+    def any(self) -> bool:
+        """Whether anything is known."""
+        return bool(self.mask.any())
+
+    @cached_property
+    def all(self) -> bool:
+        """Whether everything is known, which leaves nothing to denoise."""
+        return bool(self.mask.all())
+
+    def keep(self, latents: torch.Tensor) -> torch.Tensor:
+        """`latents` with the clean ones where they are known."""
+        return torch.where(self.mask, self.latents, latents) if self.any else latents
+
+    def without_velocity(self, velocity: torch.Tensor) -> torch.Tensor:
+        """`velocity`, zero where latents are known: these do not move, and no guider measures them."""
+        return velocity.masked_fill(self.mask, 0.0) if self.any else velocity
+
+    def timestep(self, timestep: torch.Tensor) -> torch.Tensor:
+        """The transformer's timestep, 0 where latents are known: `(num_clips,)`, or `(num_clips, num_tokens)` if they are
+        known in part."""
+        num_clips = len(self.latents)
+        if self.any and not self.all:
+            tokens = self.mask.flatten().repeat_interleave(self.tokens_for_each)
+            return torch.where(tokens, 0.0, timestep).expand(num_clips, -1)
+        return (timestep * 0 if self.all else timestep).expand(num_clips)
+
+
+# 1. Reading what is given
+
+
+def read_given(
+    frame_rate: float,
+    sampling_rate: int,
+    temporal_stride: int,
+    image: GivenPicture | None = None,
+    video: GivenFrames | None = None,
+    audio: GivenSound | None = None,
+    continue_from: GivenClips | None = None,
+    continue_seconds: float | None = None,
+    video_mask: Mask | None = None,
+    audio_mask: Mask | None = None,
+    video_frame_rate: float | None = None,
+    audio_sampling_rate: int | None = None,
+) -> Given:
+    r"""
+    Reads what is given of the clips, as `BatonPipeline.__call__` describes it.
+
+    Args:
+        frame_rate (`float`): the pipeline's frames per second.
+        sampling_rate (`int`): the pipeline's samples per second.
+        temporal_stride (`int`): pixel frames for each video latent frame.
+        image, video, audio, continue_from, continue_seconds, video_mask, audio_mask, video_frame_rate, audio_sampling_rate:
+            the arguments of the call.
+
+    Raises:
+        ValueError: if one of them cannot be read or used, or two of them contradict each other.
+    """
+    given = {"image": image, "video": video, "audio": audio, "continue_from": continue_from}
+    for name, other in (
+        ("image", "video"),
+        ("image", "continue_from"),
+        ("video", "continue_from"),
+        ("audio", "continue_from"),
+    ):
+        if given[name] is not None and given[other] is not None:
+            raise ValueError(f"`{name}` and `{other}` both tell what is in the clip's start: leave one of them out.")
+    for name, value, needed, other in (
+        ("video_mask", video_mask, "video", video),
+        ("audio_mask", audio_mask, "audio", audio),
+        ("continue_seconds", continue_seconds, "continue_from", continue_from),
+    ):
+        if value is not None and other is None:
+            raise ValueError(f"`{name}` was given without `{needed}`: give both or neither.")
+    video_frame_rate = frame_rate if video_frame_rate is None else video_frame_rate
+    audio_sampling_rate = sampling_rate if audio_sampling_rate is None else audio_sampling_rate
+    for name, rate in (("video_frame_rate", video_frame_rate), ("audio_sampling_rate", audio_sampling_rate)):
+        if not 0 < rate < math.inf or (name == "audio_sampling_rate" and rate != int(rate)):
+            raise ValueError(f"`{name}` is {rate}, but must be positive, and a whole number for sound.")
+
+    if continue_from is not None:
+        clips = _read_clips(continue_from, video_frame_rate, audio_sampling_rate)
+        seconds = KEPT_SECONDS if continue_seconds is None else continue_seconds
+        return _continuation(clips, seconds, frame_rate, sampling_rate, temporal_stride)
+
+    given_video = given_audio = None
+    if image is not None:
+        frames = _stack("image", _read_images(image))[:, None]
+        given_video = GivenVideo(frames, frame_rate, ((1 / frame_rate, math.inf),))
+    if video is not None:
+        clips = _read_videos(video, video_frame_rate)
+        frames, rate = _stack("video", [clip for clip, _ in clips]), _same_rate("video", [rate for _, rate in clips])
+        given_video = GivenVideo(frames, rate, _read_mask("video_mask", video_mask, frames.shape[1], rate))
+    if audio is not None:
+        clips = _read_audios(audio, audio_sampling_rate)
+        waveform, rate = _stack("audio", [clip for clip, _ in clips]), _same_rate("audio", [rate for _, rate in clips])
+        given_audio = GivenAudio(waveform, rate, _read_mask("audio_mask", audio_mask, waveform.shape[2], rate))
+
+    duration = None
+    if given_audio is not None:
+        _warn_of_conversion("audio", given_audio.sampling_rate, sampling_rate, "samples per second")
+        duration = given_audio.duration
+    if video is not None:
+        _warn_of_conversion("video", given_video.frame_rate, frame_rate, "frames per second")
+        duration = given_video.duration
+        if given_audio is not None and abs(duration - given_audio.duration) > 1 / given_video.frame_rate:
+            raise ValueError(f"`video` lasts {given_video}, but `audio` {given_audio}: cut one of them to the other.")
+    given = Given(given_video, given_audio, duration)
+    if given.keeps_video and given.keeps_audio:
+        raise ValueError(
+            "`video` and `audio` are both given whole, which leaves nothing to make: leave one of them out, or say with "
+            "`video_mask` or `audio_mask` what is to be made anew."
+        )
+    return given
+
+
+def _continuation(
+    clips: list[Clip], seconds: float, frame_rate: float, sampling_rate: int, temporal_stride: int
+) -> Given:
+    """The end of each clip as the start of a new one, both modalities cut at the same instant."""
+    if not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
+        raise ValueError(f"`continue_seconds` is {seconds!r}, but must be a positive number of seconds.")
+    num_frames = coordinates.num_frames_nearest(seconds, frame_rate, temporal_stride)
+    duration = coordinates.clip_duration(num_frames, frame_rate)
+    num_samples = coordinates.num_samples(duration, sampling_rate)
+    frames, waveforms = [], []
+    for clip in clips:
+        sound = clip.waveform.shape[1] / clip.sampling_rate
+        if abs(sound - clip.duration) > 1 / clip.frame_rate:
+            raise ValueError(
+                f"`continue_from` has {clip.duration:.4f} seconds of picture and {sound:.4f} of sound: cut one of them to the "
+                "other."
+            )
+        picture = _at_frame_rate(clip.frames, clip.frame_rate, frame_rate)
+        if len(picture) < num_frames:
+            raise ValueError(
+                f"`continue_from` lasts {clip.duration:.4f} seconds, but {duration:.4f} of it are to stay: give a longer clip "
+                "or a smaller `continue_seconds`."
+            )
+        frames.append(picture[-num_frames:])
+        waveform = _at_sampling_rate(clip.waveform.mean(axis=0, keepdims=True), clip.sampling_rate, sampling_rate)
+        end = coordinates.num_samples(coordinates.clip_duration(len(picture), frame_rate), sampling_rate)
+        waveform = np.pad(waveform, ((0, 0), (0, max(end - waveform.shape[1], 0))))
+        waveforms.append(waveform[:, end - num_samples : end])
+    _warn_of_conversion("continue_from", clips[0].frame_rate, frame_rate, "frames per second")
+    _warn_of_conversion("continue_from", clips[0].sampling_rate, sampling_rate, "samples per second")
+    new = ((duration, math.inf),)
+    return Given(
+        GivenVideo(_stack("continue_from", frames), frame_rate, new),
+        GivenAudio(_stack("continue_from", waveforms), sampling_rate, new),
+    )
+
+
+def _read_images(image: Any) -> list[np.ndarray]:
+    if isinstance(image, (str, Path)):
+        return [read_image(image)]
+    if isinstance(image, PIL.Image.Image):
+        return [np.asarray(image.convert("RGB"))]
+    if isinstance(image, (list, tuple)) and image:
+        return [picture for one in image for picture in _read_images(one)]
+    if isinstance(image, (np.ndarray, torch.Tensor)) and image.ndim in (3, 4):
+        pictures = _channels_last("image", image)
+        return list(pictures if pictures.ndim == 4 else pictures[None])
+    raise _unreadable(
+        "image",
+        image,
+        "a file, a PIL image, an array (height, width, 3), a tensor (3, height, width), or one for each prompt",
+    )
+
+
+def _read_videos(video: Any, frame_rate: float) -> list[tuple[np.ndarray, float]]:
+    if isinstance(video, (str, Path)):
+        return [read_video(video)]
+    if isinstance(video, (list, tuple)) and video:
+        if all(isinstance(frame, PIL.Image.Image) for frame in video):
+            return [(_stack("video", _read_images(video)), frame_rate)]
+        return [clip for one in video for clip in _read_videos(one, frame_rate)]
+    if isinstance(video, (np.ndarray, torch.Tensor)) and video.ndim in (4, 5):
+        clips = _channels_last("video", video)
+        return [(clip, frame_rate) for clip in (clips if clips.ndim == 5 else clips[None])]
+    raise _unreadable(
+        "video",
+        video,
+        "a file, a list of PIL images, an array (num_frames, height, width, 3), a tensor (num_frames, 3, height, width), or one "
+        "for each prompt",
+    )
+
+
+def _read_audios(audio: Any, sampling_rate: int) -> list[tuple[np.ndarray, int]]:
+    if isinstance(audio, (str, Path)):
+        waveform, sampling_rate = read_audio(audio)
+        waveform = waveform.clip(-1, 1)  # what lossy codecs overshoot, a player cuts off as well
+        return [(_check_waveform(waveform), sampling_rate)]
+    if isinstance(audio, (list, tuple)) and audio:
+        return [clip for one in audio for clip in _read_audios(one, sampling_rate)]
+    if isinstance(audio, (np.ndarray, torch.Tensor)) and audio.ndim in (1, 2, 3):
+        waveforms = audio.float().cpu().numpy() if isinstance(audio, torch.Tensor) else audio
+        if not np.issubdtype(waveforms.dtype, np.floating):
+            raise ValueError(f"`audio` is {waveforms.dtype}, not float: divide integer samples by their full scale.")
+        waveforms = waveforms.reshape((1,) * (3 - waveforms.ndim) + waveforms.shape).astype(np.float32)
+        return [(_check_waveform(waveform), sampling_rate) for waveform in waveforms]
+    raise _unreadable(
+        "audio",
+        audio,
+        "a file, an array or tensor (num_samples,) or (num_channels, num_samples), or one for each prompt",
+    )
+
+
+def _read_clips(clip: Any, frame_rate: float, sampling_rate: int) -> list[Clip]:
+    if isinstance(clip, (str, Path)):
+        clip = read_clip(clip)
+        return [clip._replace(waveform=_check_waveform(clip.waveform.clip(-1, 1)))]
+    if isinstance(clip, Clip):
+        (frames, _), (waveform, _) = _read_videos(clip.frames, 1)[0], _read_audios(clip.waveform, 1)[0]
+        return [clip._replace(frames=frames, waveform=waveform)]
+    if isinstance(clip, BatonPipelineOutput):
+        return [Clip(*clip.clip(i), clip.frame_rate, clip.sampling_rate) for i in range(len(clip.frames))]
+    if isinstance(clip, tuple) and len(clip) == 2:
+        videos, audios = _read_videos(clip[0], frame_rate), _read_audios(clip[1], sampling_rate)
+        if len(videos) != len(audios):
+            raise ValueError(f"`continue_from` holds {len(videos)} pictures and {len(audios)} sounds: give pairs.")
+        return [
+            Clip(frames, waveform, frame_rate, sampling_rate)
+            for (frames, frame_rate), (waveform, sampling_rate) in zip(videos, audios, strict=True)
+        ]
+    if isinstance(clip, list) and clip:
+        return [part for one in clip for part in _read_clips(one, frame_rate, sampling_rate)]
+    raise _unreadable(
+        "continue_from",
+        clip,
+        "a file, a `BatonPipelineOutput`, a `media.Clip`, a pair (frames, audio), or a list with one for each prompt",
+    )
+
+
+def _unreadable(name: str, value: Any, accepted: str) -> ValueError:
+    shape = f" of shape {tuple(value.shape)}" if isinstance(value, (np.ndarray, torch.Tensor)) else ""
+    return ValueError(f"`{name}` is a {type(value).__name__}{shape}, but must be {accepted}.")
+
+
+def _channels_last(name: str, pictures: np.ndarray | torch.Tensor) -> np.ndarray:
+    """Arrays as they are, tensors with their channels moved from before height and width to the end; uint8 or float32."""
+    if isinstance(pictures, torch.Tensor):
+        pictures = (pictures if pictures.dtype == torch.uint8 else pictures.float()).movedim(-3, -1).cpu().numpy()
+    if pictures.shape[-1] != 3 or not pictures.size:
+        raise ValueError(
+            f"`{name}` has shape {pictures.shape} with channels last, but must have 3 channels: arrays hold them last, tensors "
+            "before height and width."
+        )
+    if pictures.dtype == np.uint8:
+        return pictures
+    if not np.issubdtype(pictures.dtype, np.floating):
+        raise ValueError(f"`{name}` is {pictures.dtype}, but must be uint8, or floating point in [0, 1].")
+    if not (pictures.min() >= 0 and pictures.max() <= 1):
+        raise ValueError(
+            f"`{name}` has values from {pictures.min():.4g} to {pictures.max():.4g}, but floating point ones must lie in [0, 1]."
+        )
+    return pictures.astype(np.float32)
+
+
+def _check_waveform(waveform: np.ndarray) -> np.ndarray:
+    if len(waveform) not in (1, 2) or not waveform.size:
+        raise ValueError(
+            f"`audio` has {waveform.shape[0]} channels of {waveform.shape[1]} samples, but must have one or two channels, and "
+            "samples: mix more channels down."
+        )
+    peak = np.abs(waveform).max()
+    if not peak <= 1:
+        raise ValueError(f"`audio` peaks at {peak:.4g}, but must be finite and in [-1, 1]: scale it.")
+    return waveform
+
+
+def _stack(name: str, clips: list[np.ndarray]) -> np.ndarray:
+    """Clips of one shape as a batch."""
+    for number, clip in enumerate(clips):
+        if clip.shape != clips[0].shape:
+            raise ValueError(
+                f"`{name}` {number} has shape {clip.shape}, but the first one {clips[0].shape}: the clips of one call must "
+                "agree in size and length."
+            )
+    return np.stack(clips)
+
+
+def _same_rate(name: str, rates: list[float]) -> float:
+    if len(set(rates)) > 1:
+        raise ValueError(
+            f"`{name}` has clips of {sorted(set(rates))} per second: the clips of one call must have one rate."
+        )
+    return rates[0]
+
+
+def _read_mask(name: str, mask: Any, num_units: int, rate: float) -> Spans:
+    """The spans to be made anew, from a mask with a value for each frame or sample, or from spans in seconds."""
+    if mask is None:
+        return ()
+    values = np.asarray(mask.cpu() if isinstance(mask, torch.Tensor) else mask)
+    duration = num_units / rate
+    if values.ndim == 2 and values.shape[1] == 2:
+        spans = sorted((float(start), float(end)) for start, end in values)
+        for start, end in spans:
+            if not 0 <= start < end <= duration + 0.5 / rate:
+                raise ValueError(
+                    f"`{name}` has the span ({start:g}, {end:g}), but spans (start, end) must lie within the {duration:.4f} "
+                    "seconds given."
+                )
+    elif values.shape == (num_units,) and np.isin(values, (0, 1)).all():
+        spans = coordinates.spans_of_units(torch.from_numpy(values.astype(bool)), rate)
+    else:
+        raise ValueError(
+            f"`{name}` has shape {values.shape}, but must hold {num_units} values, 1 where the clip is made anew and 0 where it "
+            "stays, or spans (start, end) in seconds to be made anew."
+        )
+    # What is new up to the end stays new where the model's clip is a few frames longer than what is given.
+    return tuple((start, math.inf if end > duration - 0.5 / rate else end) for start, end in spans)
+
+
+# 2. The model's grid
+
+
+def known_latent_frames(
+    video: GivenVideo | None, num_frames: int, frame_rate: float, temporal_stride: int
+) -> torch.Tensor:
+    """Which video latent frames of a clip are known: those all of whose pixel frames are. Bool, `(num_latent_frames,)`."""
+    new = ((0.0, math.inf),) if video is None else video.new
+    return ~coordinates.latent_frames_of(coordinates.units_in_spans(new, frame_rate, num_frames), temporal_stride)
+
+
+def known_audio_latents(audio: GivenAudio | None, duration: float, audio_latent_rate: float) -> torch.Tensor:
+    """Which audio latents of a clip are known: those all of whose samples within the clip are. Bool, `(num_latents,)`."""
+    new = ((0.0, math.inf),) if audio is None else audio.new
+    within = [(start, end) for start, end in new if start < duration]
+    num_latents = coordinates.num_audio_latents(duration, audio_latent_rate)
+    return ~coordinates.units_in_spans(within, audio_latent_rate, num_latents)
+
+
+def model_frames(video: GivenVideo, num_frames: int, frame_rate: float, height: int, width: int) -> torch.Tensor:
+    r"""
+    The given frames as the video autoencoder takes them: at the model's rate and size, in [-1, 1].
+
+    Frames that are made anew are not looked at: the frame before them stands in their place, or the first that is known. So it is
+    beyond the end of what is given.
+
+    Args:
+        video ([`GivenVideo`]): what is given.
+        num_frames (`int`): pixel frames to return, the first of the clip.
+        frame_rate (`float`): the model's frames per second.
+        height, width (`int`): the model's size in pixels.
+
+    Returns:
+        `torch.Tensor` of shape `(num_clips, 3, num_frames, height, width)`.
+    """
+    clips = np.stack([_at_frame_rate(clip, video.frame_rate, frame_rate) for clip in video.frames])
+    known = (~coordinates.units_in_spans(video.new, frame_rate, num_frames)).nonzero().flatten().numpy()
+    before = np.searchsorted(known, np.arange(num_frames), side="right") - 1
+    frames = torch.from_numpy(clips[:, known[before.clip(0)].clip(max=clips.shape[1] - 1)])
+    frames = frames.float() / 255 if frames.dtype == torch.uint8 else frames
+    frames = frames.movedim(-1, 2)
+    if frames.shape[-2:] != (height, width):
+        flat = F.interpolate(frames.flatten(0, 1), (height, width), mode="bicubic", antialias=True)
+        frames = flat.clamp(0, 1).unflatten(0, frames.shape[:2])
+    return frames.transpose(1, 2) * 2 - 1
+
+
+def model_waveform(audio: GivenAudio, num_samples: int, sampling_rate: int) -> torch.Tensor:
+    r"""
+    The given sound as the audio autoencoder takes it: one channel at the model's rate.
+
+    Samples that are made anew are not heard: silence stands in their place, and beyond the end of what is given.
+
+    Args:
+        audio ([`GivenAudio`]): what is given.
+        num_samples (`int`): samples to return, the first of the clip.
+        sampling_rate (`int`): the model's samples per second.
+
+    Returns:
+        `torch.Tensor` of shape `(num_clips, num_samples)`.
+    """
+    mono = audio.waveform.mean(axis=1, keepdims=True)
+    clips = [_at_sampling_rate(clip, audio.sampling_rate, sampling_rate) for clip in mono]
+    waveform = torch.from_numpy(np.concatenate(clips))[:, :num_samples]
+    waveform = F.pad(waveform, (0, num_samples - waveform.shape[1]))
+    return waveform.masked_fill(coordinates.units_in_spans(audio.new, sampling_rate, num_samples), 0.0)
+
+
+def fit_size(size: tuple[int, int], area: int, multiples: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of about `area` pixels in the shape of `size`, each a multiple of what the model takes."""
+    scale = math.sqrt(area / math.prod(size))
+    return tuple(max(round(side * scale / m), 1) * m for side, m in zip(size, multiples, strict=True))
+
+
+def _at_frame_rate(frames: np.ndarray, rate: float, new_rate: float) -> np.ndarray:
+    if rate == new_rate:
+        return frames
+    if frames.dtype != np.uint8:
+        frames = (frames * 255).round().astype(np.uint8)
+    return convert_frame_rate(frames, rate, new_rate)
+
+
+def _at_sampling_rate(waveform: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
+    return waveform if rate == new_rate else resample(waveform, rate, new_rate)
+
+
+def _warn_of_conversion(name: str, rate: float, new_rate: float, unit: str) -> None:
+    if rate != new_rate:
+        logger.warning(f"`{name}` of {rate:g} {unit} is converted to the {new_rate:g} that the model takes.")
