@@ -39,6 +39,21 @@ def generate(
     plan: Annotated[
         Path | None, typer.Option(help="Follow this plan (`SemanticPlan.save`) instead of planning.", metavar="FILE")
     ] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="The first frame: the clip goes on from this picture.", metavar="FILE")
+    ] = None,
+    video: Annotated[
+        Path | None, typer.Option(help="The picture: a sound is made for this film, which stays.", metavar="FILE")
+    ] = None,
+    audio: Annotated[
+        Path | None, typer.Option(help="The sound: a picture is made for it; it stays.", metavar="FILE")
+    ] = None,
+    continue_from: Annotated[
+        Path | None, typer.Option(help="The clip that goes on: its end is the start of the new one.", metavar="FILE")
+    ] = None,
+    continue_seconds: Annotated[
+        float | None, typer.Option(help="How much of the end of --continue-from stays.", show_default="1")
+    ] = None,
     steps: Steps = None,
     guidance_scale: Annotated[
         float | None,
@@ -52,8 +67,8 @@ def generate(
         ),
     ] = None,
 ) -> None:
-    """Make a clip from a PROMPT."""
-    from .media import check_target
+    """Make a clip from a PROMPT, and from a picture, a film, a sound or a clip where one is given."""
+    from .media import check_target, convert_frame_rate, resample
 
     check_target(output, (".mp4",))
     if sheet is not None:
@@ -67,14 +82,6 @@ def generate(
 
     loaded_plan = SemanticPlan.load(plan) if plan is not None else None
     pipe = _load_pipeline(model)
-    if sheet is not None:
-        from .stage.scene import FRAME_RATE, SAMPLING_RATE
-
-        if (pipe.frame_rate, pipe.sampling_rate) != (FRAME_RATE, SAMPLING_RATE):
-            raise ValueError(
-                f"--sheet draws clips of {FRAME_RATE} frames/s and {SAMPLING_RATE} Hz, but this checkpoint makes "
-                f"{pipe.frame_rate:g} frames/s and {pipe.sampling_rate} Hz: leave it out"
-            )
     if guidance_scale is not None:
         pipe.guider = pipe.guider.new(guidance_scale=guidance_scale)
         pipe.audio_guider = pipe.audio_guider.new(guidance_scale=guidance_scale)
@@ -82,6 +89,11 @@ def generate(
         result = pipe(
             prompt=prompt,
             generator=torch.Generator().manual_seed(seed),
+            image=image,
+            video=video,
+            audio=audio,
+            continue_from=continue_from,
+            continue_seconds=continue_seconds,
             plan=loaded_plan,
             use_plan=not no_plan,
             output_type="np",
@@ -93,9 +105,12 @@ def generate(
     print(f"{path}: {len(frames)} frames, {seconds:.2f} s; generated in {measured}")
     if sheet is not None:
         from .stage.hearing import hear
+        from .stage.scene import FRAME_RATE, SAMPLING_RATE
         from .stage.show import contact_sheet
 
-        contact_sheet(frames, waveform[0], hear(waveform[0]), prompt).save(sheet)
+        frames = convert_frame_rate(frames, result.frame_rate, FRAME_RATE)
+        sound = resample(waveform, result.sampling_rate, SAMPLING_RATE).mean(axis=0)
+        contact_sheet(frames, sound, hear(sound), prompt).save(sheet)
         print(sheet)
 
 
@@ -329,6 +344,25 @@ def _evaluate_arms(path: Path, examples: list, steps: int | None, batch_size: in
             json_file.write_text(json.dumps({"arms": str(path), "tiers": table}, indent=2) + "\n")
     print(ablation.format_arms(table))
     print(f"gain: P-Acc beyond {next(iter(scores))!r} on the same scenes; 95% bootstrap intervals in brackets")
+
+
+@app.command()
+def memory(
+    model: Annotated[
+        str,
+        typer.Option(help="A configuration: a folder, a Hub id, or one that comes with the package.", metavar="NAME"),
+    ] = "baton-11b",
+    recipe: Annotated[str | None, typer.Option(help="The way to run it.", show_default="all of them")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels.", show_default="the configuration's")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels.", show_default="the configuration's")] = None,
+    num_frames: Annotated[
+        int | None, typer.Option(help="Frames of the clip.", show_default="the configuration's")
+    ] = None,
+) -> None:
+    """Say what a configuration will need on a GPU; nothing is loaded."""
+    from .memory import report
+
+    print(report(model, recipe, height, width, num_frames))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

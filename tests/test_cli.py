@@ -7,7 +7,8 @@ import PIL.Image
 import pytest
 
 from baton_diffusers import cli
-from baton_diffusers.media import read_clip
+from baton_diffusers.media import read_clip, write_clip
+from baton_diffusers.stage import render_clip, sample_scene
 
 
 PROMPT = "A red ball on the left bounces twice."
@@ -64,6 +65,24 @@ def test_the_options_decide_about_the_clip(tmp_path, nano):
     assert not np.array_equal(first, frames("--seed", 1, "--guidance-scale", 1))
 
 
+def test_what_is_given_stays(tmp_path, nano):
+    def clip(name, *options):
+        assert run("generate", PROMPT, "-o", tmp_path / name, "--steps", 1, "--seed", 3, *options) == 0
+        return read_clip(tmp_path / name)
+
+    film = render_clip(sample_scene(0), 0)
+    write_clip(tmp_path / "film.mp4", film.frames, film.waveform, film.frame_rate, film.sampling_rate, scale=2)
+    heard = clip("heard.mp4", "--video", tmp_path / "film.mp4", "--sheet", tmp_path / "heard.png")
+    assert heard.frames.shape == (49, 128, 128, 3) and np.abs(heard.frames[:, ::2, ::2] - 1.0 * film.frames).mean() < 4
+    seen = clip("seen.mp4", "--audio", tmp_path / "film.mp4")
+    assert np.abs(seen.waveform - film.waveform).mean() < 0.01 and PIL.Image.open(tmp_path / "heard.png").width > 128
+    PIL.Image.fromarray(film.frames[0]).save(tmp_path / "first.png")
+    begun = clip("begun.mp4", "--image", tmp_path / "first.png")
+    goes_on = clip("on.mp4", "--continue-from", tmp_path / "film.mp4", "--continue-seconds", 0.5)
+    assert np.abs(begun.frames[0] - 1.0 * film.frames[0]).mean() < 8
+    assert np.abs(goes_on.frames[:9] - 1.0 * film.frames[-9:]).mean() < 8
+
+
 def test_a_kept_plan_is_followed(tmp_path, nano):
     nano.prepare_plan(PROMPT).save(tmp_path / "plan.safetensors")
     options = ("-o", tmp_path / "clip.mp4", "--steps", 2)
@@ -107,6 +126,8 @@ def test_evaluate_scores_every_tier(tmp_path, capsys, nano):
         (["generate", PROMPT, "-o", "clip.mp4", "--seed", "one"], "'--seed'"),
         (["generate", PROMPT, "-o", "clip.mp4", "--no-plan", "--plan", "x"], "exclude each other"),
         (["generate", PROMPT, "-o", "clip.mp4", "--plan", "missing.safetensors"], "missing.safetensors"),
+        (["generate", PROMPT, "-o", "clip.mp4", "--image", "missing.png"], "missing.png cannot be read"),
+        (["generate", PROMPT, "-o", "clip.mp4", "--video", "a.mp4", "--continue-from", "b.mp4"], "both"),
         (["generate", PROMPT, "-o", "clip.mp4", "--model", "nowhere"], "nowhere is neither a folder nor a Hub id"),
         (["generate", PROMPT, "-o", "clip.mp4", "--model", "."], "model_index.json"),
         (["stage", "-o", "scenes", "--tier", "easy"], "easy"),
