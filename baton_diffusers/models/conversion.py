@@ -284,7 +284,7 @@ class FromOviFileMixin:
         pretrained_model_path: str | os.PathLike,
         num_attention_heads: int = OVI_NUM_ATTENTION_HEADS,
         audio_rope_scale: float = OVI_AUDIO_ROPE_SCALE,
-        torch_dtype: torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
     ) -> Self:
         r"""
         Loads the transformer from one of Ovi's files, without plan layers.
@@ -293,7 +293,7 @@ class FromOviFileMixin:
             pretrained_model_path (`str` or `os.PathLike`): a local `.safetensors` file.
             num_attention_heads (`int`, defaults to 24): heads of both branches, which the file does not tell.
             audio_rope_scale (`float`, defaults to 0.19676): video latent frames for each audio latent, likewise.
-            torch_dtype (`torch.dtype`, *optional*): by default the file's, bfloat16 for its float8 weights. What has to
+            dtype (`torch.dtype`, *optional*): by default the file's, bfloat16 for its float8 weights. What has to
                 stay in float32 does.
 
         Raises:
@@ -309,7 +309,7 @@ class FromOviFileMixin:
         for name, key in keys.items():
             tensor = without_fp8(published.read([key])[key])
             stays = set(name.split(".")) & set(cls._keep_in_fp32_modules)
-            state[name] = tensor.float() if stays else tensor.to(torch_dtype or tensor.dtype)
+            state[name] = tensor.float() if stays else tensor.to(dtype or tensor.dtype)
         model.load_state_dict(state, assign=True)
         return model.eval()
 
@@ -524,16 +524,12 @@ def wavtokenizer_config(shapes: Shapes, name: str = "the file") -> dict[str, Any
     Raises:
         ValueError: if a key that tells a size is missing.
     """
-    convolutions = sorted(
-        int(match[1])
-        for match in (re.fullmatch(r"model\.(\d+)\.conv\.conv\.weight_v", key) for key in shapes)
-        if match
-    )
     num_filters, audio_channels, _ = _shape(shapes, "model.0.conv.conv.weight_v", name)
-    last = f"model.{convolutions[-1]}.conv.conv.weight_v"
+    matches = (re.fullmatch(r"model\.(\d+)\.conv\.conv\.weight_v", key) for key in shapes)
+    convolutions = [shapes[f"model.{index}.conv.conv.weight_v"] for index in sorted(int(m[1]) for m in matches if m)]
     # Each strided convolution has a kernel of twice its stride; EnCodec lists the strides of its decoder.
-    ratios = [shapes[f"model.{index}.conv.conv.weight_v"][2] // 2 for index in reversed(convolutions[1:-1])]
-    hidden_size = shapes[last][0]
+    ratios = [shape[2] // 2 for shape in reversed(convolutions[1:-1])]
+    hidden_size = convolutions[-1][0]
     return {
         "sampling_rate": 24_000,
         "audio_channels": audio_channels,

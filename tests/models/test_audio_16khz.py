@@ -17,7 +17,7 @@ def test_both_stay_in_float32_whatever_they_are_loaded_in(tmp_path):
     vocoder = MMAudioVocoder16kHz(upsample_initial_channel=64)
     for model in (vae, vocoder):
         model.save_pretrained(tmp_path)
-        loaded = type(model).from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+        loaded = type(model).from_pretrained(tmp_path, dtype=torch.bfloat16)
         assert {tensor.dtype for tensor in loaded.state_dict().values()} == {loaded.dtype} == {torch.float32}
 
 

@@ -44,9 +44,9 @@ def test_fresh_plan_layers_leave_the_output_unchanged_bit_for_bit(tmp_path):
 def test_a_single_file_can_be_loaded_in_a_smaller_dtype(tmp_path):
     file = tmp_path / "model.safetensors"
     untold, _, _, _ = ovi_fixture("t2av", file)
-    transformer = DualBranchTransformer.from_single_file(file, torch_dtype=torch.bfloat16, **untold)
+    transformer = DualBranchTransformer.from_single_file(file, dtype=torch.bfloat16, **untold)
     transformer.save_pretrained(tmp_path / "saved")
-    loaded = DualBranchTransformer.from_pretrained(tmp_path / "saved", torch_dtype=torch.bfloat16)
+    loaded = DualBranchTransformer.from_pretrained(tmp_path / "saved", dtype=torch.bfloat16)
     dtypes = {name: parameter.dtype for name, parameter in loaded.named_parameters()}
     assert {name: parameter.dtype for name, parameter in transformer.named_parameters()} == dtypes
     assert set(dtypes.values()) == {torch.bfloat16, torch.float32}
