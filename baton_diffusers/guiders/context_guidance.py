@@ -81,7 +81,7 @@ class DualGuidance(AnchorGuidance):
     tokens is told at [`ContextGuidance`].
 
     Args:
-        text_guidance_scale (`float`, defaults to `5.0`):
+        guidance_scale (`float`, defaults to `5.0`):
             s_t. The default is the scale of classifier-free guidance in MOVA's public code.
         context_guidance_scale (`float`, defaults to `3.0`):
             s_b. The default is ours, as the public code has none.
@@ -99,7 +99,7 @@ class DualGuidance(AnchorGuidance):
     @register_to_config
     def __init__(
         self,
-        text_guidance_scale: float = 5.0,
+        guidance_scale: float = 5.0,
         context_guidance_scale: float = 3.0,
         guidance_rescale: float = 0.0,
         start: float = 0.0,
@@ -107,12 +107,12 @@ class DualGuidance(AnchorGuidance):
         enabled: bool = True,
     ):
         super().__init__(guidance_rescale, start, stop, enabled)
-        check_scales(text_guidance_scale=text_guidance_scale, context_guidance_scale=context_guidance_scale)
-        self.text_guidance_scale = text_guidance_scale
+        check_scales(guidance_scale=guidance_scale, context_guidance_scale=context_guidance_scale)
+        self.guidance_scale = guidance_scale
         self.context_guidance_scale = context_guidance_scale
 
     def anchor_weights(self) -> dict[Anchor, float]:
         return {
-            UNCONDITIONAL: self.text_guidance_scale - self.context_guidance_scale,
+            UNCONDITIONAL: self.guidance_scale - self.context_guidance_scale,
             NOTHING: self.context_guidance_scale - 1.0,
         }

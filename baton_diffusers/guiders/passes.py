@@ -64,7 +64,8 @@ _REFUSALS = {
     SkipLayerGuidance: _HOOKS,
     SmoothedEnergyGuidance: _HOOKS,
     FrequencyDecoupledGuidance: "works on the frequency bands of images, not on the latents of video and audio",
-    LTX2Guidance: "combines estimates of the clean sample and switches blocks of LTX-2's own transformer",
+    LTX2Guidance: "combines estimates of the clean sample and switches blocks of LTX-2's own transformer (its "
+    "formula is `ContextGuidance` here)",
 }
 _ACCEPTED = "`PlanGuidance`, `SyncGuidance` (or another `AnchorGuidance`), " + ", ".join(
     f"`{c.__name__}`" for c in TWO_PASS_GUIDERS
@@ -133,7 +134,7 @@ def check_guiders(guider: BaseGuidance, audio_guider: BaseGuidance) -> None:
         raise ValueError(
             f"`guider` and `audio_guider` are one `{type(guider).__name__}` object with "
             f"`adaptive_projected_guidance_momentum={guider.adaptive_projected_guidance_momentum}`, whose running average "
-            "belongs to one modality. Give each its own: `audio_guider=guider.new()`."
+            "belongs to one modality. Give each its own: `audio_guider=copy.deepcopy(guider)`."
         )
 
 
@@ -326,16 +327,3 @@ def num_forward_passes(
         video=len(kept_video) + sum(p.runs_video and not p.keeps_video for p in passes),
         audio=len(kept_audio) + sum(p.runs_audio and not p.keeps_audio for p in passes),
     )
-
-
-def joint_anchors(guider: BaseGuidance, audio_guider: BaseGuidance, has_plan: bool = True) -> tuple[Anchor, ...]:
-    """The anchors of [`guidance_passes`]."""
-    return tuple(p.anchor for p in guidance_passes(guider, audio_guider, has_plan))
-
-
-def anchors_of_steps(
-    guider: BaseGuidance, audio_guider: BaseGuidance, num_inference_steps: int, has_plan: bool = True
-) -> Iterator[tuple[Anchor, ...]]:
-    """The anchors of [`passes_of_steps`]."""
-    for step in passes_of_steps(guider, audio_guider, num_inference_steps, has_plan):
-        yield tuple(p.anchor for p in step)

@@ -11,6 +11,8 @@ shift and its own state. Both walk in one loop, which evaluates the transformer 
         latents = scheduler.step(velocity, t, latents, **step_kwargs(scheduler, generator))[0]
         audio_latents = audio_scheduler.step(audio_velocity, audio_t, audio_latents, **step_kwargs(audio_scheduler, generator))[0]
 
+`LeadFlowMatchScheduler` lets one modality run ahead of the other; `lead_schedulers` makes such a pair.
+
 The velocity points from the sample to the noise, `latents = (1 - sigma) sample + sigma noise`, and `t` is 1000 sigma. Latents and
 velocities are float32 here: the flow-matching schedulers return the dtype of the velocity.
 """

@@ -68,10 +68,10 @@ class Step:
         }
         return self.transformer(**{**inputs, **replaced}, return_dict=False)
 
-    def run(self, guidance_pass):
-        """The velocities of a pass of guidance."""
+    def run(self, guidance_pass, **replaced):
+        """The velocities of a pass of guidance, with further inputs replaced."""
         anchor = guidance_pass.anchor
-        replaced = {
+        replaced |= {
             "video_reads_audio": guidance_pass.video_reads_audio,
             "audio_reads_video": guidance_pass.audio_reads_video,
         }
