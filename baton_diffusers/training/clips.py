@@ -6,6 +6,7 @@ A source gives clips by number: `source[number]` is a sample like those of [`Sta
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import tarfile
 import tempfile
@@ -366,6 +367,8 @@ def _decode(path: Path, kind: str, arguments: list[str]) -> bytes:
         raise ClipRejected(f"no {kind} stream")
     # ffmpeg returns whatever it could decode of a damaged file, and says so only here.
     if run.returncode != 0 or errors or not run.stdout:
-        last = errors.splitlines()[-1].replace(f"file:{path}", "") if errors else "nothing was decoded"
-        raise ClipRejected(f"its {kind} is truncated, damaged or of an unknown format ({last.strip(': ')})")
+        # The first line is the cause. It begins with a part of ffmpeg and its address, which is another in every run.
+        cause = re.sub(r"\[[^]]* @ 0x[0-9a-f]+\] *", "", errors.splitlines()[0]) if errors else "nothing was decoded"
+        cause = cause.replace(f"file:{path}", "").strip(": ")
+        raise ClipRejected(f"its {kind} is truncated, damaged or of an unknown format ({cause})")
     return run.stdout

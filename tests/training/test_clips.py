@@ -45,7 +45,7 @@ def test_odd_clips_are_converted_or_rejected_with_their_reason(folder):
     assert set(rejects) == {name for name, reason in ODD_CLIPS.items() if reason is not None}
     for name, message in rejects.items():
         assert ODD_CLIPS[name] in message, (name, message)
-        assert str(folder) not in message
+        assert str(folder) not in message and "0x" not in message, "a reason is the same in every run"
     assert len(samples) == 2 + sum(reason is None for reason in ODD_CLIPS.values())
     for name, sample in samples.items():
         shape = (33, 48, 80, 3) if name == "wide.mp4" else (49, 64, 64, 3)
