@@ -172,6 +172,12 @@ def audio_latent_times(num_latents: int, audio_latent_rate: float) -> torch.Tens
     return (torch.arange(num_latents, dtype=torch.float32) + 0.5) / audio_latent_rate
 
 
+def reference_audio_times(num_latents: int, audio_latent_rate: float) -> torch.Tensor:
+    """Seconds in the middle of each of `num_latents` audio latents that are heard just before the clip and end at 0: where
+    Harmony's reference audio lies (papers.md 3b; ours). Shape `(num_latents,)`, float32."""
+    return (torch.arange(-num_latents, 0, dtype=torch.float32) + 0.5) / audio_latent_rate
+
+
 def audio_coordinates(
     times: torch.Tensor,
     audio_latent_rate: float,

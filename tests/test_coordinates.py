@@ -85,6 +85,15 @@ def test_audio_latents_under_the_exact_map():
     torch.testing.assert_close(found, tensor(-0.0976, 0.1072, 0.312))
 
 
+def test_reference_audio_ends_where_the_clip_begins():
+    times = coordinates.reference_audio_times(3, 31.25)
+    torch.testing.assert_close(times, tensor(-0.080, -0.048, -0.016))
+    found = coordinates.audio_coordinates(times, 31.25, None, 16.0, 4)[:, 0]
+    torch.testing.assert_close(found, tensor(-0.712, -0.5072, -0.3024))  # frames -1.28 - 0.5, ..., over 2.5 frames
+    linear = coordinates.audio_coordinates(times, 31.25, 0.19676, 24.0, 4)[:, 0]
+    torch.testing.assert_close(linear, 0.19676 * tensor(-3, -2, -1))
+
+
 def test_audio_latents_under_ovis_linear_map_lie_at_multiples_of_its_scale():
     times = coordinates.audio_latent_times(157, 31.25)
     found = coordinates.audio_coordinates(times, 31.25, 0.19676, 24.0, 4)[:, 0]

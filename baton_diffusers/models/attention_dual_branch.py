@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.normalization import FP32LayerNorm
 
 from .. import coordinates
+from .cache_dual_branch import KeysValues
 
 
 RotaryEmbedding = tuple[torch.Tensor, torch.Tensor]
 
-# For each group of windows of equal size the tokens that ask, `(num_windows, num_queries)`, and the tokens that answer,
-# `(num_windows, num_keys)`; and, `(num_tokens,)`, where among all of the former each token stands.
-WindowGroups = tuple[tuple[tuple[torch.Tensor, torch.Tensor], ...], torch.Tensor]
+# For each group of windows of equal size: the tokens that ask, `(num_windows, num_queries)`, and the tokens that answer,
+# `(num_windows, num_keys)`, counted over `[context ; other]`.
+WindowGroups = tuple[tuple[torch.Tensor, torch.Tensor], ...]
 
 PLAN_ROPE_VARIANTS = ("full", "temporal", "none")
 
 
 def group_windows(
-    windows: list[tuple[int, int]], queries_per_place: int, keys_per_place: int, device: torch.device
+    windows: list[tuple[int, int]],
+    queries_per_place: int,
+    keys_per_place: int,
+    num_context_tokens: int,
+    device: torch.device,
 ) -> WindowGroups:
     """
     Sorts the windows of the other modality into groups of equal size, which are attended without any mask.
@@ -31,6 +39,7 @@ def group_windows(
             latent), the first and the end of the places that it reads in the other.
         queries_per_place (`int`): tokens at each place of the modality that reads.
         keys_per_place (`int`): tokens at each place of the other modality.
+        num_context_tokens (`int`): context tokens before those of the other modality, which every window holds.
         device (`torch.device`): where the tokens are.
 
     Returns:
@@ -41,9 +50,8 @@ def group_windows(
         if place > 0 and windows[place - 1] == (first, end):
             runs[-1][1] += queries_per_place
         else:
-            runs.append(
-                [place * queries_per_place, queries_per_place, first * keys_per_place, (end - first) * keys_per_place]
-            )
+            num_keys = (end - first) * keys_per_place
+            runs.append([place * queries_per_place, queries_per_place, first * keys_per_place, num_keys])
     starts_of_size: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for first_query, num_queries, first_key, num_keys in runs:
         starts_of_size.setdefault((num_queries, num_keys), []).append((first_query, first_key))
@@ -52,10 +60,17 @@ def group_windows(
     for (num_queries, num_keys), starts in starts_of_size.items():
         first_query, first_key = torch.tensor(starts).unbind(-1)
         queries = first_query[:, None] + torch.arange(num_queries)
-        keys = first_key[:, None] + torch.arange(num_keys)
-        groups.append((queries.to(device), keys.to(device)))
-    order = torch.cat([queries.flatten() for queries, _ in groups]).argsort()
-    return tuple(groups), order
+        keys = num_context_tokens + first_key[:, None] + torch.arange(num_keys)
+        context = torch.arange(num_context_tokens).expand(len(starts), -1)
+        groups.append((queries.to(device), torch.cat([context, keys], dim=1).to(device)))
+    return tuple(groups)
+
+
+def once(
+    cache: KeysValues | None, project: Callable[[], tuple[torch.Tensor, torch.Tensor]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values that `project` gives: now, or at an earlier call with the same `cache`."""
+    return project() if cache is None else cache.once(project)
 
 
 class DualBranchAttnProcessor:
@@ -100,33 +115,32 @@ class FusionAttnProcessor:
         self,
         attn: FusionAttention,
         hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        other_hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None,
+        other_hidden_states: torch.Tensor | None,
         rotary_emb: RotaryEmbedding,
         other_rotary_emb: RotaryEmbedding,
         reads_other: bool | torch.Tensor,
         windows: WindowGroups | None = None,
+        text_cache: KeysValues | None = None,
+        other_cache: KeysValues | None = None,
     ) -> torch.Tensor:
         query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
-        key = attn.norm_k(attn.to_k(encoder_hidden_states)).unflatten(2, (attn.heads, -1))
-        value = attn.to_v(encoder_hidden_states).unflatten(2, (attn.heads, -1))
+        key, value = once(text_cache, lambda: self.project_text(attn, encoder_hidden_states))
         hidden_states = dispatch_attention_fn(query, key, value, backend=self._attention_backend).flatten(2, 3)
 
         query = coordinates.apply_rotary_embedding(query, rotary_emb)
-        context = None
-        if attn.context_tokens is not None:
-            context = self.project_fusion(attn, attn.context_tokens[None].to(query.dtype))
-
         fusion = None
         if reads_other is not False:
-            key, value = self.project_fusion(attn, attn.norm_fusion(other_hidden_states))
-            key = coordinates.apply_rotary_embedding(key, other_rotary_emb)
+            key, value = once(other_cache, lambda: self.project_other(attn, other_hidden_states, other_rotary_emb))
             if windows is None:
-                fusion = self.attend(query, key, value, context)
+                fusion = self.attend(query, key, value)
             else:
-                fusion = self.attend_windows(query, key, value, context, windows)
+                fusion = self.attend_windows(query, key, value, windows)
         if reads_other is not True:
-            alone = None if context is None else self.attend_context(query, context)
+            alone = None
+            if attn.context_tokens is not None:
+                context = attn.context_tokens.to(query.dtype).expand(query.shape[0], -1, -1)
+                alone = self.attend(query, *self.project_fusion(attn, context))
             if fusion is None:
                 fusion = alone
             else:
@@ -137,49 +151,51 @@ class FusionAttnProcessor:
             hidden_states = hidden_states + fusion.flatten(2, 3)
         return attn.to_out[0](hidden_states.type_as(query))
 
+    def project_text(self, attn: FusionAttention, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values `(batch_size, num_tokens, heads, head_dim)` of the text."""
+        key = attn.norm_k(attn.to_k(states)).unflatten(2, (attn.heads, -1))
+        return key, attn.to_v(states).unflatten(2, (attn.heads, -1))
+
+    def project_other(
+        self, attn: FusionAttention, states: torch.Tensor, rotary_emb: RotaryEmbedding
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of `[context ; other]`, the other modality's keys rotated."""
+        states = attn.norm_fusion(states)
+        if attn.context_tokens is not None:
+            context = attn.context_tokens.to(states.dtype).expand(states.shape[0], -1, -1)
+            states = torch.cat([context, states], dim=1)
+            # An angle of zero: context tokens have no place.
+            cos, sin = rotary_emb
+            num_context_tokens = context.shape[1]
+            rotary_emb = (
+                F.pad(cos, (0, 0, 0, 0, num_context_tokens, 0), value=1.0),
+                F.pad(sin, (0, 0, 0, 0, num_context_tokens, 0)),
+            )
+        key, value = self.project_fusion(attn, states)
+        return coordinates.apply_rotary_embedding(key, rotary_emb), value
+
     def project_fusion(self, attn: FusionAttention, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values `(batch_size, num_tokens, heads, head_dim)` of normed tokens or of context tokens."""
+        """Keys and values of the other modality's normed tokens, or of context tokens."""
         key = attn.norm_k_fusion(attn.to_k_fusion(states)).unflatten(2, (attn.heads, -1))
         return key, attn.to_v_fusion(states).unflatten(2, (attn.heads, -1))
 
-    def attend(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        context: tuple[torch.Tensor, torch.Tensor] | None,
-    ) -> torch.Tensor:
-        """Attention to `[context ; other]`."""
-        if context is not None:
-            context_key, context_value = (states.expand(key.shape[0], -1, -1, -1) for states in context)
-            key, value = torch.cat([context_key, key], dim=1), torch.cat([context_value, value], dim=1)
-        return dispatch_attention_fn(
-            query, key, value, backend=self._attention_backend, parallel_config=self._parallel_config
-        )
-
-    def attend_context(self, query: torch.Tensor, context: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        """Attention to the context tokens alone."""
-        key, value = (states.expand(query.shape[0], -1, -1, -1) for states in context)
+    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Attention of all queries to all keys."""
         return dispatch_attention_fn(query, key, value, backend=self._attention_backend)
 
     def attend_windows(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        context: tuple[torch.Tensor, torch.Tensor] | None,
-        windows: WindowGroups,
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, windows: WindowGroups
     ) -> torch.Tensor:
-        """Attention to `[context ; window of the other]`, with the windows of one size in the batch dimension."""
-        groups, order = windows
-        fusions = []
-        for queries, keys in groups:
+        """Attention within windows: those of one size stand in the batch dimension."""
+        fusion = torch.empty_like(query)
+        for queries, keys in windows:
             gathered = (
                 states.index_select(1, tokens.flatten()).unflatten(1, tokens.shape).flatten(0, 1)
                 for states, tokens in ((query, queries), (key, keys), (value, keys))
             )
-            fusions.append(self.attend(*gathered, context).unflatten(0, (-1, queries.shape[0])).flatten(1, 2))
-        return torch.cat(fusions, dim=1).index_select(1, order)
+            attended = self.attend(*gathered).unflatten(0, (-1, queries.shape[0])).flatten(1, 2)
+            fusion.index_copy_(1, queries.flatten(), attended.type_as(fusion))
+        return fusion
 
 
 class RSRoPEAttnProcessor:
@@ -205,17 +221,15 @@ class RSRoPEAttnProcessor:
         self,
         attn: PlanAttention,
         hidden_states: torch.Tensor,
-        plan_hidden_states: torch.Tensor,
+        plan_hidden_states: torch.Tensor | None,
         rotary_emb: RotaryEmbedding,
         plan_rotary_emb: RotaryEmbedding,
         plan_mask: torch.Tensor | None = None,
+        plan_cache: KeysValues | None = None,
     ) -> torch.Tensor:
         query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
-        key = attn.norm_k(attn.to_k(plan_hidden_states)).unflatten(2, (attn.heads, -1))
-        value = attn.to_v(plan_hidden_states).unflatten(2, (attn.heads, -1))
-
         query = self.rotate(attn, query, rotary_emb)
-        key = self.rotate(attn, key, plan_rotary_emb)
+        key, value = once(plan_cache, lambda: self.project_plan(attn, plan_hidden_states, plan_rotary_emb))
 
         attention_mask, has_plan = None, None
         if plan_mask is not None:
@@ -230,6 +244,13 @@ class RSRoPEAttnProcessor:
         if has_plan is not None:
             hidden_states = hidden_states * has_plan[:, None, None].to(hidden_states.dtype)
         return hidden_states
+
+    def project_plan(
+        self, attn: PlanAttention, states: torch.Tensor, rotary_emb: RotaryEmbedding
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys, rotated, and values of plan tokens."""
+        key = attn.norm_k(attn.to_k(states)).unflatten(2, (attn.heads, -1))
+        return self.rotate(attn, key, rotary_emb), attn.to_v(states).unflatten(2, (attn.heads, -1))
 
     def rotate(self, attn: PlanAttention, states: torch.Tensor, rotary_emb: RotaryEmbedding) -> torch.Tensor:
         """Rotates queries or keys by their coordinates, as far as the variant looks at them."""

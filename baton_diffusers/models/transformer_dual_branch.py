@@ -32,6 +32,7 @@ from .attention_dual_branch import (
     WindowGroups,
     group_windows,
 )
+from .cache_dual_branch import NOTHING_KEPT, BlockCache, DualBranchCache
 from .conversion import FromOviFileMixin
 
 
@@ -40,19 +41,21 @@ class DualBranchTransformerOutput(BaseOutput):
     """What [`DualBranchTransformer`] returns.
 
     Args:
-        sample (`torch.Tensor` of shape `(batch_size, num_channels, num_frames, height, width)`): video velocity.
-        audio_sample (`torch.Tensor` of shape `(batch_size, audio_length, audio_channels)`): audio velocity.
+        sample (`torch.Tensor` of shape `(batch_size, num_channels, num_frames, height, width)`): video velocity, or `None`
+            for a clean stream under a cache.
+        audio_sample (`torch.Tensor` of shape `(batch_size, audio_length, audio_channels)`): audio velocity, likewise.
     """
 
-    sample: torch.Tensor
-    audio_sample: torch.Tensor
+    sample: torch.Tensor | None
+    audio_sample: torch.Tensor | None
 
 
 class TimeTextEmbedding(nn.Module):
     """Embeds the timestep and the text of one branch.
 
     Returns the time embedding `(batch_size, 1 or num_tokens, dim)` for the output head, its projection
-    `(batch_size, 1 or num_tokens, 6, dim)` for the blocks, and the text `(batch_size, text_length, dim)`.
+    `(batch_size, 1 or num_tokens, 6, dim)` for the blocks, and the text `(batch_size, text_length, dim)`, or `None`
+    where its keys are kept from an earlier forward.
     """
 
     def __init__(self, dim: int, freq_dim: int, text_dim: int) -> None:
@@ -64,14 +67,14 @@ class TimeTextEmbedding(nn.Module):
         self.text_embedder = PixArtAlphaTextProjection(text_dim, dim, act_fn="gelu_tanh")
 
     def forward(
-        self, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        self, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor, embeds_text: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         dtype = encoder_hidden_states.dtype
         timestep = timestep.reshape(timestep.shape[0], -1)  # one for a sample, or one for a token
         sinusoids = self.time_proj(timestep.flatten()).unflatten(0, timestep.shape)
         temb = self.time_embedder(sinusoids.to(self.time_embedder.linear_1.weight.dtype)).to(dtype)
         modulation = self.modulation_proj(self.act(temb)).unflatten(-1, (6, -1))
-        return temb, modulation, self.text_embedder(encoder_hidden_states)
+        return temb, modulation, self.text_embedder(encoder_hidden_states) if embeds_text else None
 
 
 class GatedConvMLP(nn.Module):
@@ -116,7 +119,8 @@ class DualBranchTransformerBlock(nn.Module):
     """One block of both branches.
 
     Each branch: self-attention; text and the other modality, read from the state after self-attention of both; plan;
-    feed-forward. Without `has_plan` there are no plan layers.
+    feed-forward. Without `has_plan` there are no plan layers. A branch whose state is `None` is not run: the other one
+    reads it in the `cache`.
     """
 
     def __init__(
@@ -162,74 +166,92 @@ class DualBranchTransformerBlock(nn.Module):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,  # the audio stream, under the name by which diffusers' caches know a second stream
-        text_states: torch.Tensor,
-        audio_text_states: torch.Tensor,
-        modulation: torch.Tensor,
-        audio_modulation: torch.Tensor,
+        hidden_states: torch.Tensor | None,
+        encoder_hidden_states: torch.Tensor | None,  # the audio stream, under the name that diffusers' caches look for
+        text_states: torch.Tensor | None,
+        audio_text_states: torch.Tensor | None,
+        modulation: torch.Tensor | None,
+        audio_modulation: torch.Tensor | None,
         rotary_emb: RotaryEmbedding,
         audio_rotary_emb: RotaryEmbedding,
         video_reads_audio: bool | torch.Tensor = True,
         audio_reads_video: bool | torch.Tensor = True,
-        video_plan: tuple[torch.Tensor, RotaryEmbedding, torch.Tensor | None] | None = None,
-        audio_plan: tuple[torch.Tensor, RotaryEmbedding, torch.Tensor | None] | None = None,
+        video_plan: tuple[torch.Tensor | None, RotaryEmbedding, torch.Tensor | None] | None = None,
+        audio_plan: tuple[torch.Tensor | None, RotaryEmbedding, torch.Tensor | None] | None = None,
         audio_windows: WindowGroups | None = None,
         video_windows: WindowGroups | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        cache: BlockCache = NOTHING_KEPT,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         audio_states = encoder_hidden_states
-        shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (
-            self.scale_shift_table[:, None] + modulation.float()
-        ).unbind(2)
-        a_shift_sa, a_scale_sa, a_gate_sa, a_shift_ff, a_scale_ff, a_gate_ff = (
-            self.audio_scale_shift_table[:, None] + audio_modulation.float()
-        ).unbind(2)
+        has_video, has_audio = hidden_states is not None, audio_states is not None
 
         # 1. Self-attention
-        normed = modulate(hidden_states, self.norm1, shift_sa, scale_sa)
-        hidden_states = add_gated(hidden_states, self.attn1(normed, rotary_emb), gate_sa)
-        normed = modulate(audio_states, self.audio_norm1, a_shift_sa, a_scale_sa)
-        audio_states = add_gated(audio_states, self.audio_attn1(normed, audio_rotary_emb), a_gate_sa)
+        if has_video:
+            shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (
+                self.scale_shift_table[:, None] + modulation.float()
+            ).unbind(2)
+            normed = modulate(hidden_states, self.norm1, shift_sa, scale_sa)
+            hidden_states = add_gated(hidden_states, self.attn1(normed, rotary_emb), gate_sa)
+        if has_audio:
+            a_shift_sa, a_scale_sa, a_gate_sa, a_shift_ff, a_scale_ff, a_gate_ff = (
+                self.audio_scale_shift_table[:, None] + audio_modulation.float()
+            ).unbind(2)
+            normed = modulate(audio_states, self.audio_norm1, a_shift_sa, a_scale_sa)
+            audio_states = add_gated(audio_states, self.audio_attn1(normed, audio_rotary_emb), a_gate_sa)
 
         # 2. Text and the other modality: both branches read the states from before this step
-        update = self.attn2(
-            self.norm2(hidden_states),
-            text_states,
-            audio_states,
-            rotary_emb,
-            audio_rotary_emb,
-            video_reads_audio,
-            audio_windows,
-        )
-        audio_update = self.audio_attn2(
-            self.audio_norm2(audio_states),
-            audio_text_states,
-            hidden_states,
-            audio_rotary_emb,
-            rotary_emb,
-            audio_reads_video,
-            video_windows,
-        )
-        hidden_states = hidden_states + update
-        audio_states = audio_states + audio_update
+        if has_video:
+            update = self.attn2(
+                self.norm2(hidden_states),
+                text_states,
+                audio_states,
+                rotary_emb,
+                audio_rotary_emb,
+                video_reads_audio,
+                audio_windows,
+                cache.text,
+                cache.audio,
+            )
+        if has_audio:
+            audio_update = self.audio_attn2(
+                self.audio_norm2(audio_states),
+                audio_text_states,
+                hidden_states,
+                audio_rotary_emb,
+                rotary_emb,
+                audio_reads_video,
+                video_windows,
+                cache.audio_text,
+                cache.video,
+            )
+            audio_states = audio_states + audio_update
+        if has_video:
+            hidden_states = hidden_states + update
 
         # 3. Plan
-        if video_plan is not None:
+        if has_video and video_plan is not None:
             plan_states, plan_rotary_emb, plan_mask = video_plan
             hidden_states = hidden_states + self.plan_attn(
-                self.norm_plan(hidden_states), plan_states, rotary_emb, plan_rotary_emb, plan_mask
+                self.norm_plan(hidden_states), plan_states, rotary_emb, plan_rotary_emb, plan_mask, cache.plan
             )
-        if audio_plan is not None:
+        if has_audio and audio_plan is not None:
             plan_states, plan_rotary_emb, plan_mask = audio_plan
             audio_states = audio_states + self.audio_plan_attn(
-                self.audio_norm_plan(audio_states), plan_states, audio_rotary_emb, plan_rotary_emb, plan_mask
+                self.audio_norm_plan(audio_states),
+                plan_states,
+                audio_rotary_emb,
+                plan_rotary_emb,
+                plan_mask,
+                cache.audio_plan,
             )
 
         # 4. Feed-forward
-        normed = modulate(hidden_states, self.norm3, shift_ff, scale_ff)
-        hidden_states = add_gated(hidden_states, self.ffn(normed), gate_ff)
-        normed = modulate(audio_states, self.audio_norm3, a_shift_ff, a_scale_ff)
-        audio_states = add_gated(audio_states, self.audio_ffn(normed), a_gate_ff)
+        if has_video:
+            normed = modulate(hidden_states, self.norm3, shift_ff, scale_ff)
+            hidden_states = add_gated(hidden_states, self.ffn(normed), gate_ff)
+        if has_audio:
+            normed = modulate(audio_states, self.audio_norm3, a_shift_ff, a_scale_ff)
+            audio_states = add_gated(audio_states, self.audio_ffn(normed), a_gate_ff)
 
         return hidden_states, audio_states
 
@@ -390,6 +412,42 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         self.audio_scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
 
         self.gradient_checkpointing = False
+        self._weights_epoch = 0  # counts what changes weights past PyTorch's own versions, for caches
+
+    def make_cache(self, num_passes: int = 4) -> DualBranchCache:
+        """A cache for the forwards of one clip, see [`DualBranchCache`]: text and plan are projected once, and a clean
+        stream that does not read the other one is run once.
+
+        Args:
+            num_passes (`int`, defaults to 4): how many different inputs of each kind are kept: at most the passes of
+                guidance.
+        """
+        return DualBranchCache(num_passes)
+
+    def cache_bytes(self, num_tokens: int, batch_size: int = 1) -> int:
+        """Bytes that a cache takes for the keys and values of so many tokens, in all blocks and in the model's dtype.
+
+        Count for each pass that differs in it: the text tokens of both branches, the plan tokens of both, and the tokens
+        of a clean stream (for Ovi's 10 s at 960x960, 61 x 30 x 30 video tokens: 20 GB). The inputs are kept beside them.
+        """
+        dim = self.config.num_attention_heads * self.config.attention_head_dim
+        return 2 * len(self.blocks) * batch_size * num_tokens * dim * self.dtype.itemsize
+
+    def _apply(self, fn, recurse=True):
+        self._weights_epoch += 1
+        return super()._apply(fn, recurse)
+
+    def load_lora_adapter(self, *args, **kwargs):
+        self._weights_epoch += 1
+        return super().load_lora_adapter(*args, **kwargs)
+
+    def fuse_lora(self, *args, **kwargs):
+        self._weights_epoch += 1
+        return super().fuse_lora(*args, **kwargs)
+
+    def unfuse_lora(self, *args, **kwargs):
+        self._weights_epoch += 1
+        return super().unfuse_lora(*args, **kwargs)
 
     @apply_lora_scale("attention_kwargs")
     def forward(
@@ -404,9 +462,11 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         video_reads_audio: bool | torch.Tensor = True,
         audio_reads_video: bool | torch.Tensor = True,
         skip_layers: Sequence[int] | None = None,
+        reference_audio_hidden_states: torch.Tensor | None = None,
+        cache: DualBranchCache | None = None,
         attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool = True,
-    ) -> DualBranchTransformerOutput | tuple[torch.Tensor, torch.Tensor]:
+    ) -> DualBranchTransformerOutput | tuple[torch.Tensor | None, torch.Tensor | None]:
         """
         Args:
             hidden_states (`torch.Tensor` of shape `(batch_size, num_channels, num_frames, height, width)`): video latents.
@@ -425,6 +485,14 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
                 bit. The other samples do not notice.
             audio_reads_video (`bool` or `torch.Tensor` of shape `(batch_size,)`, defaults to `True`): the mirror.
             skip_layers (`Sequence[int]`, *optional*): blocks to leave out, as Ovi does in the negative pass.
+            reference_audio_hidden_states (`torch.Tensor` of shape `(batch_size, reference_length, audio_channels)`,
+                *optional*): clean audio latents whose style the clip is to have (Harmony's global path, papers.md 3b). They
+                stand before the audio with timestep 0 and read the whole video, whatever the windows. Ours: they lie in
+                time before the clip's first instant (`coordinates.reference_audio_times`); the audio reads them in its
+                self-attention, the video does not.
+            cache (`DualBranchCache`, *optional*): from [`make_cache`], the same for all forwards of a clip; without
+                gradients. The velocity of a clean stream, that is, one with timestep 0 everywhere that does not read the
+                other one, is then `None`: it is run once for the clip.
             attention_kwargs (`dict`, *optional*): `scale` is the weight of loaded LoRA layers.
             return_dict (`bool`, defaults to `True`): whether to return an output object instead of a tuple.
 
@@ -432,7 +500,9 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
             [`DualBranchTransformerOutput`] or a tuple: velocities shaped like the latents.
 
         Raises:
-            ValueError: if a shape, a visibility, the plan's widths or `skip_layers` do not fit this model or the latents.
+            ValueError: if a shape, a visibility, the plan's widths or `skip_layers` do not fit this model or the latents; if
+                a cache is given while gradients are recorded, or a clean stream with one while one of diffusers' caches
+                is enabled.
         """
         self._check_inputs(
             hidden_states,
@@ -444,40 +514,75 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
             plan,
             (video_reads_audio, audio_reads_video),
             skip_layers,
+            reference_audio_hidden_states,
+            cache,
         )
         batch_size, _, num_frames, height, width = hidden_states.shape
         p_t, p_h, p_w = self.config.patch_size
         grid = (num_frames // p_t, height // p_h, width // p_w)
+        audio_length = audio_hidden_states.shape[1]
+        reference_length = 0 if reference_audio_hidden_states is None else reference_audio_hidden_states.shape[1]
+        device = hidden_states.device
         audio_timestep = timestep if audio_timestep is None else audio_timestep
         audio_encoder_hidden_states = (
             encoder_hidden_states if audio_encoder_hidden_states is None else audio_encoder_hidden_states
         )
+        layers = [index for index in range(len(self.blocks)) if skip_layers is None or index not in skip_layers]
 
-        # 1. Positions in the shared frame, and what may be read around them
-        device = hidden_states.device
+        # 1. Constant work: what earlier forwards have left, and which branches are still to be run
+        video_is_clean = audio_is_clean = False
+        caches = [NOTHING_KEPT] * len(self.blocks)
+        if cache is not None:
+            video_reads_audio, audio_reads_video = self._settled(video_reads_audio), self._settled(audio_reads_video)
+            video_is_clean = video_reads_audio is False and not timestep.any()
+            audio_is_clean = audio_reads_video is False and not audio_timestep.any()
+            texts = encoder_hidden_states, audio_encoder_hidden_states
+            video_inputs = (hidden_states,) if video_is_clean and audio_reads_video is not False else None
+            audio_inputs = (audio_hidden_states, reference_audio_hidden_states)
+            audio_inputs = audio_inputs if audio_is_clean and video_reads_audio is not False else None
+            caches = self._look_up(cache, texts, plan, grid, video_inputs, audio_inputs, layers)
+        lacking = {kind for kind in BlockCache.KINDS if any(caches[index].lacks(kind) for index in layers)}
+        has_video = not video_is_clean or (audio_reads_video is not False and "video" in lacking)
+        has_audio = not audio_is_clean or (video_reads_audio is not False and "audio" in lacking)
+        if not has_video:
+            lacking -= {"text", "plan"}
+        if not has_audio:
+            lacking -= {"audio_text", "audio_plan"}
+
+        # 2. Positions in the shared frame, and what may be read around them
         rotary_emb = self._rotary_embedding(coordinates.video_latent_coordinates(*grid), device)
-        audio_rotary_emb = self._rotary_embedding(self._audio_coordinates(audio_hidden_states.shape[1]), device)
-        audio_windows, video_windows = self._windows(grid, audio_hidden_states.shape[1], device)
+        audio_positions = self._audio_coordinates(reference_length, audio_length)
+        audio_rotary_emb = self._rotary_embedding(audio_positions, device)
+        audio_windows, video_windows = self._windows(grid, reference_length, audio_length, device)
 
-        # 2. Patches
-        hidden_states = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2).contiguous()
-        audio_states = self.audio_patch_embedding(audio_hidden_states)
+        # 3. Patches, with the reference audio before the audio
+        states = audio_states = None
+        if has_video:
+            states = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2).contiguous()
+        if has_audio:
+            audio_states = self.audio_patch_embedding(audio_hidden_states)
+            if reference_audio_hidden_states is not None:
+                reference_states = self.audio_patch_embedding(reference_audio_hidden_states)
+                audio_states = torch.cat([reference_states, audio_states], dim=1)
+                audio_timestep = audio_timestep.reshape(batch_size, -1).expand(-1, audio_length)
+                audio_timestep = F.pad(audio_timestep, (reference_length, 0))
 
-        # 3. Time, text, plan
-        temb, modulation, text_states = self.condition_embedder(timestep, encoder_hidden_states)
-        audio_temb, audio_modulation, audio_text_states = self.audio_condition_embedder(
-            audio_timestep, audio_encoder_hidden_states
-        )
+        # 4. Time, text, plan
+        modulation = audio_modulation = text_states = audio_text_states = None
+        if has_video:
+            temb, modulation, text_states = self.condition_embedder(timestep, encoder_hidden_states, "text" in lacking)
+        if has_audio:
+            audio_temb, audio_modulation, audio_text_states = self.audio_condition_embedder(
+                audio_timestep, audio_encoder_hidden_states, "audio_text" in lacking
+            )
         video_plan = audio_plan = None
         if plan is not None:
-            video_plan, audio_plan = self._embed_plan(plan, grid, hidden_states)
+            video_plan, audio_plan = self._embed_plan(plan, grid, hidden_states, lacking)
 
-        # 4. Blocks
-        for index, block in enumerate(self.blocks):
-            if skip_layers is not None and index in skip_layers:
-                continue
+        # 5. Blocks
+        for index in layers:
             inputs = (
-                hidden_states,
+                states,
                 audio_states,
                 text_states,
                 audio_text_states,
@@ -491,32 +596,78 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
                 audio_plan,
                 audio_windows,
                 video_windows,
+                caches[index],
             )
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                hidden_states, audio_states = self._gradient_checkpointing_func(block, *inputs)
+                states, audio_states = self._gradient_checkpointing_func(self.blocks[index], *inputs)
             else:
-                hidden_states, audio_states = block(*inputs)
+                states, audio_states = self.blocks[index](*inputs)
 
-        # 5. Heads
-        shift, scale = (self.scale_shift_table[:, None] + temb.float()[:, :, None]).unbind(2)
-        sample = self.proj_out(modulate(hidden_states, self.norm_out, shift, scale))
-        shift, scale = (self.audio_scale_shift_table[:, None] + audio_temb.float()[:, :, None]).unbind(2)
-        audio_sample = self.audio_proj_out(modulate(audio_states, self.audio_norm_out, shift, scale))
-
-        # 6. Patches back to latents
-        sample = sample.reshape(batch_size, *grid, p_t, p_h, p_w, -1)
-        sample = sample.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+        # 6. Heads, and patches back to latents
+        sample = audio_sample = None
+        if not video_is_clean:
+            shift, scale = (self.scale_shift_table[:, None] + temb.float()[:, :, None]).unbind(2)
+            sample = self.proj_out(modulate(states, self.norm_out, shift, scale))
+            sample = sample.reshape(batch_size, *grid, p_t, p_h, p_w, -1)
+            sample = sample.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+        if not audio_is_clean:
+            shift, scale = (self.audio_scale_shift_table[:, None] + audio_temb.float()[:, :, None]).unbind(2)
+            audio_sample = self.audio_proj_out(modulate(audio_states, self.audio_norm_out, shift, scale))
+            audio_sample = audio_sample[:, reference_length:]
 
         if not return_dict:
             return sample, audio_sample
         return DualBranchTransformerOutput(sample=sample, audio_sample=audio_sample)
 
+    @staticmethod
+    def _settled(reads: bool | torch.Tensor) -> bool | torch.Tensor:
+        """`False` for a visibility that is false for every sample."""
+        return reads if isinstance(reads, bool) or reads.any() else False
+
+    def _look_up(
+        self,
+        cache: DualBranchCache,
+        texts: tuple[torch.Tensor, torch.Tensor],
+        plan: SemanticPlan | None,
+        grid: tuple[int, int, int],
+        video_inputs: tuple | None,
+        audio_inputs: tuple | None,
+        layers: list[int],
+    ) -> list[BlockCache]:
+        """The places of the keys and values that hang on these inputs alone, for each block. A clean stream hangs on its
+        latents, its text, its plan and the blocks that are run."""
+        if self.is_cache_enabled and (video_inputs is not None or audio_inputs is not None):
+            raise ValueError(
+                "a clean stream is run once under `cache`, which one of diffusers' caches for whole blocks would disturb: "
+                "call `disable_cache()`, or leave out `cache`."
+            )
+        inputs = {"text": texts[:1], "audio_text": texts[1:]}
+        if plan is not None:
+            inputs["plan"] = (plan.video_tokens, plan.video_times, plan.video_centres, plan.video_mask, grid)
+            inputs["audio_plan"] = (plan.audio_tokens, plan.audio_times, plan.audio_mask)
+        if video_inputs is not None:
+            inputs["video"] = (*video_inputs, *inputs["text"], *inputs.get("plan", ()), tuple(layers))
+        if audio_inputs is not None:
+            inputs["audio"] = (*audio_inputs, *inputs["audio_text"], *inputs.get("audio_plan", ()), tuple(layers))
+
+        cache.drop_if_changed(self, self._weights_epoch)
+        places = {kind: cache.find(kind, values, len(self.blocks)) for kind, values in inputs.items()}
+        return [
+            BlockCache(**{kind: of_layers[index] for kind, of_layers in places.items()})
+            for index in range(len(self.blocks))
+        ]
+
     def _rotary_embedding(self, positions: torch.Tensor, device: torch.device) -> RotaryEmbedding:
         axes_dims = coordinates.rotary_axes_dims(self.config.attention_head_dim)
         return coordinates.rotary_embedding(positions.to(device), axes_dims)
 
-    def _audio_coordinates(self, audio_length: int) -> torch.Tensor:
-        return self._sound_coordinates(coordinates.audio_latent_times(audio_length, self.config.audio_latent_rate))
+    def _audio_coordinates(self, reference_length: int, audio_length: int) -> torch.Tensor:
+        """Latent coordinates of the reference audio, if any, and the audio."""
+        rate = self.config.audio_latent_rate
+        times = coordinates.audio_latent_times(audio_length, rate)
+        if reference_length > 0:
+            times = torch.cat([coordinates.reference_audio_times(reference_length, rate), times])
+        return self._sound_coordinates(times)
 
     def _sound_coordinates(self, times: torch.Tensor) -> torch.Tensor:
         config = self.config
@@ -525,34 +676,45 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         )
 
     def _windows(
-        self, grid: tuple[int, int, int], audio_length: int, device: torch.device
+        self, grid: tuple[int, int, int], reference_length: int, audio_length: int, device: torch.device
     ) -> tuple[WindowGroups | None, WindowGroups | None]:
-        """The windows of audio that video tokens read, and the mirror; None where everything is read."""
+        """The windows of audio that video tokens read, and the mirror; None where everything is read.
+
+        Reference audio stands before the audio: it reads the whole video, and the video does not read it.
+        """
         config = self.config
         num_frames, tokens_per_frame = grid[0], grid[1] * grid[2]
         rates = config.frame_rate, config.temporal_stride, config.audio_latent_rate
+        window, audio_window = config.cross_modal_window, config.audio_cross_modal_window
         audio_windows = video_windows = None
-        if config.cross_modal_window is not None and config.cross_modal_window < num_frames:
-            windows = coordinates.audio_windows(num_frames, audio_length, config.cross_modal_window, *rates)
-            audio_windows = group_windows(windows, tokens_per_frame, 1, device)
-        if config.audio_cross_modal_window is not None and config.audio_cross_modal_window < num_frames:
-            windows = coordinates.video_windows(audio_length, num_frames, config.audio_cross_modal_window, *rates)
-            video_windows = group_windows(windows, 1, tokens_per_frame, device)
+        if window is not None and window < num_frames:
+            audio_windows = coordinates.audio_windows(num_frames, audio_length, window, *rates)
+        elif reference_length > 0:
+            audio_windows = [(0, audio_length)] * num_frames
+        if audio_window is not None and audio_window < num_frames:
+            video_windows = coordinates.video_windows(audio_length, num_frames, audio_window, *rates)
+            video_windows = [(0, num_frames)] * reference_length + video_windows
+        if audio_windows is not None:
+            audio_windows = [(reference_length + first, reference_length + end) for first, end in audio_windows]
+            audio_windows = group_windows(audio_windows, tokens_per_frame, 1, config.num_context_tokens, device)
+        if video_windows is not None:
+            video_windows = group_windows(video_windows, 1, tokens_per_frame, config.num_context_tokens, device)
         return audio_windows, video_windows
 
-    def _embed_plan(self, plan: SemanticPlan, grid: tuple[int, int, int], like: torch.Tensor):
-        """Plan tokens of both modalities through the latent MLPs, with their rotary embeddings and masks."""
+    def _embed_plan(self, plan: SemanticPlan, grid: tuple[int, int, int], like: torch.Tensor, lacking: set[str]):
+        """Plan tokens of both modalities through the latent MLPs, where their keys are `lacking`, with their rotary
+        embeddings and masks."""
         plan = plan.to(like.device, like.dtype)
         video_positions = coordinates.video_plan_coordinates(
             plan.video_times, plan.video_centres, self.config.frame_rate, self.config.temporal_stride, *grid[1:]
         )
         video_plan = (
-            self.plan_embedder(plan.video_tokens),
+            self.plan_embedder(plan.video_tokens) if "plan" in lacking else None,
             self._rotary_embedding(video_positions, like.device),
             plan.video_mask,
         )
         audio_plan = (
-            self.audio_plan_embedder(plan.audio_tokens),
+            self.audio_plan_embedder(plan.audio_tokens) if "audio_plan" in lacking else None,
             self._rotary_embedding(self._sound_coordinates(plan.audio_times), like.device),
             plan.audio_mask,
         )
@@ -569,6 +731,8 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         plan: SemanticPlan | None,
         visibilities: tuple[bool | torch.Tensor, ...],
         skip_layers: Sequence[int] | None,
+        reference_audio_hidden_states: torch.Tensor | None,
+        cache: DualBranchCache | None,
     ) -> None:
         config = self.config
         batch_size, channels, num_frames, height, width = hidden_states.shape
@@ -582,6 +746,18 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
             raise ValueError(
                 f"`audio_hidden_states` has shape {tuple(audio_hidden_states.shape)}, but this model takes "
                 f"({batch_size}, audio_length, {config.audio_in_channels})."
+            )
+
+        if reference_audio_hidden_states is not None:
+            shape = tuple(reference_audio_hidden_states.shape)
+            if len(shape) != 3 or (shape[0], shape[2]) != (batch_size, config.audio_in_channels) or shape[1] < 1:
+                raise ValueError(
+                    f"`reference_audio_hidden_states` has shape {shape}, but this model takes "
+                    f"({batch_size}, reference_length, {config.audio_in_channels})."
+                )
+        if cache is not None and torch.is_grad_enabled():
+            raise ValueError(
+                "`cache` keeps no gradients: call the model under `torch.no_grad()`, or leave out `cache`."
             )
 
         num_tokens = num_frames * height * width // math.prod(config.patch_size)

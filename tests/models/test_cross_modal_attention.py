@@ -89,7 +89,7 @@ def test_windows_are_what_a_mask_over_global_attention_would_give(
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(2, queries_per_place * len(windows), DIM, generator=generator)
     other = torch.randn(2, num_keys, DIM, generator=generator)
-    groups = group_windows(windows, queries_per_place, keys_per_place, states.device)
+    groups = group_windows(windows, queries_per_place, keys_per_place, num_context_tokens, states.device)
     found = attend(layer, states, other, groups)
 
     mask = torch.zeros(len(windows), num_context_tokens + num_keys, dtype=torch.bool)
@@ -115,7 +115,7 @@ def test_what_lies_outside_a_window_has_no_influence_in_any_bit():
     windows = windows_of("ovi", 3)
     generator = torch.Generator().manual_seed(0)
     states, other = torch.randn(1, 31, DIM, generator=generator), torch.randn(1, 157, DIM, generator=generator)
-    groups = group_windows(windows, 1, 1, states.device)
+    groups = group_windows(windows, 1, 1, 2, states.device)
     before = attend(layer, states, other, groups)[0]
     for latent in (0, 12, 80, 156):
         moved = other.clone()
@@ -126,9 +126,9 @@ def test_what_lies_outside_a_window_has_no_influence_in_any_bit():
 
 def test_groups_hold_every_token_once_and_few_calls_do():
     windows = windows_of("ovi", 3)
-    groups, order = group_windows(windows, 4, 1, torch.device("cpu"))
+    groups = group_windows(windows, 4, 1, 0, torch.device("cpu"))
     tokens = torch.cat([queries.flatten() for queries, _ in groups])
-    assert torch.equal(tokens[order], torch.arange(31 * 4))
+    assert torch.equal(tokens.sort().values, torch.arange(31 * 4))
     assert len(groups) <= 6  # two sizes inside, and the clip's ends
     assert sum(queries.shape[0] for queries, _ in groups) == 31
 
@@ -145,9 +145,9 @@ def test_a_window_as_long_as_the_clip_is_global_attention(inputs, num_context_to
     # the form of windows that reach beyond both ends of the clip, without the shortcut
     model = tiny_transformer(num_context_tokens=num_context_tokens)
     everything = [(0, 36)] * 3, [(0, 3)] * 36
-    model._windows = lambda grid, length, device: (
-        group_windows(everything[0], 4, 1, device),
-        group_windows(everything[1], 1, 4, device),
+    model._windows = lambda grid, reference_length, audio_length, device: (
+        group_windows(everything[0], 4, 1, num_context_tokens, device),
+        group_windows(everything[1], 1, 4, num_context_tokens, device),
     )
     assert_close(run(model, inputs, plan=plan), expected, atol=1e-6)
 
@@ -217,21 +217,16 @@ def test_context_tokens_are_read_with_and_without_the_other_modality(switch, ind
 
 
 def test_context_tokens_have_no_place():
-    """In time that is shifted as a whole, latents read other latents as before, and context tokens in the same place."""
+    """Wherever the other modality lies, the keys of the context tokens are the same, and they come first."""
     layer = seeded(FusionAttention, DIM, HEADS, 1e-6, 2)
-    keys = []
-    attend_key = layer.processor.attend
-
-    def attend_and_keep(query, key, value, context):
-        keys.append(context[0])
-        return attend_key(query, key, value, context)
-
-    layer.processor.attend = attend_and_keep
-    states = torch.randn(1, 5, DIM, generator=torch.Generator().manual_seed(0))
+    states, keys = torch.randn(1, 5, DIM, generator=torch.Generator().manual_seed(0)), []
     for shift in (0.0, 3.0):
         rotary_emb = coordinates.rotary_embedding(shift + coordinates.video_latent_coordinates(1, 1, 5), (4, 4, 4))
-        layer(states, states, states, rotary_emb, rotary_emb, True)
-    assert torch.equal(*keys)
+        key, _ = layer.processor.project_other(layer, states, rotary_emb)
+        keys.append(key[0])
+    assert keys[0].shape == (2 + 5, HEADS, DIM // HEADS)
+    assert torch.equal(keys[0][:2], keys[1][:2])
+    assert (keys[0][2:] != keys[1][2:]).flatten(1).any(dim=1).all()
 
 
 @pytest.mark.parametrize("config", [{"num_context_tokens": 4}, FULL, {**FULL, "num_context_tokens": 0}])
