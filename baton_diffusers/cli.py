@@ -75,6 +75,9 @@ def generate(
         check_target(sheet, (".png",))
     if no_plan and plan is not None:
         raise ValueError("--no-plan and --plan exclude each other: give one of them")
+    for file in (image, video, audio, continue_from):
+        if file is not None and not file.is_file():
+            raise ValueError(f"{file} is not a file: check the path")
 
     import torch
 
