@@ -32,7 +32,7 @@ import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
-from transformers import AutoTokenizer, Qwen3Config, UMT5Config, UMT5EncoderModel
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config, UMT5Config, UMT5EncoderModel
 
 from baton_diffusers import BatonPipeline
 from baton_diffusers.guiders import PlanGuidance
@@ -43,9 +43,9 @@ from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
 from baton_diffusers.models.va_planner import VAPlannerModel
 
 
-# What Ovi's files were trained on: by the file's name, height, width and number of frames.
+# Default size of clips for Ovi's files: by the file's name, height, width and number of frames. Ovi rounds 720 to 704.
 VARIANTS = {
-    "720x720_5s": (("model", "model_fp8_e4m3fn"), (720, 720, 121)),
+    "720x720_5s": (("model", "model_fp8_e4m3fn"), (704, 704, 121)),
     "960x960_5s": (("model_960x960",), (704, 1280, 121)),
     "960x960_10s": (("model_960x960_10s",), (704, 1280, 241)),
 }
@@ -54,17 +54,17 @@ OTHERS = ("vae", "text_encoder", "audio_vae", "vocoder")
 
 @dataclass
 class Part:
-    """One component of the pipeline, checked and ready to be written.
+    """A model of the pipeline, checked and ready to be written.
 
     Args:
-        component (`Any`): what the pipeline is told of it: a model without its weights, a tokenizer, a scheduler.
+        model (`torch.nn.Module`): the model, on the meta device unless it is small.
         save (`Callable[[Path], Any]`): writes it to a folder.
         num_bytes (`int`): size of its weights.
     """
 
-    component: Any
+    model: torch.nn.Module
     save: Callable[[Path], Any]
-    num_bytes: int = 0
+    num_bytes: int
 
 
 def streamed(model: torch.nn.Module, keys: Mapping[str, str], published: PublishedWeights, hint: str = "") -> Part:
@@ -233,15 +233,14 @@ def whole(model: torch.nn.Module) -> Part:
     return Part(model, model.save_pretrained, sum(tensor.nbytes for tensor in model.state_dict().values()))
 
 
-def tokenizer(source: str, name: str) -> Part:
+def tokenizer(source: str, name: str) -> PreTrainedTokenizerBase:
     """A tokenizer from a folder or Hub id of its own, or of a pipeline that holds it under `name`."""
     folder = local(source, "*.json", "*.txt", "*.model", "*.jinja", f"{name}/*")
     folder = folder / name if (folder / name).is_dir() else folder
     try:
-        loaded = AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise ValueError(f"{source} holds no tokenizer ({str(error).splitlines()[0]}).") from error
-    return Part(loaded, loaded.save_pretrained)
 
 
 def local(source: str, *patterns: str) -> Path:
@@ -251,33 +250,6 @@ def local(source: str, *patterns: str) -> Path:
     if source.count("/") != 1:
         raise ValueError(f"{source} is neither a file nor a folder nor a Hub id like 'owner/name'.")
     return Path(snapshot_download(source, allow_patterns=list(patterns)))
-
-
-def pipeline_parts(arguments: argparse.Namespace) -> dict[str, Part]:
-    """All components of the pipeline; the arguments are those of the command."""
-    parts = {}
-    if arguments.planner is not None:
-        parts["planner"] = planner(arguments.planner)
-        parts["planner_tokenizer"] = tokenizer(arguments.planner, "planner_tokenizer")
-    model = parts["planner"].component if parts else None
-    parts["transformer"] = transformer(
-        arguments.transformer, arguments.num_attention_heads, arguments.audio_rope_scale, model
-    )
-    parts["vae"] = video_vae(arguments.vae)
-    parts["text_encoder"] = text_encoder(arguments.text_encoder)
-    parts["tokenizer"] = tokenizer(arguments.tokenizer or arguments.text_encoder, "tokenizer")
-    parts["audio_vae"] = audio_vae(arguments.audio_vae)
-    parts["vocoder"] = vocoder(arguments.vocoder)
-    for name in ("scheduler", "audio_scheduler"):
-        # Ovi's UniPC with shift 5.
-        scheduler = UniPCMultistepScheduler(
-            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0, num_train_timesteps=1000
-        )
-        parts[name] = Part(scheduler, scheduler.save_pretrained)
-    for name, scale in (("guider", 4.0), ("audio_guider", 3.0)):
-        guider = PlanGuidance(guidance_scale=scale)
-        parts[name] = Part(guider, guider.save_pretrained)
-    return parts
 
 
 def convert(arguments: argparse.Namespace) -> Path:
@@ -307,12 +279,37 @@ def convert(arguments: argparse.Namespace) -> Path:
         raise ValueError(
             f"{arguments.transformer.name} is not a name of Ovi's: give --variant, one of {', '.join(VARIANTS)}."
         )
-    height, width, num_frames = VARIANTS[variant][1]
-    parts = pipeline_parts(arguments)
-    pipe = BatonPipeline(
-        **{name: part.component for name, part in parts.items()}, height=height, width=width, num_frames=num_frames
+
+    # 1. Models
+    parts, small = {}, {}
+    if arguments.planner is not None:
+        parts["planner"] = planner(arguments.planner)
+        small["planner_tokenizer"] = tokenizer(arguments.planner, "planner_tokenizer")
+    parts["transformer"] = transformer(
+        arguments.transformer,
+        arguments.num_attention_heads,
+        arguments.audio_rope_scale,
+        parts["planner"].model if parts else None,
     )
+    parts["vae"] = video_vae(arguments.vae)
+    parts["text_encoder"] = text_encoder(arguments.text_encoder)
+    parts["audio_vae"] = audio_vae(arguments.audio_vae)
+    parts["vocoder"] = vocoder(arguments.vocoder)
+
+    # 2. Tokenizer, and Ovi's recipe: UniPC with shift 5, guidance of 4 and 3
+    small["tokenizer"] = tokenizer(arguments.tokenizer or arguments.text_encoder, "tokenizer")
+    for name in ("scheduler", "audio_scheduler"):
+        small[name] = UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0, num_train_timesteps=1000
+        )
+    for name, scale in (("guider", 4.0), ("audio_guider", 3.0)):
+        small[name] = PlanGuidance(guidance_scale=scale)
+
+    # 3. The pipeline, which refuses parts that do not fit one another
+    size = dict(zip(("height", "width", "num_frames"), VARIANTS[variant][1], strict=True))
+    pipe = BatonPipeline(**{name: part.model for name, part in parts.items()}, **small, **size)
     with new_folder(arguments.output, sum(part.num_bytes for part in parts.values())) as folder:
+        BatonPipeline(**dict.fromkeys(parts), **small, **size).save_pretrained(folder)
         for name, part in parts.items():
             part.save(folder / name)
         pipe.save_config(folder)

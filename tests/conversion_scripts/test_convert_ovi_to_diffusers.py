@@ -204,6 +204,13 @@ def test_every_part_computes_what_it_came_from(files, converted):
             assert largest_difference(pipe.vocoder(tensors[mel]).sample, tensors[waveform]) <= 1e-4
 
 
+def test_the_folder_is_a_saved_pipeline(converted, tmp_path):
+    BatonPipeline.from_pretrained(converted).save_pretrained(tmp_path)
+    assert sorted(path.name for path in converted.iterdir()) == sorted(path.name for path in tmp_path.iterdir())
+    ours, theirs = (json.loads((folder / "model_index.json").read_text()) for folder in (converted, tmp_path))
+    assert ours == {key: value for key, value in theirs.items() if key != "_name_or_path"}
+
+
 def test_ovis_recipe_is_the_default(converted):
     pipe = BatonPipeline.from_pretrained(converted)
     assert (pipe.config.height, pipe.config.width, pipe.config.num_frames) == (704, 1280, 121)
@@ -212,8 +219,15 @@ def test_ovis_recipe_is_the_default(converted):
     assert pipe.scheduler.config.flow_shift == pipe.audio_scheduler.config.flow_shift == 5.0
 
 
+def test_default_sizes_can_be_made(script):
+    # Strides of 16 and patches of 2 in space, a stride of 4 in time; Ovi's 31 and 61 latent frames.
+    sizes = [size for _, size in script.VARIANTS.values()]
+    assert all(height % 32 == width % 32 == 0 for height, width, _ in sizes)
+    assert [1 + (num_frames - 1) // 4 for _, _, num_frames in sizes] == [31, 31, 61]
+
+
 def test_the_pipeline_makes_a_clip(converted):
-    pipe = BatonPipeline.from_pretrained(converted, torch_dtype=torch.bfloat16)
+    pipe = BatonPipeline.from_pretrained(converted, dtype=torch.bfloat16)
     assert pipe.transformer.dtype == torch.bfloat16
     assert pipe.audio_vae.dtype == pipe.vocoder.dtype == torch.float32
     pipe.set_progress_bar_config(disable=True)
