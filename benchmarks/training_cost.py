@@ -1,4 +1,4 @@
-"""What Baton's three training stages cost: FLOPs, GPU-hours, memory of each GPU, bytes on disk. On paper, from the models' own code.
+r"""What Baton's three training stages cost: FLOPs, GPU-hours, memory of each GPU, bytes on disk. On paper, from the models' own code.
 
 python benchmarks/training_cost.py                                       # the authors' size: 1.5M clips, 8B and 11B parameters
 python benchmarks/training_cost.py --seconds 10 --height 960 --width 960 --gpus 256 --mfu 0.35
@@ -10,7 +10,8 @@ Forward passes are run on tensors without data, and torch counts their operation
 gradient checkpointing. MFU counts three: what is computed twice is no use. To see what a machine reaches, give the seconds of a
 measured step, from the `seconds` and `step` columns of a run's log.csv:
 
-python benchmarks/training_cost.py --model model_cards/baton-nano --batch-size 8 --step-seconds 1.31
+python benchmarks/training_cost.py --model model_cards/baton-nano --seconds 3 --height 64 --width 64 --text-length 80 \
+  --train-text-encoder --gpus 1 --batch-size 8 --peak-tflops 0.1 --step-seconds 1.31
 """
 
 import argparse
