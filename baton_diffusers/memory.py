@@ -1,0 +1,396 @@
+"""What a configuration needs on a GPU, before anything is loaded: weights counted, activations followed, on the meta device."""
+
+from __future__ import annotations
+
+import json
+import os
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn as nn
+from huggingface_hub import snapshot_download
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import PreTrainedModel
+
+from . import coordinates
+from .pipelines.pipeline_baton import BatonPipeline
+from .plan import SemanticPlan
+
+
+SOUND = ("audio_vae", "vocoder")
+COMPONENTS = ("text_encoder", "planner", "transformer", "vae", *SOUND)
+
+# What runs in each part of a call, in order.
+STAGES = {
+    "text": ("text_encoder",),
+    "plan": ("planner",),
+    "denoise": ("transformer",),
+    "decode": ("vae", *SOUND),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A way to run a pipeline.
+
+    Args:
+        how (`str`): the calls that make it so.
+        offload (`str`, *optional*): `"model"`, `"group"` (leaves, one prefetched) or `"sequential"`; by default all weights
+            stay on the GPU.
+        fp8 (`bool`, defaults to `False`): whether the transformer's weights are stored in float8.
+    """
+
+    how: str
+    offload: str | None = None
+    fp8: bool = False
+
+
+_FP8 = "pipe.transformer.enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16); "
+RECIPES = {
+    "gpu": Recipe('pipe.to("cuda")'),
+    "model-offload": Recipe("pipe.enable_model_cpu_offload()", "model"),
+    "group-offload": Recipe(
+        'pipe.enable_group_offload(torch.device("cuda"), offload_type="leaf_level", use_stream=True)', "group"
+    ),
+    "sequential-offload": Recipe("pipe.enable_sequential_cpu_offload()", "sequential"),
+    "gpu-fp8": Recipe(_FP8 + 'pipe.to("cuda")', fp8=True),
+    "model-offload-fp8": Recipe(_FP8 + "pipe.enable_model_cpu_offload()", "model", fp8=True),
+}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Expected peak of `torch.cuda.max_memory_allocated` under a recipe.
+
+    Args:
+        recipe (`str`): its name in `RECIPES`.
+        peak (`int`): bytes.
+        stage (`str`): when it is reached, a key of `STAGES`.
+        weights (`int`): bytes of the weights that are then on the GPU.
+        activations (`int`): bytes of everything else that is then alive.
+    """
+
+    recipe: str
+    peak: int
+    stage: str
+    weights: int
+    activations: int
+
+
+class LiveTensors(TorchDispatchMode):
+    """Follows the bytes of those tensors on the meta device that come to be within it, and their peak.
+
+    Every operation of the model runs, without numbers. Fused attention is taken to hold no scores, as flash kernels do.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self.peak = 0
+        self._alive: set[int] = set()
+        self._attention = _FusedAttention()
+
+    def __enter__(self) -> LiveTensors:
+        self._attention.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *exception) -> None:
+        super().__exit__(*exception)
+        self._attention.__exit__(*exception)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool:
+            return True  # whether a mask keeps everything: that of one prompt does
+        result = function(*args, **(kwargs or {}))
+        given = {storage._cdata for storage in _storages((args, kwargs))}  # weights among them, seen through views
+        for storage in _storages(result):
+            if storage._cdata not in given:
+                self._follow(storage)
+        return result
+
+    def _follow(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._alive:
+            return
+        self._alive.add(key)
+        self.bytes += size
+        self.peak = max(self.peak, self.bytes)
+
+        def gone() -> None:
+            self._alive.discard(key)
+            self.bytes -= size
+
+        weakref.finalize(storage, gone)
+
+
+def _storages(tree: Any) -> list[torch.UntypedStorage]:
+    return [x.untyped_storage() for x in tree_leaves(tree) if isinstance(x, torch.Tensor) and x.is_meta]
+
+
+class _FusedAttention(TorchFunctionMode):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is nn.functional.scaled_dot_product_attention:
+            query, value = (
+                kwargs.get(name, args[i] if i < len(args) else None) for i, name in ((0, "query"), (2, "value"))
+            )
+            return query.new_empty(*query.shape[:-1], value.shape[-1])
+        return function(*args, **kwargs)
+
+
+def load_components(configuration: str | os.PathLike) -> tuple[dict[str, nn.Module], dict[str, Any]]:
+    r"""
+    The models of a pipeline's configuration on the meta device, and the configuration's own values. Their dtypes are those of
+    `BatonPipeline.from_pretrained(configuration, dtype=torch.bfloat16)`, which leaves some in float32.
+
+    Args:
+        configuration (`str` or `os.PathLike`): a folder, a Hub id, or the name of a configuration that comes with the package,
+            such as `"baton-11b"`. Weights are neither needed nor fetched.
+
+    Raises:
+        ValueError: if there is no such configuration.
+    """
+    package = Path(__file__).parent
+    shipped = [root / "model_cards" / str(configuration) for root in (package, package.parent)]
+    folder = next((path for path in (Path(configuration), *shipped) if path.is_dir()), None)
+    if folder is None:
+        if str(configuration).count("/") != 1:
+            raise ValueError(f"{configuration} is neither a folder nor a Hub id like 'owner/name'")
+        folder = Path(snapshot_download(str(configuration), allow_patterns=["model_index.json", "*/config.json"]))
+    index = folder / BatonPipeline.config_name
+    if not index.is_file():
+        raise ValueError(f"{folder} has no {index.name}: it is not the folder of a pipeline")
+    config = json.loads(index.read_text())
+
+    models = {}
+    for name in COMPONENTS:
+        library, class_name = config.get(name) or (None, None)
+        if library is None:
+            continue
+        cls = getattr(import_module(library), class_name)
+        with torch.device("meta"):
+            if hasattr(cls, "load_config"):
+                model = cls.from_config(cls.load_config(folder / name))
+            else:
+                model = cls(cls.config_class.from_pretrained(folder / name))
+        models[name] = _cast(model.eval(), torch.float32 if name in SOUND else torch.bfloat16)
+    return models, config
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    # What transformers lists under the shorter name, it keeps in float32 beside float16 alone.
+    kept = "_keep_in_fp32_modules_strict" if isinstance(model, PreTrainedModel) else "_keep_in_fp32_modules"
+    stays = set(getattr(model, kept) or ())
+    loaded = model.state_dict().keys()  # buffers that are not saved keep their dtype
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point() and name in loaded:
+            tensor.data = tensor.data.to(torch.float32 if stays & set(name.split(".")) else dtype)
+    return model
+
+
+def num_bytes(model: nn.Module) -> int:
+    """Bytes of a model's weights and buffers, those that are shared counted once."""
+    return sum(tensor.nbytes for tensor in {id(t): t for t in (*model.parameters(), *model.buffers())}.values())
+
+
+def activations(
+    models: Mapping[str, nn.Module], config: Mapping[str, Any], height: int, width: int, num_frames: int
+) -> dict[str, int]:
+    r"""
+    Bytes alive besides the weights at the peak of each stage of a call that makes one clip.
+
+    Args:
+        models (`Mapping[str, nn.Module]`): from `load_components`.
+        config (`Mapping[str, Any]`): the configuration's values.
+        height (`int`): of a frame in pixels.
+        width (`int`): of a frame in pixels.
+        num_frames (`int`): of the clip.
+
+    Raises:
+        ValueError: if the configuration cannot make clips of that size.
+    """
+    transformer, vae, audio_vae = (models[name] for name in ("transformer", "vae", "audio_vae"))
+    sizes = transformer.config
+    for name, value, patch in zip(("height", "width"), (height, width), sizes.patch_size[1:], strict=True):
+        multiple = vae.config.scale_factor_spatial * patch
+        if value < 1 or value % multiple:
+            raise ValueError(f"`{name}` is {value}, but must be a multiple of {multiple}")
+    stride = vae.config.scale_factor_temporal
+    if num_frames < 1 or (num_frames - 1) % stride:
+        raise ValueError(f"`num_frames` is {num_frames}, but must be a multiple of {stride}, plus 1")
+
+    duration = coordinates.clip_duration(num_frames, sizes.frame_rate)
+    latent_frames = coordinates.num_latent_frames(num_frames, stride)
+    audio_length = coordinates.num_audio_latents(duration, sizes.audio_latent_rate)
+    text_length = config["max_sequence_length"]
+    spatial = vae.config.scale_factor_spatial
+    latents = torch.empty(1, sizes.in_channels, latent_frames, height // spatial, width // spatial, device="meta")
+    audio_latents = torch.empty(1, audio_length, sizes.audio_in_channels, device="meta")
+    text = torch.empty(1, text_length, sizes.text_dim, device="meta", dtype=transformer.dtype)
+    ids = torch.zeros(1, text_length, device="meta", dtype=torch.long)
+    plan = None
+
+    peaks = {}
+    if "text_encoder" in models:
+        with _Stage(peaks, "text"):
+            models["text_encoder"](ids)
+    if "planner" in models:
+        planner = models["planner"].config
+        frame_times = coordinates.keyframe_times(duration, planner.keyframe_rate)
+        centres = coordinates.patch_centres(*planner.video_grid)
+        audio_times = coordinates.audio_plan_times(duration, planner.audio_tokens_per_chunk, planner.chunk_duration)
+        plan = SemanticPlan(
+            video_tokens=torch.empty(1, len(frame_times) * len(centres), planner.video_dim, device="meta"),
+            video_times=frame_times.repeat_interleave(len(centres)),
+            video_centres=centres.repeat(len(frame_times), 1),
+            audio_tokens=torch.empty(1, len(audio_times), planner.audio_dim, device="meta"),
+            audio_times=audio_times,
+            duration=duration,
+            audio_mask=(audio_times < duration)[None],
+        )
+        with _Stage(peaks, "plan"):
+            models["planner"](ids, torch.ones_like(ids), duration)
+    with _Stage(peaks, "denoise"):
+        transformer(
+            latents.to(transformer.dtype),
+            audio_latents.to(transformer.dtype),
+            torch.zeros(1, device="meta"),
+            text,
+            plan=plan,
+        )
+    pipe = BatonPipeline(**{name: models.get(name) for name in COMPONENTS}, scheduler=None, audio_scheduler=None)
+    with _Stage(peaks, "decode"):
+        pipe.decode_latents(latents, audio_latents, num_frames)
+    return peaks
+
+
+class _Stage(LiveTensors):
+    """Keeps the peak of a stage, with gradients off."""
+
+    def __init__(self, peaks: dict[str, int], name: str) -> None:
+        super().__init__()
+        self._peaks, self._name = peaks, name
+        self._no_grad = torch.no_grad()
+
+    def __enter__(self) -> LiveTensors:
+        self._no_grad.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *exception) -> None:
+        super().__exit__(*exception)
+        self._no_grad.__exit__(*exception)
+        self._peaks[self._name] = self.peak
+
+
+def estimate(models: Mapping[str, nn.Module], recipe: str, peaks: Mapping[str, int]) -> Estimate:
+    r"""
+    What a recipe is expected to need on the GPU: the largest, over the stages of a call, of
+
+        weights that the recipe keeps on the GPU during the stage + bytes alive besides them at the stage's peak
+
+    Args:
+        models (`Mapping[str, nn.Module]`): from `load_components`, with layerwise casting if the recipe has it.
+        recipe (`str`): a key of `RECIPES`.
+        peaks (`Mapping[str, int]`): from `activations`.
+    """
+    offload = RECIPES[recipe].offload
+    stages = []
+    for stage, size in peaks.items():
+        present = [models[name] for name in STAGES[stage] if name in models]
+        if offload is None:
+            weights = sum(map(num_bytes, models.values()))
+        elif offload == "model":
+            weights = max(map(num_bytes, present))
+        else:
+            weights = max(map(_largest_leaf, present)) * (2 if offload == "group" else 1)
+        if RECIPES[recipe].fp8 and stage == "denoise":
+            size += 2 * _largest_leaf(
+                models["transformer"], torch.float8_e4m3fn
+            )  # that layer in bfloat16, as it computes
+        stages.append(Estimate(recipe, weights + size, stage, weights, size))
+    return max(stages, key=lambda estimate: estimate.peak)
+
+
+def report(
+    configuration: str | os.PathLike,
+    recipe: str | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    num_frames: int | None = None,
+) -> str:
+    r"""
+    Two tables: the weights of each model, in bfloat16 where it is not kept in float32, and what recipes need.
+
+    Args:
+        configuration (`str` or `os.PathLike`): as in `load_components`.
+        recipe (`str`, *optional*): a key of `RECIPES`; by default all of them.
+        height (`int`, *optional*): of a frame in pixels; by default the configuration's, as for the next two.
+        width (`int`, *optional*): of a frame in pixels.
+        num_frames (`int`, *optional*): of the clip.
+
+    Raises:
+        ValueError: if there is no such recipe or configuration, or it cannot make clips of that size.
+    """
+    if recipe is not None and recipe not in RECIPES:
+        raise ValueError(f"`recipe` is {recipe!r}, but must be one of {', '.join(RECIPES)}")
+    models, config = load_components(configuration)
+    size = {
+        name: config[name] if value is None else value
+        for name, value in (("height", height), ("width", width), ("num_frames", num_frames))
+    }
+    peaks = activations(models, config, **size)
+    rows = [("component", "class", "parameters", "weights")]
+    for name, model in models.items():
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        rows.append((name, type(model).__name__, f"{parameters:,}", _gib(num_bytes(model))))
+
+    recipes = [("recipe", "GPU peak", "weights", "rest", "reached in", "how")]
+    chosen = RECIPES if recipe is None else [recipe]
+    results = [estimate(models, name, peaks) for name in chosen if not RECIPES[name].fp8]
+    models["transformer"].enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16)
+    results += [estimate(models, name, peaks) for name in chosen if RECIPES[name].fp8]
+    for result in results:
+        sizes = (_gib(size) for size in (result.peak, result.weights, result.activations))
+        recipes.append((result.recipe, *sizes, result.stage, RECIPES[result.recipe].how))
+    clip = f"{size['num_frames']} frames of {size['height']} x {size['width']}"
+    return "\n".join(
+        [
+            f"{configuration}, loaded with dtype=torch.bfloat16",
+            *_align(rows, numbers=(2, 3)),
+            "",
+            f"One clip of {clip}; without what other programs and CUDA itself take",
+            *_align(recipes, numbers=(1, 2, 3)),
+        ]
+    )
+
+
+def _largest_leaf(model: nn.Module, dtype: torch.dtype | None = None) -> int:
+    return max(
+        sum(
+            tensor.nbytes
+            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))
+            if dtype in (None, tensor.dtype)
+        )
+        for module in model.modules()
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+def _align(rows: Sequence[Sequence[str]], numbers: Sequence[int]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if i in numbers else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
