@@ -1,0 +1,171 @@
+"""Training in several processes, and in processes that are killed: the same losses as in one that runs through.
+
+All are long for what they check, since processes have to start: run with `pytest -m slow tests/training/test_processes.py`.
+"""
+
+import csv
+import random
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import yaml
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
+from baton_diffusers.models.va_planner import VAPlannerModel
+from baton_diffusers.training.data import StageClips
+from baton_diffusers.training.features import cache_features
+from tests import processes, stage_parts
+from tests.training.stages import STAGES, make_trainer, train
+
+
+ACCELERATE = Path(__file__).parents[2] / "examples" / "accelerate"
+PLANNER_LAYERS = "Qwen3DecoderLayer,DualAlignmentBlock"  # as the comment of the configuration files says
+
+
+def rows(run_dir):
+    with open(run_dir / "log.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def losses(run_dir):
+    known = ("step", "samples", "seconds", "learning_rate")
+    return {int(row["step"]): [float(v) for k, v in row.items() if k not in known] for row in rows(run_dir)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_processes_make_the_losses_of_one(tmp_path, stage):
+    train(stage, tmp_path / "one", gradient_accumulation=2)
+    processes.run_together(2, train, stage, tmp_path / "two")
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert list(one) == list(two) == list(range(1, 21))
+    for step in one:
+        assert two[step] == pytest.approx(one[step], rel=1e-5), step
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", (1, 2))
+def test_killed_at_five_moments_a_run_makes_the_losses_of_one_that_was_not(tmp_path, stage):
+    settings = {"steps": 60, "checkpoint_every": 4, "ema_decay": 0.9}
+    train(stage, tmp_path / "whole", **settings)
+    rng, run_dir = random.Random(stage), tmp_path / "killed"
+    reached = 0
+    for _ in range(5):
+        process = processes.start(train_slowly, stage, run_dir, settings)
+        target = reached + rng.randint(2, 11)
+        while process.is_alive() and reached < target:
+            time.sleep(0.01)
+            reached = len(rows(run_dir)) if (run_dir / "log.csv").exists() else 0
+        process.join(rng.uniform(0, 0.1))
+        assert process.is_alive(), "it should have been killed before its end"
+        process.kill()
+        process.join()
+    train(stage, run_dir, **settings)
+
+    whole, resumed = losses(tmp_path / "whole"), losses(run_dir)
+    assert list(whole) == list(resumed) == list(range(1, 61))
+    for step in whole:
+        assert resumed[step] == pytest.approx(whole[step], rel=1e-6), step
+    states = [make_trainer(stage, folder, **settings) for folder in (tmp_path / "whole", run_dir)]
+    assert all(state.resume() and state.step == 60 for state in states)
+    for a, b in zip(*(state.ema_module().parameters() for state in states), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+    assert not list(run_dir.rglob("*.tmp"))
+
+
+def train_slowly(stage, run_dir, settings):
+    # As fast as it can be, a run would be over before it is killed.
+    trainer = make_trainer(stage, run_dir, **settings)
+    step = trainer._train_step
+
+    def slow_step(batches):
+        time.sleep(0.05)
+        return step(batches)
+
+    trainer._train_step = slow_step
+    trainer.fit()
+
+
+@pytest.mark.slow
+def test_killed_at_five_moments_a_cache_ends_with_the_same_bytes(tmp_path):
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    cache(whole)
+    rng = random.Random(0)
+    for number in range(5):
+        process = processes.start(cache, folder)
+        while process.is_alive() and len(list(folder.glob("*.index.json"))) < number:
+            time.sleep(0.01)
+        process.join(rng.uniform(0.05, 0.3))
+        assert process.is_alive(), "it should have been killed before its end"
+        process.kill()
+        process.join()
+    assert not (folder / "manifest.json").exists()
+    cache(folder)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == {p.name: p.read_bytes() for p in whole.iterdir()}
+
+
+def cache(folder):
+    models = (*stage_parts.codecs(), *stage_parts.semantic_encoders())
+    cache_features(folder, StageClips("train"), 12, *models, 16.0, 31.25, clips_per_shard=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", (1, 2))
+def test_fsdp_spreads_every_layer_over_two_processes(tmp_path, stage):
+    # Given an FSDP plugin on a CPU, accelerate falls back to DDP without a word: so torch's own fully_shard is asked.
+    config = yaml.safe_load((ACCELERATE / "eight_gpus_fsdp2.yaml").read_text())["fsdp_config"]
+    layers = config["fsdp_transformer_layer_cls_to_wrap"] if stage == 2 else PLANNER_LAYERS
+    processes.run_together(2, shard_and_compare, stage, tmp_path, layers.split(","))
+
+
+def shard_and_compare(stage, folder, layers):
+    trainer = make_trainer(stage, folder)  # joins the processes
+    shared = [next(trainer._batches())]
+    dist.broadcast_object_list(shared)  # with the same samples in both, their mean gradient is that of one
+
+    def gradients(module):
+        module.zero_grad()
+        loss = trainer.loss_fn(module, shared[0], torch.Generator().manual_seed(0), 0)["loss"]
+        loss.backward()
+        return loss.item(), {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+
+    module = trainer.module
+    expected_loss, expected = gradients(module)
+    assert len(expected) > 0.9 * len(list(module.parameters()))
+
+    mesh = init_device_mesh("cpu", (2,))
+    wrapped = [part for part in module.modules() if type(part).__name__ in layers]
+    assert {type(part).__name__ for part in wrapped} == set(layers)
+    for part in (*wrapped, module):
+        fully_shard(part, mesh=mesh)
+    for name, value in module.named_parameters():
+        assert isinstance(value, DTensor), name
+        assert value.shape[0] == 1 or value.to_local().numel() < value.numel(), name
+    loss, found = gradients(module)
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    assert set(found) >= set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name].full_tensor(), value, rtol=1e-4, atol=1e-6)
+
+
+def test_the_wrapped_layers_are_the_models_own():
+    for name in ("eight_gpus_fsdp2.yaml", "nodes_fsdp2.yaml"):
+        layers = yaml.safe_load((ACCELERATE / name).read_text())["fsdp_config"]["fsdp_transformer_layer_cls_to_wrap"]
+        assert set(DualBranchTransformer._no_split_modules) < set(layers.split(","))
+    assert set(VAPlannerModel._no_split_modules) == set(PLANNER_LAYERS.split(","))
+    assert PLANNER_LAYERS in (ACCELERATE / "eight_gpus_fsdp2.yaml").read_text()
+
+
+@pytest.mark.parametrize("path", sorted(ACCELERATE.glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_reads_its_configuration_files(path):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(path))
+    assert config.num_processes == {"one_gpu": 1, "nodes_fsdp2": 32}.get(path.stem, 8)
+    assert "ever run" in path.read_text()
