@@ -30,16 +30,11 @@ class Reader:
         self, positions: torch.Tensor, other: torch.Tensor, windows: WindowGroups, options: argparse.Namespace
     ):
         dim = options.heads * options.head_dim
-        device, dtype = torch.get_default_device(), torch.get_default_dtype()
         axes_dims = coordinates.rotary_axes_dims(options.head_dim)
         self.layer = FusionAttention(dim, options.heads, 1e-6, options.context_tokens)
-        self.windows = tuple((queries.to(device), keys.to(device)) for queries, keys in windows)
-        self.rotary_embs = [
-            coordinates.rotary_embedding(places.to(device), axes_dims) for places in (positions, other)
-        ]
-        self.states, self.other_states = (
-            torch.randn(1, len(places), dim, dtype=dtype) for places in (positions, other)
-        )
+        self.windows = windows
+        self.rotary_embs = [coordinates.rotary_embedding(places, axes_dims) for places in (positions, other)]
+        self.states, self.other_states = (torch.randn(1, len(places), dim) for places in (positions, other))
         self.text_states = torch.randn(1, 1, dim)
         self.query = self.states.unflatten(2, (options.heads, -1))
         self.key, self.value = self.layer.processor.project_other(self.layer, self.other_states, self.rotary_embs[1])
@@ -67,9 +62,9 @@ def readers(num_frames: int, options: argparse.Namespace) -> tuple[Reader, Reade
     audio = coordinates.audio_coordinates(times, AUDIO_LATENT_RATE, None, FRAME_RATE, TEMPORAL_STRIDE)
     windows = coordinates.audio_windows(num_frames, audio_length, options.window, *rates)
     mirror = coordinates.video_windows(audio_length, num_frames, options.audio_window, *rates)
-    with torch.device("cpu"):
-        of_video = group_windows(windows, options.tokens_per_frame, 1, options.context_tokens, torch.device("cpu"))
-        of_audio = group_windows(mirror, 1, options.tokens_per_frame, options.context_tokens, torch.device("cpu"))
+    device = torch.get_default_device()
+    of_video = group_windows(windows, options.tokens_per_frame, 1, options.context_tokens, device)
+    of_audio = group_windows(mirror, 1, options.tokens_per_frame, options.context_tokens, device)
     return Reader(video, audio, of_video, options), Reader(audio, video, of_audio, options)
 
 
