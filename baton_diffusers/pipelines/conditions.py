@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -116,11 +116,13 @@ class Given:
         video ([`GivenVideo`], *optional*): pictures.
         audio ([`GivenAudio`], *optional*): sounds.
         duration (`float`, *optional*): seconds that the clips last, where what is given decides about it.
+        reference_audio ([`GivenAudio`], *optional*): sounds whose style the clips are to have, with a time axis of their own.
     """
 
     video: GivenVideo | None = None
     audio: GivenAudio | None = None
     duration: float | None = None
+    reference_audio: GivenAudio | None = None
 
     @property
     def keeps_video(self) -> bool:
@@ -134,9 +136,10 @@ class Given:
 
     @property
     def num_clips(self) -> dict[str, int]:
-        """How many clips of each modality are given."""
+        """How many clips of each kind are given."""
+        sounds = {"audio": self.audio, "reference audio": self.reference_audio}
         video = {} if self.video is None else {"video": len(self.video.frames)}
-        return video if self.audio is None else {**video, "audio": len(self.audio.waveform)}
+        return video | {name: len(sound.waveform) for name, sound in sounds.items() if sound is not None}
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,7 @@ def read_given(
     image: GivenPicture | None = None,
     video: GivenFrames | None = None,
     audio: GivenSound | None = None,
+    reference_audio: GivenSound | None = None,
     continue_from: GivenClips | None = None,
     continue_seconds: float | None = None,
     video_mask: Mask | None = None,
@@ -205,8 +209,8 @@ def read_given(
         frame_rate (`float`): the pipeline's frames per second.
         sampling_rate (`int`): the pipeline's samples per second.
         temporal_stride (`int`): pixel frames for each video latent frame.
-        image, video, audio, continue_from, continue_seconds, video_mask, audio_mask, video_frame_rate, audio_sampling_rate:
-            the arguments of the call.
+        image, video, audio, reference_audio, continue_from, continue_seconds, video_mask, audio_mask, video_frame_rate,
+            audio_sampling_rate: the arguments of the call.
 
     Raises:
         ValueError: if one of them cannot be read or used, or two of them contradict each other.
@@ -233,40 +237,50 @@ def read_given(
         if not 0 < rate < math.inf or (name == "audio_sampling_rate" and rate != int(rate)):
             raise ValueError(f"`{name}` is {rate}, but must be positive, and a whole number for sound.")
 
+    reference = None
+    if reference_audio is not None:
+        reference = _read_sound("reference_audio", reference_audio, audio_sampling_rate, sampling_rate)
     if continue_from is not None:
         clips = _read_clips(continue_from, video_frame_rate, audio_sampling_rate)
         seconds = KEPT_SECONDS if continue_seconds is None else continue_seconds
-        return _continuation(clips, seconds, frame_rate, sampling_rate, temporal_stride)
+        continuation = _continuation(clips, seconds, frame_rate, sampling_rate, temporal_stride)
+        return replace(continuation, reference_audio=reference)
 
-    given_video = given_audio = None
+    given_video = given_audio = duration = None
     if image is not None:
         frames = _stack("image", _read_images(image))[:, None]
         given_video = GivenVideo(frames, frame_rate, ((1 / frame_rate, math.inf),))
-    if video is not None:
-        clips = _read_videos(video, video_frame_rate)
-        frames, rate = _stack("video", [clip for clip, _ in clips]), _same_rate("video", [rate for _, rate in clips])
-        given_video = GivenVideo(frames, rate, _read_mask("video_mask", video_mask, frames.shape[1], rate))
     if audio is not None:
-        clips = _read_audios(audio, audio_sampling_rate)
-        waveform, rate = _stack("audio", [clip for clip, _ in clips]), _same_rate("audio", [rate for _, rate in clips])
-        given_audio = GivenAudio(waveform, rate, _read_mask("audio_mask", audio_mask, waveform.shape[2], rate))
-
-    duration = None
-    if given_audio is not None:
-        _warn_of_conversion("audio", given_audio.sampling_rate, sampling_rate, "samples per second")
+        given_audio = _read_sound("audio", audio, audio_sampling_rate, sampling_rate, audio_mask)
         duration = given_audio.duration
     if video is not None:
-        _warn_of_conversion("video", given_video.frame_rate, frame_rate, "frames per second")
+        given_video = _read_film(video, video_frame_rate, frame_rate, video_mask)
         duration = given_video.duration
         if given_audio is not None and abs(duration - given_audio.duration) > 1 / given_video.frame_rate:
             raise ValueError(f"`video` lasts {given_video}, but `audio` {given_audio}: cut one of them to the other.")
-    given = Given(given_video, given_audio, duration)
+    given = Given(given_video, given_audio, duration, reference)
     if given.keeps_video and given.keeps_audio:
         raise ValueError(
             "`video` and `audio` are both given whole, which leaves nothing to make: leave one of them out, or say with "
             "`video_mask` or `audio_mask` what is to be made anew."
         )
     return given
+
+
+def _read_film(video: GivenFrames, video_frame_rate: float, frame_rate: float, mask: Mask | None) -> GivenVideo:
+    clips = _read_videos(video, video_frame_rate)
+    frames, rate = _stack("video", [clip for clip, _ in clips]), _same_rate("video", [rate for _, rate in clips])
+    _warn_of_conversion("video", rate, frame_rate, "frames per second")
+    return GivenVideo(frames, rate, _read_mask("video_mask", mask, frames.shape[1], rate))
+
+
+def _read_sound(
+    name: str, audio: GivenSound, audio_sampling_rate: int, sampling_rate: int, mask: Mask | None = None
+) -> GivenAudio:
+    clips = _read_audios(audio, audio_sampling_rate, name)
+    waveform, rate = _stack(name, [clip for clip, _ in clips]), _same_rate(name, [rate for _, rate in clips])
+    _warn_of_conversion(name, rate, sampling_rate, "samples per second")
+    return GivenAudio(waveform, rate, _read_mask(f"{name}_mask", mask, waveform.shape[2], rate))
 
 
 def _continuation(
@@ -341,21 +355,21 @@ def _read_videos(video: Any, frame_rate: float) -> list[tuple[np.ndarray, float]
     )
 
 
-def _read_audios(audio: Any, sampling_rate: int) -> list[tuple[np.ndarray, int]]:
+def _read_audios(audio: Any, sampling_rate: int, name: str = "audio") -> list[tuple[np.ndarray, int]]:
     if isinstance(audio, (str, Path)):
         waveform, sampling_rate = read_audio(audio)
         waveform = waveform.clip(-1, 1)  # what lossy codecs overshoot, a player cuts off as well
-        return [(_check_waveform(waveform), sampling_rate)]
+        return [(_check_waveform(name, waveform), sampling_rate)]
     if isinstance(audio, (list, tuple)) and audio:
-        return [clip for one in audio for clip in _read_audios(one, sampling_rate)]
+        return [clip for one in audio for clip in _read_audios(one, sampling_rate, name)]
     if isinstance(audio, (np.ndarray, torch.Tensor)) and audio.ndim in (1, 2, 3):
         waveforms = audio.float().cpu().numpy() if isinstance(audio, torch.Tensor) else audio
         if not np.issubdtype(waveforms.dtype, np.floating):
-            raise ValueError(f"`audio` is {waveforms.dtype}, not float: divide integer samples by their full scale.")
+            raise ValueError(f"`{name}` is {waveforms.dtype}, not float: divide integer samples by their full scale.")
         waveforms = waveforms.reshape((1,) * (3 - waveforms.ndim) + waveforms.shape).astype(np.float32)
-        return [(_check_waveform(waveform), sampling_rate) for waveform in waveforms]
+        return [(_check_waveform(name, waveform), sampling_rate) for waveform in waveforms]
     raise _unreadable(
-        "audio",
+        name,
         audio,
         "a file, an array or tensor (num_samples,) or (num_channels, num_samples), or one for each prompt",
     )
@@ -364,7 +378,7 @@ def _read_audios(audio: Any, sampling_rate: int) -> list[tuple[np.ndarray, int]]
 def _read_clips(clip: Any, frame_rate: float, sampling_rate: int) -> list[Clip]:
     if isinstance(clip, (str, Path)):
         clip = read_clip(clip)
-        return [clip._replace(waveform=_check_waveform(clip.waveform.clip(-1, 1)))]
+        return [clip._replace(waveform=_check_waveform("continue_from", clip.waveform.clip(-1, 1)))]
     if isinstance(clip, Clip):
         (frames, _), (waveform, _) = _read_videos(clip.frames, 1)[0], _read_audios(clip.waveform, 1)[0]
         return [clip._replace(frames=frames, waveform=waveform)]
@@ -412,15 +426,15 @@ def _channels_last(name: str, pictures: np.ndarray | torch.Tensor) -> np.ndarray
     return pictures.astype(np.float32)
 
 
-def _check_waveform(waveform: np.ndarray) -> np.ndarray:
+def _check_waveform(name: str, waveform: np.ndarray) -> np.ndarray:
     if len(waveform) not in (1, 2) or not waveform.size:
         raise ValueError(
-            f"`audio` has {waveform.shape[0]} channels of {waveform.shape[1]} samples, but must have one or two channels, and "
+            f"`{name}` has {waveform.shape[0]} channels of {waveform.shape[1]} samples, but must have one or two channels, and "
             "samples: mix more channels down."
         )
     peak = np.abs(waveform).max()
     if not peak <= 1:
-        raise ValueError(f"`audio` peaks at {peak:.4g}, but must be finite and in [-1, 1]: scale it.")
+        raise ValueError(f"`{name}` peaks at {peak:.4g}, but must be finite and in [-1, 1]: scale it.")
     return waveform
 
 
@@ -506,13 +520,18 @@ def model_frames(video: GivenVideo, num_frames: int, frame_rate: float, height: 
     clips = np.stack([_at_frame_rate(clip, video.frame_rate, frame_rate) for clip in video.frames])
     known = (~coordinates.units_in_spans(video.new, frame_rate, num_frames)).nonzero().flatten().numpy()
     before = np.searchsorted(known, np.arange(num_frames), side="right") - 1
-    frames = torch.from_numpy(clips[:, known[before.clip(0)].clip(max=clips.shape[1] - 1)])
-    frames = frames.float() / 255 if frames.dtype == torch.uint8 else frames
-    frames = frames.movedim(-1, 2)
-    if frames.shape[-2:] != (height, width):
-        flat = F.interpolate(frames.flatten(0, 1), (height, width), mode="bicubic", antialias=True)
-        frames = flat.clamp(0, 1).unflatten(0, frames.shape[:2])
-    return frames.transpose(1, 2) * 2 - 1
+    source = known[before.clip(0)].clip(max=clips.shape[1] - 1)
+    frames = torch.stack([_picture(clip[frame], height, width) for clip in clips for frame in source])
+    return frames.unflatten(0, (len(clips), num_frames)).transpose(1, 2) * 2 - 1
+
+
+def _picture(frame: np.ndarray, height: int, width: int) -> torch.Tensor:
+    """One frame in [0, 1], resized: `(3, height, width)`. All frames of a film at its own size could fill the memory."""
+    picture = torch.from_numpy(frame).movedim(-1, 0)
+    picture = picture.float() / 255 if picture.dtype == torch.uint8 else picture
+    if picture.shape[1:] == (height, width):
+        return picture
+    return F.interpolate(picture[None], (height, width), mode="bicubic", antialias=True)[0].clamp(0, 1)
 
 
 def model_waveform(audio: GivenAudio, num_samples: int, sampling_rate: int) -> torch.Tensor:

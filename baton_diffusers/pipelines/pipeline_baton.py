@@ -251,6 +251,7 @@ class BatonPipeline(DiffusionPipeline):
         negative_prompt_attention_mask: torch.Tensor | None,
         plan: SemanticPlan | None,
         use_plan: bool,
+        use_cache: bool,
         output_type: str,
         callback_on_step_end_tensor_inputs: Sequence[str],
     ) -> None:
@@ -330,18 +331,25 @@ class BatonPipeline(DiffusionPipeline):
         # 3. What is given
         self._check_given(given, batch_size, num_frames)
         num_steps = len(set_timesteps(self.scheduler, num_inference_steps))
-        anchors = {p.anchor for step in self._passes_of_steps(num_steps, given, num_frames) for p in step}
+        passes = [p for step in self._passes_of_steps(num_steps, given, num_frames) for p in step]
+        anchors = {guidance_pass.anchor for guidance_pass in passes}
         lacks_text = negative_prompt_embeds is None and (self.text_encoder is None or self.tokenizer is None)
         if lacks_text and not all(anchor.text for anchor in anchors):
             raise ValueError(
                 "the guiders drop the text, which takes `negative_prompt_embeds` with `negative_prompt_attention_mask`, or "
                 "`text_encoder` and `tokenizer` to make them: give one or the other, or guiders of scale 1."
             )
-        encodes_sound = given.audio is not None or any(anchor.mute for anchor in anchors)
-        if encodes_sound and self.audio_vae.dtype != torch.float32:
+        given_sound = given.audio is not None or given.reference_audio is not None
+        if (given_sound or any(anchor.mute for anchor in anchors)) and self.audio_vae.dtype != torch.float32:
             raise ValueError(
                 f"`audio_vae` is in {self.audio_vae.dtype}, in which it cannot encode sound: call `pipe.audio_vae.float()`, or "
                 "load the pipeline with a single `dtype`, which leaves it in float32."
+            )
+
+        if use_cache and self.transformer.is_cache_enabled and any(p.keeps_video or p.keeps_audio for p in passes):
+            raise ValueError(
+                "`use_cache` runs a clean stream once, which the enabled cache of diffusers for whole blocks would disturb: call "
+                "`pipe.transformer.disable_cache()`, or leave `use_cache` out."
             )
 
         # 4. Noise
@@ -541,6 +549,32 @@ class BatonPipeline(DiffusionPipeline):
         )
 
     @torch.no_grad()
+    def prepare_reference_audio(
+        self, given: Given, num_clips: int, device: torch.device | None = None
+    ) -> torch.Tensor | None:
+        r"""
+        The given reference audio as clean latents.
+
+        Args:
+            given ([`Given`]): what is given; one reference for all clips, or one for each prompt, repeated in a row.
+            num_clips (`int`): prompts times videos per prompt.
+            device (`torch.device`, *optional*): where the latents go.
+
+        Returns:
+            `torch.Tensor` of shape `(num_clips, reference_length, audio_channels)`, the last latent filled with silence; or
+            `None` if no reference is given.
+        """
+        if given.reference_audio is None:
+            return None
+        length = coordinates.num_audio_latents(
+            given.reference_audio.duration, self.transformer.config.audio_latent_rate
+        )
+        num_samples = length * self.audio_vae.latent_hop_length
+        waveform = model_waveform(given.reference_audio, num_samples, self.sampling_rate)
+        latents = self.encode_audio(waveform.to(device or self._execution_device))
+        return latents.repeat_interleave(num_clips // len(latents), dim=0)
+
+    @torch.no_grad()
     def prepare_replacements(
         self,
         given: Given,
@@ -733,6 +767,7 @@ class BatonPipeline(DiffusionPipeline):
         image: GivenPicture | None = None,
         video: GivenFrames | None = None,
         audio: GivenSound | None = None,
+        reference_audio: GivenSound | None = None,
         continue_from: GivenClips | None = None,
         continue_seconds: float | None = None,
         video_mask: Mask | None = None,
@@ -748,6 +783,7 @@ class BatonPipeline(DiffusionPipeline):
         negative_prompt_attention_mask: torch.Tensor | None = None,
         plan: SemanticPlan | None = None,
         use_plan: bool = True,
+        use_cache: bool = False,
         output_type: str = "pil",
         return_dict: bool = True,
         attention_kwargs: dict[str, Any] | None = None,
@@ -782,6 +818,8 @@ class BatonPipeline(DiffusionPipeline):
                 tensor `(num_frames, 3, height, width)`; uint8, or floating point in [0, 1].
             audio (*optional*): the sound: a file, or an array or tensor `(num_samples,)` or `(num_channels, num_samples)` of
                 one or two channels in [-1, 1].
+            reference_audio (*optional*): a sound whose style (voice, timbre, room) the clip is to have, as `audio` takes it and
+                of any length (Harmony's global path, papers.md 3). A checkpoint must have been trained with it.
             continue_from (*optional*): the clip that goes on: a file, a [`BatonPipelineOutput`], a [`~media.Clip`], or a pair
                 of what `video` and `audio` take.
             continue_seconds (`float`, *optional*): how much of its end is the start of the new clip, to the nearest whole
@@ -804,6 +842,10 @@ class BatonPipeline(DiffusionPipeline):
             negative_prompt_attention_mask (`torch.Tensor`, *optional*): with `negative_prompt_embeds`.
             plan (`SemanticPlan`, *optional*): takes the place of the planner's; one for all prompts, or one for each.
             use_plan (`bool`, defaults to `True`): `False` makes the clips from the text alone.
+            use_cache (`bool`, defaults to `False`): whether keys and values that do not change over the steps are kept for the
+                call: those of text and plan, and those of a clean stream that reads context tokens alone (a given modality,
+                Harmony's anchors), which is then run once. It costs `transformer.cache_bytes` of memory for their tokens in
+                each guidance pass: megabytes for text and plan, 20 GB for a clean video of 10 s at full size.
             output_type (`str`, defaults to `"pil"`): `"pil"`, `"np"`, `"pt"` or `"latent"`.
             return_dict (`bool`, defaults to `True`): whether to return a [`BatonPipelineOutput`] instead of a tuple.
             attention_kwargs (`dict`, *optional*): handed to the transformer; `scale` is the weight of LoRA layers.
@@ -831,6 +873,7 @@ class BatonPipeline(DiffusionPipeline):
             image=image,
             video=video,
             audio=audio,
+            reference_audio=reference_audio,
             continue_from=continue_from,
             continue_seconds=continue_seconds,
             video_mask=video_mask,
@@ -857,6 +900,7 @@ class BatonPipeline(DiffusionPipeline):
             negative_prompt_attention_mask=negative_prompt_attention_mask,
             plan=plan,
             use_plan=use_plan,
+            use_cache=use_cache,
             output_type=output_type,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
@@ -893,6 +937,7 @@ class BatonPipeline(DiffusionPipeline):
 
         # 5. What is given, as clean latents; noise for the rest
         known, audio_known = self.prepare_conditions(given, num_clips, height, width, num_frames, device)
+        reference = self.prepare_reference_audio(given, num_clips, device)
         still = silence = None
         if any(guidance_pass.anchor.static or guidance_pass.anchor.mute for guidance_pass in passes):
             still, silence = self.prepare_replacements(given, num_clips, height, width, num_frames, device)
@@ -903,6 +948,10 @@ class BatonPipeline(DiffusionPipeline):
 
         # 6. Denoising loop
         dtype, clean = self.transformer.dtype, torch.zeros(num_clips, device=device)
+        reference = None if reference is None else reference.to(dtype)
+        cache = self.transformer.make_cache(len({p.anchor for p in passes})) if use_cache else None
+        # A modality that has arrived before the other one (`LeadFlowMatchScheduler`) is no clean stream: its velocity is asked for.
+        resting = ((timesteps == 0) | (audio_timesteps == 0)).tolist()
         # Without context tokens a branch is used to reading the other one; a clean one is no exception.
         given_reads = not self.transformer.config.num_context_tokens
         with self.progress_bar(total=len(timesteps)) as progress_bar:
@@ -929,6 +978,8 @@ class BatonPipeline(DiffusionPipeline):
                             plan=plan if anchor.plan else None,
                             video_reads_audio=guidance_pass.video_reads_audio or (known.all and given_reads),
                             audio_reads_video=guidance_pass.audio_reads_video or (audio_known.all and given_reads),
+                            reference_audio_hidden_states=reference,
+                            cache=None if resting[i] else cache,
                             attention_kwargs=attention_kwargs,
                             return_dict=False,
                         )

@@ -7,12 +7,13 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from diffusers import FlowMatchHeunDiscreteScheduler, UniPCMultistepScheduler
+from diffusers import FirstBlockCacheConfig, FlowMatchHeunDiscreteScheduler, UniPCMultistepScheduler
 from diffusers.guiders import AdaptiveProjectedGuidance
 
 from baton_diffusers import BatonPipeline
-from baton_diffusers.guiders import PlanGuidance, SyncGuidance
+from baton_diffusers.guiders import ContextGuidance, PlanGuidance, SyncGuidance
 from baton_diffusers.media import Clip
+from baton_diffusers.schedulers import lead_schedulers
 
 from ..tiny import (
     AUDIO_LATENTS,
@@ -26,7 +27,7 @@ from ..tiny import (
     tiny_pipeline,
     tiny_transformer,
 )
-from .calls import OTHER, PROMPT, assert_same, differ, make, quiet, record, seeds
+from .calls import OTHER, PROMPT, assert_same, differ, forbid, make, quiet, record, seeds
 from .test_pipeline_baton import refused
 
 
@@ -265,6 +266,63 @@ def test_the_still_clip_shows_the_image_where_there_is_one(own_pipe):
     torch.testing.assert_close(calls[-1]["hidden_states"], still, rtol=0, atol=1e-5)
 
 
+# Constant work, once
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"video": FRAMES}, {"audio": WAVEFORM}, {"image": FRAMES[0]}],
+    ids=lambda given: next(iter(given), "none"),
+)
+def test_a_cache_changes_no_clip(given):
+    guiders = {"guider": SyncGuidance(3.0, guidance_scale=2.0), "audio_guider": SyncGuidance(2.0, modality="audio")}
+    pipe = tiny_pipeline(transformer=tiny_transformer(num_context_tokens=2), **guiders)
+    prompts, generator = [PROMPT, OTHER], lambda: seeds(0, 1)
+    expected = make(pipe, prompts, **given, generator=generator())
+    assert_same(make(pipe, prompts, **given, generator=generator(), use_cache=True), expected, atol=1e-5)
+
+
+def test_a_cache_lets_one_modality_run_ahead():
+    guiders = {"guider": ContextGuidance(2.0), "audio_guider": ContextGuidance(2.0)}
+    pipe = tiny_pipeline(transformer=tiny_transformer(num_context_tokens=2), **guiders, **lead_schedulers(0.5))
+    expected = make(pipe, num_inference_steps=3)
+    assert_same(make(pipe, num_inference_steps=3, use_cache=True), expected, atol=1e-5)
+
+
+def test_with_a_cache_a_given_modality_is_run_once_for_each_pass():
+    pipe = tiny_pipeline(transformer=tiny_transformer(num_context_tokens=2))
+    block, steps, passes = pipe.transformer.blocks[0], 4, 2  # guidance by text and plan takes two passes a step
+    video, audio, texts = (
+        record(block.attn1),
+        record(block.audio_attn1),
+        record(pipe.transformer.audio_condition_embedder.text_embedder),
+    )
+    make(pipe, video=FRAMES, num_inference_steps=steps, use_cache=True)
+    assert (len(video), len(audio), len(texts)) == (passes, passes * steps, passes)
+    video.clear(), audio.clear()
+    make(pipe, audio=WAVEFORM, num_inference_steps=steps, use_cache=True)
+    assert (len(video), len(audio)) == (passes * steps, passes)
+    video.clear(), audio.clear()
+    make(pipe, video=FRAMES, num_inference_steps=steps)
+    assert (len(video), len(audio)) == (passes * steps, passes * steps)
+
+
+# Reference audio
+
+
+def test_a_reference_is_read_in_every_pass_and_is_no_part_of_the_clip(own_pipe):
+    calls = record(own_pipe.transformer)
+    output = make(own_pipe, reference_audio=WAVEFORM[:1000])
+    expected = encoded_audio(own_pipe, WAVEFORM[:1000])
+    assert expected.shape[1] == 8 and all(
+        torch.equal(call["reference_audio_hidden_states"], expected) for call in calls
+    )
+    assert output.audio.shape == (1, 1, 4500) and differ(output, make(own_pipe))
+    together = make(own_pipe, [PROMPT, OTHER], reference_audio=[WAVEFORM, OTHER_WAVEFORM], generator=seeds(0, 1))
+    alone = make(own_pipe, OTHER, reference_audio=OTHER_WAVEFORM, seed=1)
+    torch.testing.assert_close(together.audio[1], alone.audio[0], rtol=0, atol=1e-5)
+
+
 # Dtypes
 
 
@@ -279,6 +337,17 @@ def test_a_pipeline_loaded_in_half_precision_takes_sound(pipe, tmp_path):
 
 
 # Refusals
+
+
+def test_a_cache_beside_one_of_diffusers_is_refused(own_pipe):
+    own_pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
+    forbid(own_pipe)
+    refused(
+        own_pipe,
+        "`use_cache` runs a clean stream once, .*`pipe.transformer.disable_cache",
+        video=FRAMES,
+        use_cache=True,
+    )
 
 
 @pytest.mark.parametrize(
@@ -304,6 +373,11 @@ def test_a_pipeline_loaded_in_half_precision_takes_sound(pipe, tmp_path):
         (
             {"video": FRAMES, "audio": WAVEFORM, "audio_mask": [(0, 0.5), (0.51, 1.125)]},
             "`audio_mask` keeps no audio latent: one covers 0.0320 seconds",
+        ),
+        ({"reference_audio": WAVEFORM * 4}, "`reference_audio` peaks at 2"),
+        (
+            {"prompt": ["a"] * 3, "reference_audio": [WAVEFORM] * 2},
+            "2 clips of reference audio are given for 3 prompts",
         ),
         ({"image": FRAMES[0], "height": 40}, "`height` is 40, but must be a multiple of 16: use 32"),
         ({"video": "missing.mp4"}, "missing.mp4 is not a file"),
