@@ -9,7 +9,6 @@ import argparse
 from transformers import AutoTokenizer
 
 from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
-from baton_diffusers.models.va_planner import VAPlannerModel
 from baton_diffusers.training.data import StageClips
 from baton_diffusers.training.features import CachedFeatures
 from baton_diffusers.training.planner import (
@@ -18,8 +17,10 @@ from baton_diffusers.training.planner import (
     PlannerConfig,
     PlannerLoss,
     PromptCollator,
+    build_planner,
     explained_variance,
     format_explained_variance,
+    merge_lora,
 )
 from baton_diffusers.training.trainer import Trainer, load_checkpoint, load_config
 
@@ -37,7 +38,7 @@ def main() -> None:
         VideoSemanticEncoder.from_pretrained(config.video_semantic_encoder),
         AudioSemanticEncoder.from_pretrained(config.audio_semantic_encoder),
     )
-    planner = VAPlannerModel(**config.planner)
+    planner = build_planner(config)
     if args.export:
         step = load_checkpoint(config.trainer.run_dir, planner)
         print(f"step {step}: {step * config.trainer.batch_size} prompts seen")
@@ -47,13 +48,18 @@ def main() -> None:
         if config.features is None:
             dataset = PlannedScenes(*encoders, config.num_scenes, config.clips_per_prompt)
         else:
-            clips = StageClips("train", seed=config.data_seed)
+            clips = None if config.data_seed is None else StageClips("train", seed=config.data_seed)
             features = CachedFeatures(config.features, clips, config.trainer.seed, config.trainer.batch_size)
             dataset = CachedPlans(features)
-        planner = Trainer(config.trainer, planner, loss, dataset, collate_fn=collate).fit()
-    planner.eval().save_pretrained(config.output)
-    report = explained_variance(planner, tokenizer, *encoders, config.evaluation_scenes)
-    print(format_explained_variance(report, planner.config.keyframe_rate))
+        trainer = Trainer(config.trainer, planner, loss, dataset, collate_fn=collate)
+        planner = trainer.fit()
+        if not trainer.accelerator.is_main_process:
+            return
+    planner = merge_lora(planner).eval()
+    planner.save_pretrained(config.output)
+    if config.evaluation_scenes:
+        report = explained_variance(planner, tokenizer, *encoders, config.evaluation_scenes)
+        print(format_explained_variance(report, planner.config.keyframe_rate))
 
 
 if __name__ == "__main__":

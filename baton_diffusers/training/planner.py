@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 import torch.nn as nn
-from transformers import PreTrainedTokenizerBase
+from peft import LoraConfig
+from transformers import PreTrainedTokenizerBase, Qwen3Model
 
 from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder, read_plan
 from ..models.va_planner import VAPlannerModel, tokenize_prompts
@@ -31,15 +32,20 @@ class PlannerConfig:
         audio_semantic_encoder: Folder of the frozen [`AudioSemanticEncoder`].
         output: Folder to which the planner is saved.
         planner: Arguments of [`VAPlannerModel`].
+        language_model: Folder or Hub id of a Qwen3 whose weights the language model starts from, as the paper's does; its
+            configuration has to be that of `planner`. None starts from random ones.
+        lora_rank: Rank of a LoRA that is trained instead of the language model's own weights, and merged into them in the
+            end; placeholders and towers are trained in full. None trains the language model in full, as the paper does.
         features: Folder that `cache_features` wrote, for targets that are computed already. None computes them as scenes
             come up, see `num_scenes` and `clips_per_prompt`.
-        data_seed: Seed of the stream of clips that the features were made from.
+        data_seed: Seed of the Stage stream that the features were made from, whose prompts are paraphrased anew each time;
+            None takes the prompts of the cache, as for clips of one's own.
         num_scenes: Training scenes, whose features are computed once; their prompts are paraphrased at every epoch.
         clips_per_prompt: Renders of a scene whose features are averaged into one target. The prompt does not say when
             things happen, so that a scene has many clips; the squared distances to all of them have the gradient of the
             squared distance to their mean (ours).
         audio_weight: Weight of an audio token beside a video token; 1 is the paper's plain sum over tokens.
-        evaluation_scenes: Validation scenes over which the explained variance is taken after training.
+        evaluation_scenes: Validation scenes over which the explained variance is taken after training; 0 for none.
     """
 
     trainer: TrainerConfig
@@ -48,12 +54,55 @@ class PlannerConfig:
     audio_semantic_encoder: str
     output: str
     planner: dict[str, Any]
+    language_model: str | None = None
+    lora_rank: int | None = None
     features: str | None = None
-    data_seed: int = 0
+    data_seed: int | None = 0
     num_scenes: int = 5000
     clips_per_prompt: int = 1
     audio_weight: float = 1.0
     evaluation_scenes: int = 200
+
+    def __post_init__(self) -> None:
+        if self.lora_rank is not None and self.lora_rank < 1:
+            raise ValueError(f"`lora_rank` must be at least 1, or None for no LoRA, got {self.lora_rank}.")
+
+
+def build_planner(config: PlannerConfig) -> VAPlannerModel:
+    """The planner that a training starts from.
+
+    Raises:
+        ValueError: if `config.language_model` is of another configuration than `config.planner` says.
+    """
+    planner = VAPlannerModel(**config.planner)
+    if config.language_model is not None:
+        weights = Qwen3Model.from_pretrained(config.language_model, dtype=torch.float32).state_dict()
+        shapes, expected = (
+            {name: tuple(value.shape) for name, value in state.items()}
+            for state in (weights, planner.language_model.state_dict())
+        )
+        if different := [name for name in {**expected, **shapes} if shapes.get(name) != expected.get(name)]:
+            name = different[0]
+            raise ValueError(
+                f"{config.language_model} has `{name}` of shape {shapes.get(name)}, but the configuration of the planner "
+                f"says {expected.get(name)}: give `planner.language_model_config` the numbers of its config.json."
+            )
+        planner.language_model.load_state_dict(weights)
+    if config.lora_rank is not None:
+        targets = r"language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+        planner.add_adapter(LoraConfig(r=config.lora_rank, lora_alpha=config.lora_rank, target_modules=targets))
+        for name, parameter in planner.named_parameters():
+            if not name.startswith("language_model."):
+                parameter.requires_grad_(True)
+    return planner
+
+
+def merge_lora(planner: VAPlannerModel) -> VAPlannerModel:
+    """Merges what [`build_planner`] added for `lora_rank`, if anything, into the language model's own weights."""
+    if getattr(planner, "peft_config", None):
+        planner.fuse_lora()
+        planner.unload_lora()
+    return planner
 
 
 class PlannedScenes:

@@ -14,10 +14,13 @@ from baton_diffusers.training.features import CachedFeatures
 from baton_diffusers.training.planner import (
     CachedPlans,
     PlannedScenes,
+    PlannerConfig,
     PlannerLoss,
     PromptCollator,
+    build_planner,
     explained_variance,
     format_explained_variance,
+    merge_lora,
 )
 from baton_diffusers.training.tokenizer import stage_texts, train_tokenizer
 from baton_diffusers.training.trainer import Trainer, TrainerConfig
@@ -154,3 +157,60 @@ def test_cached_features_are_targets_too(encoders, tmp_path):
         assert torch.equal(sample["plan"].audio_tokens[0], plan.audio_tokens[row])
         assert sample["plan"].duration == plan.duration
         assert all(actor.kind in sample["prompt"] for actor in clips.scene(row)[0].actors)
+
+
+def planner_config(tmp_path, tokenizer, **changes):
+    planner = make_planner(tokenizer).config
+    names = "language_model_config video_dim audio_dim video_grid audio_tokens_per_chunk tower_depth system_prompt"
+    return PlannerConfig(
+        trainer=TrainerConfig(
+            run_dir=str(tmp_path), steps=4, batch_size=2, learning_rate=1e-2, ema_decay=None, trackers=()
+        ),
+        tokenizer="unused",
+        video_semantic_encoder="unused",
+        audio_semantic_encoder="unused",
+        output="unused",
+        planner={**{name: planner[name] for name in names.split()}, "tower_num_attention_heads": 2},
+        **changes,
+    )
+
+
+def test_a_lora_learns_beside_the_towers_and_merges_into_a_plain_planner(tokenizer, encoders, tmp_path):
+    config = planner_config(tmp_path / "run", tokenizer, lora_rank=2)
+    torch.manual_seed(0)
+    planner = build_planner(config)
+    before = {name: value.clone() for name, value in planner.state_dict().items()}
+    collate = PromptCollator(tokenizer, None)
+    scenes = PlannedScenes(*encoders, num_scenes=2)
+    Trainer(config.trainer, planner, PlannerLoss(), scenes, collate_fn=collate).fit()
+    changed = {name for name, value in planner.state_dict().items() if not torch.equal(value, before[name])}
+    assert {name for name in changed if name.startswith("language_model.")} == {
+        name for name in before if "lora_" in name
+    }
+    assert {"video_placeholder", "video_queries", "towers.0.ff.net.2.weight"} <= changed
+
+    batch = collate([scenes[0], scenes[1]])
+    inputs = (batch["input_ids"], batch["attention_mask"], batch["plan"].duration)
+    with torch.no_grad():
+        expected = planner.eval()(*inputs)
+        merge_lora(planner).save_pretrained(tmp_path / "planner")
+        plan = VAPlannerModel.from_pretrained(tmp_path / "planner").eval()(*inputs)
+    torch.testing.assert_close(plan.video_tokens, expected.video_tokens, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(plan.audio_tokens, expected.audio_tokens, atol=1e-4, rtol=1e-4)
+    assert set(make_planner(tokenizer).state_dict()) == set(planner.state_dict())
+
+
+def test_the_language_model_starts_from_weights_that_are_there(tokenizer, tmp_path):
+    make_planner(tokenizer).language_model.save_pretrained(tmp_path / "qwen")
+    config = planner_config(tmp_path, tokenizer, language_model=str(tmp_path / "qwen"))
+    torch.manual_seed(1)
+    planner = build_planner(config)
+    for a, b in zip(
+        planner.language_model.parameters(), make_planner(tokenizer).language_model.parameters(), strict=True
+    ):
+        assert torch.equal(a, b)
+    config.planner["language_model_config"] = {**config.planner["language_model_config"], "intermediate_size": 48}
+    with pytest.raises(ValueError, match="gate_proj.*language_model_config"):
+        build_planner(config)
+    with pytest.raises(ValueError, match="lora_rank.*0"):
+        planner_config(tmp_path, tokenizer, lora_rank=0)
