@@ -1,0 +1,99 @@
+"""What `num_forward_passes` promises, counted on a transformer with its cache."""
+
+from contextlib import contextmanager
+
+import pytest
+
+from baton_diffusers.guiders import (
+    ContextGuidance,
+    ForwardPasses,
+    PlanGuidance,
+    SyncGuidance,
+    num_forward_passes,
+    passes_of_steps,
+    presets,
+)
+
+
+NUM_STEPS = 3
+
+
+@contextmanager
+def counted(transformer):
+    """How often the transformer and each branch of its first block run."""
+    block = transformer.blocks[0]
+    counts = dict.fromkeys(("calls", "video", "audio"), 0)
+
+    def count(name):
+        def hook(*_):
+            counts[name] += 1
+
+        return hook
+
+    modules = {"calls": transformer, "video": block.attn1, "audio": block.audio_attn1}
+    handles = [module.register_forward_pre_hook(count(name)) for name, module in modules.items()]
+    yield counts
+    for handle in handles:
+        handle.remove()
+
+
+def clip_cost(step, guider, audio_guider, has_other=True):
+    """Runs the passes of a clip as a pipeline does. A modality without a guider is given, or absent."""
+    cache = step.transformer.make_cache(num_passes=8)
+    with counted(step.transformer) as counts:
+        for i, passes in enumerate(passes_of_steps(guider, audio_guider, NUM_STEPS, has_other=has_other)):
+            for p in passes:
+                # A branch that is given, or that no prediction needs, is called clean.
+                video_moves, audio_moves = (
+                    guider is not None and p.runs_video,
+                    audio_guider is not None and p.runs_audio,
+                )
+                velocity, audio_velocity = step.run(
+                    p,
+                    cache=cache,
+                    hidden_states=step.latents + (i if video_moves else 0.0),
+                    audio_hidden_states=step.audio_latents + (i if audio_moves else 0.0),
+                    timestep=step.timestep - i if video_moves else step.clean,
+                    audio_timestep=step.audio_timestep - i if audio_moves else step.clean,
+                )
+                assert velocity is not None or not p.predicts_video
+                assert audio_velocity is not None or not p.predicts_audio
+    return ForwardPasses(**counts)
+
+
+@pytest.mark.parametrize("name", presets())
+def test_a_preset_costs_what_is_promised(step, name):
+    pair = presets()[name]
+    assert clip_cost(step, **pair) == num_forward_passes(**pair, num_inference_steps=NUM_STEPS)
+
+
+GUIDERS = {
+    "none": lambda modality: PlanGuidance(1.0),
+    "text": lambda modality: PlanGuidance(4.0),
+    "text and context": lambda modality: ContextGuidance(3.0, guidance_scale=4.0),
+    "sync": lambda modality: SyncGuidance(3.0, modality=modality),
+    "sync and text": lambda modality: SyncGuidance(3.0, modality=modality, guidance_scale=4.0),
+}
+
+
+@pytest.mark.parametrize("make", GUIDERS.values(), ids=GUIDERS)
+@pytest.mark.parametrize("has_other", [True, False], ids=["other given", "other absent"])
+def test_one_modality_costs_what_is_promised(step, make, has_other):
+    for pair in ((make("video"), None), (None, make("audio"))):
+        promised = num_forward_passes(*pair, NUM_STEPS, has_other=has_other)
+        assert clip_cost(step, *pair, has_other=has_other) == promised
+
+
+def test_a_pass_for_one_modality_that_reads_no_other_runs_one_branch(step):
+    pair = PlanGuidance(1.0), ContextGuidance(3.0, guidance_scale=1.0)
+    assert num_forward_passes(*pair, NUM_STEPS) == ForwardPasses(2 * NUM_STEPS, NUM_STEPS, 2 * NUM_STEPS)
+    assert clip_cost(step, *pair) == num_forward_passes(*pair, NUM_STEPS)
+
+
+def test_sync_guidance_is_twice_a_joint_forward_and_thrice_in_ovis_form(step):
+    for clean_reads, expected in ((False, 2 * NUM_STEPS + 1), (True, 3 * NUM_STEPS)):
+        pair = (
+            SyncGuidance(3.0, clean_reads=clean_reads),
+            SyncGuidance(2.0, modality="audio", clean_reads=clean_reads),
+        )
+        assert clip_cost(step, *pair) == ForwardPasses(3 * NUM_STEPS, expected, expected)
