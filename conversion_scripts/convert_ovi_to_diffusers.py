@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import snapshot_download
+from huggingface_hub import list_repo_files, snapshot_download
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config, UMT5Config, UMT5EncoderModel
 
 from baton_diffusers import BatonPipeline
@@ -138,7 +138,7 @@ def transformer(file: Path, num_attention_heads: int, audio_rope_scale: float, p
 
 def planner(source: str) -> Part:
     """A fresh planner around a Qwen3 checkpoint in the format of transformers."""
-    folder = local(source, "config.json", "*.safetensors", "*.safetensors.index.json")
+    folder = local(source, ".json", ".safetensors")
     file = folder / "config.json"
     is_qwen3 = file.is_file() and json.loads(file.read_text()).get("model_type") == Qwen3Config.model_type
     if not is_qwen3 or not any(folder.glob("*.safetensors")):
@@ -183,8 +183,7 @@ def text_encoder(source: str) -> Part:
 def taken_over(source: str, name: str, make: Callable[[Path], torch.nn.Module]) -> Part:
     """A component in the format of diffusers or transformers, whose files are copied: a folder or Hub id of the component, or
     of a pipeline that holds it under `name`."""
-    folder = local(source, "config.json", "*.safetensors", "*.safetensors.index.json", f"{name}/*")
-    folder = folder / name if (folder / name / "config.json").is_file() else folder
+    folder = local(source, ".json", ".safetensors", part=name)
     files = sorted(file for file in folder.iterdir() if file.is_file() and (file.suffix in (".safetensors", ".json")))
     weights = [file for file in files if file.suffix == ".safetensors"]
     if folder / "config.json" not in files or not weights:
@@ -235,21 +234,28 @@ def whole(model: torch.nn.Module) -> Part:
 
 def tokenizer(source: str, name: str) -> PreTrainedTokenizerBase:
     """A tokenizer from a folder or Hub id of its own, or of a pipeline that holds it under `name`."""
-    folder = local(source, "*.json", "*.txt", "*.model", "*.jinja", f"{name}/*")
-    folder = folder / name if (folder / name).is_dir() else folder
+    folder = local(source, ".json", ".txt", ".model", ".jinja", part=name)
     try:
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise ValueError(f"{source} holds no tokenizer ({str(error).splitlines()[0]}).") from error
 
 
-def local(source: str, *patterns: str) -> Path:
-    """The folder of that name, or a copy of the Hub repository."""
-    if Path(source).is_dir():
-        return Path(source)
-    if source.count("/") != 1:
-        raise ValueError(f"{source} is neither a file nor a folder nor a Hub id like 'owner/name'.")
-    return Path(snapshot_download(source, allow_patterns=list(patterns)))
+def local(source: str, *suffixes: str, part: str | None = None) -> Path:
+    """A folder, or a copy of those files of a Hub repository that end in `suffixes`; or what it holds under `part`."""
+    folder = Path(source)
+    if not folder.is_dir():
+        if source.count("/") != 1:
+            raise ValueError(f"{source} is neither a file nor a folder nor a Hub id like 'owner/name'.")
+        inside = part is not None and any(file.startswith(f"{part}/") for file in list_repo_files(source))
+        folder = Path(
+            snapshot_download(
+                source,
+                allow_patterns=[f"{part}/*{suffix}" if inside else f"*{suffix}" for suffix in suffixes],
+                ignore_patterns=None if inside else "*/*",
+            )
+        )
+    return folder / part if part is not None and (folder / part).is_dir() else folder
 
 
 def convert(arguments: argparse.Namespace) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3Model
 
@@ -278,6 +279,26 @@ def test_old_names_of_weight_norm_are_known(script, tmp_path):
     with torch.no_grad():
         waveform = vocoder(tensors["reconstructed_mel"]).sample
     assert largest_difference(waveform, tensors["waveform_of_reconstruction"]) <= 1e-4
+
+
+def test_no_more_is_fetched_from_the_hub_than_is_needed(script, monkeypatch):
+    files = {
+        "wan/pipeline": ["model_index.json", "vae/config.json", "vae/x.safetensors", "transformer/x.safetensors"],
+        "google/umt5": ["config.json", "tokenizer.json", "spiece.model", "pytorch_model.bin", "onnx/model.json"],
+    }
+    fetched = []
+
+    def fetch(repo, allow_patterns, ignore_patterns):
+        fetched.extend(
+            filter_repo_objects(files[repo], allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)
+        )
+        return "fetched"
+
+    monkeypatch.setattr(script, "list_repo_files", files.get)
+    monkeypatch.setattr(script, "snapshot_download", fetch)
+    script.local("wan/pipeline", ".json", ".safetensors", part="vae")
+    script.local("google/umt5", ".json", ".model", part="tokenizer")
+    assert fetched == ["vae/config.json", "vae/x.safetensors", "config.json", "tokenizer.json", "spiece.model"]
 
 
 # What cannot be converted
