@@ -478,6 +478,10 @@ def _read_mask(name: str, mask: Any, num_units: int, rate: float) -> Spans:
             f"`{name}` has shape {values.shape}, but must hold {num_units} values, 1 where the clip is made anew and 0 where it "
             "stays, or spans (start, end) in seconds to be made anew."
         )
+    if coordinates.units_in_spans(spans, rate, num_units).all():
+        raise ValueError(
+            f"`{name}` keeps nothing of what is given: keep more, or leave out `{name}` and what it is for."
+        )
     # What is new up to the end stays new where the model's clip is a few frames longer than what is given.
     return tuple((start, math.inf if end > duration - 0.5 / rate else end) for start, end in spans)
 
@@ -517,12 +521,18 @@ def model_frames(video: GivenVideo, num_frames: int, frame_rate: float, height: 
     Returns:
         `torch.Tensor` of shape `(num_clips, 3, num_frames, height, width)`.
     """
-    clips = np.stack([_at_frame_rate(clip, video.frame_rate, frame_rate) for clip in video.frames])
-    known = (~coordinates.units_in_spans(video.new, frame_rate, num_frames)).nonzero().flatten().numpy()
-    before = np.searchsorted(known, np.arange(num_frames), side="right") - 1
-    source = known[before.clip(0)].clip(max=clips.shape[1] - 1)
+    held = video.frames[:, _standing_in(video.new, video.frame_rate, video.frames.shape[1])]
+    clips = np.stack([_at_frame_rate(clip, video.frame_rate, frame_rate) for clip in held])
+    source = _standing_in(video.new, frame_rate, num_frames).clip(max=clips.shape[1] - 1)
     frames = torch.stack([_picture(clip[frame], height, width) for clip in clips for frame in source])
     return frames.unflatten(0, (len(clips), num_frames)).transpose(1, 2) * 2 - 1
+
+
+def _standing_in(new: Spans, frame_rate: float, num_frames: int) -> np.ndarray:
+    """The number of the frame that is seen in the place of each: its own, or for a new one that of the last known before it."""
+    known = (~coordinates.units_in_spans(new, frame_rate, num_frames)).nonzero().flatten().numpy()
+    before = np.searchsorted(known, np.arange(num_frames), side="right") - 1
+    return known[before.clip(0)]
 
 
 def _picture(frame: np.ndarray, height: int, width: int) -> torch.Tensor:
@@ -548,8 +558,9 @@ def model_waveform(audio: GivenAudio, num_samples: int, sampling_rate: int) -> t
     Returns:
         `torch.Tensor` of shape `(num_clips, num_samples)`.
     """
-    mono = audio.waveform.mean(axis=1, keepdims=True)
-    clips = [_at_sampling_rate(clip, audio.sampling_rate, sampling_rate) for clip in mono]
+    new = coordinates.units_in_spans(audio.new, audio.sampling_rate, audio.waveform.shape[2]).numpy()
+    heard = np.where(new, np.float32(0), audio.waveform.mean(axis=1, keepdims=True))
+    clips = [_at_sampling_rate(clip, audio.sampling_rate, sampling_rate) for clip in heard]
     waveform = torch.from_numpy(np.concatenate(clips))[:, :num_samples]
     waveform = F.pad(waveform, (0, num_samples - waveform.shape[1]))
     return waveform.masked_fill(coordinates.units_in_spans(audio.new, sampling_rate, num_samples), 0.0)

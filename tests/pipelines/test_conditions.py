@@ -198,6 +198,26 @@ def test_what_is_made_anew_is_not_looked_at():
     assert not heard[400:800].any() and not heard[4000:].any()
 
 
+@pytest.mark.parametrize("rate", [5.0, 8.0, 12.0, 24.0])
+def test_what_is_made_anew_is_not_looked_at_at_another_rate_either(rate):
+    rng = np.random.default_rng(0)
+    for first, end in ((0, 3), (4, 5), (6, 9)):
+        other_frames, other_sound = FRAMES.copy(), WAVEFORM.copy()
+        other_frames[first:end] = 255 - FRAMES[first:end]
+        samples = slice(first * 500, end * 500)
+        other_sound[samples] = rng.uniform(-1, 1, (end - first) * 500)
+        new = ((first / rate, end / rate),)
+        pair = [
+            model_frames(GivenVideo(f[None], rate, new), NUM_FRAMES, 8.0, SIZE, SIZE) for f in (FRAMES, other_frames)
+        ]
+        assert torch.equal(*pair)
+        sampling_rate = int(500 * rate)
+        pair = [
+            model_waveform(GivenAudio(w[None, None], sampling_rate, new), 3000, 4000) for w in (WAVEFORM, other_sound)
+        ]
+        assert torch.equal(*pair)
+
+
 def test_beyond_the_end_the_picture_stands_and_the_sound_is_silent():
     frames = model_frames(GivenVideo(FRAMES[None, :6], FRAME_RATE), NUM_FRAMES, FRAME_RATE, SIZE, SIZE)
     assert torch.equal(frames[:, :, 6:], frames[:, :, 5:6].expand(-1, -1, 3, -1, -1))
@@ -294,6 +314,8 @@ def test_known_latents_lie_at_timestep_0_and_stay():
         ({"audio": [WAVEFORM, WAVEFORM[:9]]}, "`audio` 1 has shape"),
         ({"video": FRAMES, "video_frame_rate": 0}, "`video_frame_rate` is 0, but must be positive"),
         ({"audio": WAVEFORM, "audio_sampling_rate": 4000.5}, "`audio_sampling_rate` is 4000.5, .* whole number"),
+        ({"video": FRAMES, "video_mask": [1] * 9}, "`video_mask` keeps nothing of what is given"),
+        ({"audio": WAVEFORM, "audio_mask": [(0, 1.125)]}, "`audio_mask` keeps nothing of what is given"),
         ({"video": FRAMES, "video_mask": [0] * 8}, r"`video_mask` has shape \(8,\), but must hold 9 values"),
         (
             {"video": FRAMES, "video_mask": [0.5] * 9},
