@@ -48,6 +48,12 @@ def generate(
     audio: Annotated[
         Path | None, typer.Option(help="The sound: a picture is made for it; it stays.", metavar="FILE")
     ] = None,
+    reference_audio: Annotated[
+        Path | None,
+        typer.Option(
+            help="A sound whose style the clip is to have; for checkpoints trained with one.", metavar="FILE"
+        ),
+    ] = None,
     continue_from: Annotated[
         Path | None, typer.Option(help="The clip that goes on: its end is the start of the new one.", metavar="FILE")
     ] = None,
@@ -75,7 +81,7 @@ def generate(
         check_target(sheet, (".png",))
     if no_plan and plan is not None:
         raise ValueError("--no-plan and --plan exclude each other: give one of them")
-    for file in (image, video, audio, continue_from):
+    for file in (image, video, audio, reference_audio, continue_from):
         if file is not None and not file.is_file():
             raise ValueError(f"{file} is not a file: check the path")
 
@@ -95,6 +101,7 @@ def generate(
             image=image,
             video=video,
             audio=audio,
+            reference_audio=reference_audio,
             continue_from=continue_from,
             continue_seconds=continue_seconds,
             plan=loaded_plan,

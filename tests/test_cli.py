@@ -78,6 +78,8 @@ def test_what_is_given_stays(tmp_path, nano):
     assert np.abs(seen.waveform - film.waveform).mean() < 0.01 and PIL.Image.open(tmp_path / "heard.png").width > 128
     PIL.Image.fromarray(film.frames[0]).save(tmp_path / "first.png")
     begun = clip("begun.mp4", "--image", tmp_path / "first.png")
+    styled = clip("styled.mp4", "--image", tmp_path / "first.png", "--reference-audio", tmp_path / "film.mp4")
+    assert not np.array_equal(styled.waveform, begun.waveform)
     goes_on = clip("on.mp4", "--continue-from", tmp_path / "film.mp4", "--continue-seconds", 0.5)
     assert np.abs(begun.frames[0] - 1.0 * film.frames[0]).mean() < 16  # the error of the codec in a first frame
     assert np.abs(goes_on.frames[:9] - 1.0 * film.frames[-9:]).mean() < 16
