@@ -65,5 +65,7 @@ if __name__ == "__main__":
         gallery.paste(page, (0, top))
         top += page.height + GAP
     scale = arguments.width / gallery.width
-    gallery.resize((arguments.width, round(height * scale)), Image.Resampling.LANCZOS).save(arguments.output, quality=80)
+    gallery.resize((arguments.width, round(height * scale)), Image.Resampling.LANCZOS).save(
+        arguments.output, quality=80
+    )
     print(arguments.output)
