@@ -64,6 +64,7 @@ class TrainerConfig:
         checkpoint_minutes: Minutes between checkpoints, in addition.
         keep_checkpoints: Newest checkpoints that are kept; older ones are deleted.
         log_every: Steps averaged into one row of `log.csv`.
+        validate_every: Steps between validations, with what is given to [`Trainer`] for it; None leaves them out.
         trackers: Names of accelerate's trackers that get the learning curves too, such as "tensorboard" and "wandb". None
             takes tensorboard where it is installed.
         num_workers: Processes that load data beside the training; 0 loads in the training process.
@@ -89,6 +90,7 @@ class TrainerConfig:
     checkpoint_minutes: float | None = 5.0
     keep_checkpoints: int = 2
     log_every: int = 50
+    validate_every: int | None = None
     trackers: tuple[str, ...] | None = None
     num_workers: int = 0
     mixed_precision: str = "no"
@@ -140,6 +142,8 @@ class Trainer:
         collate_fn: Turns a list of samples into a batch; default: PyTorch's.
         save_frozen: Whether checkpoints hold the parameters of `module` that do not require a gradient, too. Without them
             they are as small as what is trained; the module has to be built alike to resume.
+        validate: `validate(module, step)` looks at what is trained so far (the moving average, where there is one) and
+            returns numbers by name, for `validation.csv` and the trackers. It takes no time of `max_minutes`.
 
     Raises:
         ValueError: If nothing in `module` requires a gradient, `batch_size` does not divide into parts, nothing in `module`
@@ -155,12 +159,18 @@ class Trainer:
         parameter_groups: list[dict[str, Any]] | None = None,
         collate_fn: Callable[[list[Any]], Any] | None = None,
         save_frozen: bool = True,
+        validate: Callable[[nn.Module, int], dict[str, float]] | None = None,
     ):
+        if config.validate_every is not None and validate is None:
+            raise ValueError(
+                "`validate_every` is set, but this training has nothing to validate with: set it to null."
+            )
         self.config = config
         self.module = module
         self.loss_fn = loss_fn
         self.dataset = dataset
         self.collate_fn = collate_fn
+        self.validate = validate
         self._left_out = set()
         if not save_frozen:
             self._left_out = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
@@ -336,6 +346,9 @@ class Trainer:
                 if checkpointing:
                     self.save_checkpoint()
                     last_checkpoint = time.monotonic()
+                if config.validate_every is not None and (ended or self.step % config.validate_every == 0):
+                    self._validate()
+                    last_time = time.monotonic()
                 if ended:
                     break
                 if signalled == signal.SIGTERM:
@@ -399,6 +412,18 @@ class Trainer:
         self.step = state["step"]
         self.seconds = state["seconds"]
         return True
+
+    def _validate(self) -> None:
+        module = self.ema_module()
+        if self.accelerator.is_main_process:
+            module.eval()
+            with torch.no_grad():
+                values = self.validate(module, self.step)
+            with _LearningCurve(self.run_dir / "validation.csv", self.step - 1) as curve:
+                curve.write_row({"step": self.step, **values})
+            self.accelerator.log({f"validation.{name}": value for name, value in values.items()}, self.step)
+        self.accelerator.wait_for_everyone()
+        self.module.train()
 
     def _saved(self, module: nn.Module) -> dict[str, torch.Tensor]:
         return {name: value for name, value in module.state_dict().items() if name not in self._left_out}
@@ -646,7 +671,7 @@ class _Parts(Sampler[int]):
 
 
 class _LearningCurve:
-    # log.csv, one row per `log_every` steps; rows of steps that a resumed run makes again are dropped.
+    # A file of rows that begin with a step; those of steps that a resumed run makes again are dropped.
     def __init__(self, path: Path, step: int):
         self.path = path
         rows = []
@@ -670,14 +695,22 @@ class _LearningCurve:
         self._file.close()
 
     def write(self, step: int, samples: int, seconds: float, learning_rate: float, losses: dict[str, float]) -> None:
-        header = ["step", "samples", "seconds", "learning_rate", *losses]
+        facts = {
+            "step": step,
+            "samples": samples,
+            "seconds": f"{seconds:.1f}",
+            "learning_rate": f"{learning_rate:.6g}",
+        }
+        self.write_row({**facts, **{name: f"{value:.6g}" for name, value in losses.items()}})
+
+    def write_row(self, values: dict[str, Any]) -> None:
+        header = list(values)
         if self.header is None:
             self.header = header
             self._writer.writerow(header)
         if header != self.header:
-            raise ValueError(f"{self.path} has the columns {self.header}, the loss function now gives {header[4:]}.")
-        values = [f"{value:.6g}" for value in losses.values()]
-        self._writer.writerow([step, samples, f"{seconds:.1f}", f"{learning_rate:.6g}", *values])
+            raise ValueError(f"{self.path} has the columns {self.header}, but now there are {header}.")
+        self._writer.writerow(values.values())
         self._file.flush()
 
 

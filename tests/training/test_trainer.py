@@ -185,6 +185,26 @@ def test_what_accelerate_saves_of_a_sharded_model_resumes_too(tmp_path):
     assert [path.name for path in checkpoints(tmp_path / "part")] == ["step_00000010", "step_00000012"]
 
 
+def test_what_is_trained_so_far_is_validated(tmp_path):
+    seen = []
+
+    def validate(module, step):
+        assert module is trainer.ema_module() and not module.training and not torch.is_grad_enabled()
+        seen.append(step)
+        torch.manual_seed(0)  # must not disturb the training
+        return {"score": step / 10}
+
+    with pytest.raises(ValueError, match="validate_every"):
+        make_trainer(tmp_path, validate_every=5)
+    plain = make_trainer(tmp_path / "plain").fit()
+    trainer = make_trainer(tmp_path / "validated")
+    trainer.validate, trainer.config.validate_every = validate, 5
+    torch.testing.assert_close(trainer.fit().state_dict(), plain.state_dict(), rtol=0, atol=0)
+    assert seen == [5, 10, 12]
+    text = (tmp_path / "validated" / "validation.csv").read_text()
+    assert text.split() == ["step,score", "5,0.5", "10,1.0", "12,1.2"]
+
+
 def test_the_time_spent_waiting_for_data_is_told(tmp_path, capsys):
     shares = []
     for pause in (0.0, 0.05):
