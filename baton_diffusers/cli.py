@@ -269,7 +269,7 @@ def cache(
     verify: Annotated[bool, typer.Option("--verify", help="Check finished shards, and redo damaged ones.")] = False,
 ) -> None:
     """Encode clips once for training; stopped or killed, it goes on. Several workers: `accelerate launch -m
-    baton_diffusers.cli cache ...`."""
+    baton_diffusers.cli cache ...`, or anything that sets RANK and WORLD_SIZE."""
     import json
 
     from .checkpoints import default_checkpoint
@@ -288,13 +288,16 @@ def cache(
     if frame_rate is None:
         frame_rate = setting("transformer/config.json", "frame_rate", "--frame-rate")
 
-    from accelerate import PartialState
+    import torch
 
     from .training.clips import Bucket, ClipFormat, open_clips
     from .training.data import StageClips
     from .training.features import cache_features, load_feature_models
 
-    state = PartialState()
+    # Workers need not know of each other, so there is no process group to wait for.
+    worker, num_workers = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local = os.environ.get("LOCAL_RANK", "0")
+    device = torch.device(f"cuda:{local}" if torch.cuda.is_available() else "cpu")
     if source == "stage":
         found: StageClips | None = StageClips("train", seed=seed)
     else:
@@ -306,7 +309,7 @@ def cache(
         else:
             names = ("num_frames", "height", "width")
             buckets = (Bucket(*(setting("model_index.json", name, "--bucket") for name in names)),)
-    models = load_feature_models(folder, state.device, text)
+    models = load_feature_models(folder, device, text)
     audio_vae = models["audio_vae"]
     if found is None:
         found = open_clips(source, ClipFormat(buckets, frame_rate, audio_vae.config.sample_rate))
@@ -322,8 +325,8 @@ def cache(
         frame_rate=frame_rate,
         audio_latent_rate=audio_vae.config.sample_rate / audio_vae.latent_hop_length,
         clips_per_shard=clips_per_shard,
-        worker=state.process_index,
-        num_workers=state.num_processes,
+        worker=worker,
+        num_workers=num_workers,
         verify=verify,
     )
     if whole:

@@ -30,6 +30,16 @@ def test_a_folder_of_clips_becomes_features(tmp_path, capsys):
     assert json.loads((output / "manifest.json").read_text())["recipe"]["audio_latent_rate"] == 31.25
 
 
+def test_workers_share_the_shards(tmp_path, capsys, monkeypatch):
+    command = ("cache", "stage", "--clips", 3, "--clips-per-shard", 2, "--output", tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert baton(*command) == 0 and capsys.readouterr().out == ""
+    assert [path.name for path in tmp_path.glob("*.tar")] == ["features-00001.tar"]
+    monkeypatch.setenv("RANK", "0")
+    assert baton(*command) == 0 and "3 clips (3 of 49x64x64) in 2 shards" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
