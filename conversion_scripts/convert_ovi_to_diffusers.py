@@ -81,17 +81,19 @@ def streamed(model: torch.nn.Module, keys: Mapping[str, str], published: Publish
     keys = {name: key for name, key in keys.items() if name in state}
     check_keys(published.shapes, {keys[name]: state[name].shape for name in keys}, published.name, hint)
     dtypes = {name: published.dtypes[key] for name, key in keys.items()}
-    largest = max(dtypes.values(), key=lambda dtype: dtype.itemsize)
+    common = dtypes[max(keys, key=lambda name: state[name].numel())]
     parameters = {
-        name: conversion.without_fp8(torch.empty(tensor.shape, dtype=dtypes.get(name, largest), device="meta"))
+        name: conversion.without_fp8(torch.empty(tensor.shape, dtype=dtypes.get(name, common), device="meta"))
         for name, tensor in state.items()
     }
 
     def read(names: list[str]) -> dict[str, torch.Tensor]:
-        tensors = published.read([keys[name] for name in names if name in keys])
-        tensors = {name: tensors[keys[name]] for name in names if name in keys}
-        tensors |= fresh_tensors(model, {name for name in names if name not in keys})
-        return {name: tensor.to(parameters[name].dtype) for name, tensor in tensors.items()}
+        # One by one, so that what a tensor was made from is gone before the next.
+        tensors = {}
+        for name in names:
+            tensor = published.read([keys[name]])[keys[name]] if name in keys else fresh_tensor(model, name)
+            tensors[name] = tensor.to(parameters[name].dtype)
+        return tensors
 
     def save(folder: Path) -> None:
         folder.mkdir(exist_ok=True)
@@ -105,22 +107,16 @@ def streamed(model: torch.nn.Module, keys: Mapping[str, str], published: Publish
     return Part(model, save, sum(tensor.nbytes for tensor in parameters.values()))
 
 
-def fresh_tensors(model: torch.nn.Module, names: set[str]) -> dict[str, torch.Tensor]:
-    """Parameters of a model on the meta device as its constructor would draw them, one module at a time."""
-    tensors = {}
-    for path, module in model.named_modules():
-        own = {f"{path}.{name}".lstrip("."): name for name, _ in module.named_parameters(recurse=False)}
-        for name in own.keys() & names:
-            if module is model:  # the planner's placeholders and queries
-                tensors[name] = 0.02 * torch.randn(getattr(module, own[name]).shape)
-                continue
-            leaf = copy.deepcopy(module).to_empty(device="cpu")
-            leaf.reset_parameters()
-            is_zero = ".plan_attn.to_out." in name or ".audio_plan_attn.to_out." in name  # see `PlanAttention`
-            tensors[name] = (
-                torch.zeros_like(leaf.get_parameter(own[name])) if is_zero else leaf.get_parameter(own[name])
-            )
-    return {name: tensor.detach() for name, tensor in tensors.items()}
+def fresh_tensor(model: torch.nn.Module, name: str) -> torch.Tensor:
+    """A parameter of a model on the meta device as its constructor would draw it."""
+    path, _, own = name.rpartition(".")
+    if not path:  # the planner's placeholders and queries
+        return 0.02 * torch.randn(model.get_parameter(name).shape)
+    leaf = copy.deepcopy(model.get_submodule(path)).to_empty(device="cpu")
+    leaf.reset_parameters()
+    tensor = leaf.get_parameter(own).detach()
+    # Output projections of plan layers start at zero (`PlanAttention`).
+    return torch.zeros_like(tensor) if "plan_attn.to_out." in name else tensor
 
 
 def transformer(file: Path, num_attention_heads: int, audio_rope_scale: float, planner: VAPlannerModel | None) -> Part:
