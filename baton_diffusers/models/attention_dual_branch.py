@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
+from diffusers.hooks.context_parallel import EquipartitionSharder, PartitionAnythingSharder
+from diffusers.models._modeling_parallel import ParallelConfig
 from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.normalization import FP32LayerNorm
@@ -30,6 +31,7 @@ def group_windows(
     keys_per_place: int,
     num_context_tokens: int,
     device: torch.device,
+    tokens: range | None = None,
 ) -> WindowGroups:
     """
     Sorts the windows of the other modality into groups of equal size, which are attended without any mask.
@@ -41,17 +43,26 @@ def group_windows(
         keys_per_place (`int`): tokens at each place of the other modality.
         num_context_tokens (`int`): context tokens before those of the other modality, which every window holds.
         device (`torch.device`): where the tokens are.
+        tokens (`range`, *optional*): the tokens that ask, where other processes hold the others; they count from 0.
 
     Returns:
         `WindowGroups`: token indices of both modalities. Neighbouring places that read the same are one window.
     """
-    runs = []
+    if tokens is None:
+        tokens = range(len(windows) * queries_per_place)
+    runs: list[list[int]] = []
+    previous = None
     for place, (first, end) in enumerate(windows):
-        if place > 0 and windows[place - 1] == (first, end):
-            runs[-1][1] += queries_per_place
+        first_query = max(place * queries_per_place, tokens.start)
+        num_queries = min((place + 1) * queries_per_place, tokens.stop) - first_query
+        if num_queries <= 0:
+            continue
+        if (first, end) == previous:
+            runs[-1][1] += num_queries
         else:
             num_keys = (end - first) * keys_per_place
-            runs.append([place * queries_per_place, queries_per_place, first * keys_per_place, num_keys])
+            runs.append([first_query - tokens.start, num_queries, first * keys_per_place, num_keys])
+        previous = (first, end)
     starts_of_size: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for first_query, num_queries, first_key, num_keys in runs:
         starts_of_size.setdefault((num_queries, num_keys), []).append((first_query, first_key))
@@ -64,6 +75,14 @@ def group_windows(
         context = torch.arange(num_context_tokens).expand(len(starts), -1)
         groups.append((queries.to(device), torch.cat([context, keys], dim=1).to(device)))
     return tuple(groups)
+
+
+def gather_tokens(states: torch.Tensor, parallel_config: ParallelConfig) -> torch.Tensor:
+    """The tokens `(batch_size, num_tokens, ...)` of all processes, of which each holds a part."""
+    config = parallel_config.context_parallel_config
+    if config.ulysses_anything or config.ring_anything:
+        return PartitionAnythingSharder.unshard_anything(states, 1, config._flattened_mesh)
+    return EquipartitionSharder.unshard(states, 1, config._flattened_mesh)
 
 
 def once(
@@ -89,8 +108,9 @@ class DualBranchAttnProcessor:
         query = coordinates.apply_rotary_embedding(query, rotary_emb)
         key = coordinates.apply_rotary_embedding(key, rotary_emb)
 
+        parallel_config = self._parallel_config if attn.is_sharded else None
         hidden_states = dispatch_attention_fn(
-            query, key, value, backend=self._attention_backend, parallel_config=self._parallel_config
+            query, key, value, backend=self._attention_backend, parallel_config=parallel_config
         )
         return attn.to_out[0](hidden_states.flatten(2, 3).type_as(query))
 
@@ -105,7 +125,8 @@ class FusionAttnProcessor:
     - for a sample that does not read the other modality, attention to the context tokens alone, or, without such tokens,
       left out. Neither depends on the other modality in any bit.
 
-    No attention mask is used in any of these.
+    No attention mask is used in any of these. Under context parallelism each process asks for its own tokens, with the keys
+    and values of all tokens of the other modality.
     """
 
     _attention_backend = None
@@ -160,19 +181,15 @@ class FusionAttnProcessor:
         self, attn: FusionAttention, states: torch.Tensor, rotary_emb: RotaryEmbedding
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of `[context ; other]`, the other modality's keys rotated."""
-        states = attn.norm_fusion(states)
+        key, value = self.project_fusion(attn, attn.norm_fusion(states))
+        key = coordinates.apply_rotary_embedding(key, rotary_emb)
+        if self._parallel_config is not None and attn.is_sharded:
+            key, value = gather_tokens(key, self._parallel_config), gather_tokens(value, self._parallel_config)
         if attn.context_tokens is not None:
             context = attn.context_tokens.to(states.dtype).expand(states.shape[0], -1, -1)
-            states = torch.cat([context, states], dim=1)
-            # An angle of zero: context tokens have no place.
-            cos, sin = rotary_emb
-            num_context_tokens = context.shape[1]
-            rotary_emb = (
-                F.pad(cos, (0, 0, 0, 0, num_context_tokens, 0), value=1.0),
-                F.pad(sin, (0, 0, 0, 0, num_context_tokens, 0)),
-            )
-        key, value = self.project_fusion(attn, states)
-        return coordinates.apply_rotary_embedding(key, rotary_emb), value
+            context_key, context_value = self.project_fusion(attn, context)
+            key, value = torch.cat([context_key, key], dim=1), torch.cat([context_value, value], dim=1)
+        return key, value
 
     def project_fusion(self, attn: FusionAttention, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of the other modality's normed tokens, or of context tokens."""
@@ -265,15 +282,19 @@ class RSRoPEAttnProcessor:
 
 
 class DualBranchAttention(nn.Module, AttentionModuleMixin):
-    """Multi-head attention with RMS-normalised queries and keys: self-attention of one branch."""
+    """Multi-head attention with RMS-normalised queries and keys: self-attention of one branch.
+
+    Under context parallelism the tokens that it reads are spread over the processes if it `is_sharded`.
+    """
 
     _default_processor_cls = DualBranchAttnProcessor
     _available_processors = [DualBranchAttnProcessor]
     _supports_qkv_fusion = False
 
-    def __init__(self, dim: int, heads: int, eps: float, processor=None) -> None:
+    def __init__(self, dim: int, heads: int, eps: float, is_sharded: bool = False, processor=None) -> None:
         super().__init__()
         self.heads = heads
+        self.is_sharded = is_sharded
         self.to_q = nn.Linear(dim, dim)
         self.to_k = nn.Linear(dim, dim)
         self.to_v = nn.Linear(dim, dim)
@@ -298,8 +319,10 @@ class FusionAttention(DualBranchAttention):
     _default_processor_cls = FusionAttnProcessor
     _available_processors = [FusionAttnProcessor]
 
-    def __init__(self, dim: int, heads: int, eps: float, num_context_tokens: int = 0) -> None:
-        super().__init__(dim, heads, eps)
+    def __init__(
+        self, dim: int, heads: int, eps: float, num_context_tokens: int = 0, is_sharded: bool = False
+    ) -> None:
+        super().__init__(dim, heads, eps, is_sharded)
         self.norm_fusion = FP32LayerNorm(dim, eps, elementwise_affine=True)
         self.to_k_fusion = nn.Linear(dim, dim)
         self.to_v_fusion = nn.Linear(dim, dim)

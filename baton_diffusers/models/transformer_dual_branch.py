@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.loaders import PeftAdapterMixin
+from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from diffusers.models.attention import AttentionMixin, FeedForward
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
@@ -138,7 +139,7 @@ class DualBranchTransformerBlock(nn.Module):
 
         # 1. Self-attention
         self.norm1 = FP32LayerNorm(dim, eps, elementwise_affine=False)
-        self.attn1 = DualBranchAttention(dim, heads, eps)
+        self.attn1 = DualBranchAttention(dim, heads, eps, is_sharded=True)
         self.audio_norm1 = FP32LayerNorm(dim, eps, elementwise_affine=False)
         self.audio_attn1 = DualBranchAttention(dim, heads, eps)
 
@@ -146,7 +147,7 @@ class DualBranchTransformerBlock(nn.Module):
         self.norm2 = FP32LayerNorm(dim, eps, elementwise_affine=True)
         self.attn2 = FusionAttention(dim, heads, eps, num_context_tokens)
         self.audio_norm2 = FP32LayerNorm(dim, eps, elementwise_affine=True)
-        self.audio_attn2 = FusionAttention(dim, heads, eps, num_context_tokens)
+        self.audio_attn2 = FusionAttention(dim, heads, eps, num_context_tokens, is_sharded=True)
 
         # 3. Plan
         if has_plan:
@@ -307,6 +308,11 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
     _supports_gradient_checkpointing = True
     _no_split_modules = ["DualBranchTransformerBlock"]
     _repeated_blocks = ["DualBranchTransformerBlock"]
+    # The video stream and what goes with its tokens. The audio stream, a hundredth of its length, is whole in every process.
+    _cp_plan = {
+        "shard": {"input": ContextParallelInput(split_dim=1)},
+        "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
+    }
     _skip_layerwise_casting_patterns = ["patch_embedding", "condition_embedder", "plan_embedder", "norm"]
     _keep_in_fp32_modules = [
         "time_embedder",
@@ -410,6 +416,9 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         self.audio_norm_out = FP32LayerNorm(dim, eps, elementwise_affine=False)
         self.audio_proj_out = nn.Linear(dim, audio_out_channels)
         self.audio_scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+
+        # 5. Where, under context parallelism, video tokens go to their processes; elsewhere nothing happens here
+        self.shard = nn.Identity()
 
         self.gradient_checkpointing = False
         self._weights_epoch = 0  # counts what changes weights past PyTorch's own versions, for caches
@@ -567,7 +576,14 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
                 audio_timestep = audio_timestep.reshape(batch_size, -1).expand(-1, audio_length)
                 audio_timestep = F.pad(audio_timestep, (reference_length, 0))
 
-        # 4. Time, text, plan
+        # 4. Under context parallelism, each video token to its process
+        cos, sin = rotary_emb
+        rotary_emb = self.shard(cos), self.shard(sin)
+        if has_video:
+            states = self.shard(states)
+            timestep = self.shard(timestep) if timestep.ndim == 2 else timestep
+
+        # 5. Time, text, plan
         modulation = audio_modulation = text_states = audio_text_states = None
         if has_video:
             temb, modulation, text_states = self.condition_embedder(timestep, encoder_hidden_states, "text" in lacking)
@@ -579,7 +595,7 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         if plan is not None:
             video_plan, audio_plan = self._embed_plan(plan, grid, hidden_states, lacking)
 
-        # 5. Blocks
+        # 6. Blocks
         for index in layers:
             inputs = (
                 states,
@@ -603,7 +619,7 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
             else:
                 states, audio_states = self.blocks[index](*inputs)
 
-        # 6. Heads, and patches back to latents
+        # 7. Heads, and patches back to latents
         sample = audio_sample = None
         if not video_is_clean:
             shift, scale = (self.scale_shift_table[:, None] + temb.float()[:, :, None]).unbind(2)
@@ -694,12 +710,25 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         if audio_window is not None and audio_window < num_frames:
             video_windows = coordinates.video_windows(audio_length, num_frames, audio_window, *rates)
             video_windows = [(0, num_frames)] * reference_length + video_windows
+        num_context_tokens = config.num_context_tokens
         if audio_windows is not None:
             audio_windows = [(reference_length + first, reference_length + end) for first, end in audio_windows]
-            audio_windows = group_windows(audio_windows, tokens_per_frame, 1, config.num_context_tokens, device)
+            tokens = self._own_tokens(num_frames * tokens_per_frame)
+            audio_windows = group_windows(audio_windows, tokens_per_frame, 1, num_context_tokens, device, tokens)
         if video_windows is not None:
-            video_windows = group_windows(video_windows, 1, tokens_per_frame, config.num_context_tokens, device)
+            video_windows = group_windows(video_windows, 1, tokens_per_frame, num_context_tokens, device)
         return audio_windows, video_windows
+
+    def _own_tokens(self, num_tokens: int) -> range:
+        """The video tokens of this process: all, or, under context parallelism, those that diffusers' sharders give it."""
+        config = None if self._parallel_config is None else self._parallel_config.context_parallel_config
+        if config is None:
+            return range(num_tokens)
+        mesh = config._flattened_mesh
+        size, larger = divmod(num_tokens, mesh.size())
+        rank = torch.distributed.get_rank(mesh.get_group())
+        first = rank * size + min(rank, larger)
+        return range(first, first + size + (rank < larger))
 
     def _embed_plan(self, plan: SemanticPlan, grid: tuple[int, int, int], like: torch.Tensor, lacking: set[str]):
         """Plan tokens of both modalities through the latent MLPs, where their keys are `lacking`, with their rotary

@@ -90,7 +90,7 @@ def test_text_and_plan_are_projected_once_for_a_clip_and_not_for_a_pass(model, i
         for changes in ({}, {"plan": None}, {"video_reads_audio": False, "audio_reads_video": False}):
             run(model, inputs, cache=cache, audio_hidden_states=inputs["audio_hidden_states"] + step, **changes)
     assert [len(calls) for calls in once] == [1] * len(once)
-    assert len(each) == 3 * 3  # in each pass: of the audio and the context tokens, or of the latter alone
+    assert len(each) == 3 * (2 + 2 + 1)  # where it is read, the audio and the context tokens; else the latter alone
 
 
 @pytest.mark.parametrize("clean, index", CLEAN)

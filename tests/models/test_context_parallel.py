@@ -1,0 +1,63 @@
+"""Two processes that share the tokens of a clip say what one says."""
+
+import os
+import socket
+
+import pytest
+import torch
+from diffusers import ContextParallelConfig
+
+from ..tiny import AUDIO_CHANNELS, random_plan, tiny_transformer
+from .test_cross_modal_attention import FULL
+from .test_transformer_dual_branch import BATCH_SIZE, NUM_TOKENS, differ, make_inputs, run
+
+
+WORLD_SIZE = 2
+
+
+def routes(inputs):
+    """What a pipeline asks of a clip: per-token timesteps, routing, a reference, blocks left out, clean streams."""
+    per_token = inputs["timestep"][:, None].repeat(1, NUM_TOKENS)
+    per_token[:, :4] = 0.0
+    clean = torch.zeros(BATCH_SIZE)
+    return [
+        {},
+        {"plan": None, "timestep": per_token},
+        {"video_reads_audio": torch.tensor([True, False]), "audio_reads_video": torch.tensor([False, True])},
+        {"reference_audio_hidden_states": torch.ones(BATCH_SIZE, 4, AUDIO_CHANNELS), "skip_layers": [0]},
+        {"timestep": clean, "video_reads_audio": False},
+        {"audio_timestep": clean, "audio_reads_video": False},
+    ]
+
+
+def work(rank, port):
+    """One process: the whole clip by itself, and then its share of the clip."""
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(WORLD_SIZE))
+    torch.distributed.init_process_group("gloo")
+    torch.accelerator.device_count = lambda: WORLD_SIZE  # diffusers counts devices, of which a CPU has one
+    for config in ({}, FULL):
+        for audio_length in (36, 35):
+            model = tiny_transformer(**config)
+            inputs = {**make_inputs(audio_latents=(audio_length, AUDIO_CHANNELS)), "plan": random_plan(BATCH_SIZE)}
+            expected = [run(model, inputs, **route) for route in routes(inputs)]
+            model.enable_parallelism(config=ContextParallelConfig(ulysses_degree=WORLD_SIZE))
+            lengths, cache = [], model.make_cache()
+            model.blocks[2].register_forward_hook(
+                lambda _, __, states, lengths=lengths: lengths.append([s.shape[1] for s in states if s is not None])
+            )
+            for changes, wanted in zip(routes(inputs), expected, strict=True):
+                for kept in (None, cache, cache):
+                    for velocity, value in zip(run(model, inputs, **changes, cache=kept), wanted, strict=True):
+                        assert velocity is None or not differ(velocity, value, 1e-5)
+            assert lengths[0] == [NUM_TOKENS // WORLD_SIZE, audio_length]
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one():
+    """In Ovi's form and with windows and context tokens, for an even and for an odd number of audio latents."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(work, (port,), nprocs=WORLD_SIZE)
