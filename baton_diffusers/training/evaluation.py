@@ -141,15 +141,10 @@ def reconstructed_clips(pipe: BatonPipeline) -> MakeClips:
     @torch.no_grad()
     def make(batch: Sequence[Example]) -> list[tuple[np.ndarray, np.ndarray]]:
         clips = [example.clip for example in batch]
-        device, dtype = pipe.vae.device, pipe.vae.dtype
-        video = to_video(torch.stack([torch.from_numpy(clip.frames) for clip in clips])).to(device, dtype)
-        waveform = torch.stack([torch.from_numpy(clip.waveform) for clip in clips]).to(device)
+        video = to_video(torch.stack([torch.from_numpy(clip.frames) for clip in clips])).to(pipe.vae.device)
+        waveform = torch.stack([torch.from_numpy(clip.waveform) for clip in clips]).to(pipe.audio_vae.device)
         num_frames = video.shape[2]
-        mean, std = (
-            torch.tensor(values, device=device).view(1, -1, 1, 1, 1)
-            for values in (pipe.vae.config.latents_mean, pipe.vae.config.latents_std)
-        )
-        latents = (pipe.vae.encode(video).latent_dist.mode().float() - mean) / std
+        latents = pipe.encode_video(video)
         duration = coordinates.clip_duration(num_frames, pipe.frame_rate)
         rate = pipe.transformer.config.audio_latent_rate
         audio_latents = encode_audio_latents(pipe.audio_vae, waveform, duration, rate)
