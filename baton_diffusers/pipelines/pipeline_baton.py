@@ -44,6 +44,7 @@ from .conditions import (
     model_waveform,
     read_given,
 )
+from .lora import BatonLoraLoaderMixin
 from .pipeline_output import BatonPipelineOutput
 
 
@@ -60,7 +61,7 @@ __all__ = ["BatonPipeline"]
 '''
 
 
-class BatonPipeline(DiffusionPipeline):
+class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
     r"""
     Text to video with its sound, planned first; from a picture, a film, a sound or the end of a clip where one is given.
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from baton_diffusers.pipelines.lora import BatonLoraLoaderMixin
 from baton_diffusers.training.features import collate_features
 from baton_diffusers.training.lora import LoraTraining, build_lora, save_lora
 from baton_diffusers.training.trainer import Trainer, TrainerConfig
@@ -71,8 +70,6 @@ def run(pipe):
 
 
 def test_a_lora_changes_the_output_and_unloading_restores_it(pipe, lora):
-    if not isinstance(pipe, BatonLoraLoaderMixin):
-        pipe.__class__ = type("WithLora", (BatonLoraLoaderMixin, type(pipe)), {})
     weights = {name: value.clone() for name, value in pipe.transformer.state_dict().items()}
     frames, waveform = run(pipe)
 
