@@ -1,7 +1,8 @@
 """Attention between the modalities at a duration and at four times of it: within windows and global.
 
-    python benchmarks/windowed_attention.py                        # minutes on a CPU
-    python benchmarks/windowed_attention.py --frames 31 --tokens-per-frame 484 --heads 24 --head-dim 128    # Ovi, 5 s: a GPU
+    python benchmarks/windowed_attention.py                          # from nano's clip on: seconds on a CPU
+    python benchmarks/windowed_attention.py --frame-rate 24 --frames 31 --tokens-per-frame 484 --heads 24 --head-dim 128
+                                                                     # from Ovi's 5 s on: a GPU
 
 Two layers are timed together, in which video tokens read audio and audio tokens read video: the layers as a block runs them,
 and their attention alone, from queries, keys and values that are there already (the gathering of windows is counted in). A
@@ -20,22 +21,29 @@ from baton_diffusers import coordinates
 from baton_diffusers.models.attention_dual_branch import FusionAttention, WindowGroups, group_windows
 
 
-FRAME_RATE, TEMPORAL_STRIDE, AUDIO_LATENT_RATE = 24.0, 4, 31.25
+TEMPORAL_STRIDE, AUDIO_LATENT_RATE = 4, 31.25
 
 
 class Reader:
     """Tokens of one modality that read the other, with a layer of random weights."""
 
     def __init__(
-        self, positions: torch.Tensor, other: torch.Tensor, windows: WindowGroups, options: argparse.Namespace
-    ):
+        self,
+        positions: torch.Tensor,
+        other: torch.Tensor,
+        windows: WindowGroups,
+        options: argparse.Namespace,
+        dtype: torch.dtype,
+    ) -> None:
         dim = options.heads * options.head_dim
         axes_dims = coordinates.rotary_axes_dims(options.head_dim)
-        self.layer = FusionAttention(dim, options.heads, 1e-6, options.context_tokens)
+        self.layer = FusionAttention(dim, options.heads, 1e-6, options.context_tokens).to(dtype)
         self.windows = windows
         self.rotary_embs = [coordinates.rotary_embedding(places, axes_dims) for places in (positions, other)]
-        self.states, self.other_states = (torch.randn(1, len(places), dim) for places in (positions, other))
-        self.text_states = torch.randn(1, 1, dim)
+        self.states, self.other_states = (
+            torch.randn(1, len(places), dim, dtype=dtype) for places in (positions, other)
+        )
+        self.text_states = torch.randn(1, 1, dim, dtype=dtype)
         self.query = self.states.unflatten(2, (options.heads, -1))
         self.key, self.value = self.layer.processor.project_other(self.layer, self.other_states, self.rotary_embs[1])
 
@@ -52,20 +60,20 @@ class Reader:
         self.layer(self.states, self.text_states, self.other_states, *self.rotary_embs, True, windows)
 
 
-def readers(num_frames: int, options: argparse.Namespace) -> tuple[Reader, Reader]:
+def readers(num_frames: int, options: argparse.Namespace, dtype: torch.dtype) -> tuple[Reader, Reader]:
     """The video tokens and the audio tokens of a clip."""
-    duration = coordinates.clip_duration(TEMPORAL_STRIDE * (num_frames - 1) + 1, FRAME_RATE)
+    duration = coordinates.clip_duration(TEMPORAL_STRIDE * (num_frames - 1) + 1, options.frame_rate)
     audio_length = coordinates.num_audio_latents(duration, AUDIO_LATENT_RATE)
-    rates = FRAME_RATE, TEMPORAL_STRIDE, AUDIO_LATENT_RATE
+    rates = options.frame_rate, TEMPORAL_STRIDE, AUDIO_LATENT_RATE
     video = coordinates.video_latent_coordinates(num_frames, 1, options.tokens_per_frame)
     times = coordinates.audio_latent_times(audio_length, AUDIO_LATENT_RATE)
-    audio = coordinates.audio_coordinates(times, AUDIO_LATENT_RATE, None, FRAME_RATE, TEMPORAL_STRIDE)
+    audio = coordinates.audio_coordinates(times, AUDIO_LATENT_RATE, None, options.frame_rate, TEMPORAL_STRIDE)
     windows = coordinates.audio_windows(num_frames, audio_length, options.window, *rates)
     mirror = coordinates.video_windows(audio_length, num_frames, options.audio_window, *rates)
     device = torch.get_default_device()
     of_video = group_windows(windows, options.tokens_per_frame, 1, options.context_tokens, device)
     of_audio = group_windows(mirror, 1, options.tokens_per_frame, options.context_tokens, device)
-    return Reader(video, audio, of_video, options), Reader(audio, video, of_audio, options)
+    return Reader(video, audio, of_video, options, dtype), Reader(audio, video, of_audio, options, dtype)
 
 
 def seconds(call: Callable[[], None], device: str) -> float:
@@ -86,22 +94,23 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the benchmark and print its ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, default=13, help="latent frames of the shorter clip")
-    parser.add_argument("--tokens-per-frame", type=int, default=256)
+    parser.add_argument("--frame-rate", type=float, default=16.0)
+    parser.add_argument("--tokens-per-frame", type=int, default=64)
     parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--head-dim", type=int, default=64)
+    parser.add_argument("--head-dim", type=int, default=44)
     parser.add_argument("--context-tokens", type=int, default=4)
     parser.add_argument("--window", type=int, default=3, help="latent frames of audio that a video frame reads")
     parser.add_argument("--audio-window", type=int, default=1, help="latent frames that an audio token reads")
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=25)
     options = parser.parse_args(arguments)
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_default_device(device)
-    torch.set_default_dtype(torch.bfloat16 if device == "cuda" else torch.float32)
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
     if device == "cpu":
         torch.set_num_threads(1)
     torch.manual_seed(0)
-    clips = {factor: readers(factor * options.frames, options) for factor in (1, 4)}
+    with torch.device(device):
+        clips = {factor: readers(factor * options.frames, options, dtype) for factor in (1, 4)}
 
     def call(part: str, windowed: bool, factor: int) -> Callable[[], None]:
         return lambda: [getattr(reader, part)(windowed) for reader in clips[factor]]
