@@ -447,14 +447,17 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         return super()._apply(fn, recurse)
 
     def load_lora_adapter(self, *args, **kwargs):
+        """As in diffusers: loads an adapter's weights. Caches notice."""
         self._weights_epoch += 1
         return super().load_lora_adapter(*args, **kwargs)
 
     def fuse_lora(self, *args, **kwargs):
+        """As in diffusers: merges the active adapters into the weights. Caches notice."""
         self._weights_epoch += 1
         return super().fuse_lora(*args, **kwargs)
 
     def unfuse_lora(self, *args, **kwargs):
+        """As in diffusers: takes merged adapters out of the weights. Caches notice."""
         self._weights_epoch += 1
         return super().unfuse_lora(*args, **kwargs)
 
