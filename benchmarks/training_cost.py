@@ -56,7 +56,7 @@ def counted(
     found = []
     for number in (1, 2):
         with torch.device(device):
-            model = build(number).eval()
+            model = build(number).eval().requires_grad_(False)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             run(model)
         found.append((sum(p.numel() for p in model.parameters()), counter.get_total_flops()))

@@ -32,6 +32,7 @@ def clip(cost):
 def test_nanos_transformer_is_counted_as_it_runs(cost, clip):
     models = cost["count_models"](clip)
     transformer = DualBranchTransformer.from_pretrained(NANO / "transformer", torch_dtype=torch.float32)
+    transformer.requires_grad_(False)
     plan = SemanticPlan(
         video_tokens=torch.zeros(1, clip.plan_tokens[0], 64),
         video_times=clip.keyframes.repeat_interleave(len(clip.centres)),

@@ -181,7 +181,8 @@ def test_a_task_is_noise_levels_and_routing(task, video_is, audio_is, video_read
         assert losses[modality] == 0  # not supervised
         if is_ is not None:
             assert (timestep == 0).all()
-            assert torch.equal(given, clip if isinstance(is_, str) else is_.expand_as(clip))
+            # what is encoded twice may differ in its last bits
+            assert torch.allclose(given, clip if isinstance(is_, str) else is_.expand_as(clip), atol=1e-5)
 
 
 def test_as_harmony_a_clean_modality_may_read_the_noisy_one():
@@ -212,7 +213,7 @@ def test_a_mixed_batch_passes_the_model_once_and_each_row_is_of_its_task():
     assert spy.video_reads_audio.sum() == counts["joint"] + counts["a2v"] + counts["mute"]
     assert spy.audio_reads_video.sum() == counts["joint"] + counts["v2a"] + counts["static"]
     assert not (spy.video_reads_audio & (spy.timestep == 0)).any()
-    assert torch.equal((spy.audio_latents == MUTE).flatten(1).all(1).sum(), torch.tensor(counts["mute"]))
+    assert torch.equal(((spy.audio_latents - MUTE).abs() < 1e-4).flatten(1).all(1).sum(), torch.tensor(counts["mute"]))
     parts = [f"video.{name}" for name in ("joint", "t2v", "a2v", "mute")]
     assert torch.allclose(losses["video"], sum(losses[name] for name in parts))
     assert "video.v2a" not in losses and "audio.a2v" not in losses
@@ -394,14 +395,14 @@ def test_the_visited_states_are_those_of_the_batches():
             spy.timestep,
             spy.audio_timestep == 0,
             spy.video_reads_audio,
-            (spy.audio_latents == MUTE).all((1, 2)),
+            ((spy.audio_latents - MUTE).abs() < 1e-4).all((1, 2)),
         ),
         (
             "audio",
             spy.audio_timestep,
             spy.timestep == 0,
             spy.audio_reads_video,
-            (spy.latents == STATIC).all((1, 2, 3, 4)),
+            ((spy.latents - STATIC).abs() < 1e-4).all((1, 2, 3, 4)),
         ),
     ):
         name = {"video": "mute", "audio": "static"}[modality]
