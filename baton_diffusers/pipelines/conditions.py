@@ -249,7 +249,7 @@ def read_given(
     given_video = given_audio = duration = None
     if image is not None:
         frames = _stack("image", _read_images(image))[:, None]
-        given_video = GivenVideo(frames, frame_rate, ((1 / frame_rate, math.inf),))
+        given_video = GivenVideo(frames, frame_rate, ((coordinates.clip_duration(1, frame_rate), math.inf),))
     if audio is not None:
         given_audio = _read_sound("audio", audio, audio_sampling_rate, sampling_rate, audio_mask)
         duration = given_audio.duration
