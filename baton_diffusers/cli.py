@@ -27,6 +27,14 @@ Model = Annotated[
 ]
 Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps.", show_default="the pipeline's")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same clip.")]
+Guidance = Annotated[
+    str | None,
+    typer.Option(
+        help="A published scheme: none, text, harmony, ccl, ltx2 or mova.",
+        show_default="the checkpoint's",
+        metavar="NAME",
+    ),
+]
 
 
 @app.command()
@@ -61,9 +69,10 @@ def generate(
         float | None, typer.Option(help="How much of the end of --continue-from stays.", show_default="1")
     ] = None,
     steps: Steps = None,
+    guidance: Guidance = None,
     guidance_scale: Annotated[
         float | None,
-        typer.Option(help="How far from the unprompted clip, 1 for not at all.", show_default="the checkpoint's"),
+        typer.Option(help="How far from the unprompted clip, 1 for not at all.", show_default="the scheme's"),
     ] = None,
     scale: Annotated[int, typer.Option(min=1, help="Write every pixel as SCALE x SCALE pixels.")] = 1,
     sheet: Annotated[
@@ -90,7 +99,9 @@ def generate(
     from .plan import SemanticPlan
 
     loaded_plan = SemanticPlan.load(plan) if plan is not None else None
+    guiders = _guiders(guidance)
     pipe = _load_pipeline(model)
+    pipe.register_modules(**guiders)
     if guidance_scale is not None:
         pipe.guider = pipe.guider.new(guidance_scale=guidance_scale)
         pipe.audio_guider = pipe.audio_guider.new(guidance_scale=guidance_scale)
@@ -152,6 +163,14 @@ def evaluate(
     model: Model = None,
     scenes_per_tier: Annotated[int, typer.Option(min=1, help="How many test scenes of each tier.")] = 50,
     steps: Steps = None,
+    direction: Annotated[
+        str,
+        typer.Option(
+            help="What is made: t2av (both), a2v (a picture for the scene's own sound), v2a (a sound for its picture), i2av "
+            "(both, from its first frame) or continuation (both, from its first second)."
+        ),
+    ] = "t2av",
+    guidance: Guidance = None,
     codec_only: Annotated[
         bool, typer.Option("--codec-only", help="Score the scenes' own renders after both autoencoders: the ceiling.")
     ] = False,
@@ -192,34 +211,43 @@ def evaluate(
         raise ValueError(
             "--codec-only and --shuffle-prompts exclude each other: without prompts there is nothing to shuffle"
         )
-    if ablation is not None and (model or codec_only or no_plan or ground_truth_plan or shuffle_prompts):
+    if codec_only and (guidance is not None or direction != "t2av"):
+        raise ValueError("--codec-only generates nothing: leave --guidance and --direction out")
+    told = model or guidance or codec_only or no_plan or ground_truth_plan or shuffle_prompts or direction != "t2av"
+    if ablation is not None and told:
         raise ValueError(f"--ablation says itself which models and plans are scored: change {ablation} instead")
 
-    from .stage.scoring import summarise
     from .training import evaluation
 
+    evaluation.check_direction(direction)
+    guiders = _guiders(guidance)
     examples = evaluation.draw_examples(scenes_per_tier, seed=seed)
     if ablation is not None:
         _evaluate_arms(ablation, examples, steps, batch_size, json_file)
         return
     pipe = _load_pipeline(model)
+    pipe.register_modules(**guiders)
     if codec_only:
         make_clips = evaluation.reconstructed_clips(pipe)
     else:
         plan = "none" if no_plan or pipe.planner is None else "planner"
         plan = "ground truth" if ground_truth_plan else plan
-        make_clips = evaluation.generated_clips(pipe, examples, steps, plan, shuffle_prompts)
+        make_clips = evaluation.generated_clips(pipe, examples, steps, plan, shuffle_prompts, direction=direction)
     pipe.set_progress_bar_config(disable=True)
     start = time.perf_counter()
-    summary = summarise(evaluation.evaluate(make_clips, examples, batch_size))
+    summary = evaluation.summarise_direction(evaluation.evaluate(make_clips, examples, batch_size), direction)
     seconds = time.perf_counter() - start
     print(evaluation.format_summary(summary))
     print(f"{len(examples)} clips in {seconds:.0f} s on {pipe.device.type}; 95% bootstrap intervals in brackets")
+    if direction in evaluation.GIVEN_ASPECTS:
+        print(f"made: P-Acc without what is given, the aspects {', '.join(evaluation.GIVEN_ASPECTS[direction])}")
     if json_file is not None:
         settings = {
             "model": str(model or "baton-nano"),
             "steps": steps or pipe.config.num_inference_steps,
             "clips": "codec only" if codec_only else f"plan: {plan}",
+            "direction": direction,
+            "guidance": guidance or "the checkpoint's",
             "shuffle_prompts": shuffle_prompts,
             "seed": seed,
             "seconds": round(seconds, 1),
@@ -399,6 +427,18 @@ def _run(arguments: Sequence[str] | None) -> int:
     if code == 130:
         print("baton: interrupted", file=sys.stderr)
     return code
+
+
+def _guiders(guidance: str | None) -> dict:
+    """The guiders of a published scheme, ready to be registered; none without a name."""
+    if guidance is None:
+        return {}
+
+    from .guiders import presets
+
+    if guidance not in presets():
+        raise ValueError(f"--guidance {guidance} is not known: choose one of {', '.join(presets())}")
+    return presets()[guidance]
 
 
 def _load_pipeline(model: str | None):

@@ -63,6 +63,9 @@ def test_the_options_decide_about_the_clip(tmp_path, nano):
     assert not np.array_equal(first, frames("--seed", 2))
     assert not np.array_equal(first, frames("--seed", 1, "--no-plan"))
     assert not np.array_equal(first, frames("--seed", 1, "--guidance-scale", 1))
+    assert not np.array_equal(first, frames("--seed", 1, "--guidance", "ccl"))
+    alone = frames("--seed", 1, "--guidance", "none")
+    assert np.array_equal(alone, frames("--seed", 1, "--guidance", "text", "--guidance-scale", 1))
 
 
 def test_what_is_given_stays(tmp_path, nano):
@@ -114,6 +117,17 @@ def test_evaluate_scores_every_tier(tmp_path, capsys, nano):
     assert set(result["tiers"]) == {"all", "simple", "medium", "complex"}
 
 
+def test_evaluate_scores_a_sound_for_a_film(tmp_path, capsys, nano):
+    path, options = tmp_path / "scores.json", ("--steps", 1, "--guidance", "none", "--no-plan")
+    assert run("evaluate", "--scenes-per-tier", 1, "--direction", "v2a", *options, "--json", path) == 0
+    assert "made: P-Acc without what is given, the aspects present, seen" in capsys.readouterr().out
+    result = json.loads(path.read_text())
+    assert result["settings"]["direction"] == "v2a" and result["settings"]["guidance"] == "none"
+    score = result["tiers"]["all"]
+    assert score["facts"]["present"] == score["facts"]["seen"] == 1.0
+    assert score["p_acc_made"]["value"] < score["p_acc"]["value"]
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -133,8 +147,13 @@ def test_evaluate_scores_every_tier(tmp_path, capsys, nano):
         (["generate", PROMPT, "-o", "clip.mp4", "--model", "."], "model_index.json"),
         (["stage", "-o", "scenes", "--tier", "easy"], "easy"),
         (["evaluate", "--json", "no/folder/scores.json"], "no/folder is not a folder"),
+        (["generate", PROMPT, "-o", "clip.mp4", "--guidance", "strong"], "choose one of none, text, harmony, ccl"),
         (["evaluate", "--codec-only", "--no-plan"], "exclude"),
+        (["evaluate", "--codec-only", "--direction", "v2a"], "--codec-only generates nothing"),
+        (["evaluate", "--direction", "t2v"], "`direction` is 't2v'"),
+        (["evaluate", "--guidance", "strong"], "--guidance strong is not known"),
         (["evaluate", "--ablation", __file__, "--no-plan"], "--ablation says itself"),
+        (["evaluate", "--ablation", __file__, "--direction", "a2v"], "--ablation says itself"),
         (["evaluate", "--ablation", "arms.toml"], "arms.toml"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +11,12 @@ import torch
 from tqdm import tqdm
 
 from .. import coordinates
+from ..media import Clip as MediaClip
+from ..pipelines.conditions import KEPT_SECONDS
 from ..plan import SemanticPlan
 from ..stage import Clip, Scene, render_clip, sample_scene, write_prompt
 from ..stage.scene import TIERS
-from ..stage.scoring import ASPECTS, ClipScore, score_clip
+from ..stage.scoring import ASPECTS, ClipScore, score_clip, summarise
 from .data import to_video
 from .features import encode_audio_latents
 
@@ -24,6 +26,13 @@ if TYPE_CHECKING:
 
 
 PLANS = ("planner", "none", "ground truth")
+
+# What is given of each scene's own render: nothing, its sound, its picture, its first frame, its first second.
+DIRECTIONS = ("t2av", "a2v", "v2a", "i2av", "continuation")
+# The aspects whose facts hang on the given modality alone. The place of an action takes both, so that it is made as well.
+GIVEN_ASPECTS = {"a2v": ("heard", "pitch"), "v2a": ("present", "seen")}
+
+Estimate = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -85,9 +94,13 @@ def generated_clips(
     plan: str = "planner",
     shuffle_prompts: bool = False,
     text: bool = True,
+    direction: str = "t2av",
 ) -> MakeClips:
     """
     What makes clips by generating them, each from the noise of its example's seed, whatever its batch.
+
+    In another direction than "t2av" something of the scene's own render is given. What is given whole is in the clip as it is, so
+    that what is made is scored with it; text and plan are those of every direction.
 
     Args:
         pipe: The pipeline.
@@ -97,10 +110,15 @@ def generated_clips(
         shuffle_prompts: Whether each clip is made from the prompt (and plan) of another scene of its tier, yet scored
             against its own: the control, which shows what a model gets right by chance.
         text: Whether the denoiser reads the prompt. If not, it gets an empty one beside the plan.
+        direction: What is given and what is made, one of `DIRECTIONS`. "a2v": the sound is given and a picture made for it;
+            "v2a": the mirror; "i2av": the first frame is given; "continuation": picture and sound of the first second are
+            given, as the autoencoders render them, and go on.
 
     Raises:
-        ValueError: an unknown `plan`, or one that the pipeline cannot make; a tier of one scene cannot be shuffled.
+        ValueError: an unknown `direction` or `plan`, or a plan that the pipeline cannot make; a tier of one scene cannot be
+            shuffled.
     """
+    check_direction(direction)
     if plan not in PLANS:
         raise ValueError(f"`plan` is {plan!r}: choose one of {PLANS}.")
     if plan == "planner" and pipe.planner is None:
@@ -128,7 +146,9 @@ def generated_clips(
             generator=[torch.Generator().manual_seed(example.seed) for example in batch],
             plan=given,
             use_plan=plan != "none",
+            use_cache=True,  # of memory nano's clips take little, and a given modality is run once
             output_type="pt",
+            **_given(pipe, [example.clip for example in batch], direction),
         )
         return [output.clip(index) for index in range(len(batch))]
 
@@ -165,32 +185,127 @@ def evaluate(make_clips: MakeClips, examples: Sequence[Example], batch_size: int
         batch_size: Clips made together.
 
     Returns:
-        A score for each example, for `stage.summarise`.
+        A score for each example, for [`summarise_direction`].
     """
-    scores = []
+    return [score for batch in scored_batches(make_clips, examples, batch_size) for score in batch]
+
+
+def scored_batches(
+    make_clips: MakeClips, examples: Sequence[Example], batch_size: int = 8
+) -> Iterator[list[ClipScore]]:
+    """As [`evaluate`], batch by batch: for those who keep what they have if the rest fails."""
     with tqdm(total=len(examples), desc="clips", unit="clip") as bar:
         for start in range(0, len(examples), batch_size):
             batch = examples[start : start + batch_size]
-            for example, (frames, waveform) in zip(batch, make_clips(batch), strict=True):
-                scores.append(score_clip(frames, waveform.mean(axis=0), example.scene))
+            yield [
+                score_clip(frames, waveform.mean(axis=0), example.scene)
+                for example, (frames, waveform) in zip(batch, make_clips(batch), strict=True)
+            ]
             bar.update(len(batch))
-    return scores
+
+
+def check_direction(direction: str) -> None:
+    """Refuses what is not one of `DIRECTIONS`.
+
+    Raises:
+        ValueError: naming it and them.
+    """
+    if direction not in DIRECTIONS:
+        raise ValueError(f"`direction` is {direction!r}: choose one of {DIRECTIONS}.")
+
+
+def p_acc_made(score: ClipScore, direction: str = "t2av") -> float:
+    """
+    The share of a scene's facts that hold, of those on which what is made has any influence.
+
+    Where a modality is given whole, P-Acc counts facts for which nobody was needed: in "v2a" who is there and what is *seen*, in
+    "a2v" what is *heard* and its *pitch*. These are left out; no other fact, and none is judged in another way. In the other
+    directions it is P-Acc itself.
+
+    Args:
+        score: The clip's score, every fact of it as the scorer judged it.
+        direction: How the clip was made, one of `DIRECTIONS`.
+    """
+    facts = [fact for fact in score.facts if fact.aspect not in GIVEN_ASPECTS.get(direction, ())]
+    return sum(fact.holds for fact in facts) / len(facts)
+
+
+def summarise_direction(scores: Sequence[ClipScore], direction: str = "t2av") -> dict[str, dict[str, Any]]:
+    """`stage.scoring.summarise`'s figures of clips made in this direction, and `p_acc_made` beside them, see [`p_acc_made`]."""
+    summary = summarise(scores)
+    for tier, values in summary.items():
+        made = np.array([p_acc_made(score, direction) for score in scores if tier in ("all", score.tier)])
+        values["p_acc_made"] = bootstrap(lambda scenes, made=made: made[scenes].mean(axis=-1), len(made))
+    return summary
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], np.ndarray], num_scenes: int, num_resamples: int = 1000, seed: int = 0
+) -> Estimate:
+    """
+    A statistic of scenes and its 95% interval, as `stage.scoring.summarise` draws it.
+
+    Args:
+        statistic: Of the scenes with these numbers, `(..., num_scenes)`: one value for each row. NaN, where a draw has none, is
+            left out.
+        num_scenes: How many scenes there are.
+        num_resamples: Number of draws of as many scenes, with replacement.
+        seed: Seed of the draws.
+
+    Returns:
+        `value`, `low` and `high`.
+    """
+    draws = np.random.default_rng(seed).integers(num_scenes, size=(num_resamples, num_scenes))
+    low, high = np.nanpercentile(statistic(draws), (2.5, 97.5))
+    return {"value": float(statistic(np.arange(num_scenes))), "low": float(low), "high": float(high)}
 
 
 def format_summary(summary: dict[str, dict[str, Any]]) -> str:
-    """`stage.scoring.summarise`'s result as a Markdown table, with 95% intervals in brackets. The last columns are the
-    shares of the facts that hold, aspect by aspect."""
-    columns = {"p_acc": "P-Acc", "strict": "strict", "m_wer": "M-WER", "desync": "DeSync (s)"}
+    """[`summarise_direction`]'s result as a Markdown table, with 95% intervals in brackets. The last columns are the shares of
+    the facts that hold, aspect by aspect. *made* is P-Acc over the facts that are not given, where any are."""
+    columns = {"p_acc": "P-Acc", "p_acc_made": "made", "strict": "strict", "m_wer": "M-WER", "desync": "DeSync (s)"}
+    if all(values["p_acc_made"] == values["p_acc"] for values in summary.values()):
+        del columns["p_acc_made"]
     header = ["tier", "clips", *columns.values(), *ASPECTS]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for tier, values in summary.items():
-        scores = [
-            "-" if values[name] is None else "{value:.3f} [{low:.3f}, {high:.3f}]".format(**values[name])
-            for name in columns
-        ]
+        scores = [format_estimate(values[name]) for name in columns]
         shares = [f"{values['facts'][aspect]:.2f}" for aspect in ASPECTS]
         lines.append(f"| {' | '.join([tier, str(values['clips']), *scores, *shares])} |")
     return "\n".join(lines)
+
+
+def format_estimate(estimate: Estimate | None, form: str = ".3f") -> str:
+    """A value with its interval in brackets, or a dash where there is none."""
+    if estimate is None:
+        return "-"
+    value, low, high = (format(estimate[name], form) for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def _given(pipe: BatonPipeline, clips: Sequence[Clip], direction: str) -> dict[str, Any]:
+    """The arguments of a call that give what this direction gives of `clips`."""
+    if direction == "a2v":
+        return {"audio": [clip.waveform for clip in clips], "audio_sampling_rate": clips[0].sampling_rate}
+    if direction == "v2a":
+        return {"video": [clip.frames for clip in clips], "video_frame_rate": clips[0].frame_rate}
+    if direction == "i2av":
+        return {"image": [clip.frames[0] for clip in clips]}
+    if direction == "continuation":
+        num_frames = coordinates.num_frames_nearest(
+            KEPT_SECONDS, pipe.frame_rate, pipe.vae.config.scale_factor_temporal
+        )
+        return {
+            "continue_from": [_first(clip, coordinates.clip_duration(num_frames, pipe.frame_rate)) for clip in clips]
+        }
+    return {}
+
+
+def _first(clip: Clip, duration: float) -> MediaClip:
+    """The first `duration` seconds of a rendered scene."""
+    frames = clip.frames[: coordinates.num_frames_within(duration, clip.frame_rate)]
+    waveform = clip.waveform[: coordinates.num_samples(duration, clip.sampling_rate)]
+    return MediaClip(frames, waveform[None], clip.frame_rate, clip.sampling_rate)
 
 
 def _true_plan(pipe: BatonPipeline, clip: Clip) -> SemanticPlan:

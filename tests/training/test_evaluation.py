@@ -2,13 +2,22 @@ import numpy as np
 import pytest
 import torch
 
+from baton_diffusers import BatonPipeline
+from baton_diffusers.checkpoints import default_checkpoint
+from baton_diffusers.guiders import presets
 from baton_diffusers.pipelines.pipeline_output import BatonPipelineOutput
 from baton_diffusers.stage.scoring import summarise
 from baton_diffusers.training.evaluation import (
+    DIRECTIONS,
+    bootstrap,
     draw_examples,
     evaluate,
     format_summary,
     generated_clips,
+    p_acc_made,
+    reconstructed_clips,
+    scored_batches,
+    summarise_direction,
 )
 
 
@@ -17,8 +26,20 @@ def examples():
     return draw_examples(3)
 
 
+@pytest.fixture(scope="module")
+def nano():
+    pipe = BatonPipeline.from_pretrained(default_checkpoint())
+    pipe.set_progress_bar_config(disable=True)
+    pipe.register_modules(**presets()["none"])
+    return pipe
+
+
 def rendered(batch):
     return [(example.clip.frames, example.clip.waveform[None]) for example in batch]
+
+
+def silent(batch):
+    return [(example.clip.frames, 0 * example.clip.waveform[None]) for example in batch]
 
 
 class Renderer:
@@ -65,6 +86,8 @@ def test_what_cannot_be_evaluated_is_refused(examples):
     pipe = Renderer(examples)
     with pytest.raises(ValueError, match="`plan` is 'oracle'"):
         generated_clips(pipe, examples, plan="oracle")
+    with pytest.raises(ValueError, match="`direction` is 't2v': choose one of .*'v2a'"):
+        generated_clips(pipe, examples, direction="t2v")
     with pytest.raises(ValueError, match="the simple tier has one scene"):
         generated_clips(pipe, examples[2:], shuffle_prompts=True)
     pipe.planner = None
@@ -72,8 +95,74 @@ def test_what_cannot_be_evaluated_is_refused(examples):
         generated_clips(pipe, examples)
 
 
+@pytest.mark.parametrize("plan", ["planner", "none", "ground truth"])
+@pytest.mark.parametrize("direction, given", [("a2v", 1), ("v2a", 0)])
+def test_a_given_modality_is_scored_as_it_is_with_what_is_made_for_it(nano, examples, direction, given, plan):
+    batch = [examples[0], examples[-1]]
+    clips = generated_clips(nano, examples, 1, plan, direction=direction)(batch)
+    for made, truth in zip(clips, rendered(batch), strict=True):
+        assert np.array_equal(made[given], truth[given])
+        assert made[1 - given].shape == truth[1 - given].shape and not np.array_equal(
+            made[1 - given], truth[1 - given]
+        )
+
+
+def test_a_first_frame_or_second_is_given_and_goes_on(nano, examples):
+    batch = examples[-2:]
+    free, begun, continued = (
+        generated_clips(nano, examples, 1, "none", direction=d)(batch) for d in ("t2av", "i2av", "continuation")
+    )
+    for i, (frames, waveform) in enumerate(reconstructed_clips(nano)(batch)):
+
+        def error(clip, span, truth=frames):
+            return np.abs(clip[0][span] - 1.0 * truth[span]).max()
+
+        # What is given returns as the autoencoders render it. Both are causal.
+        assert error(begun[i], slice(0, 1)) <= 1 < 50 < error(free[i], slice(0, 1))
+        assert error(continued[i], slice(0, 17)) <= 1 < 50 < error(continued[i], slice(17, None))
+        assert all(
+            clip[0].shape == frames.shape and clip[1].shape == waveform.shape for clip in (begun[i], continued[i])
+        )
+
+
+def test_what_is_given_does_not_count_as_made(examples):
+    truth, mute = evaluate(rendered, examples), evaluate(silent, examples)
+    assert [p_acc_made(score, direction) for score in truth for direction in DIRECTIONS] == [1.0] * 45
+    # Of a silent clip the picture's facts hold. Those of the sound do not, nor is anything in its place.
+    assert [p_acc_made(score, "v2a") for score in mute] == [0.0] * 9
+    assert [p_acc_made(score, "t2av") for score in mute] == [score.p_acc for score in mute]
+    for score in mute:
+        kinds = [fact.aspect for fact in score.facts]
+        visible, placed = kinds.count("present") + kinds.count("seen"), kinds.count("order")
+        assert p_acc_made(score, "a2v") == visible / (visible + placed)
+
+    lines = {d: format_summary(summarise_direction(mute, d)).splitlines() for d in ("t2av", "v2a")}
+    assert lines["t2av"][0].startswith("| tier | clips | P-Acc | strict |")
+    assert lines["v2a"][0].startswith("| tier | clips | P-Acc | made | strict |")
+    assert all("| 0.000 [0.000, 0.000] | 0.000 [" in line for line in lines["v2a"][2:])
+    assert len({line.count("|") for line in lines["v2a"]}) == 1
+
+
+def test_an_interval_is_drawn_as_the_scorer_draws_it(examples):
+    scores = [s for s in evaluate(silent, examples) if s.tier == "complex"]
+    p_acc = np.array([score.p_acc for score in scores])
+    assert bootstrap(lambda scenes: p_acc[scenes].mean(axis=-1), 3) == summarise(scores)["complex"]["p_acc"]
+
+
+def test_scores_come_batch_by_batch(examples):
+    asked = []
+
+    def make(batch):
+        asked.append(len(batch))
+        return rendered(batch)
+
+    batches = scored_batches(make, examples, batch_size=4)
+    assert len(next(batches)) == 4 and asked == [4]
+    assert [len(batch) for batch in batches] == [4, 1]
+
+
 def test_the_table_has_a_row_for_each_tier(examples):
-    lines = format_summary(summarise(evaluate(rendered, examples))).splitlines()
+    lines = format_summary(summarise_direction(evaluate(rendered, examples))).splitlines()
     assert lines[0].startswith("| tier | clips | P-Acc | strict | M-WER | DeSync (s) | present | seen |")
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| all", "| simple", "| medium", "| complex"]
     assert len({line.count("|") for line in lines}) == 1
