@@ -46,9 +46,13 @@ def num_latent_frames(num_frames: int, temporal_stride: int) -> int:
     return (num_frames - 1) // temporal_stride + 1
 
 
-def num_audio_latents(duration: float, audio_latent_rate: float) -> int:
-    """Audio latents, at `audio_latent_rate` per second, that cover `duration` seconds (the last one may reach beyond)."""
-    return math.ceil(duration * audio_latent_rate - _SLACK)
+def num_audio_latents(duration: float, audio_latent_rate: float, min_coverage: float = 0.0) -> int:
+    """Audio latents, at `audio_latent_rate` per second, of a clip of `duration` seconds, at least one.
+
+    The last one may reach beyond the clip: it is there if more than the share `min_coverage` of it lies within. By default
+    the latents cover the clip; with more, what they leave out at its end is shorter than one latent.
+    """
+    return max(math.ceil(duration * audio_latent_rate - min_coverage - _SLACK), 1)
 
 
 def num_samples(duration: float, sampling_rate: int) -> int:

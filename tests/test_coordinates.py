@@ -36,6 +36,18 @@ def test_the_length_of_nanos_clip():
     assert coordinates.num_audio_latents(0.96 * 3, 31.25) == 90  # 90.00000000000001 in floating point
 
 
+def test_a_last_audio_latent_counts_by_its_share_within_the_clip():
+    # 157.55 and 313.80 latents at 31.25 per second: Ovi makes 157 and 314
+    assert [coordinates.num_audio_latents(frames / 24, 31.25, 0.75) for frames in (121, 241)] == [157, 314]
+    assert coordinates.num_audio_latents(2.75 / 31.25, 31.25, 0.75) == 2
+    assert coordinates.num_audio_latents(3 / 31.25, 31.25, 0.75) == 3
+    assert coordinates.num_audio_latents(0.1 / 31.25, 31.25, 0.75) == 1  # a clip has sound, however short it is
+    for frames in range(1, 200):
+        duration = frames / 24
+        count = coordinates.num_audio_latents(duration, 31.25, 0.75)
+        assert -0.25 / 31.25 - 1e-6 <= duration - count / 31.25 <= 0.75 / 31.25 + 1e-6 or count == 1
+
+
 def test_latent_time_passes_through_the_centres_of_what_latents_cover():
     # latent 0: frame 0, latent 1: frames 1-4, latent 2: frames 5-8, latent 3: frames 9-12
     frames = tensor(0, 2.5, 6.5, 10.5)

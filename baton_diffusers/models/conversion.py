@@ -21,6 +21,9 @@ from .checkpoint_files import PublishedWeights, Shapes, check_keys
 
 OVI_NUM_ATTENTION_HEADS = 24
 OVI_AUDIO_ROPE_SCALE = 0.19676
+# Ovi lists its audio latents: 157 for 121 frames and 314 for 241, of which 157.55 and 313.80 cover them. Any share from
+# 0.56 to 0.80 gives both; the choice is ours.
+OVI_AUDIO_LATENT_MIN_COVERAGE = 0.75
 
 # Ovi 1.1 (papers.md 4): parts of names within one branch, ours and theirs.
 _OVI_BLOCK = {
@@ -242,6 +245,7 @@ def ovi_config(
         "text_dim": shape("video_model.text_embedding.0.weight")[1],
         "freq_dim": shape("video_model.time_embedding.0.weight")[1],
         "audio_rope_scale": audio_rope_scale,
+        "audio_latent_min_coverage": OVI_AUDIO_LATENT_MIN_COVERAGE,
     }
 
 

@@ -290,6 +290,8 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         audio_latent_rate (`float`, defaults to 31.25): audio latents per second.
         audio_rope_scale (`float`, *optional*): video latent frames for each audio latent, a linear map that belongs to
             Ovi's weights (0.19676). By default the exact map of `coordinates.py`.
+        audio_latent_min_coverage (`float`, defaults to 0.0): how much of the last audio latent must lie within the clip for
+            it to be there, see `coordinates.num_audio_latents`; less than 1. By default the latents cover the clip.
         video_plan_dim (`int`, *optional*): width of the video plan tokens. By default there are no plan layers.
         audio_plan_dim (`int`, *optional*): width of the audio plan tokens; given exactly if `video_plan_dim` is.
         plan_rope (`str`, defaults to `"full"`): variant of RS-RoPE, see [`RSRoPEAttnProcessor`].
@@ -350,6 +352,7 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         temporal_stride: int = 4,
         audio_latent_rate: float = 31.25,
         audio_rope_scale: float | None = None,
+        audio_latent_min_coverage: float = 0.0,
         video_plan_dim: int | None = None,
         audio_plan_dim: int | None = None,
         plan_rope: str = "full",
@@ -368,6 +371,10 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
             )
         if plan_rope not in PLAN_ROPE_VARIANTS:
             raise ValueError(f"`plan_rope` is {plan_rope!r}, but must be one of {PLAN_ROPE_VARIANTS}.")
+        if not 0.0 <= audio_latent_min_coverage < 1.0:
+            raise ValueError(
+                f"`audio_latent_min_coverage` is {audio_latent_min_coverage}, but must be a share from 0.0 to below 1.0."
+            )
         if num_context_tokens < 0:
             raise ValueError(f"`num_context_tokens` is {num_context_tokens}: use 0 for none.")
         if (cross_modal_window is None) != (audio_cross_modal_window is None):

@@ -497,11 +497,14 @@ def known_latent_frames(
     return ~coordinates.latent_frames_of(coordinates.units_in_spans(new, frame_rate, num_frames), temporal_stride)
 
 
-def known_audio_latents(audio: GivenAudio | None, duration: float, audio_latent_rate: float) -> torch.Tensor:
-    """Which audio latents of a clip are known: those all of whose samples within the clip are. Bool, `(num_latents,)`."""
+def known_audio_latents(
+    audio: GivenAudio | None, duration: float, audio_latent_rate: float, min_coverage: float = 0.0
+) -> torch.Tensor:
+    """Which audio latents of a clip are known: those all of whose samples within the clip are. Bool, `(num_latents,)`, as
+    many as `coordinates.num_audio_latents` says."""
     new = ((0.0, math.inf),) if audio is None else audio.new
     within = [(start, end) for start, end in new if start < duration]
-    num_latents = coordinates.num_audio_latents(duration, audio_latent_rate)
+    num_latents = coordinates.num_audio_latents(duration, audio_latent_rate, min_coverage)
     return ~coordinates.units_in_spans(within, audio_latent_rate, num_latents)
 
 

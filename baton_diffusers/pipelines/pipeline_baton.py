@@ -707,7 +707,11 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             audio_latents = audio_latents.transpose(1, 2).float() / self.audio_vae.config.scaling_factor
             mel = self.audio_vae.decode(audio_latents.to(self.audio_vae.dtype), return_dict=False)[0]
             waveform = self.vocoder(mel.to(self.vocoder.dtype), return_dict=False)[0].float().clamp(-1, 1)
-            waveform = waveform[..., : coordinates.num_samples(duration, self.sampling_rate)]
+            num_samples = coordinates.num_samples(duration, self.sampling_rate)
+            # Latents may end a little before the clip (`audio_latent_min_coverage`): silence follows.
+            waveform = torch.nn.functional.pad(waveform, (0, max(num_samples - waveform.shape[-1], 0)))[
+                ..., :num_samples
+            ]
             waveform = waveform if output_type == "pt" else waveform.cpu().numpy()
         return frames, waveform
 
@@ -1072,10 +1076,10 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
 
     def _known_masks(self, given: Given, num_frames: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Which latents are known: `(num_latent_frames,)` and `(audio_length,)`."""
-        duration = coordinates.clip_duration(num_frames, self.frame_rate)
+        duration, config = coordinates.clip_duration(num_frames, self.frame_rate), self.transformer.config
         return (
             known_latent_frames(given.video, num_frames, self.frame_rate, self.vae.config.scale_factor_temporal),
-            known_audio_latents(given.audio, duration, self.transformer.config.audio_latent_rate),
+            known_audio_latents(given.audio, duration, config.audio_latent_rate, config.audio_latent_min_coverage),
         )
 
     def _passes_of_steps(self, num_steps: int, given: Given, num_frames: int) -> Iterator[tuple[GuidancePass, ...]]:
@@ -1091,9 +1095,12 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         stride = self.vae.config.scale_factor_spatial
         latent_frames = coordinates.num_latent_frames(num_frames, self.vae.config.scale_factor_temporal)
         duration = coordinates.clip_duration(num_frames, self.frame_rate)
+        audio_length = coordinates.num_audio_latents(
+            duration, config.audio_latent_rate, config.audio_latent_min_coverage
+        )
         return (
             (num_clips, config.in_channels, latent_frames, height // stride, width // stride),
-            (num_clips, coordinates.num_audio_latents(duration, config.audio_latent_rate), config.audio_in_channels),
+            (num_clips, audio_length, config.audio_in_channels),
         )
 
     def _check_given(self, given: Given, batch_size: int, num_frames: int) -> None:

@@ -454,6 +454,7 @@ def test_plans_that_do_not_fit_are_refused(transformer, inputs):
     [
         ({"video_plan_dim": None}, "`video_plan_dim` is None and `audio_plan_dim` is 4: give both or neither"),
         ({"plan_rope": "spatial"}, "`plan_rope` is 'spatial', but must be one of"),
+        ({"audio_latent_min_coverage": 1.0}, "`audio_latent_min_coverage` is 1.0, but must be a share"),
         ({"patch_size": (2, 2, 2)}, r"`patch_size` is \(2, 2, 2\).*use \(1, 2, 2\)"),
     ],
 )

@@ -101,6 +101,19 @@ def test_sizes_and_lengths_are_free(pipe):
     assert output.plan.duration == 5 / FRAME_RATE
 
 
+def test_a_last_audio_latent_that_lies_beyond_the_clip_is_left_out():
+    """36 latents cover the 35.16 of the clip; a sound that ends before the clip goes on in silence."""
+    pipe = tiny_pipeline(transformer=tiny_transformer(audio_latent_min_coverage=0.5))
+    latents = make(pipe, output_type="latent")
+    assert latents.frames.shape == (1, *LATENTS) and latents.audio.shape == (1, 35, AUDIO_LATENTS[1])
+    output = make(pipe)
+    assert output.audio.shape == (1, 1, NUM_SAMPLES)
+    assert output.audio[..., : 35 * 128].std() > 1e-3 and not output.audio[..., 35 * 128 :].any()
+    continued = make(pipe, continue_from=output, continue_seconds=0.5, output_type="latent")
+    assert continued.audio.shape == (1, 35, AUDIO_LATENTS[1])
+    assert make(pipe, audio=output.audio[0]).audio.shape == (1, 1, NUM_SAMPLES)
+
+
 def test_given_noise_is_used(pipe):
     noise, audio_noise = pipe.prepare_latents(1, SIZE, SIZE, NUM_FRAMES, seeds(0))
     assert noise.shape == (1, *LATENTS) and audio_noise.shape == (1, *AUDIO_LATENTS)
