@@ -13,10 +13,10 @@ from baton_diffusers.training.data import StageClips
 from baton_diffusers.training.features import CachedFeatures
 from baton_diffusers.training.planner import (
     CachedPlans,
+    PlanCollator,
     PlannedScenes,
     PlannerConfig,
     PlannerLoss,
-    PromptCollator,
     build_planner,
     explained_variance,
     format_explained_variance,
@@ -43,15 +43,14 @@ def main() -> None:
         step = load_checkpoint(config.trainer.run_dir, planner)
         print(f"step {step}: {step * config.trainer.batch_size} prompts seen")
     else:
-        collate = PromptCollator(tokenizer, planner.config.system_prompt)
-        loss = PlannerLoss(config.audio_weight)
+        loss = PlannerLoss(tokenizer, planner.config, config.audio_weight, config.cue_weight, config.cue_dropout)
         if config.features is None:
             dataset = PlannedScenes(*encoders, config.num_scenes, config.clips_per_prompt)
         else:
             clips = None if config.data_seed is None else StageClips("train", seed=config.data_seed)
             features = CachedFeatures(config.features, clips, config.trainer.seed, config.trainer.batch_size)
             dataset = CachedPlans(features)
-        trainer = Trainer(config.trainer, planner, loss, dataset, collate_fn=collate)
+        trainer = Trainer(config.trainer, planner, loss, dataset, collate_fn=PlanCollator())
         planner = trainer.fit()
         if not trainer.accelerator.is_main_process:
             return

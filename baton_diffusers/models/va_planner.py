@@ -12,9 +12,10 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.attention import AttentionModuleMixin, FeedForward
 from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.normalization import FP32LayerNorm
-from transformers import Qwen3Config, Qwen3Model
+from transformers import DynamicCache, Qwen3Config, Qwen3Model
 
 from ..coordinates import (
     apply_rotary_embedding,
@@ -24,6 +25,7 @@ from ..coordinates import (
     rotary_embedding,
     timestamp_coordinates,
 )
+from ..cues import Cue, format_cues, format_timestamp, parse_cues
 from ..plan import SemanticPlan
 
 
@@ -81,6 +83,83 @@ def tokenize_prompts(
         return_tensors="pt",
     )
     return encoded.input_ids.long(), encoded.attention_mask.long()
+
+
+def add_timestamps(tokenizer: PreTrainedTokenizerBase, num_timestamps: int, timestamp_rate: float) -> int:
+    """
+    Adds timestamp tokens to a tokenizer, for a planner that writes cues.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): the planner's tokenizer.
+        num_timestamps (`int`): tokens to add, from 0 seconds on.
+        timestamp_rate (`float`): timestamps per second.
+
+    Returns:
+        `int`: the id of the first one, `first_timestamp_id` of [`VAPlannerModel`]; the others follow.
+
+    Raises:
+        ValueError: if two of the timestamps would read the same, or the tokenizer has some of them already.
+    """
+    stamps = [format_timestamp(i / timestamp_rate) for i in range(num_timestamps)]
+    first = len(tokenizer)
+    if len(set(stamps)) < num_timestamps or tokenizer.add_tokens(stamps) < num_timestamps:
+        raise ValueError(
+            f"{num_timestamps} timestamps at {timestamp_rate} per second are not new and distinct in hundredths of a second: "
+            "take a lower rate, and a tokenizer without timestamps."
+        )
+    return first
+
+
+def tokenize_cues(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    cues: Sequence[str],
+    system_prompt: str | None = None,
+    timestamp_rate: float = 16.0,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Puts prompts, each with its cue sheet as the answer, into the form that the planner reads, padded on the left.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): the planner's tokenizer, with a padding token, timestamps, and an end of text.
+        prompts (`Sequence[str]`): descriptions of clips.
+        cues (`Sequence[str]`): a sheet for each prompt, see [`baton_diffusers.cues`]. The empty one says nothing of times.
+        system_prompt (`str`, *optional*): usually `planner.config.system_prompt`.
+        timestamp_rate (`float`, defaults to 16.0): usually `planner.config.timestamp_rate`; instants are moved to the
+            nearest timestamp.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor, torch.Tensor]`: `input_ids`, `attention_mask` and `labels`, all of shape
+        `(batch_size, text_length)`, int64; `labels` are the tokens of the sheets and of their ends, and -100 elsewhere.
+
+    Raises:
+        ValueError: if a sheet is malformed or has instants beyond the timestamps, or there is not one for each prompt.
+    """
+    if isinstance(cues, str) or len(cues) != len(prompts):
+        raise ValueError(
+            f"`cues` has to be a list with one sheet for each of the {len(prompts)} prompts, got {cues!r}."
+        )
+    input_ids, attention_mask = tokenize_prompts(tokenizer, prompts, system_prompt)
+    answers = []
+    for sheet in cues:
+        snapped = [Cue(round(cue.time * timestamp_rate) / timestamp_rate, cue.text) for cue in parse_cues(sheet)]
+        answer = tokenizer(format_cues(snapped), add_special_tokens=False).input_ids
+        known = tokenizer.get_added_vocab()
+        if unknown := [cue.time for cue in snapped if format_timestamp(cue.time) not in known]:
+            raise ValueError(f"`cues` name the instant {unknown[0]} seconds, but the planner has no timestamp for it.")
+        answers.append([*answer, tokenizer.eos_token_id])
+    rows = [
+        [*ids[mask.bool()].tolist(), *answer]
+        for ids, mask, answer in zip(input_ids, attention_mask, answers, strict=True)
+    ]
+    length = max(len(row) for row in rows)
+    input_ids = torch.full((len(rows), length), tokenizer.pad_token_id)
+    attention_mask = torch.zeros_like(input_ids)
+    labels = torch.full_like(input_ids, -100)
+    for i, (row, answer) in enumerate(zip(rows, answers, strict=True)):
+        input_ids[i, length - len(row) :] = torch.tensor(row)
+        attention_mask[i, length - len(row) :] = 1
+        labels[i, length - len(answer) :] = torch.tensor(answer)
+    return input_ids, attention_mask, labels
 
 
 class AlignmentAttnProcessor:
@@ -212,6 +291,11 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
     in chunk), shared over time, so that one planner serves any duration; for that reason the attention to the language
     model's states runs under the timestamp RoPE too, or the keyframes could not be told apart.
 
+    With timestamps, ours too, the language model may first *write cues* ([`VAPlannerModel.generate_cues`]): when what the
+    prompt tells of happens. It then plans with them before its eyes, `[system; prompt; cues; placeholders]`. A prompt seldom
+    says when, and what is regressed from it alone is the mean over all times, a blur; cues are sampled, and the plan commits
+    to them. Each placeholder carries the timestamp of its moment, so that it finds its cues by content.
+
     Args:
         language_model_config (`dict`): configuration of the `transformers.Qwen3Model`.
         video_dim (`int`, defaults to 1152): width of the video plan tokens.
@@ -228,9 +312,14 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             channels turn by one radian per unit (ours: about one unit between neighbouring audio tokens).
         rope_theta (`float`, defaults to 10000.0): base of the towers' RoPE frequencies.
         system_prompt (`str`, *optional*): what `tokenize_prompts` puts before every prompt.
+        first_timestamp_id (`int`, *optional*): the language model's token for 0 seconds, see [`add_timestamps`]. Without
+            one the planner knows no cues, as the paper's.
+        num_timestamps (`int`, defaults to 0): timestamp tokens.
+        timestamp_rate (`float`, defaults to 16.0): timestamps per second.
 
     Raises:
-        ValueError: if the towers' width does not divide into heads of even size.
+        ValueError: if the towers' width does not divide into heads of even size, or the timestamps are not among the language
+            model's tokens.
     """
 
     _supports_gradient_checkpointing = True
@@ -254,6 +343,9 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         rope_positions_per_second: float = 24.0,
         rope_theta: float = 10000.0,
         system_prompt: str | None = PLANNER_SYSTEM_PROMPT,
+        first_timestamp_id: int | None = None,
+        num_timestamps: int = 0,
+        timestamp_rate: float = 16.0,
     ):
         super().__init__()
         language_model_config = Qwen3Config(**language_model_config)
@@ -265,7 +357,24 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 f"choose `tower_dim` as a multiple of {2 * tower_num_attention_heads}."
             )
 
+        if first_timestamp_id is not None:
+            if not (
+                num_timestamps > 1 and 0 <= first_timestamp_id <= language_model_config.vocab_size - num_timestamps
+            ):
+                raise ValueError(
+                    f"{num_timestamps} timestamps from {first_timestamp_id} on are not among the language model's "
+                    f"{language_model_config.vocab_size} tokens: give at least 2, and a larger `vocab_size`."
+                )
+            if language_model_config.eos_token_id is None:
+                raise ValueError("a planner with timestamps needs `eos_token_id` in `language_model_config`.")
+
         self.language_model = Qwen3Model(language_model_config)
+        if first_timestamp_id is not None:  # neighbours start alike, and a shift in time as a rotation
+            rows = get_timestep_embedding(torch.arange(num_timestamps), hidden_size)
+            with torch.no_grad():
+                self.language_model.embed_tokens.weight[first_timestamp_id : first_timestamp_id + num_timestamps] = (
+                    math.sqrt(2) * language_model_config.initializer_range * rows
+                )
         self.video_placeholder = nn.Parameter(0.02 * torch.randn(hidden_size))
         self.audio_placeholder = nn.Parameter(0.02 * torch.randn(hidden_size))
 
@@ -280,18 +389,36 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.proj_out = nn.Linear(tower_dim if tower_depth else hidden_size, video_dim)
         self.audio_proj_out = nn.Linear(tower_dim if tower_depth else hidden_size, audio_dim)
 
+        if first_timestamp_id is not None:
+            self.lm_head = nn.Linear(hidden_size, language_model_config.vocab_size, bias=False)
+
         self.gradient_checkpointing = False
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, duration: float) -> SemanticPlan:
+    @property
+    def writes_cues(self) -> bool:
+        """Whether the planner knows timestamps, and so can write cues before it plans."""
+        return self.config.first_timestamp_id is not None
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        duration: float,
+        labels: torch.Tensor | None = None,
+    ) -> SemanticPlan | tuple[SemanticPlan, torch.Tensor]:
         """
         Args:
-            input_ids (`torch.Tensor` of shape `(batch_size, text_length)`): tokens from `tokenize_prompts`.
+            input_ids (`torch.Tensor` of shape `(batch_size, text_length)`): tokens from `tokenize_prompts` or
+                `tokenize_cues`.
             attention_mask (`torch.Tensor` of shape `(batch_size, text_length)`): 1 for text, 0 for padding, on whichever
                 side; padding has no influence.
             duration (`float`): seconds to plan, the same for the whole batch.
+            labels (`torch.Tensor` of shape `(batch_size, text_length)`, *optional*): tokens that the language model learns
+                to write, -100 elsewhere.
 
         Returns:
-            `SemanticPlan`: its audio tokens fill whole chunks; those beyond `duration` are zero and masked.
+            `SemanticPlan`: its audio tokens fill whole chunks; those beyond `duration` are zero and masked. With `labels`,
+            a tuple of it and the mean cross-entropy of the labels.
 
         Raises:
             ValueError: if `duration` is not positive, shapes disagree, or text and plan exceed the language model's
@@ -331,16 +458,16 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
 
         # 2. One causal pass over [prompt; video placeholders; audio placeholders]
         text_embeds = self.language_model.embed_tokens(input_ids)
-        video_embeds = self.video_placeholder.to(text_embeds.dtype).expand(batch_size, num_video_tokens, -1)
-        audio_embeds = self.audio_placeholder.to(text_embeds.dtype).expand(batch_size, num_audio_tokens, -1)
+        video_embeds = self._placeholders(self.video_placeholder, video_times, batch_size)
+        audio_embeds = self._placeholders(self.audio_placeholder, audio_times[:num_audio_tokens], batch_size)
         attention_mask = nn.functional.pad(attention_mask, (0, num_video_tokens + num_audio_tokens), value=1)
         hidden_states = self.language_model(
-            inputs_embeds=torch.cat([text_embeds, video_embeds, audio_embeds], dim=1),
+            inputs_embeds=torch.cat([text_embeds, video_embeds.to(text_embeds), audio_embeds.to(text_embeds)], dim=1),
             attention_mask=attention_mask,
             position_ids=(attention_mask.cumsum(dim=1) - 1).clamp(min=0),
             use_cache=False,
         ).last_hidden_state
-        _, hidden_states, audio_hidden_states = hidden_states.split(
+        text_hidden_states, hidden_states, audio_hidden_states = hidden_states.split(
             [text_length, num_video_tokens, num_audio_tokens], dim=1
         )
 
@@ -372,7 +499,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         video_tokens = self.proj_out(hidden_states)
         audio_tokens = self.audio_proj_out(audio_hidden_states)
         audio_tokens = nn.functional.pad(audio_tokens, (0, 0, 0, len(audio_times) - num_audio_tokens))
-        return SemanticPlan(
+        plan = SemanticPlan(
             video_tokens=video_tokens,
             video_times=video_times,
             video_centres=centres.repeat(len(frame_times), 1).to(device),
@@ -381,6 +508,112 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             duration=duration,
             audio_mask=(audio_times < duration).expand(batch_size, -1),
         )
+        if labels is None:
+            return plan
+
+        # 5. Cross-entropy of the cues, each token predicted from the one before it
+        written = labels[:, 1:] != -100
+        logits = self.lm_head(text_hidden_states[:, :-1][written])
+        loss = nn.functional.cross_entropy(logits.float(), labels[:, 1:][written], reduction="sum")
+        return plan, loss / written.sum().clamp(min=1)
+
+    @torch.no_grad()
+    def generate_cues(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        duration: float,
+        temperature: float = 1.0,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        max_new_tokens: int = 128,
+    ) -> list[list[int]]:
+        """
+        Writes the cue sheets of prompts, token by token. Timestamps never go back, nor beyond `duration`.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(batch_size, text_length)`): tokens from `tokenize_prompts`, padded left.
+            attention_mask (`torch.Tensor` of shape `(batch_size, text_length)`): 1 for text, 0 for padding.
+            duration (`float`): seconds of the clip, the same for the whole batch.
+            temperature (`float`, defaults to 1.0): divides the logits before a token is drawn; 0 takes the likeliest.
+            generator (`torch.Generator` or a list of them, *optional*): what is drawn from, one for all or one for each row,
+                whose drawing then does not depend on the batch.
+            max_new_tokens (`int`, defaults to 128): tokens after which a sheet is broken off, before its last, unfinished
+                cue.
+
+        Returns:
+            `list[list[int]]`: the sheets' tokens, without the end of the text.
+
+        Raises:
+            ValueError: if the planner knows no timestamps, or `temperature` is negative.
+        """
+        config = self.config
+        if not self.writes_cues:
+            raise ValueError("this planner knows no timestamps (`first_timestamp_id` is None), and so writes no cues.")
+        if not 0 <= temperature < math.inf:
+            raise ValueError(f"`temperature` is {temperature}, but must be a number from 0 on.")
+        batch_size, device = len(input_ids), input_ids.device
+        generators = generator if isinstance(generator, Sequence) else [generator] * batch_size
+        draws = torch.stack(
+            [
+                torch.rand(max_new_tokens, generator=g, device="cpu" if g is None else g.device).cpu()
+                for g in generators
+            ]
+        ).to(device)
+        end = self.language_model.config.eos_token_id
+        first, number = config.first_timestamp_id, config.num_timestamps
+        last = min(number - 1, math.ceil(duration * config.timestamp_rate) - 1)  # timestamp within the clip
+        tokens = torch.arange(self.lm_head.out_features, device=device)
+        is_timestamp = (tokens >= first) & (tokens < first + number)
+        earliest = torch.full((batch_size, 1), first, device=device)
+
+        cache, position_ids = DynamicCache(), (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+        inputs_embeds, written = self.language_model.embed_tokens(input_ids), []
+        finished = torch.zeros(batch_size, dtype=torch.bool, device=device)
+        for step in range(max_new_tokens):
+            hidden_states = self.language_model(
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state[:, -1]
+            impossible = is_timestamp & ((tokens < earliest) | (tokens > first + last))
+            logits = self.lm_head(hidden_states).float().masked_fill(impossible, -math.inf)
+            if temperature == 0:
+                token = logits.argmax(dim=-1)
+            else:
+                cumulative = (logits / temperature).softmax(dim=-1).cumsum(dim=-1)
+                token = (cumulative <= draws[:, step, None] * cumulative[:, -1:]).sum(dim=-1)
+            finished = finished | (token == end)
+            written.append(token.masked_fill(finished, end))
+            if finished.all():
+                break
+            earliest = torch.where(is_timestamp[token], token, earliest[:, 0])[:, None]
+            inputs_embeds = self.language_model.embed_tokens(token)[:, None]
+            attention_mask = nn.functional.pad(attention_mask, (0, 1), value=1)
+            position_ids = position_ids[:, -1:] + 1
+
+        sheets = []
+        for row in torch.stack(written, dim=1).tolist():
+            if end in row:
+                row = row[: row.index(end)]
+            else:
+                starts = [i for i, token in enumerate(row) if first <= token < first + number]
+                row = row[: starts[-1]] if starts else []
+            sheets.append(row)
+        return sheets
+
+    def _placeholders(self, placeholder: torch.Tensor, times: torch.Tensor, batch_size: int) -> torch.Tensor:
+        embeds = placeholder.expand(len(times), -1)
+        if self.writes_cues:
+            first, number = self.config.first_timestamp_id, self.config.num_timestamps
+            timestamps = self.language_model.embed_tokens.weight[first : first + number]
+            place = (times.to(timestamps.device) * self.config.timestamp_rate).clamp(max=number - 1)
+            before = place.floor().long().clamp(max=number - 2)
+            embeds = embeds + torch.lerp(
+                timestamps[before], timestamps[before + 1], (place - before)[:, None].to(embeds)
+            )
+        return embeds.expand(batch_size, -1, -1)
 
     def _timestamp_rotary_embedding(self, times: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         tower_dim = self.config.tower_dim or self.language_model.config.hidden_size

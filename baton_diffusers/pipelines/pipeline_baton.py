@@ -22,10 +22,11 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from .. import coordinates
+from ..cues import parse_cues
 from ..guiders import GuidancePass, PlanGuidance, check_guiders, combine, guidance_passes, passes_of_steps
 from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder, read_plan
 from ..models.transformer_dual_branch import DualBranchTransformer
-from ..models.va_planner import VAPlannerModel, tokenize_prompts
+from ..models.va_planner import VAPlannerModel, tokenize_cues, tokenize_prompts
 from ..models.vocoder_griffin_lim import GriffinLimVocoder
 from ..plan import SemanticPlan
 from ..schedulers import check_schedulers, set_timesteps, step_kwargs
@@ -252,6 +253,8 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         negative_prompt_attention_mask: torch.Tensor | None,
         plan: SemanticPlan | None,
         use_plan: bool,
+        cues: str | list[str] | None,
+        cue_temperature: float,
         use_cache: bool,
         output_type: str,
         callback_on_step_end_tensor_inputs: Sequence[str],
@@ -364,6 +367,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                 raise ValueError(f"`{name}` has shape {tuple(value.shape)}, but this clip needs {shape}.")
 
         # 5. The plan
+        duration = coordinates.clip_duration(num_frames, self.frame_rate)
         if plan is not None:
             self._check_plan(plan, batch_size, num_frames)
             if not use_plan:
@@ -378,13 +382,34 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                     "the planner reads the prompt itself, and `prompt_embeds` do not tell it: give `plan` (for example from "
                     "`pipe.prepare_plan`), or call with `use_plan=False`."
                 )
-            duration, planner = coordinates.clip_duration(num_frames, self.frame_rate), self.planner.config
+            planner = self.planner.config
             first = coordinates.audio_plan_times(duration, planner.audio_tokens_per_chunk, planner.chunk_duration)[0]
             if duration <= first:
                 raise ValueError(
                     f"`num_frames` is {num_frames}, but the planner's first audio token lies at {first:.4f} seconds and the clip "
                     f"ends at {duration:.4f}: make a longer clip, give `plan`, or call with `use_plan=False`."
                 )
+
+        if cues is not None:
+            planner = self.planner if use_plan and plan is None else None
+            if planner is None or not planner.writes_cues:
+                raise ValueError(
+                    "`cues` are for a planner that knows timestamps (`pipe.planner.writes_cues`), and here none plans: leave "
+                    "them out."
+                )
+            sheets = [cues] if isinstance(cues, str) else cues
+            if len(sheets) not in (1, batch_size, num_clips):
+                raise ValueError(
+                    f"`cues` has {len(sheets)} sheets for {batch_size} prompts with {num_videos_per_prompt} videos each: give "
+                    "one, one for each prompt, or one for each clip."
+                )
+            _check_texts("cues", cues)
+            for sheet in sheets:
+                late = [cue.time for cue in parse_cues(sheet) if cue.time >= duration]
+                if late:
+                    raise ValueError(f"`cues` name {late[0]} seconds, but the clip ends at {duration:.4f}.")
+        if not 0 <= cue_temperature < math.inf:
+            raise ValueError(f"`cue_temperature` is {cue_temperature}, but must be a number from 0 on.")
 
         # 6. Output
         if output_type not in OUTPUT_TYPES:
@@ -422,14 +447,15 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             negative_prompt_embeds (`torch.Tensor`, *optional*): instead of `negative_prompt`.
             negative_prompt_attention_mask (`torch.Tensor`, *optional*): 1 for text.
             device (`torch.device`, *optional*): where the embeddings go.
-            dtype (`torch.dtype`, *optional*): of the embeddings; by default the transformer's.
+            dtype (`torch.dtype`, *optional*): of the embeddings; by default the transformer's, or the text encoder's in a
+                pipeline that was loaded for its texts alone.
 
         Returns:
             Embeddings `(batch_size * num_videos_per_prompt, max_sequence_length, text_dim)`, zero where the mask is, their
             mask, and both for the negative prompts (`None` without guidance).
         """
         device = device or self._execution_device
-        dtype = dtype or self.transformer.dtype
+        dtype = dtype or (self.text_encoder if self.transformer is None else self.transformer).dtype
         batch_size = _batch_size(prompt, prompt_embeds)
         if prompt_embeds is None:
             prompt = [prompt] if isinstance(prompt, str) else prompt
@@ -455,7 +481,58 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         prompt_embeds, prompt_attention_mask = finish(prompt_embeds, prompt_attention_mask)
         if not do_classifier_free_guidance:
             return prompt_embeds, prompt_attention_mask, None, None
-        return prompt_embeds, prompt_attention_mask, *finish(negative_prompt_embeds, negative_prompt_attention_mask)
+        negative_prompt_embeds, negative_prompt_attention_mask = finish(
+            negative_prompt_embeds, negative_prompt_attention_mask
+        )
+        return prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask
+
+    @torch.no_grad()
+    def prepare_cues(
+        self,
+        prompt: str | list[str],
+        num_frames: int | None = None,
+        num_clips: int | None = None,
+        cues: str | list[str] | None = None,
+        cue_temperature: float = 1.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        device: torch.device | None = None,
+    ) -> list[str] | None:
+        r"""
+        Lets the planner write when things happen, or makes given cue sheets ready for the clips.
+
+        Args:
+            prompt (`str` or `list[str]`): what to plan.
+            num_frames (`int`, *optional*): length of the clips; by default the pipeline's.
+            num_clips (`int`, *optional*): clips to be made, each with a sheet of its own; by default one for each prompt.
+            cues (`str` or `list[str]`, *optional*): take the place of the planner's; one sheet for all prompts, or one for
+                each, or one for each clip.
+            cue_temperature (`float`, defaults to 1.0): see [`VAPlannerModel.generate_cues`].
+            generator (`torch.Generator` or a list with one for each clip, *optional*): decides what is written. It is read,
+                not advanced: the noise of a clip does not depend on its planner.
+            device (`torch.device`, *optional*): where the planner runs.
+
+        Returns:
+            `list[str]` of `num_clips` sheets; or `None` with a planner that knows no timestamps.
+        """
+        if self.planner is None or not self.planner.writes_cues:
+            return None
+        device = device or self._execution_device
+        prompt = [prompt] if isinstance(prompt, str) else prompt
+        num_clips = num_clips or len(prompt)
+        if cues is not None:
+            cues = [cues] if isinstance(cues, str) else cues
+            return [sheet for sheet in cues for _ in range(num_clips // len(cues))]
+        if isinstance(generator, list):
+            generator = [_fork(g) for g in generator]
+        else:
+            generator = _fork(generator or torch.default_generator)
+        prompt = [text for text in prompt for _ in range(num_clips // len(prompt))]
+        input_ids, attention_mask = tokenize_prompts(self.planner_tokenizer, prompt, self.planner.config.system_prompt)
+        duration = coordinates.clip_duration(num_frames or self.config.num_frames, self.frame_rate)
+        sheets = self.planner.generate_cues(
+            input_ids.to(device), attention_mask.to(device), duration, cue_temperature, generator
+        )
+        return self.planner_tokenizer.batch_decode(sheets)
 
     @torch.no_grad()
     def prepare_plan(
@@ -465,6 +542,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         num_clips: int | None = None,
         plan: SemanticPlan | None = None,
         use_plan: bool = True,
+        cues: list[str] | None = None,
         device: torch.device | None = None,
     ) -> SemanticPlan | None:
         r"""
@@ -476,22 +554,29 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             num_clips (`int`, *optional*): clips to be made; by default one for each plan. Every plan is repeated in a row.
             plan (`SemanticPlan`, *optional*): takes the place of the planner's; one for all prompts, or one for each.
             use_plan (`bool`, defaults to `True`): whether to plan at all.
+            cues (`list[str]`, *optional*): cue sheets, one for each clip, from `prepare_cues`. Without them, and for a planner
+                that writes none, the plan is the mean over what the prompt leaves open.
             device (`torch.device`, *optional*): where the plan goes.
 
         Returns:
             `SemanticPlan` for `num_clips` clips; or `None` without a planner or with `use_plan=False`.
 
         Raises:
-            ValueError: if the planner refuses the prompt.
+            ValueError: if the planner refuses the prompt or the cues.
         """
         device = device or self._execution_device
         if plan is None:
             if not use_plan or self.planner is None:
                 return None
-            prompt = [prompt] if isinstance(prompt, str) else prompt
-            input_ids, attention_mask = tokenize_prompts(
-                self.planner_tokenizer, prompt, self.planner.config.system_prompt
-            )
+            prompt, planner = [prompt] if isinstance(prompt, str) else prompt, self.planner.config
+            if self.planner.writes_cues:
+                cues = [""] * len(prompt) if cues is None else cues
+                prompt = [text for text in prompt for _ in range(len(cues) // len(prompt))]
+                input_ids, attention_mask, _ = tokenize_cues(
+                    self.planner_tokenizer, prompt, cues, planner.system_prompt, planner.timestamp_rate
+                )
+            else:
+                input_ids, attention_mask = tokenize_prompts(self.planner_tokenizer, prompt, planner.system_prompt)
             duration = coordinates.clip_duration(num_frames or self.config.num_frames, self.frame_rate)
             plan = self.planner(input_ids.to(device), attention_mask.to(device), duration)
         plan = plan.to(device, self.transformer.dtype).trimmed()
@@ -788,6 +873,8 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         negative_prompt_attention_mask: torch.Tensor | None = None,
         plan: SemanticPlan | None = None,
         use_plan: bool = True,
+        cues: str | list[str] | None = None,
+        cue_temperature: float = 1.0,
         use_cache: bool = False,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -847,6 +934,11 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             negative_prompt_attention_mask (`torch.Tensor`, *optional*): with `negative_prompt_embeds`.
             plan (`SemanticPlan`, *optional*): takes the place of the planner's; one for all prompts, or one for each.
             use_plan (`bool`, defaults to `True`): `False` makes the clips from the text alone.
+            cues (`str` or `list[str]`, *optional*): when things happen, for a planner that knows timestamps, as
+                `"<|0.50|> red ball <|1.56|> purple face three"`; one sheet for all prompts, one for each, or one for each
+                clip. By default the planner writes them, but none for a clip of which `video` or `audio` is given. The empty
+                sheet leaves times open, as the paper's planner does: the plan is then the mean over them.
+            cue_temperature (`float`, defaults to 1.0): how freely the planner writes cues; 0 takes the likeliest.
             use_cache (`bool`, defaults to `False`): whether keys and values that do not change over the steps are kept for the
                 call: those of text and plan, and those of a clean stream that reads context tokens alone (a given modality,
                 Harmony's anchors), which is then run once. It costs `transformer.cache_bytes` of memory for their tokens in
@@ -905,6 +997,8 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             negative_prompt_attention_mask=negative_prompt_attention_mask,
             plan=plan,
             use_plan=use_plan,
+            cues=cues,
+            cue_temperature=cue_temperature,
             use_cache=use_cache,
             output_type=output_type,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
@@ -936,8 +1030,13 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             device,
         )
 
-        # 4. Plan
-        plan = self.prepare_plan(prompt, num_frames, num_clips, plan, use_plan, device)
+        # 4. Plan. What is given of a clip's course settles when things happen: nothing is written against it.
+        if plan is None and use_plan and self.planner is not None:
+            mask, audio_mask = self._known_masks(given, num_frames)
+            if cues is None and (mask[1:].any() or audio_mask.any()):
+                cues = ""
+            cues = self.prepare_cues(prompt, num_frames, num_clips, cues, cue_temperature, generator, device)
+        plan = self.prepare_plan(prompt, num_frames, num_clips, plan, use_plan, cues, device)
         has_plan = plan is not None
 
         # 5. What is given, as clean latents; noise for the rest
@@ -1037,7 +1136,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         if not return_dict:
             return frames, audio
         return BatonPipelineOutput(
-            frames=frames, audio=audio, frame_rate=frame_rate, sampling_rate=sampling_rate, plan=plan
+            frames=frames, audio=audio, frame_rate=frame_rate, sampling_rate=sampling_rate, plan=plan, cues=cues
         )
 
     # What the parts share
@@ -1203,6 +1302,13 @@ def _batch_size(prompt: str | list[str] | None, prompt_embeds: torch.Tensor | No
     if prompt is None:
         return prompt_embeds.shape[0]
     return 1 if isinstance(prompt, str) else len(prompt)
+
+
+def _fork(generator: torch.Generator) -> torch.Generator:
+    """A generator of the same state, whose draws leave the other one alone."""
+    fork = torch.Generator(generator.device)
+    fork.set_state(generator.get_state())
+    return fork
 
 
 def _check_texts(name: str, texts: Any) -> None:

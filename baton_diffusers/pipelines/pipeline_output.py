@@ -33,6 +33,8 @@ class BatonPipelineOutput(BaseOutput):
             Samples per second.
         plan (`SemanticPlan`, *optional*):
             The plan that the clips follow, or `None` where they follow none.
+        cues (`list[str]`, *optional*):
+            When the planner had things happen, a cue sheet for each clip; `None` where it knows no timestamps.
     """
 
     frames: list[list[PIL.Image.Image]] | np.ndarray | torch.Tensor
@@ -40,6 +42,7 @@ class BatonPipelineOutput(BaseOutput):
     frame_rate: float
     sampling_rate: int
     plan: SemanticPlan | None = None
+    cues: list[str] | None = None
 
     def save(self, path: str | Path, index: int = 0, scale: int = 1) -> Path:
         """

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..cues import format_cues
 from .render import Pose, poses
 from .scene import SPOTS, Action, Actor, Scene, render_generator, timeline
 
@@ -114,6 +115,15 @@ def write_prompt(scene: Scene, seed: int) -> str:
     sentences += writer.script()
     sentences += [writer.presence(last, True)] if last else []
     return " ".join(sentence[0].upper() + sentence[1:] for sentence in sentences)
+
+
+def write_cues(scene: Scene, seed: int) -> str:
+    """The cue sheet of the render of `scene`: for each instant who acts, and the word that is said, e.g.
+    "<|0.50|> red ball <|1.56|> purple face three"."""
+    names = [actor.name for actor in scene.actors]
+    return format_cues(
+        (event.time, names[event.actor] + (f" {event.word}" if event.word else "")) for event in timeline(scene, seed)
+    )
 
 
 def describe_frame(scene: Scene, seed: int, frame_index: int) -> str:

@@ -32,7 +32,7 @@ from .. import coordinates
 from ..models.audio_16khz import MMAudioVAE16kHz
 from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder, read_plan
 from ..plan import SemanticPlan
-from ..stage import write_prompt
+from ..stage import write_cues, write_prompt
 from .clips import ClipFolder, ClipRejected, ClipShards, index_shard, read_member
 from .codecs import encode_clip
 from .data import StageClips, to_video
@@ -416,8 +416,9 @@ class CachedFeatures:
     Every clip comes up once before any comes up again, in an order of its own each time round. Where the cache has clips of
     several shapes (buckets), every `batch_size` samples in a row, counted from 0, have the same shape: in each round a
     bucket gives as many batches as its clips fill, the last one filled up with clips of its next round, and the batches of
-    all buckets are mixed. A sample is a dictionary: `prompt`, `latents`, `audio_latents`, `video_tokens`, `audio_tokens`,
-    `silent`, `static`, and `prompt_embeds`, zero-padded, where a text encoder was given to `cache_features`.
+    all buckets are mixed. A sample is a dictionary: `prompt`, `cues` (of Stage; an empty sheet otherwise), `latents`,
+    `audio_latents`, `video_tokens`, `audio_tokens`, `silent`, `static`, and `prompt_embeds`, zero-padded, where a text encoder
+    was given to `cache_features`.
 
     Args:
         folder (`str` or `Path`): where the shards are.
@@ -500,11 +501,12 @@ class CachedFeatures:
             missing = self._store.max_sequence_length - len(sample["prompt_embeds"])
             sample["prompt_embeds"] = nn.functional.pad(sample["prompt_embeds"], (0, 0, 0, missing))
         if self.clips is None:
-            prompt = facts["prompt"]
+            prompt, cues = facts["prompt"], ""
         else:
-            prompt = write_prompt(self.clips.scene(facts["number"])[0], index)
+            scene, seed = self.clips.scene(facts["number"])
+            prompt, cues = write_prompt(scene, index), write_cues(scene, seed)
         flags = {name: torch.tensor(facts[name]) for name in ("silent", "static")}
-        return {"prompt": prompt, **sample, **flags}
+        return {"prompt": prompt, "cues": cues, **sample, **flags}
 
     def plan(self, video_tokens: torch.Tensor, audio_tokens: torch.Tensor) -> SemanticPlan:
         """A batch's tokens as a plan."""
@@ -588,6 +590,10 @@ class _Tensors:
 
 
 def collate_features(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Samples of [`CachedFeatures`] as a batch; prompts become a list."""
-    batch = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0] if name != "prompt"}
-    return {"prompt": [sample["prompt"] for sample in samples], **batch}
+    """Samples of [`CachedFeatures`] as a batch; prompts and cues become lists."""
+    return {
+        name: [sample[name] for sample in samples]
+        if isinstance(value, str)
+        else torch.stack([s[name] for s in samples])
+        for name, value in samples[0].items()
+    }

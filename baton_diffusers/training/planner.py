@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,9 +12,9 @@ from peft import LoraConfig
 from transformers import PreTrainedTokenizerBase, Qwen3Model
 
 from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder, read_plan
-from ..models.va_planner import VAPlannerModel, tokenize_prompts
+from ..models.va_planner import VAPlannerModel, tokenize_cues, tokenize_prompts
 from ..plan import SemanticPlan
-from ..stage import render_clip, sample_scene, write_prompt
+from ..stage import render_clip, sample_scene, write_cues, write_prompt
 from .data import to_video
 from .features import CachedFeatures
 from .trainer import TrainerConfig
@@ -34,6 +34,7 @@ class PlannerConfig:
         planner: Arguments of [`VAPlannerModel`].
         language_model: Folder or Hub id of a Qwen3 whose weights the language model starts from, as the paper's does; its
             configuration has to be that of `planner`. None starts from random ones.
+        initial: Folder of a planner to train on. It may lack the timestamps of `planner`, which then start fresh.
         lora_rank: Rank of a LoRA that is trained instead of the language model's own weights, and merged into them in the
             end; placeholders and towers are trained in full. None trains the language model in full, as the paper does.
         features: Folder that `cache_features` wrote, for targets that are computed already. None computes them as scenes
@@ -45,6 +46,8 @@ class PlannerConfig:
             things happen, so that a scene has many clips; the squared distances to all of them have the gradient of the
             squared distance to their mean (ours).
         audio_weight: Weight of an audio token beside a video token; 1 is the paper's plain sum over tokens.
+        cue_weight: Weight of the cross-entropy of cues, for a planner with timestamps.
+        cue_dropout: Share of samples whose cues are left out of what the planner reads, so that it still plans without.
         evaluation_scenes: Validation scenes over which the explained variance is taken after training; 0 for none.
     """
 
@@ -55,39 +58,49 @@ class PlannerConfig:
     output: str
     planner: dict[str, Any]
     language_model: str | None = None
+    initial: str | None = None
     lora_rank: int | None = None
     features: str | None = None
     data_seed: int | None = 0
     num_scenes: int = 5000
     clips_per_prompt: int = 1
     audio_weight: float = 1.0
+    cue_weight: float = 0.1
+    cue_dropout: float = 0.1
     evaluation_scenes: int = 200
 
     def __post_init__(self) -> None:
         if self.lora_rank is not None and self.lora_rank < 1:
             raise ValueError(f"`lora_rank` must be at least 1, or None for no LoRA, got {self.lora_rank}.")
+        if self.language_model is not None and self.initial is not None:
+            raise ValueError("`initial` is a whole planner, its language model included: give it or `language_model`.")
+        if not 0 <= self.cue_dropout <= 1:
+            raise ValueError(f"`cue_dropout` is a share of the samples, in [0, 1], got {self.cue_dropout}.")
+        if self.clips_per_prompt > 1 and self.planner.get("first_timestamp_id") is not None:
+            raise ValueError(
+                f"`clips_per_prompt` is {self.clips_per_prompt}, but a planner with timestamps learns each clip with its cues: 1."
+            )
 
 
 def build_planner(config: PlannerConfig) -> VAPlannerModel:
     """The planner that a training starts from.
 
     Raises:
-        ValueError: if `config.language_model` is of another configuration than `config.planner` says.
+        ValueError: if `config.language_model` or `config.initial` is of another configuration than `config.planner` says.
     """
     planner = VAPlannerModel(**config.planner)
     if config.language_model is not None:
         weights = Qwen3Model.from_pretrained(config.language_model, dtype=torch.float32).state_dict()
-        shapes, expected = (
-            {name: tuple(value.shape) for name, value in state.items()}
-            for state in (weights, planner.language_model.state_dict())
-        )
-        if different := [name for name in {**expected, **shapes} if shapes.get(name) != expected.get(name)]:
-            name = different[0]
-            raise ValueError(
-                f"{config.language_model} has `{name}` of shape {shapes.get(name)}, but the configuration of the planner "
-                f"says {expected.get(name)}: give `planner.language_model_config` the numbers of its config.json."
-            )
-        planner.language_model.load_state_dict(weights)
+        _load(planner.language_model, weights, config.language_model)
+    if config.initial is not None:
+        weights = VAPlannerModel.from_pretrained(config.initial).state_dict()
+        if planner.writes_cues and "lm_head.weight" not in weights:
+            # its tokens keep their rows, and fresh ones, timestamps among them, come to the same scale
+            name = "language_model.embed_tokens.weight"
+            embeddings, fresh = weights[name], planner.state_dict()[name][len(weights[name]) :]
+            weights[name] = torch.cat([embeddings, fresh * embeddings.std() / fresh.std()])
+            weights["lm_head.weight"] = planner.lm_head.weight.detach()
+        _load(planner, weights, config.initial)
     if config.lora_rank is not None:
         targets = r"language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
         planner.add_adapter(LoraConfig(r=config.lora_rank, lora_alpha=config.lora_rank, target_modules=targets))
@@ -95,6 +108,19 @@ def build_planner(config: PlannerConfig) -> VAPlannerModel:
             if not name.startswith("language_model."):
                 parameter.requires_grad_(True)
     return planner
+
+
+def _load(model: nn.Module, weights: dict[str, torch.Tensor], folder: str) -> None:
+    shapes, expected = (
+        {name: tuple(value.shape) for name, value in state.items()} for state in (weights, model.state_dict())
+    )
+    if different := [name for name in {**expected, **shapes} if shapes.get(name) != expected.get(name)]:
+        name = different[0]
+        raise ValueError(
+            f"{folder} has `{name}` of shape {shapes.get(name)}, but the configuration of the planner says "
+            f"{expected.get(name)}: give `planner`, with its `language_model_config`, the numbers of its config.json."
+        )
+    model.load_state_dict(weights)
 
 
 def merge_lora(planner: VAPlannerModel) -> VAPlannerModel:
@@ -112,7 +138,8 @@ class PlannedScenes:
     Sample `i` is scene `i % num_scenes`, with a paraphrase of its prompt that changes from epoch to epoch. The features of
     a scene are computed when it first comes up, and kept in memory in half precision.
 
-    A sample is a dictionary: `prompt`, and `plan`, a [`SemanticPlan`] of batch size 1, the mean over the scene's clips.
+    A sample is a dictionary: `prompt`; `cues` of the scene's only clip, the empty sheet where it has several; and `plan`, a
+    [`SemanticPlan`] of batch size 1, the mean over the scene's clips.
 
     Args:
         video_encoder, audio_encoder: the frozen semantic encoders, on the device where they are to run.
@@ -158,7 +185,9 @@ class PlannedScenes:
                 video_tokens=plan.video_tokens.mean(dim=0, keepdim=True).half(),
                 audio_tokens=plan.audio_tokens.mean(dim=0, keepdim=True).half(),
             )
-        return {"prompt": write_prompt(sample_scene(number, split=self.split), index), "plan": self._plans[number]}
+        scene = sample_scene(number, split=self.split)
+        cues = write_cues(scene, number) if self.clips_per_prompt == 1 else ""
+        return {"prompt": write_prompt(scene, index), "cues": cues, "plan": self._plans[number]}
 
 
 class CachedPlans:
@@ -170,42 +199,70 @@ class CachedPlans:
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = self.features[index]
         plan = self.features.plan(sample["video_tokens"][None], sample["audio_tokens"][None])
-        return {"prompt": sample["prompt"], "plan": plan}
+        return {"prompt": sample["prompt"], "cues": sample["cues"], "plan": plan}
 
 
-class PromptCollator:
-    """Joins samples of [`PlannedScenes`] or [`CachedPlans`] and tokenises their prompts."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, system_prompt: str | None):
-        self.tokenizer = tokenizer
-        self.system_prompt = system_prompt
+class PlanCollator:
+    """Joins samples of [`PlannedScenes`] or [`CachedPlans`] into a batch, their prompts and cues as lists."""
 
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        prompts = [sample["prompt"] for sample in samples]
-        input_ids, attention_mask = tokenize_prompts(self.tokenizer, prompts, self.system_prompt)
         plan = SemanticPlan.collate([sample["plan"] for sample in samples])
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "plan": plan}
+        return {name: [sample[name] for sample in samples] for name in ("prompt", "cues")} | {"plan": plan}
 
 
 class PlannerLoss:
-    """The plain L2 of papers.md 1.1, over the tokens of both modalities.
+    """The plain L2 of papers.md 1.1, over the tokens of both modalities, and for a planner with timestamps the cross-entropy
+    of its cues beside it.
 
     Args:
+        tokenizer (`PreTrainedTokenizerBase`): the planner's.
+        planner_config (`dict`): configuration of the planner.
         audio_weight (`float`, defaults to 1.0): weight of an audio token beside a video token.
+        cue_weight (`float`, defaults to 0.1): weight of the cross-entropy.
+        cue_dropout (`float`, defaults to 0.1): share of samples whose sheet is empty, and then not learnt.
     """
 
-    def __init__(self, audio_weight: float = 1.0):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        planner_config: Mapping[str, Any],
+        audio_weight: float = 1.0,
+        cue_weight: float = 0.1,
+        cue_dropout: float = 0.1,
+    ):
+        self.tokenizer = tokenizer
+        self.planner_config = planner_config
         self.audio_weight = audio_weight
+        self.cue_weight = cue_weight
+        self.cue_dropout = cue_dropout
 
     def __call__(self, module: nn.Module, batch: dict, generator: torch.Generator, step: int) -> dict:
-        target = batch["plan"]
-        plan = module(batch["input_ids"], batch["attention_mask"], target.duration).trimmed()
+        target, prompts = batch["plan"], batch["prompt"]
+        device, system_prompt = target.video_tokens.device, self.planner_config["system_prompt"]
+        losses = {}
+        if self.planner_config["first_timestamp_id"] is not None:
+            dropped = torch.rand(len(prompts), generator=generator, device=generator.device) < self.cue_dropout
+            sheets = ["" if drop else sheet for sheet, drop in zip(batch["cues"], dropped.tolist(), strict=True)]
+            input_ids, attention_mask, labels = tokenize_cues(
+                self.tokenizer, prompts, sheets, system_prompt, self.planner_config["timestamp_rate"]
+            )
+            # a sheet that is empty by dropout is read, but never to be written
+            labels = labels.masked_fill(torch.tensor([not sheet for sheet in sheets])[:, None], -100)
+            plan, losses["cues"] = module(
+                input_ids.to(device), attention_mask.to(device), target.duration, labels.to(device)
+            )
+        else:
+            input_ids, attention_mask = tokenize_prompts(self.tokenizer, prompts, system_prompt)
+            plan = module(input_ids.to(device), attention_mask.to(device), target.duration)
+        plan = plan.trimmed()
         # squared distance per token, averaged over channels
         video = (plan.video_tokens.float() - target.video_tokens.float()).square().mean(dim=-1)
         audio = (plan.audio_tokens.float() - target.audio_tokens.float()).square().mean(dim=-1)
         weight = video.numel() + self.audio_weight * audio.numel()
         loss = (video.sum() + self.audio_weight * audio.sum()) / weight
-        return {"loss": loss, "video": video.mean(), "audio": audio.mean()}
+        if losses:
+            loss = loss + self.cue_weight * losses["cues"]
+        return {"loss": loss, "video": video.mean(), "audio": audio.mean(), **losses}
 
 
 @torch.no_grad()
@@ -223,7 +280,8 @@ def explained_variance(
 
     The reference is the best constant: the mean feature of every token and channel. What a prompt leaves open (when things
     happen, the shade of the wall) no prediction can explain: the ceiling is what the mean over all clips of a scene
-    explains, estimated without bias from two clips of each.
+    explains, estimated without bias from two clips of each. A planner that reads cues is given those of each clip, and may come
+    above that.
 
     Args:
         planner (`VAPlannerModel`): in evaluation mode.
@@ -242,8 +300,15 @@ def explained_variance(
     for start in range(0, num_scenes, batch_size):
         numbers = range(start, min(start + batch_size, num_scenes))
         targets += [scenes.read(number).trimmed() for number in numbers]
-        prompts = [write_prompt(sample_scene(number, split=split), number) for number in numbers]
-        input_ids, attention_mask = tokenize_prompts(tokenizer, prompts, planner.config.system_prompt)
+        drawn = [(sample_scene(number, split=split), number) for number in numbers for _ in range(2)]
+        prompts = [write_prompt(scene, number) for scene, number in drawn]
+        if planner.writes_cues:
+            cues = [write_cues(scene, 2 * number + i % 2) for i, (scene, number) in enumerate(drawn)]
+            input_ids, attention_mask, _ = tokenize_cues(
+                tokenizer, prompts, cues, planner.config.system_prompt, planner.config.timestamp_rate
+            )
+        else:
+            input_ids, attention_mask = tokenize_prompts(tokenizer, prompts, planner.config.system_prompt)
         plan = planner(input_ids.to(planner.device), attention_mask.to(planner.device), targets[0].duration)
         predictions.append(plan.trimmed())
     target, prediction = SemanticPlan.collate(targets), SemanticPlan.collate(predictions)
@@ -251,9 +316,9 @@ def explained_variance(
     def shares(name: str) -> tuple[torch.Tensor, torch.Tensor]:
         # per token: what the planner leaves unexplained, what the scene's mean does, and what there is
         real = getattr(target, name).double().unflatten(0, (-1, 2))
-        predicted = getattr(prediction, name).to(real)
+        predicted = getattr(prediction, name).to(real).unflatten(0, (-1, 2))
         variance = (real - real.mean(dim=(0, 1))).square().mean(dim=(0, 1, 3))
-        error = (real - predicted[:, None]).square().mean(dim=(0, 1, 3))
+        error = (real - predicted).square().mean(dim=(0, 1, 3))
         within = (real[:, 0] - real[:, 1]).square().mean(dim=(0, 2)) / 2
         return torch.stack([error, within]), variance
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
 from .. import coordinates
 from ..guiders import Anchor
 from ..models.transformer_dual_branch import DualBranchTransformer
-from ..models.va_planner import VAPlannerModel, tokenize_prompts
+from ..models.va_planner import VAPlannerModel, tokenize_cues, tokenize_prompts
 from ..plan import SemanticPlan
 from .codecs import encode_clip
 from .features import CachedFeatures
@@ -583,9 +583,15 @@ class FlowMatchingLoss:
         features_plan = self.features.plan(batch["video_tokens"], batch["audio_tokens"])
         if self.config.plan == "encoders":
             return features_plan.to(device)
-        input_ids, attention_mask = tokenize_prompts(
-            self.planner_tokenizer, batch["prompt"], self.planner.config.system_prompt
-        )
+        planner = self.planner.config
+        if self.planner.writes_cues:  # those of the clip itself: the plan has to agree with it
+            input_ids, attention_mask, _ = tokenize_cues(
+                self.planner_tokenizer, batch["prompt"], batch["cues"], planner.system_prompt, planner.timestamp_rate
+            )
+        else:
+            input_ids, attention_mask = tokenize_prompts(
+                self.planner_tokenizer, batch["prompt"], planner.system_prompt
+            )
         with torch.no_grad():
             plan = self.planner(input_ids.to(device), attention_mask.to(device), features_plan.duration)
         return plan.trimmed()

@@ -6,7 +6,13 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
-from baton_diffusers.models.va_planner import AlignmentAttention, VAPlannerModel, tokenize_prompts
+from baton_diffusers.models.va_planner import (
+    AlignmentAttention,
+    VAPlannerModel,
+    add_timestamps,
+    tokenize_cues,
+    tokenize_prompts,
+)
 
 
 LANGUAGE_MODEL = {
@@ -235,3 +241,134 @@ def test_the_full_size_planner_is_the_same_class():
     assert language_model == 8_190_735_360 - 151936 * 4096  # Qwen3-8B's parameters less its output head
     assert planner.video_queries.shape == (64, 4096) and planner.audio_queries.shape == (25, 4096)
     assert planner.proj_out.out_features == 1152 and planner.audio_proj_out.out_features == 512
+
+
+TIMESTAMPS = {"first_timestamp_id": 10, "num_timestamps": 20, "timestamp_rate": 10.0}
+
+
+@pytest.fixture
+def cue_planner():
+    return make_planner(language_model_config={**LANGUAGE_MODEL, "eos_token_id": 1}, **TIMESTAMPS)
+
+
+@pytest.fixture
+def cue_tokenizer():
+    words = {word: i for i, word in enumerate("<pad> </s> <unk> a red ball purple face three jumps".split())}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>")
+    assert add_timestamps(tokenizer, 20, 10.0) == 10
+    return tokenizer
+
+
+def test_cues_stand_between_the_prompt_and_the_placeholders(cue_tokenizer):
+    prompts = ["a red ball jumps", "a face"]
+    input_ids, attention_mask, labels = tokenize_cues(
+        cue_tokenizer, prompts, ["<|0.31|> red ball <|1.40|> red ball", ""], timestamp_rate=10.0
+    )
+    assert input_ids.tolist() == [[3, 4, 5, 9, 13, 4, 5, 24, 4, 5, 1], [0] * 8 + [3, 7, 1]]
+    assert attention_mask.tolist() == [[1] * 11, [0] * 8 + [1] * 3]
+    assert labels.tolist() == [[-100] * 4 + [13, 4, 5, 24, 4, 5, 1], [-100] * 10 + [1]]
+    assert cue_tokenizer.decode(labels[0, 4:-1]) == "<|0.30|> red ball <|1.40|> red ball"
+    with pytest.raises(ValueError, match="2.5 seconds, but the planner has no timestamp"):
+        tokenize_cues(cue_tokenizer, ["a ball"], ["<|2.50|> red ball"], timestamp_rate=10.0)
+    with pytest.raises(ValueError, match="one sheet for each of the 2 prompts"):
+        tokenize_cues(cue_tokenizer, prompts, ["<|0.50|> red ball"])
+    with pytest.raises(ValueError, match="not new and distinct"):
+        add_timestamps(cue_tokenizer, 20, 10.0)
+
+
+def test_the_loss_of_cues_is_the_cross_entropy_of_each_from_the_tokens_before(cue_planner):
+    input_ids = torch.tensor([[3, 4, 5, 13, 6, 1], [0, 3, 4, 12, 7, 1]])
+    attention_mask = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1]])
+    labels = input_ids.clone()
+    labels[:, :3] = -100
+    plan, loss = cue_planner(input_ids, attention_mask, DURATION, labels)
+    expected = []
+    for row, (ids, mask) in enumerate(zip(input_ids, attention_mask, strict=True)):
+        for i in range(3, 6):
+            kept = ids[:i][mask[:i].bool()][None]
+            hidden = cue_planner.language_model(input_ids=kept, attention_mask=torch.ones_like(kept)).last_hidden_state
+            logits = cue_planner.lm_head(hidden[0, -1])
+            expected.append(torch.nn.functional.cross_entropy(logits, labels[row, i]))
+    torch.testing.assert_close(loss, torch.stack(expected).mean())
+    torch.testing.assert_close(plan.video_tokens, cue_planner(input_ids, attention_mask, DURATION).video_tokens)
+
+
+def test_cues_change_the_plan(cue_planner):
+    ones = torch.ones(1, 5, dtype=torch.long)
+    early = cue_planner(torch.tensor([[3, 4, 11, 5, 1]]), ones, DURATION)
+    late = cue_planner(torch.tensor([[3, 4, 21, 5, 1]]), ones, DURATION)
+    assert (early.video_tokens - late.video_tokens).abs().max() > 1e-3
+
+
+def test_a_placeholder_between_two_timestamps_carries_both(cue_planner):
+    timestamps = cue_planner.language_model.embed_tokens.weight[10:30]
+    carried = cue_planner._placeholders(torch.zeros(16), torch.tensor([0.0, 0.34, 1.9, 7.0]), 2)
+    assert carried.shape == (2, 4, 16)
+    torch.testing.assert_close(carried[0, 1], 0.6 * timestamps[3] + 0.4 * timestamps[4])
+    torch.testing.assert_close(carried[1, [0, 2, 3]], timestamps[[0, 19, 19]])
+
+
+def test_cues_are_written_within_the_clip_and_in_order(cue_planner):
+    input_ids, attention_mask = torch.randint(3, 10, (40, 6)), torch.ones(40, 6, dtype=torch.long)
+    generator = torch.Generator().manual_seed(0)
+    sheets = cue_planner.generate_cues(input_ids, attention_mask, DURATION, generator=generator)
+    stamps = [[token - 10 for token in sheet if token >= 10] for sheet in sheets]
+    assert any(len(row) > 2 for row in stamps)
+    assert all(row == sorted(row) and all(0 <= stamp < 13 for stamp in row) for row in stamps)
+    assert all(1 not in sheet for sheet in sheets)
+    longest = max(range(40), key=lambda i: len(sheets[i]))
+    generator.manual_seed(0)
+    cut = cue_planner.generate_cues(input_ids, attention_mask, DURATION, generator=generator, max_new_tokens=3)
+    assert len(cut[longest]) < 3
+
+
+def test_what_is_written_for_a_prompt_does_not_depend_on_the_batch(cue_planner):
+    input_ids = torch.tensor([[3, 4, 5, 6], [0, 0, 7, 8], [0, 3, 9, 4]])
+    attention_mask = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1], [0, 1, 1, 1]])
+
+    def write(rows, temperature=1.0):
+        generators = [torch.Generator().manual_seed(row) for row in rows]
+        return cue_planner.generate_cues(input_ids[rows], attention_mask[rows], DURATION, temperature, generators)
+
+    together = write([0, 1, 2])
+    assert together == write([0]) + write([1]) + write([2])
+    assert together == write([0, 1, 2]) and len({tuple(sheet) for sheet in together}) == 3
+    # and not on how much padding there is
+    generator = torch.Generator().manual_seed(1)
+    assert cue_planner.generate_cues(torch.tensor([[7, 8]]), torch.ones(1, 2), DURATION, 1.0, generator) == [
+        together[1]
+    ]
+    # the likeliest sheet takes no generator
+    assert write([0, 1, 2], 0.0) == cue_planner.generate_cues(input_ids, attention_mask, DURATION, 0.0)
+
+
+def test_the_likeliest_sheet_is_what_the_head_says(cue_planner):
+    ids = [3, 4, 5]
+    sheet = cue_planner.generate_cues(
+        torch.tensor([ids]), torch.ones(1, 3, dtype=torch.long), DURATION, 0.0, max_new_tokens=8
+    )[0]
+    assert sheet
+    for token in sheet:
+        kept = torch.tensor([ids])
+        hidden = cue_planner.language_model(input_ids=kept, attention_mask=torch.ones_like(kept)).last_hidden_state
+        logits = cue_planner.lm_head(hidden[0, -1])
+        stamps = [t for t in ids if t >= 10]
+        possible = [t for t in range(30) if t < 10 or (stamps[-1] if stamps else 10) <= t <= 22]
+        assert token == max(possible, key=lambda t: logits[t].item())
+        ids = [*ids, token]
+
+
+def test_timestamps_that_cannot_be_are_refused(planner, prompt):
+    with pytest.raises(ValueError, match="knows no timestamps"):
+        planner.generate_cues(*prompt, DURATION)
+    with pytest.raises(ValueError, match="20 timestamps from 15 on.*30 tokens"):
+        make_planner(first_timestamp_id=15, num_timestamps=20)
+    with pytest.raises(ValueError, match="eos_token_id"):
+        make_planner(**TIMESTAMPS)
+
+
+def test_a_negative_temperature_is_refused(cue_planner, prompt):
+    with pytest.raises(ValueError, match="temperature.*-1"):
+        cue_planner.generate_cues(*prompt, DURATION, temperature=-1)

@@ -3,7 +3,7 @@
 import torch
 
 from baton_diffusers.training.features import collate_features
-from baton_diffusers.training.planner import CachedPlans, PlannerLoss, PromptCollator
+from baton_diffusers.training.planner import CachedPlans, PlanCollator, PlannerLoss
 from baton_diffusers.training.trainer import Trainer, TrainerConfig
 from baton_diffusers.training.transformer import FlowMatchingLoss, TransformerTraining, build_transformer
 from tests import tiny
@@ -44,8 +44,9 @@ def make_trainer(stage: int, run_dir, num_clips: int = 64, **settings) -> Traine
     features, tokenizer = RandomFeatures(num_clips), tiny.tiny_tokenizer()
     torch.manual_seed(0)
     if stage == 1:
-        collate = PromptCollator(tokenizer, None)
-        return Trainer(config, tiny.tiny_planner(), PlannerLoss(), CachedPlans(features), collate_fn=collate)
+        planner = tiny.tiny_planner()
+        loss = PlannerLoss(tokenizer, planner.config)
+        return Trainer(config, planner, loss, CachedPlans(features), collate_fn=PlanCollator())
     training = TransformerTraining(
         trainer=config,
         features="unused",

@@ -7,16 +7,16 @@ import torch
 from safetensors.torch import save_file
 
 from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
-from baton_diffusers.models.va_planner import VAPlannerModel
+from baton_diffusers.models.va_planner import VAPlannerModel, add_timestamps, tokenize_cues, tokenize_prompts
 from baton_diffusers.plan import SemanticPlan
 from baton_diffusers.training.data import StageClips
 from baton_diffusers.training.features import CachedFeatures
 from baton_diffusers.training.planner import (
     CachedPlans,
+    PlanCollator,
     PlannedScenes,
     PlannerConfig,
     PlannerLoss,
-    PromptCollator,
     build_planner,
     explained_variance,
     format_explained_variance,
@@ -43,10 +43,18 @@ def encoders():
     )
 
 
-def make_planner(tokenizer):
+@pytest.fixture(scope="module")
+def cue_tokenizer():
+    tokenizer = train_tokenizer(stage_texts(100), max_length=80)
+    add_timestamps(tokenizer, 50, 16.0)
+    return tokenizer
+
+
+def make_planner(tokenizer, **config):
     torch.manual_seed(0)
     language_model = {
         "vocab_size": len(tokenizer),
+        "eos_token_id": tokenizer.eos_token_id,
         "hidden_size": 16,
         "intermediate_size": 32,
         "num_hidden_layers": 1,
@@ -64,6 +72,7 @@ def make_planner(tokenizer):
         tower_depth=1,
         tower_num_attention_heads=2,
         system_prompt=None,
+        **config,
     ).eval()
 
 
@@ -87,13 +96,13 @@ def test_the_target_is_the_mean_over_clips_that_differ_in_time(encoders):
 
 def test_the_loss_is_the_plain_l2_of_the_tokens_within_the_clip(tokenizer, encoders):
     planner, scenes = make_planner(tokenizer), PlannedScenes(*encoders, num_scenes=3)
-    batch = PromptCollator(tokenizer, None)([scenes[index] for index in range(3)])
+    batch = PlanCollator()([scenes[index] for index in range(3)])
     target = batch["plan"]
     assert target.audio_tokens.shape == (3, 12, 6)  # of the 16 in whole chunks
-    plan = planner(batch["input_ids"], batch["attention_mask"], target.duration)
+    plan = planner(*tokenize_prompts(tokenizer, batch["prompt"]), target.duration)
     video = (plan.video_tokens - target.video_tokens.float()).square().mean(dim=-1)
     audio = (plan.audio_tokens[:, :12] - target.audio_tokens.float()).square().mean(dim=-1)
-    losses = PlannerLoss(audio_weight=3.0)(planner, batch, torch.Generator(), 0)
+    losses = PlannerLoss(tokenizer, planner.config, audio_weight=3.0)(planner, batch, torch.Generator(), 0)
     torch.testing.assert_close(losses["loss"], (video.sum() + 3 * audio.sum()) / (3 * (19 * 4 + 3 * 12)))
     torch.testing.assert_close(losses["audio"], audio.mean())
 
@@ -102,8 +111,8 @@ def test_training_lowers_the_loss(tokenizer, encoders, tmp_path):
     config = TrainerConfig(
         run_dir=str(tmp_path), steps=12, batch_size=2, learning_rate=1e-2, warmup_steps=1, log_every=1, ema_decay=None
     )
-    scenes, collate = PlannedScenes(*encoders, num_scenes=6), PromptCollator(tokenizer, None)
-    Trainer(config, make_planner(tokenizer), PlannerLoss(), scenes, collate_fn=collate).fit()
+    scenes, planner = PlannedScenes(*encoders, num_scenes=6), make_planner(tokenizer)
+    Trainer(config, planner, PlannerLoss(tokenizer, planner.config), scenes, collate_fn=PlanCollator()).fit()
     rows = (tmp_path / "log.csv").read_text().splitlines()
     column = rows[0].split(",").index("loss")
     losses = [float(row.split(",")[column]) for row in rows[1:]]
@@ -114,6 +123,7 @@ def test_a_perfect_planner_explains_as_much_as_can_be(tokenizer, encoders):
     class MeanOfTheClips(torch.nn.Module):
         """Predicts the mean of the very clips that it is scored on, or the mean of all clips."""
 
+        writes_cues = False
         device = torch.device("cpu")
         config = make_planner(tokenizer).config
 
@@ -126,7 +136,7 @@ def test_a_perfect_planner_explains_as_much_as_can_be(tokenizer, encoders):
             }
             if constant:
                 tokens = {name: value.mean(dim=0).expand_as(value) for name, value in tokens.items()}
-            self.plan = replace(plan, **tokens, audio_mask=plan.audio_mask[:6])
+            self.plan = replace(plan, **tokens, audio_mask=plan.audio_mask[:6]).repeat_interleave(2)
 
         def forward(self, input_ids, attention_mask, duration):
             return self.plan
@@ -180,17 +190,16 @@ def test_a_lora_learns_beside_the_towers_and_merges_into_a_plain_planner(tokeniz
     torch.manual_seed(0)
     planner = build_planner(config)
     before = {name: value.clone() for name, value in planner.state_dict().items()}
-    collate = PromptCollator(tokenizer, None)
-    scenes = PlannedScenes(*encoders, num_scenes=2)
-    Trainer(config.trainer, planner, PlannerLoss(), scenes, collate_fn=collate).fit()
+    scenes, loss = PlannedScenes(*encoders, num_scenes=2), PlannerLoss(tokenizer, planner.config)
+    Trainer(config.trainer, planner, loss, scenes, collate_fn=PlanCollator()).fit()
     changed = {name for name, value in planner.state_dict().items() if not torch.equal(value, before[name])}
     assert {name for name in changed if name.startswith("language_model.")} == {
         name for name in before if "lora_" in name
     }
     assert {"video_placeholder", "video_queries", "towers.0.ff.net.2.weight"} <= changed
 
-    batch = collate([scenes[0], scenes[1]])
-    inputs = (batch["input_ids"], batch["attention_mask"], batch["plan"].duration)
+    batch = PlanCollator()([scenes[0], scenes[1]])
+    inputs = (*tokenize_prompts(tokenizer, batch["prompt"]), batch["plan"].duration)
     with torch.no_grad():
         expected = planner.eval()(*inputs)
         merge_lora(planner).save_pretrained(tmp_path / "planner")
@@ -214,3 +223,43 @@ def test_the_language_model_starts_from_weights_that_are_there(tokenizer, tmp_pa
         build_planner(config)
     with pytest.raises(ValueError, match="lora_rank.*0"):
         planner_config(tmp_path, tokenizer, lora_rank=0)
+
+
+def test_cues_are_learnt_beside_the_plan_and_those_dropped_are_not(cue_tokenizer, encoders):
+    planner = make_planner(cue_tokenizer, first_timestamp_id=len(cue_tokenizer) - 50, num_timestamps=50)
+    batch = PlanCollator()([PlannedScenes(*encoders, num_scenes=3)[index] for index in range(3)])
+    assert all(sheet.startswith("<|") for sheet in batch["cues"])
+
+    def losses(dropout):
+        loss = PlannerLoss(cue_tokenizer, planner.config, cue_weight=0.5, cue_dropout=dropout)
+        return loss(planner, batch, torch.Generator(), 0)
+
+    kept, dropped = losses(0.0), losses(1.0)
+    input_ids, attention_mask, labels = tokenize_cues(cue_tokenizer, batch["prompt"], batch["cues"])
+    _, cross_entropy = planner(input_ids, attention_mask, batch["plan"].duration, labels)
+    torch.testing.assert_close(kept["cues"], cross_entropy)
+    plain = (19 * 4 * kept["video"] + 12 * kept["audio"]) / (19 * 4 + 12)
+    torch.testing.assert_close(kept["loss"], plain + 0.5 * cross_entropy)
+    assert dropped["cues"] == 0 and not torch.equal(dropped["video"], kept["video"])
+
+
+def test_a_planner_that_wrote_no_cues_is_trained_on_to_write_them(tokenizer, cue_tokenizer, tmp_path):
+    before = make_planner(tokenizer)
+    before.save_pretrained(tmp_path / "before")
+    config = planner_config(tmp_path, tokenizer, initial=str(tmp_path / "before"))
+    config.planner |= {"first_timestamp_id": len(tokenizer), "num_timestamps": 50}
+    config.planner["language_model_config"] = config.planner["language_model_config"] | {
+        "vocab_size": len(tokenizer) + 50
+    }
+    after = build_planner(config)
+    weights, embeddings = before.state_dict(), "language_model.embed_tokens.weight"
+    for name, value in after.state_dict().items():
+        if name == embeddings:
+            torch.testing.assert_close(value[: len(tokenizer)], weights[name])
+            torch.testing.assert_close(value[len(tokenizer) :].std(), weights[name].std())
+        elif name != "lm_head.weight":
+            assert torch.equal(value, weights[name]), name
+    with pytest.raises(ValueError, match="clips_per_prompt.*2.*timestamps"):
+        PlannerConfig(**{**vars(config), "clips_per_prompt": 2})
+    with pytest.raises(ValueError, match="initial.*language_model"):
+        PlannerConfig(**{**vars(config), "language_model": "qwen"})

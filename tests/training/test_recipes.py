@@ -14,7 +14,7 @@ from baton_diffusers.models.va_planner import VAPlannerModel
 from baton_diffusers.training.clips import Bucket, ClipFormat, open_clips
 from baton_diffusers.training.data import StageClips
 from baton_diffusers.training.features import CachedFeatures, cache_features, collate_features
-from baton_diffusers.training.planner import CachedPlans, PlannerLoss, PromptCollator
+from baton_diffusers.training.planner import CachedPlans, PlanCollator, PlannerLoss
 from baton_diffusers.training.tokenizer import stage_texts, train_tokenizer
 from baton_diffusers.training.trainer import Trainer, TrainerConfig
 from baton_diffusers.training.transformer import FlowMatchingLoss, TransformerTraining, build_transformer
@@ -76,8 +76,8 @@ def make_trainer(stage, run_dir, features, tokenizer, steps=STEPS):
     )
     planner = make_planner(tokenizer)
     if stage == 1:
-        collate = PromptCollator(tokenizer, None)
-        return Trainer(config, planner, PlannerLoss(), CachedPlans(features), collate_fn=collate)
+        loss = PlannerLoss(tokenizer, planner.config)
+        return Trainer(config, planner, loss, CachedPlans(features), collate_fn=PlanCollator())
     training = TransformerTraining(
         trainer=config,
         features="unused",
