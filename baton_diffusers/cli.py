@@ -184,7 +184,8 @@ def evaluate(
     ablation: Annotated[
         Path | None,
         typer.Option(
-            help="Score the arms of this file on the same scenes, in one table.",
+            help="Score the arms of this file on the same scenes, in one table. With --json, the scores of each clip are kept "
+            "in FILE.jsonl, and what is there is not measured again.",
             metavar="FILE.toml",
             exists=True,
             dir_okay=False,
@@ -371,20 +372,24 @@ def cache(
 
 
 def _evaluate_arms(path: Path, examples: list, steps: int | None, batch_size: int, json_file: Path | None) -> None:
-    """Prints one table of all arms of an ablation, and keeps it, with what was done so far, after each of them."""
+    """Prints one table of all arms of an ablation, and keeps it after each of them. The scores of each clip are kept beside it, so
+    that nothing is measured twice."""
     import json
 
     from .training import ablation
 
-    scores = {}
-    for arm in ablation.load_arms(path):
-        print(f"{arm.name}: {', '.join(arm.models)}", file=sys.stderr)
-        scores[arm.name] = ablation.run_arm(arm, _load_pipeline, examples, steps, batch_size)
-        table = ablation.summarise_arms(scores, examples)
+    arms, scores, table = ablation.load_arms(path), {}, {}
+    kept = ablation.ScoreFile(None if json_file is None else json_file.with_suffix(".jsonl"))
+    for arm in arms:
+        print(f"{arm.name}: {', '.join(arm.transformer or arm.models)}", file=sys.stderr)
+        scores[arm.name] = ablation.run_arm(arm, _load_pipeline, examples, steps, batch_size, kept)
+        table = ablation.summarise_arms(arms, scores, examples)
         if json_file is not None:
             json_file.write_text(json.dumps({"arms": str(path), "tiers": table}, indent=2) + "\n")
     print(ablation.format_arms(table))
-    print(f"gain: P-Acc beyond {next(iter(scores))!r} on the same scenes; 95% bootstrap intervals in brackets")
+    print(
+        "95% bootstrap intervals in brackets; those of differences are drawn over pairs, the same scenes for both arms"
+    )
 
 
 @app.command()

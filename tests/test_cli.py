@@ -1,3 +1,4 @@
+import copy
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import PIL.Image
 import pytest
 
 from baton_diffusers import cli
+from baton_diffusers.checkpoints import default_checkpoint
 from baton_diffusers.media import read_clip, write_clip
 from baton_diffusers.stage import render_clip, sample_scene
 
@@ -126,6 +128,27 @@ def test_evaluate_scores_a_sound_for_a_film(tmp_path, capsys, nano):
     score = result["tiers"]["all"]
     assert score["facts"]["present"] == score["facts"]["seen"] == 1.0
     assert score["p_acc_made"]["value"] < score["p_acc"]["value"]
+
+
+def test_an_ablation_is_kept_and_goes_on(tmp_path, capsys, nano, monkeypatch):
+    arms, path = tmp_path / "arms.toml", tmp_path / "scores.json"
+    arms.write_text(
+        f'[defaults]\nmodels = "{default_checkpoint()}"\nplan = "none"\nguidance = "none"\nsteps = 1\n'
+        '[[arm]]\nname = "free"\n[[arm]]\nname = "led"\nlead = 0.5\n'
+    )
+    monkeypatch.setattr(cli, "_load_pipeline", lambda model: copy.copy(nano))
+    assert run("evaluate", "--ablation", arms, "--scenes-per-tier", 1, "--json", path) == 0
+    printed = capsys.readouterr().out
+    assert "| all | led | free | " in printed and len((tmp_path / "scores.jsonl").read_text().splitlines()) == 6
+    assert json.loads(path.read_text())["tiers"]["all"]["led"]["against"] == "free"
+
+    def refuse(model):
+        raise AssertionError("measured twice")
+
+    monkeypatch.setattr(cli, "_load_pipeline", refuse)
+    path.unlink()
+    assert run("evaluate", "--ablation", arms, "--scenes-per-tier", 1, "--json", path) == 0
+    assert capsys.readouterr().out == printed and path.is_file()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import json
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -9,15 +12,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from transformers import UMT5EncoderModel
 
 from .. import guiders
+from ..models.transformer_dual_branch import DualBranchTransformer
+from ..models.va_planner import VAPlannerModel
+from ..schedulers import lead_schedulers
 from ..stage.scene import TIERS
-from ..stage.scoring import ClipScore, summarise
-from .evaluation import PLANS, Example, evaluate, generated_clips
+from ..stage.scoring import ClipScore, Fact
+from .evaluation import (
+    GIVEN_ASPECTS,
+    PLANS,
+    Estimate,
+    Example,
+    bootstrap,
+    check_direction,
+    format_estimate,
+    generated_clips,
+    p_acc_made,
+    scored_batches,
+    summarise_direction,
+)
 
 
 if TYPE_CHECKING:
+    from ..guiders import AnchorGuidance
     from ..pipelines.pipeline_baton import BatonPipeline
+
+
+FIGURES = {"p_acc": "P-Acc", "p_acc_made": "made", "m_wer": "M-WER", "desync": "DeSync (s)"}
 
 
 @dataclass(frozen=True)
@@ -28,83 +52,235 @@ class Arm:
     Args:
         name: What the table calls it.
         models: Folders or Hub ids of its checkpoints, one for each seed that it was trained with. Their scores are pooled.
+        transformer: Folders that `examples/train_transformer.py` exports, one for each seed: their `transformer` and
+            `text_encoder` take the place of the checkpoint's, of which there is then one.
+        planner: A folder that `examples/train_planner.py` exports, in place of the checkpoint's planner.
+        against: Name of the arm before it that it is compared with; by default the first one of its direction.
+        direction: What is given and what is made, see [`generated_clips`].
         plan: Where plans come from, see [`generated_clips`].
         text: Whether the denoiser reads the prompt; if not, the plan alone tells it what to make.
-        guider: A video guider in place of the checkpoint's: `class`, a name in `baton_diffusers.guiders`, and its arguments.
+        guidance: A published scheme in place of the checkpoint's guiders, a name of `guiders.presets`.
+        guider: A video guider of its own: `class`, a name in `baton_diffusers.guiders`, and its arguments. Without `class`, the
+            arguments change those of the scheme's.
         audio_guider: The same for the audio.
+        steps: Denoising steps; by default those of the command, or the checkpoint's.
+        lead: Fraction of the schedule by which the video runs ahead of the audio, below 0 behind it, see
+            [`~schedulers.lead_schedulers`]; the shifts stay those of the checkpoint.
     """
 
     name: str
     models: tuple[str, ...]
+    transformer: tuple[str, ...] = ()
+    planner: str | None = None
+    against: str | None = None
+    direction: str = "t2av"
     plan: str = "planner"
     text: bool = True
+    guidance: str | None = None
     guider: dict[str, Any] | None = None
     audio_guider: dict[str, Any] | None = None
+    steps: int | None = None
+    lead: float | None = None
 
     def __post_init__(self):
         if not self.models:
             raise ValueError(f"the arm {self.name!r} has no `models`: name at least one checkpoint.")
+        if self.transformer and len(self.models) > 1:
+            raise ValueError(
+                f"the arm {self.name!r} has {len(self.models)} `models`, and `transformer` beside them: name the one checkpoint "
+                "that gives all else."
+            )
         if self.plan not in PLANS:
             raise ValueError(f"the arm {self.name!r} has the `plan` {self.plan!r}: choose one of {PLANS}.")
         if not self.text and self.plan == "none":
             raise ValueError(f"the arm {self.name!r} has neither text nor plan: there is nothing to follow.")
-        for field in ("guider", "audio_guider"):
-            if getattr(self, field) is not None:
-                self.build_guider(field)
+        if self.planner is not None and self.plan != "planner":
+            raise ValueError(f"the arm {self.name!r} has a `planner`, but its `plan` is {self.plan!r}.")
+        if self.steps is not None and not (isinstance(self.steps, int) and self.steps >= 1):
+            raise ValueError(f"the arm {self.name!r} has `steps` {self.steps!r}: give a whole number of at least 1.")
+        if self.guidance is not None and self.guidance not in guiders.presets():
+            raise ValueError(
+                f"the arm {self.name!r} has the `guidance` {self.guidance!r}: choose one of {list(guiders.presets())}."
+            )
+        try:
+            check_direction(self.direction)
+            if self.lead is not None:
+                lead_schedulers(self.lead)
+            none = {"guider": guiders.PlanGuidance(1.0), "audio_guider": guiders.PlanGuidance(1.0)}
+            guiders.check_guiders(**{**none, **self.build_guiders()})
+        except ValueError as error:
+            raise ValueError(f"the arm {self.name!r}: {error}") from error
 
-    def build_guider(self, field: str):
-        """The guider described by `guider` or `audio_guider`.
+    def build_guiders(self) -> dict[str, AnchorGuidance]:
+        """The guiders in place of the checkpoint's: none, one or both of `guider` and `audio_guider`.
 
         Raises:
             ValueError: if there is no such class, or it does not take these arguments.
         """
-        settings = dict(getattr(self, field))
-        name = settings.pop("class", None)
+        built = {} if self.guidance is None else guiders.presets()[self.guidance]
         known = [key for key in guiders.__all__ if key.endswith("Guidance") and key != "AnchorGuidance"]
-        if name not in known:
-            raise ValueError(f"the arm {self.name!r} has a `{field}` of class {name!r}: choose one of {known}.")
-        try:
-            return getattr(guiders, name)(**settings)
-        except TypeError as error:
-            raise ValueError(f"the arm {self.name!r}: `{field}` cannot be made: {error}.") from error
+        for field in ("guider", "audio_guider"):
+            settings = dict(getattr(self, field) or {})
+            name = settings.pop("class", None)
+            if not settings and name is None:
+                continue
+            if name is None and field not in built:
+                raise ValueError(f"`{field}` changes a scheme, but there is no `guidance`: name one, or a `class`.")
+            if name is not None and name not in known:
+                raise ValueError(f"`{field}` is of class {name!r}: choose one of {known}.")
+            kind = type(built[field]) if name is None else getattr(guiders, name)
+            accepted = list(inspect.signature(kind).parameters)
+            if unknown := [key for key in settings if key not in accepted]:
+                raise ValueError(f"`{field}` has {unknown[0]!r}, but {kind.__name__} takes {', '.join(accepted)}.")
+            built[field] = built[field].new(**settings) if name is None else kind(**settings)
+        return built
 
 
 def load_arms(path: str | Path) -> list[Arm]:
     """
-    Reads arms from a TOML file, a table `[[arm]]` for each; the first one is what the others are compared with.
+    Reads arms from a TOML file: a table `[[arm]]` for each, and a table `[defaults]` with what those have that do not say it.
 
-    A model's folder is relative to the working directory.
+    A folder is relative to the working directory.
 
     Raises:
-        ValueError: for a file that is not TOML, unknown or missing keys, two arms of one name, or a folder that is missing.
+        ValueError: for a file that is not TOML, unknown or missing keys, two arms of one name, an arm that is compared with one
+            that does not come before it, or a folder that is missing.
     """
     try:
         with open(path, "rb") as file:
             content = tomllib.load(file)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not a TOML file: {error}.") from error
-    tables = content.get("arm")
-    if not isinstance(tables, list) or not tables or len(content) != 1:
+    tables, defaults = content.get("arm"), content.get("defaults", {})
+    if not isinstance(tables, list) or not tables or set(content) - {"arm", "defaults"}:
         raise ValueError(
-            f"{path} must hold tables [[arm]] and nothing else, but it has {', '.join(content) or 'none'}."
+            f"{path} must hold tables [[arm]], perhaps [defaults], and nothing else, but it has "
+            f"{', '.join(content) or 'none'}."
         )
     known = [field.name for field in fields(Arm)]
-    arms = []
-    for table in tables:
+    arms: list[Arm] = []
+    for table in [{**defaults, **table} for table in tables]:
         if unknown := [key for key in table if key not in known]:
             raise ValueError(f"{path}: unknown key `{unknown[0]}` in an arm; it knows {', '.join(known)}.")
         for key in ("name", "models"):
             if key not in table:
                 raise ValueError(f"{path}: arm {len(arms) + 1} lacks `{key}`.")
-        arms.append(Arm(**{**table, "models": tuple(table["models"])}))
-    names = [arm.name for arm in arms]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"{path}: two arms are called {twice[0]!r}.")
+        for key in ("models", "transformer"):
+            value = table.get(key, ())
+            table[key] = (value,) if isinstance(value, str) else tuple(value)
+        arm = Arm(**table)
+        if arm.name in [other.name for other in arms]:
+            raise ValueError(f"{path}: two arms are called {arm.name!r}.")
+        if arm.against is not None and arm.against not in [other.name for other in arms]:
+            raise ValueError(f"{path}: {arm.name!r} stands `against` {arm.against!r}, which is no arm before it.")
+        arms.append(arm)
     for arm in arms:
         for model in arm.models:
             if not Path(model).is_dir() and model.count("/") != 1:
                 raise ValueError(f"{path}: the model {model!r} of arm {arm.name!r} is neither a folder nor a Hub id.")
+        parts = [Path(folder, name) for folder in arm.transformer for name in ("transformer", "text_encoder")]
+        for part in parts if arm.planner is None else [*parts, Path(arm.planner)]:
+            if not (part / "config.json").is_file():
+                raise ValueError(
+                    f"{path}: {part} of arm {arm.name!r} has no config.json: give the folder of an export."
+                )
     return arms
+
+
+# Scores that are kept
+
+
+class ScoreFile:
+    """
+    Scores of clips in a file of JSON lines, one for each clip, written as they are measured.
+
+    A clip is known by all that decides about it: the contents of the components, how they are used, the scene with its seed,
+    and the prompt. So what is trained anew is measured anew, and what was interrupted goes on. The code is not looked at: after
+    a change of it that changes clips or scores, delete the file.
+
+    Args:
+        path: The file; `None` keeps the scores in memory alone.
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.path = None if path is None else Path(path)
+        self._scores: dict[tuple, ClipScore] = {}
+        if self.path is None or not self.path.is_file():
+            return
+        text = self.path.read_text()
+        whole = text[: text.rfind("\n") + 1]  # what was being written when the process ended is measured again
+        if whole != text:
+            self.path.write_text(whole)
+        for line in whole.splitlines():
+            row = json.loads(line)
+            self._scores[row["settings"], row["scene"], row["seed"], row["prompt"]] = _score_from(row)
+
+    def get(self, settings: str, example: Example) -> ClipScore | None:
+        """The score of a scene under these settings, or `None`."""
+        return self._scores.get(self._key(settings, example))
+
+    def add(self, settings: str, arm: str, example: Example, score: ClipScore) -> None:
+        """Keeps a score. `arm` is for those who read the file."""
+        key = self._key(settings, example)
+        self._scores[key] = score
+        if self.path is not None:
+            row = dict(zip(("settings", "scene", "seed", "prompt"), key, strict=True)) | {"arm": arm} | _row_of(score)
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+    @staticmethod
+    def _key(settings: str, example: Example) -> tuple:
+        return settings, example.scene.digest, example.seed, example.prompt
+
+
+def _row_of(score: ClipScore) -> dict[str, Any]:
+    """All of a score but what was found in the clip."""
+    facts = [[fact.aspect, fact.subject, bool(fact.holds)] for fact in score.facts]
+    texts = {"references": score.references, "hypotheses": score.hypotheses}
+    return {"tier": score.tier, "desync": score.desync, "facts": facts, **texts}
+
+
+def _score_from(row: dict[str, Any]) -> ClipScore:
+    facts = tuple(Fact(*fact) for fact in row["facts"])
+    values = {name: row[name] for name in ("tier", "desync", "references", "hypotheses")}
+    return ClipScore(facts=facts, cast=(), sights=(), sounds=(), **values)
+
+
+def _settings(arm: Arm, model: str, transformer: str | None, num_inference_steps: int | None) -> str:
+    """A name for all that decides about the clips of one checkpoint of an arm but their scenes: what it is made of, and how it is
+    used."""
+    parts = {} if Path(model).is_dir() else {"model": model}
+    if not parts:
+        index = json.loads((Path(model) / "model_index.json").read_text())
+        parts = {name: Path(model, name) for name, value in index.items() if isinstance(value, list) and value[0]}
+        parts |= {name: str(value) for name, value in index.items() if not isinstance(value, list) and name[0] != "_"}
+    if transformer is not None:
+        parts |= {name: Path(transformer, name) for name in ("transformer", "text_encoder")}
+    if arm.planner is not None:
+        parts["planner"] = Path(arm.planner)
+    unread = {
+        "planner": ("video_semantic_encoder", "audio_semantic_encoder"),
+        "ground truth": ("planner", "planner_tokenizer"),
+    }
+    unread["none"] = unread["planner"] + unread["ground truth"]
+    replaced = arm.build_guiders()
+    for name in (*unread[arm.plan], *replaced):
+        parts.pop(name, None)
+    contents = {name: _digest(part) if isinstance(part, Path) else part for name, part in parts.items()}
+    replaced = {name: [type(guider).__name__, dict(guider.config)] for name, guider in replaced.items()}
+    use = {"direction": arm.direction, "plan": arm.plan, "text": arm.text, "lead": arm.lead}
+    settings = [contents, replaced, use, num_inference_steps]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _digest(folder: Path) -> str:
+    """Of the names and the contents of the files of a component."""
+    digest = hashlib.sha256()
+    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+        digest.update(str(file.relative_to(folder)).encode())
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
 
 
 def run_arm(
@@ -113,78 +289,189 @@ def run_arm(
     examples: Sequence[Example],
     num_inference_steps: int | None = None,
     batch_size: int = 8,
+    kept: ScoreFile | None = None,
 ) -> list[ClipScore]:
     """
-    The scores of one arm: those of its first model on all examples, then those of the next.
+    The scores of one arm: those of its first checkpoint on all examples, then those of the next.
 
     Args:
         arm: The arm.
         load_pipeline: Gives the pipeline of a folder or Hub id.
         examples: From [`draw_examples`]; every arm gets the same ones, each from the noise of its own seed.
-        num_inference_steps: Denoising steps; by default the pipeline's.
+        num_inference_steps: Denoising steps of an arm that does not say its own; by default the pipeline's.
         batch_size: Clips made together.
+        kept: Scores from before, which are not measured again, and where those of this arm go, batch by batch.
     """
-    scores = []
-    for model in arm.models:
-        pipe = load_pipeline(model)
-        pipe.set_progress_bar_config(disable=True)
-        for field in ("guider", "audio_guider"):
-            if getattr(arm, field) is not None:
-                pipe.register_modules(**{field: arm.build_guider(field)})
-        make_clips = generated_clips(pipe, examples, num_inference_steps, arm.plan, text=arm.text)
-        scores += evaluate(make_clips, examples, batch_size)
+    kept = ScoreFile() if kept is None else kept
+    steps = num_inference_steps if arm.steps is None else arm.steps
+    scores: list[ClipScore] = []
+    for model, transformer in [(model, part) for model in arm.models for part in arm.transformer or (None,)]:
+        settings = _settings(arm, model, transformer, steps)
+        missing = [example for example in examples if kept.get(settings, example) is None]
+        if missing:
+            pipe = _pipeline(arm, load_pipeline(model), transformer)
+            make_clips = generated_clips(pipe, examples, steps, arm.plan, text=arm.text, direction=arm.direction)
+            done = 0
+            for batch in scored_batches(make_clips, missing, batch_size):
+                for example, score in zip(missing[done:], batch, strict=False):
+                    kept.add(settings, arm.name, example, score)
+                done += len(batch)
+        scores += [kept.get(settings, example) for example in examples]
     return scores
 
 
-def paired_difference(
-    scores: Sequence[ClipScore],
-    reference: Sequence[ClipScore],
-    num_scenes: int,
-    num_resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, float]:
-    """
-    How much more P-Acc `scores` have than `reference`, scene by scene, as `{"value", "low", "high"}` with the bounds of a
-    95% bootstrap interval over scenes. Each holds one or several times (for its models) the scores of the same scenes.
-    """
-    means = [
-        np.array([s.p_acc for s in x], dtype=float).reshape(-1, num_scenes).mean(axis=0) for x in (scores, reference)
-    ]
-    difference = means[0] - means[1]
-    samples = np.random.default_rng(seed).integers(num_scenes, size=(num_resamples, num_scenes))
-    low, high = np.percentile(difference[samples].mean(axis=1), (2.5, 97.5))
-    return {"value": float(difference.mean()), "low": float(low), "high": float(high)}
+def _pipeline(arm: Arm, pipe: BatonPipeline, transformer: str | None) -> BatonPipeline:
+    """The checkpoint's pipeline with what the arm puts in place of its parts."""
+    parts: dict[str, Any] = {}
+    if transformer is not None:
+        parts["transformer"] = DualBranchTransformer.from_pretrained(Path(transformer, "transformer"))
+        parts["text_encoder"] = UMT5EncoderModel.from_pretrained(
+            Path(transformer, "text_encoder"), dtype=torch.float32
+        )
+    if arm.planner is not None:
+        parts["planner"] = VAPlannerModel.from_pretrained(arm.planner)
+    pipe.register_modules(**{name: part.to(pipe.device).eval() for name, part in parts.items()}, **arm.build_guiders())
+    if arm.lead is not None:
+        shifts = [
+            s.config.get("shift", s.config.get("flow_shift", 1.0)) for s in (pipe.scheduler, pipe.audio_scheduler)
+        ]
+        pipe.register_modules(**lead_schedulers(arm.lead, *shifts))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
-def summarise_arms(scores: dict[str, list[ClipScore]], examples: Sequence[Example]) -> dict[str, dict[str, dict]]:
-    """For each tier, "all" included, and each arm: `stage.scoring.summarise`'s figures, and `p_acc_gain` over the first arm."""
-    reference = next(iter(scores.values()))
-    summaries = {name: summarise(values) for name, values in scores.items()}
-    table: dict[str, dict[str, dict]] = {}
+# Comparison
+
+
+def paired_differences(
+    scores: Sequence[ClipScore], others: Sequence[ClipScore], num_scenes: int, direction: str = "t2av"
+) -> dict[str, dict[str, Estimate | None]]:
+    """
+    How much more of each figure `scores` have than `others`, on the same scenes.
+
+    Both are drawn with the same scenes, so that what is hard about a scene is not taken for a difference of the arms.
+
+    Args:
+        scores: Once or several times (for an arm's checkpoints) the scores of the same scenes, in order.
+        others: The same, of what they are compared with.
+        num_scenes: How many scenes these are.
+        direction: How the clips were made, for `p_acc_made`.
+
+    Returns:
+        For "p_acc", "p_acc_made", "m_wer" and "desync" (seconds): the `difference` and the `relative` one, that is, in parts of
+        the others' figure, each as `{"value", "low", "high"}` with the bounds of a 95% bootstrap interval over scenes. `None`
+        where there is none: nobody is to speak, or the others' figure is 0.
+    """
+    own, other = _parts(scores, num_scenes, direction), _parts(others, num_scenes, direction)
+    differences: dict[str, dict[str, Estimate | None]] = {}
+    for name in FIGURES:
+        of_own, of_other = _Ratio(*own[name]), _Ratio(*other[name])
+        everywhere = np.arange(num_scenes)
+        differences[name] = {"difference": None, "relative": None}
+        if np.isnan(of_own(everywhere)):
+            continue
+        differences[name]["difference"] = bootstrap(lambda s, a=of_own, b=of_other: a(s) - b(s), num_scenes)
+        if of_other(everywhere) > 0:
+            relative = bootstrap(lambda s, a=of_own, b=of_other: _divide(a(s), b(s)) - 1, num_scenes)
+            differences[name]["relative"] = relative
+    return differences
+
+
+@dataclass(frozen=True)
+class _Ratio:
+    """A figure of scenes: the sum of something over the sum of something else."""
+
+    counted: np.ndarray
+    number: np.ndarray
+
+    def __call__(self, scenes: np.ndarray) -> np.ndarray:
+        return _divide(self.counted[scenes].sum(axis=-1), self.number[scenes].sum(axis=-1))
+
+
+def _divide(counted: np.ndarray, number: np.ndarray) -> np.ndarray:
+    """The quotient, NaN where `number` is 0."""
+    return np.divide(counted, number, out=np.full(np.shape(number), np.nan), where=np.asarray(number) > 0)
+
+
+def _parts(scores: Sequence[ClipScore], num_scenes: int, direction: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What is summed up for each figure: for each scene, over the checkpoints."""
+    one = np.ones(len(scores))
+    errors, words = np.array([score.word_errors for score in scores], dtype=float).T
+    parts = {
+        "p_acc": (np.array([score.p_acc for score in scores]), one),
+        "p_acc_made": (np.array([p_acc_made(score, direction) for score in scores]), one),
+        "m_wer": (errors, words),
+        "desync": (np.array([score.desync for score in scores]), one),
+    }
+    return {
+        name: tuple(part.reshape(-1, num_scenes).sum(axis=0) for part in (counted, number))
+        for name, (counted, number) in parts.items()
+    }
+
+
+def summarise_arms(
+    arms: Sequence[Arm], scores: dict[str, list[ClipScore]], examples: Sequence[Example]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """
+    The figures of arms, and how they differ.
+
+    Args:
+        arms: All arms.
+        scores: The scores of those that are measured, the first ones, by name.
+        examples: The scenes.
+
+    Returns:
+        For each tier, "all" included, and each arm: [`summarise_direction`]'s figures; `against`, the arm that it is compared
+        with; and [`paired_differences`]'s `differences` from it. An arm that is the first one of its direction has `None` in
+        both.
+    """
+    arms = [arm for arm in arms if arm.name in scores]
+    summaries = {arm.name: summarise_direction(scores[arm.name], arm.direction) for arm in arms}
+    table: dict[str, dict[str, dict[str, Any]]] = {}
     for tier in ("all", *TIERS):
         num_scenes = sum(tier in ("all", example.scene.tier) for example in examples)
         if num_scenes == 0:
             continue
-        of_tier = {
-            name: [s for s in values if tier in ("all", s.tier)] for name, values in {**scores, "": reference}.items()
-        }
-        table[tier] = {
-            name: summaries[name][tier] | {"p_acc_gain": paired_difference(of_tier[name], of_tier[""], num_scenes)}
-            for name in scores
-        }
+        of_tier = {name: [s for s in values if tier in ("all", s.tier)] for name, values in scores.items()}
+        table[tier] = {}
+        for arm in arms:
+            against = arm.against or next(other.name for other in arms if other.direction == arm.direction)
+            against = None if against == arm.name else against
+            differences = None
+            if against is not None:
+                differences = paired_differences(of_tier[arm.name], of_tier[against], num_scenes, arm.direction)
+            compared = {"against": against, "differences": differences}
+            table[tier][arm.name] = {"direction": arm.direction} | summaries[arm.name][tier] | compared
     return table
 
 
-def format_arms(table: dict[str, dict[str, dict]]) -> str:
-    """[`summarise_arms`]'s result as a Markdown table, with 95% intervals in brackets."""
-    columns = {"p_acc": "P-Acc", "p_acc_gain": "gain", "strict": "strict", "m_wer": "M-WER", "desync": "DeSync (s)"}
-    header = ["tier", "arm", "clips", *columns.values()]
-    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    for tier, arms in table.items():
-        for name, values in arms.items():
-            cells = [
-                "-" if values[key] is None else "{value:.3f} [{low:.3f}, {high:.3f}]".format(**values[key])
-                for key in columns
-            ]
-            lines.append(f"| {' | '.join([tier, name, str(values['clips']), *cells])} |")
-    return "\n".join(lines)
+def format_arms(table: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """[`summarise_arms`]'s result as two Markdown tables, with 95% intervals in brackets: the figures, and how they differ from
+    those of the arm that each is compared with, in parts of which the percentages are. *made* is P-Acc over the facts that are
+    not given, where any are."""
+    rows = [(tier, name, values) for tier, arms in table.items() for name, values in arms.items()]
+    figures = dict(FIGURES)
+    if not any(values["direction"] in GIVEN_ASPECTS for _, _, values in rows):
+        del figures["p_acc_made"]
+    lines = [["tier", "arm", "clips", *figures.values()]]
+    for tier, name, values in rows:
+        lines.append([tier, name, str(values["clips"]), *(format_estimate(values[key]) for key in figures)])
+    tables = [_markdown(lines)]
+    compared = [row for row in rows if row[2]["against"] is not None]
+    if compared:
+        lines = [["tier", "arm", "against", *figures.values()]]
+        for tier, name, values in compared:
+            differences = [_format_difference(**values["differences"][key]) for key in figures]
+            lines.append([tier, name, values["against"], *differences])
+        tables.append(_markdown(lines))
+    return "\n\n".join(tables)
+
+
+def _format_difference(difference: Estimate | None, relative: Estimate | None) -> str:
+    percent = "" if relative is None else f" ({format_estimate(relative, '+.0%')})"
+    return format_estimate(difference, "+.3f") + percent
+
+
+def _markdown(lines: list[list[str]]) -> str:
+    header, *rows = (f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([header, "|---" * len(lines[0]) + "|", *rows])
