@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -53,18 +55,40 @@ class AnchorGuidance(BaseGuidance):
             Fraction of the steps of the denoising loop after which guidance stops.
         enabled (`bool`, defaults to `True`):
             Whether the guider guides at all. If not, the joint pass alone is run.
+        skip_layers (`Sequence[int]`, defaults to `()`):
+            Blocks of the transformer, counted from 0, that the passes without the prompt leave out, whatever else they drop:
+            what is moved away from is then the clip of a weaker model. Ovi leaves out block 11 (papers.md, section 4). The
+            two guiders of a pipeline share their passes if they leave out the same.
+
+    Raises:
+        ValueError: If a setting is out of its range.
     """
 
-    def __init__(self, guidance_rescale: float = 0.0, start: float = 0.0, stop: float = 1.0, enabled: bool = True):
+    def __init__(
+        self,
+        guidance_rescale: float = 0.0,
+        start: float = 0.0,
+        stop: float = 1.0,
+        enabled: bool = True,
+        skip_layers: Sequence[int] = (),
+    ):
         super().__init__(start, stop, enabled)
         if not 0.0 <= guidance_rescale <= 1.0:
             raise ValueError(f"Expected `guidance_rescale` to be between 0.0 and 1.0, but got {guidance_rescale}.")
         self.guidance_rescale = guidance_rescale
+        if not isinstance(skip_layers, (list, tuple)) or not all(type(i) is int and i >= 0 for i in skip_layers):
+            raise ValueError(
+                f"Expected `skip_layers` to list blocks of the transformer, counted from 0, but got {skip_layers!r}. Give "
+                "`(11,)` to leave out block 11, `()` to leave out none."
+            )
+        self.skip_layers = tuple(sorted(set(skip_layers)))
 
     def register_to_config(self, **kwargs) -> None:
         """Record settings, as [`ConfigMixin`] does, so that `new` and `from_config` keep those given by position too."""
         # diffusers takes every argument given by position for a default, and leaves defaults out of what it copies.
         kwargs.pop("_use_default_values", None)
+        if isinstance(kwargs.get("skip_layers"), tuple):
+            kwargs["skip_layers"] = list(kwargs["skip_layers"])  # as JSON brings it back
         super().register_to_config(**kwargs)
 
     def anchor_weights(self) -> dict[Anchor, float]:
@@ -73,13 +97,16 @@ class AnchorGuidance(BaseGuidance):
 
     def required_anchors(self) -> tuple[Anchor, ...]:
         """The passes that the step given to `set_state` needs: the joint one first, then the anchors of weight not 0."""
-        return (JOINT, *self._active_weights())
+        return tuple(
+            anchor if anchor.text else dataclasses.replace(anchor, skip_layers=self.skip_layers)
+            for anchor in self._active_anchors()
+        )
 
     def prepare_inputs(self, data: dict[str, tuple[torch.Tensor, ...]]) -> list[BlockState]:
         """One batch for each pass of this step; a tuple in `data` holds one value for each of `_input_predictions`."""
         return [
             self._prepare_batch(data, self._input_predictions.index(anchor.name), anchor.name)
-            for anchor in self.required_anchors()
+            for anchor in self._active_anchors()
         ]
 
     def forward(self, joint: torch.Tensor, **anchors: torch.Tensor) -> GuiderOutput:
@@ -106,7 +133,11 @@ class AnchorGuidance(BaseGuidance):
     @property
     def num_conditions(self) -> int:
         """Passes that the current step needs."""
-        return len(self.required_anchors())
+        return len(self._active_anchors())
+
+    def _active_anchors(self) -> tuple[Anchor, ...]:
+        # What `anchor_weights` names, which blocks its passes leave out aside.
+        return (JOINT, *self._active_weights())
 
     def _active_weights(self) -> dict[Anchor, float]:
         if not (self._enabled and self._is_within_range()):

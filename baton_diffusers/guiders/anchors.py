@@ -29,6 +29,8 @@ class Anchor:
         clean_reads (`bool`, defaults to `False`):
             Whether the clean stream of a mute or static pass reads the noisy one, as in Ovi's and Harmony's networks. If not, it
             reads what `cross_modal=False` reads; then it is the same at every step and can be computed once for a clip.
+        skip_layers (`tuple[int, ...]`, defaults to `()`):
+            Blocks of the transformer, counted from 0, that the pass leaves out.
 
     Raises:
         ValueError: If the conditions contradict each other.
@@ -40,6 +42,7 @@ class Anchor:
     mute: bool = False
     static: bool = False
     clean_reads: bool = False
+    skip_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.mute and self.static:
@@ -55,7 +58,8 @@ class Anchor:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         dropped = [f"no_{name}" for name in ("text", "plan", "cross_modal") if not values[name]]
         replaced = [name for name in ("mute", "static", "clean_reads") if values[name]]
-        return "_".join(dropped + replaced) or "joint"
+        skipped = ["skip", *map(str, self.skip_layers)] if self.skip_layers else []
+        return "_".join(dropped + replaced + skipped) or "joint"
 
     @property
     def gives_video(self) -> bool:
@@ -87,7 +91,7 @@ class Anchor:
                 Whether the clip has the other modality, made or given. A clip of one modality has none to drop or replace.
         """
         anchor = self if has_plan else dataclasses.replace(self, plan=True)
-        return anchor if has_other else Anchor(text=anchor.text, plan=anchor.plan)
+        return anchor if has_other else Anchor(text=anchor.text, plan=anchor.plan, skip_layers=anchor.skip_layers)
 
 
 JOINT = Anchor()

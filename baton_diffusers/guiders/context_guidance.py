@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from diffusers.configuration_utils import register_to_config
 from diffusers.guiders import BaseGuidance  # noqa: F401  a pipeline knows a guider by this name in its module
 
@@ -37,6 +39,7 @@ class ContextGuidance(PlanGuidance):
         start (`float`, defaults to `0.0`): As in [`AnchorGuidance`].
         stop (`float`, defaults to `1.0`): As in [`AnchorGuidance`].
         enabled (`bool`, defaults to `True`): As in [`AnchorGuidance`].
+        skip_layers (`Sequence[int]`, defaults to `()`): As in [`AnchorGuidance`].
 
     Raises:
         ValueError: If a scale is negative or not finite, or if another setting is out of its range.
@@ -55,9 +58,17 @@ class ContextGuidance(PlanGuidance):
         start: float = 0.0,
         stop: float = 1.0,
         enabled: bool = True,
+        skip_layers: Sequence[int] = (),
     ):
         super().__init__(
-            guidance_scale, text_guidance_scale, plan_guidance_scale, guidance_rescale, start, stop, enabled
+            guidance_scale,
+            text_guidance_scale,
+            plan_guidance_scale,
+            guidance_rescale,
+            start,
+            stop,
+            enabled,
+            skip_layers,
         )
         check_scales(context_guidance_scale=context_guidance_scale)
         self.context_guidance_scale = context_guidance_scale
@@ -89,6 +100,7 @@ class DualGuidance(AnchorGuidance):
         start (`float`, defaults to `0.0`): As in [`AnchorGuidance`].
         stop (`float`, defaults to `1.0`): As in [`AnchorGuidance`].
         enabled (`bool`, defaults to `True`): As in [`AnchorGuidance`].
+        skip_layers (`Sequence[int]`, defaults to `()`): As in [`AnchorGuidance`].
 
     Raises:
         ValueError: If a scale is negative or not finite, or if another setting is out of its range.
@@ -105,8 +117,9 @@ class DualGuidance(AnchorGuidance):
         start: float = 0.0,
         stop: float = 1.0,
         enabled: bool = True,
+        skip_layers: Sequence[int] = (),
     ):
-        super().__init__(guidance_rescale, start, stop, enabled)
+        super().__init__(guidance_rescale, start, stop, enabled, skip_layers)
         check_scales(guidance_scale=guidance_scale, context_guidance_scale=context_guidance_scale)
         self.guidance_scale = guidance_scale
         self.context_guidance_scale = context_guidance_scale

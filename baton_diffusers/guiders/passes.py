@@ -110,16 +110,21 @@ def check_guider(guider: BaseGuidance, name: str) -> None:
             )
 
 
-def check_guiders(guider: BaseGuidance, audio_guider: BaseGuidance) -> None:
+def check_guiders(guider: BaseGuidance, audio_guider: BaseGuidance, num_layers: int | None = None) -> None:
     r"""
     Check the guiders of both modalities, each and together.
 
     One object may serve both modalities unless it remembers earlier steps: adaptive projected guidance with a momentum
     would add the shapes of one modality to those of the other.
 
+    Args:
+        guider (`BaseGuidance`): The video guider.
+        audio_guider (`BaseGuidance`): The audio guider.
+        num_layers (`int`, *optional*): Blocks of the transformer; without it, what guiders leave out is not checked.
+
     Raises:
-        ValueError: As [`check_guider`]; if a guider has an anchor that does not predict its modality; or if both are one
-            object that keeps a state.
+        ValueError: As [`check_guider`]; if a guider has an anchor that does not predict its modality, or leaves out blocks that
+            the transformer does not have; or if both are one object that keeps a state.
     """
     check_guider(guider, "guider")
     check_guider(audio_guider, "audio_guider")
@@ -130,6 +135,12 @@ def check_guiders(guider: BaseGuidance, audio_guider: BaseGuidance) -> None:
                     f"`{name}` (`{type(g).__name__}`) has the anchor `{anchor.name}`, a pass that predicts no {modality}. Give "
                     f"`SyncGuidance` as `{name}` with `modality={modality!r}`."
                 )
+        lacking = [i for i in getattr(g, "skip_layers", ()) if num_layers is not None and i >= num_layers]
+        if lacking:
+            raise ValueError(
+                f"`{name}` leaves out the blocks {lacking} of the transformer, whose blocks are 0 to {num_layers - 1}: set "
+                f"`pipe.{name} = pipe.{name}.new(skip_layers=())`, or name others."
+            )
     if guider is audio_guider and getattr(guider, "adaptive_projected_guidance_momentum", None) is not None:
         raise ValueError(
             f"`guider` and `audio_guider` are one `{type(guider).__name__}` object with "
@@ -307,7 +318,8 @@ def num_forward_passes(
     What a clip costs under these guiders, in forwards of the denoiser and in runs of its branches.
 
     The runs are those under the transformer's cache, by which a branch that is the same at every step is computed once for a clip,
-    and a branch that no prediction needs not at all. Without it each call runs both branches.
+    and a branch that no prediction needs not at all. Without it each call runs both branches. A run that leaves out blocks counts
+    as one.
 
     Args:
         guider (`BaseGuidance` or `None`): The video guider, as for [`guidance_passes`].
@@ -319,9 +331,11 @@ def num_forward_passes(
     """
     steps = passes_of_steps(guider, audio_guider, num_inference_steps, has_plan, has_other)
     passes = [guidance_pass for step in steps for guidance_pass in step]
-    # Passes in which a clean stream reads the same text and plan share it.
-    kept_video = {(p.anchor.text, p.anchor.plan, p.anchor.static) for p in passes if p.keeps_video}
-    kept_audio = {(p.anchor.text, p.anchor.plan, p.anchor.mute) for p in passes if p.keeps_audio}
+    # Passes in which a clean stream reads the same text and plan, through the same blocks, share it.
+    kept_video = {
+        (p.anchor.text, p.anchor.plan, p.anchor.static, p.anchor.skip_layers) for p in passes if p.keeps_video
+    }
+    kept_audio = {(p.anchor.text, p.anchor.plan, p.anchor.mute, p.anchor.skip_layers) for p in passes if p.keeps_audio}
     return ForwardPasses(
         calls=len(passes),
         video=len(kept_video) + sum(p.runs_video and not p.keeps_video for p in passes),

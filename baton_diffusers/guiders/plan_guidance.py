@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from diffusers.configuration_utils import register_to_config
 from diffusers.guiders import BaseGuidance  # noqa: F401  a pipeline knows a guider by this name in its module
 
@@ -39,6 +41,8 @@ class PlanGuidance(AnchorGuidance):
             Fraction of the steps of the denoising loop after which guidance stops.
         enabled (`bool`, defaults to `True`):
             Whether the guider guides at all. If not, the joint pass alone is run.
+        skip_layers (`Sequence[int]`, defaults to `()`): Blocks that the passes without the prompt leave out. See
+            [`AnchorGuidance`].
 
     Raises:
         ValueError: If a scale is negative or not finite, or if another setting is out of its range.
@@ -56,8 +60,9 @@ class PlanGuidance(AnchorGuidance):
         start: float = 0.0,
         stop: float = 1.0,
         enabled: bool = True,
+        skip_layers: Sequence[int] = (),
     ):
-        super().__init__(guidance_rescale, start, stop, enabled)
+        super().__init__(guidance_rescale, start, stop, enabled, skip_layers)
         check_scales(
             guidance_scale=guidance_scale,
             text_guidance_scale=text_guidance_scale,

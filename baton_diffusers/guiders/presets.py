@@ -17,6 +17,7 @@ def presets() -> dict[str, dict[str, AnchorGuidance]]:
 
     - `"none"`: one pass.
     - `"text"`: plain classifier-free guidance of each modality, with Ovi's scales.
+    - `"ovi"`: the same with block 11 left out of the negative pass, as Ovi does; for a transformer of its size.
     - `"harmony"`: SyncCFG with Harmony's scales.
     - `"ccl"`: Unconditional Context Guidance. CCL's scales are not public: of the text they are Ovi's, of the context LTX-2's.
     - `"ltx2"`: text and modality guidance with LTX-2's scales and rescale.
@@ -27,6 +28,7 @@ def presets() -> dict[str, dict[str, AnchorGuidance]]:
     return {
         "none": _pair(PlanGuidance(1.0), PlanGuidance(1.0)),
         "text": _pair(PlanGuidance(4.0), PlanGuidance(3.0)),
+        "ovi": _pair(PlanGuidance(4.0, skip_layers=(11,)), PlanGuidance(3.0, skip_layers=(11,))),
         "harmony": _pair(SyncGuidance(3.0), SyncGuidance(2.0, modality="audio")),
         "ccl": _pair(ContextGuidance(3.0, guidance_scale=4.0), ContextGuidance(3.0, guidance_scale=3.0)),
         "ltx2": _pair(

@@ -265,7 +265,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             ValueError: naming the argument, its value and the remedy.
         """
         self._check_components()
-        check_guiders(self.guider, self.audio_guider)
+        check_guiders(self.guider, self.audio_guider, self.transformer.config.num_layers)
         for name, value in (
             ("num_frames", num_frames),
             ("num_inference_steps", num_inference_steps),
@@ -350,6 +350,13 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                 "load the pipeline with a single `dtype`, which leaves it in float32."
             )
 
+        skipped = {layer for anchor in anchors for layer in anchor.skip_layers}
+        ends = skipped & {0, self.transformer.config.num_layers - 1}
+        if self.transformer.is_cache_enabled and ends:
+            raise ValueError(
+                f"the guiders leave out block {min(ends)}, at one of the transformer's ends, where the enabled cache of diffusers "
+                "compares and adds up: give them other `skip_layers`, or call `pipe.transformer.disable_cache()`."
+            )
         if use_cache and self.transformer.is_cache_enabled and any(p.keeps_video or p.keeps_audio for p in passes):
             raise ValueError(
                 "`use_cache` runs a clean stream once, which the enabled cache of diffusers for whole blocks would disturb: call "
@@ -1082,6 +1089,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                             plan=plan if anchor.plan else None,
                             video_reads_audio=guidance_pass.video_reads_audio or (known.all and given_reads),
                             audio_reads_video=guidance_pass.audio_reads_video or (audio_known.all and given_reads),
+                            skip_layers=anchor.skip_layers,
                             reference_audio_hidden_states=reference,
                             cache=None if resting[i] else cache,
                             attention_kwargs=attention_kwargs,

@@ -22,9 +22,10 @@ STATIC_READING = Anchor(static=True, clean_reads=True)
 
 
 def all_anchors():
-    for values in itertools.product((True, False), repeat=len(dataclasses.fields(Anchor))):
+    conditions = itertools.product((True, False), repeat=len(dataclasses.fields(Anchor)) - 1)
+    for values, skip_layers in itertools.product(conditions, ((), (1,), (11,), (1, 11))):
         try:
-            yield Anchor(*values)
+            yield Anchor(*values, skip_layers=skip_layers)
         except ValueError:
             pass
 
@@ -41,6 +42,8 @@ def all_anchors():
         (MUTE, "mute"),
         (Anchor(text=False, mute=True), "no_text_mute"),
         (STATIC_READING, "static_clean_reads"),
+        (Anchor(text=False, plan=False, skip_layers=(11,)), "no_text_no_plan_skip_11"),
+        (Anchor(skip_layers=(7, 11)), "skip_7_11"),
     ],
 )
 def test_names_are_stable(anchor, name):
@@ -49,8 +52,8 @@ def test_names_are_stable(anchor, name):
 
 def test_names_tell_all_anchors_apart():
     anchors = list(all_anchors())
-    # Each of text and plan, with: both modalities, neither read, and either replaced in both forms.
-    assert len({anchor.name for anchor in anchors}) == len(set(anchors)) == 4 * 6
+    # Each of text and plan, with: both modalities, neither read, and either replaced in both forms; four sets of blocks.
+    assert len({anchor.name for anchor in anchors}) == len(set(anchors)) == 4 * 6 * 4
 
 
 @pytest.mark.parametrize(
@@ -96,6 +99,11 @@ def test_a_clip_of_one_modality_has_no_other_to_drop_or_replace():
         assert anchor.resolve(has_other=False) == JOINT
     assert NOTHING.resolve(has_other=False) == UNCONDITIONAL
     assert NOTHING.resolve(has_plan=False, has_other=False) == NO_TEXT
+
+
+def test_blocks_that_are_left_out_stay_out():
+    anchor = Anchor(text=False, plan=False, cross_modal=False, skip_layers=(1,))
+    assert anchor.resolve(has_plan=False, has_other=False) == Anchor(text=False, skip_layers=(1,))
 
 
 def test_a_whole_clip_changes_no_anchor():

@@ -14,6 +14,8 @@ from baton_diffusers.guiders import (
     presets,
 )
 
+from .conftest import preset
+
 
 NUM_STEPS = 3
 
@@ -63,7 +65,7 @@ def clip_cost(step, guider, audio_guider, has_other=True):
 
 @pytest.mark.parametrize("name", presets())
 def test_a_preset_costs_what_is_promised(step, name):
-    pair = presets()[name]
+    pair = preset(name)
     assert clip_cost(step, **pair) == num_forward_passes(**pair, num_inference_steps=NUM_STEPS)
 
 

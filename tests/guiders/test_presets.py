@@ -9,6 +9,7 @@ from baton_diffusers.guiders import (
     NOTHING,
     STATIC,
     UNCONDITIONAL,
+    Anchor,
     ForwardPasses,
     check_guiders,
     num_forward_passes,
@@ -16,12 +17,13 @@ from baton_diffusers.guiders import (
     presets,
 )
 
-from .conftest import GuidedPipeline
+from .conftest import GuidedPipeline, preset
 
 
 ANCHORS = {
     "none": {JOINT},
     "text": {JOINT, UNCONDITIONAL},
+    "ovi": {JOINT, Anchor(text=False, plan=False, skip_layers=(11,))},
     "harmony": {JOINT, MUTE, STATIC},
     "ccl": {JOINT, UNCONDITIONAL, NO_CROSS_MODAL},
     "ltx2": {JOINT, UNCONDITIONAL, NO_CROSS_MODAL},
@@ -30,6 +32,7 @@ ANCHORS = {
 COSTS = {
     "none": ForwardPasses(40, 40, 40),
     "text": ForwardPasses(80, 80, 80),
+    "ovi": ForwardPasses(80, 80, 80),
     "harmony": ForwardPasses(120, 81, 81),
     "ccl": ForwardPasses(120, 120, 120),
     "ltx2": ForwardPasses(120, 120, 120),
@@ -69,7 +72,7 @@ def test_a_new_one_has_the_same_settings_however_they_were_given(name):
 
 @pytest.mark.parametrize("name", ANCHORS)
 def test_a_pipeline_saves_and_loads_it(name, tmp_path, step):
-    pair = presets()[name]
+    pair = preset(name)
     GuidedPipeline(**pair, scheduler=FlowMatchEulerDiscreteScheduler()).save_pretrained(tmp_path)
     loaded = GuidedPipeline.from_pretrained(tmp_path)
     for role, guider in pair.items():

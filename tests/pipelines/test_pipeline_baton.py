@@ -11,6 +11,7 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DiffusionPipeline,
+    FirstBlockCacheConfig,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
     MMAudioVocoder,
@@ -26,7 +27,7 @@ from diffusers.guiders import (
 from peft import LoraConfig
 
 from baton_diffusers import BatonPipeline, SemanticPlan
-from baton_diffusers.guiders import PlanGuidance
+from baton_diffusers.guiders import PlanGuidance, presets
 from baton_diffusers.models.semantic_encoders import read_plan
 
 from ..tiny import (
@@ -278,6 +279,44 @@ def test_guidance_within_a_part_of_the_steps(own_pipe):
     own_pipe.guider, own_pipe.audio_guider = PlanGuidance(4.0, stop=0.5), AdaptiveProjectedGuidance(3.0, start=0.75)
     make(own_pipe, num_inference_steps=4)
     assert [call["plan"] is None for call in calls] == [False, True, False, True, False, False, True]
+
+
+def test_only_the_negative_pass_leaves_out_a_block(own_pipe):
+    """Ovi's recipe, as the pipeline runs it: `n + s (c - n)`, where `n` lacks a block, with either cache."""
+    plain = make(own_pipe)
+    own_pipe.guider, own_pipe.audio_guider = (PlanGuidance(scale, skip_layers=(1,)) for scale in (4.0, 3.0))
+    calls, runs = record(own_pipe.transformer), [record(block) for block in own_pipe.transformer.blocks]
+    expected = make(own_pipe)
+    assert [call["skip_layers"] for call in calls] == [(), (1,), (), (1,)]
+    assert [len(run) for run in runs] == [4, 2, 4]
+    assert differ(expected, plain)
+
+    assert_same(make(own_pipe, use_cache=True), expected, atol=1e-5)
+    own_pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=1e-9))
+    assert_same(make(own_pipe), expected, atol=1e-5)
+
+
+def test_guided_latents_are_those_of_ovis_formula_by_hand(own_pipe):
+    """One Euler step from noise, written out: the block is taken out of the model itself for the negative pass."""
+    own_pipe.guider, own_pipe.audio_guider = (PlanGuidance(scale, skip_layers=(1,)) for scale in (4.0, 3.0))
+    noise = own_pipe.prepare_latents(1, SIZE, SIZE, NUM_FRAMES, seeds(0))
+    found = make(own_pipe, num_inference_steps=1, use_plan=False, output_type="latent")
+    text, _, negative, *_ = own_pipe.encode_prompt(PROMPT)
+    inputs = {"timestep": own_pipe.scheduler.timesteps[:1], "audio_timestep": own_pipe.audio_scheduler.timesteps[:1]}
+    with torch.no_grad():
+        joint = own_pipe.transformer(*noise, encoder_hidden_states=text, **inputs, return_dict=False)
+        del own_pipe.transformer.blocks[1]
+        weaker = own_pipe.transformer(*noise, encoder_hidden_states=negative, **inputs, return_dict=False)
+    for scale, latents, c, n, x, scheduler in zip(
+        (4.0, 3.0),
+        (found.frames, found.audio),
+        joint,
+        weaker,
+        noise,
+        (own_pipe.scheduler, own_pipe.audio_scheduler),
+        strict=True,
+    ):
+        torch.testing.assert_close(latents, x - scheduler.sigmas[0] * (n + scale * (c - n)))
 
 
 def test_a_pass_has_a_cache_of_its_own(own_pipe, monkeypatch):
@@ -807,6 +846,14 @@ def test_the_negative_text_is_asked_for_by_the_steps_that_are_taken():
 def test_a_guider_of_an_unsupported_kind_is_refused(own_pipe):
     forbid(own_pipe).guider = SkipLayerGuidance(skip_layer_guidance_layers=[0])
     refused(own_pipe, "`guider`.*`SkipLayerGuidance`.*hooks layers.*Accepted")
+
+
+def test_blocks_that_cannot_be_left_out_are_refused(own_pipe):
+    forbid(own_pipe).register_modules(**presets()["ovi"])
+    refused(own_pipe, r"`guider` leaves out the blocks \[11\] of the transformer, whose blocks are 0 to 2")
+    own_pipe.guider = own_pipe.audio_guider = PlanGuidance(4.0, skip_layers=(2,))
+    own_pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
+    refused(own_pipe, "leave out block 2, at one of the transformer's ends.*`pipe.transformer.disable_cache")
 
 
 @pytest.mark.parametrize(

@@ -350,7 +350,9 @@ def untrained_passes(settings, preset, direction):
         for guidance_pass in passes:
             for modality in ("video", "audio"):
                 if getattr(guidance_pass, f"predicts_{modality}"):
-                    if guidance_pass.anchor not in settings.visited_states(modality, other):
+                    # That no training leaves out blocks is what makes the pass worse, which is wanted (Ovi).
+                    state = replace(guidance_pass.anchor, skip_layers=())
+                    if state not in settings.visited_states(modality, other):
                         untrained.append((modality, guidance_pass.anchor.name))
     return untrained
 
