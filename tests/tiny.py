@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 from baton_diffusers.coordinates import audio_plan_times, keyframe_times, num_samples, patch_centres
 from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
 from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
-from baton_diffusers.models.va_planner import VAPlannerModel
+from baton_diffusers.models.va_planner import VAPlannerModel, add_timestamps
 from baton_diffusers.models.vocoder_griffin_lim import GriffinLimVocoder
 from baton_diffusers.pipelines.pipeline_baton import BatonPipeline
 from baton_diffusers.plan import SemanticPlan
@@ -148,6 +148,25 @@ def tiny_planner(**config) -> VAPlannerModel:
         "system_prompt": None,
     }
     return seeded(VAPlannerModel, **{**defaults, **config})
+
+
+def tiny_cue_parts() -> dict[str, VAPlannerModel | PreTrainedTokenizerFast]:
+    """A planner that writes cues, and its tokenizer, as parts of a pipeline."""
+    tokenizer, base = tiny_tokenizer(), tiny_planner().config
+    first = add_timestamps(tokenizer, 20, FRAME_RATE)
+    language_model = {
+        **base.language_model_config,
+        "vocab_size": len(tokenizer),
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    planner = tiny_planner(
+        language_model_config=language_model,
+        first_timestamp_id=first,
+        num_timestamps=20,
+        timestamp_rate=FRAME_RATE,
+    )
+    torch.nn.init.normal_(planner.lm_head.weight, generator=torch.Generator().manual_seed(0))
+    return {"planner": planner, "planner_tokenizer": tokenizer}
 
 
 def tiny_video_semantic_encoder() -> VideoSemanticEncoder:

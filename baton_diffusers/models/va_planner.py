@@ -15,6 +15,7 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.normalization import FP32LayerNorm
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from transformers import DynamicCache, Qwen3Config, Qwen3Model
 
 from ..coordinates import (
@@ -517,6 +518,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         loss = nn.functional.cross_entropy(logits.float(), labels[:, 1:][written], reduction="sum")
         return plan, loss / written.sum().clamp(min=1)
 
+    @apply_forward_hook
     @torch.no_grad()
     def generate_cues(
         self,
@@ -528,7 +530,8 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         max_new_tokens: int = 128,
     ) -> list[list[int]]:
         """
-        Writes the cue sheets of prompts, token by token. Timestamps never go back, nor beyond `duration`.
+        Writes the cue sheets of prompts, token by token. A sheet begins with a timestamp; they never go back, nor beyond
+        `duration`.
 
         Args:
             input_ids (`torch.Tensor` of shape `(batch_size, text_length)`): tokens from `tokenize_prompts`, padded left.
@@ -578,6 +581,8 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 use_cache=True,
             ).last_hidden_state[:, -1]
             impossible = is_timestamp & ((tokens < earliest) | (tokens > first + last))
+            if step == 0:
+                impossible = impossible | ~(is_timestamp | (tokens == end))
             logits = self.lm_head(hidden_states).float().masked_fill(impossible, -math.inf)
             if temperature == 0:
                 token = logits.argmax(dim=-1)

@@ -99,6 +99,8 @@ class TransformerTraining:
         text_dropout: Share of samples that lose the text but keep the plan.
         plan_dropout: Share of samples that lose the plan but keep the text.
         joint_dropout: Share of samples that lose both.
+        cue_dropout: Share of samples whose plan is made without cues, by a planner that writes them. Where a modality is given
+            ("a2v", "v2a") none has any.
         noise_mean: Noise levels are `sigmoid(noise_mean + noise_std * N(0, 1))`.
         noise_std: See `noise_mean`.
         noise_bins: Equal ranges of noise levels for which the losses are also logged apart; 0 logs none.
@@ -129,6 +131,7 @@ class TransformerTraining:
     text_dropout: float = 0.1
     plan_dropout: float = 0.2
     joint_dropout: float = 0.1
+    cue_dropout: float = 0.1
     noise_mean: float = 0.3
     noise_std: float = 1.2
     noise_bins: int = 0
@@ -157,7 +160,7 @@ class TransformerTraining:
                     )
         if not any(self.task_weights.values()):
             raise ValueError(f"`task_weights` is {self.task_weights}: give one task at least a weight above 0.")
-        for name in ("independent_timesteps", "given_share"):
+        for name in ("independent_timesteps", "given_share", "cue_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` is a share of the samples, in [0, 1], got {getattr(self, name)}.")
         if self.noise_bins < 0:
@@ -451,9 +454,9 @@ class FlowMatchingLoss:
         tokens = self.tokenizer(
             prompts, padding="max_length", max_length=config.max_sequence_length, truncation=True, return_tensors="pt"
         ).to(device)
-        plan = self._plan(batch, device)
+        plan = self._plan(batch, task, generator)
         if plan is not None:
-            plan = plan.repeat_interleave(repeats).masked(~loses_plan)
+            plan = plan.masked(~loses_plan)
 
         # 5. Velocities
         velocity, audio_velocity = module(
@@ -577,24 +580,30 @@ class FlowMatchingLoss:
             losses[f"{modality}.{name}.share"] = chosen.sum() / batch_size
         return losses
 
-    def _plan(self, batch: dict[str, Any], device: torch.device) -> SemanticPlan | None:
+    def _plan(self, batch: dict[str, Any], task: torch.Tensor, generator: torch.Generator) -> SemanticPlan | None:
+        """The plan of each row."""
         if self.config.plan == "none":
             return None
-        features_plan = self.features.plan(batch["video_tokens"], batch["audio_tokens"])
+        device, repeats = task.device, len(task) // len(batch["prompt"])
+        features_plan = self.features.plan(batch["video_tokens"], batch["audio_tokens"]).to(device)
         if self.config.plan == "encoders":
-            return features_plan.to(device)
+            return features_plan.repeat_interleave(repeats)
         planner = self.planner.config
-        if self.planner.writes_cues:  # those of the clip itself: the plan has to agree with it
-            input_ids, attention_mask, _ = tokenize_cues(
-                self.planner_tokenizer, batch["prompt"], batch["cues"], planner.system_prompt, planner.timestamp_rate
-            )
-        else:
-            input_ids, attention_mask = tokenize_prompts(
-                self.planner_tokenizer, batch["prompt"], planner.system_prompt
-            )
         with torch.no_grad():
-            plan = self.planner(input_ids.to(device), attention_mask.to(device), features_plan.duration)
-        return plan.trimmed()
+            if not self.planner.writes_cues:
+                tokens = tokenize_prompts(self.planner_tokenizer, batch["prompt"], planner.system_prompt)
+                plan = self.planner(*(value.to(device) for value in tokens), features_plan.duration)
+                return plan.trimmed().repeat_interleave(repeats)
+            # The clip's own cues, with which the plan agrees with the clip; none where a modality is given, as in a pipeline
+            drawn = torch.rand(len(task), generator=generator, device=device) >= self.config.cue_dropout
+            written = drawn & ~self._where(task, "video", "clean") & ~self._where(task, "audio", "clean")
+            prompts = [prompt for prompt in batch["prompt"] for _ in range(repeats)]
+            cues = [cues for cues in batch["cues"] for _ in range(repeats)]
+            cues = [sheet if write else "" for sheet, write in zip(cues, written.tolist(), strict=True)]
+            input_ids, attention_mask, _ = tokenize_cues(
+                self.planner_tokenizer, prompts, cues, planner.system_prompt, planner.timestamp_rate
+            )
+            return self.planner(input_ids.to(device), attention_mask.to(device), features_plan.duration).trimmed()
 
 
 def export_transformer(module: TransformerWithText, folder: str | Path) -> None:

@@ -9,7 +9,9 @@ from torch import nn
 
 from baton_diffusers import BatonPipeline, default_checkpoint
 from baton_diffusers.coordinates import audio_plan_times, keyframe_times, patch_centres
+from baton_diffusers.cues import format_cues
 from baton_diffusers.guiders import Anchor, passes_of_steps, presets
+from baton_diffusers.models.va_planner import tokenize_cues
 from baton_diffusers.plan import SemanticPlan
 from baton_diffusers.training.data import StageClips
 from baton_diffusers.training.features import CachedFeatures, cache_features, collate_features, encode_audio_latents
@@ -48,8 +50,12 @@ class Features:
             "audio_tokens": (len(audio_times), tiny.AUDIO_PLAN_DIM),
         }
         self.clips = [
-            {"prompt": "a red circle jumps", **{k: torch.randn(s, generator=generator) for k, s in shapes.items()}}
-            for _ in range(num_clips)
+            {
+                "prompt": "a red circle jumps",
+                "cues": format_cues([(i / tiny.FRAME_RATE, "red circle")]),
+                **{k: torch.randn(s, generator=generator) for k, s in shapes.items()},
+            }
+            for i in range(num_clips)
         ]
 
     def __getitem__(self, index):
@@ -457,6 +463,30 @@ def test_stage_three_trains_on_the_planners_own_plan():
     assert plan.video_tokens.shape == batch["video_tokens"].shape
     assert torch.equal(plan.video_tokens[0], plan.video_tokens[1])  # one prompt, one plan
     assert plan.audio_times.max() < tiny.DURATION
+
+
+def test_a_planner_that_writes_cues_plans_with_those_of_the_clip():
+    parts, shares = tiny.tiny_cue_parts(), {"plan_dropout": 0.0, "joint_dropout": 0.0, "text_dropout": 0.0}
+    sources = {"plan": "planner", "planner": "unused", "planner_tokenizer": "unused"}
+
+    def plan_of(task, dropout):
+        settings = task_config({task: 1.0}, cue_dropout=dropout, **sources, **shares)
+        _, spy, batch = losses_of(settings, **parts)
+        return spy.plan, batch
+
+    def expected(batch, cues):
+        tokens = tokenize_cues(parts["planner_tokenizer"], batch["prompt"], cues, timestamp_rate=tiny.FRAME_RATE)
+        return parts["planner"](*tokens[:2], tiny.DURATION).video_tokens
+
+    plan, batch = plan_of("joint", 0.0)
+    assert len(set(batch["cues"])) > 1
+    torch.testing.assert_close(plan.video_tokens, expected(batch, batch["cues"]))
+    without = expected(batch, [""] * len(batch["cues"]))
+    assert not torch.allclose(without, plan.video_tokens)
+    torch.testing.assert_close(plan_of("joint", 1.0)[0].video_tokens, without)
+    # a given modality settles the times
+    torch.testing.assert_close(plan_of("v2a", 0.0)[0].video_tokens, without)
+    torch.testing.assert_close(plan_of("a2v", 0.0)[0].video_tokens, without)
 
 
 def test_without_a_plan_the_text_arm_sees_none():

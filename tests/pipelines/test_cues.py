@@ -1,0 +1,128 @@
+"""Cues in the pipeline: when things happen, written by the planner or given."""
+
+import numpy as np
+import pytest
+import torch
+
+from baton_diffusers.cues import parse_cues
+
+from ..tiny import DURATION, FRAME_RATE, NUM_FRAMES, tiny_cue_parts, tiny_pipeline
+from .calls import OTHER, PROMPT, assert_same, differ, forbid, make, quiet, record, seeds
+
+
+@pytest.fixture(scope="module")
+def cue_pipe():
+    return quiet(tiny_pipeline(**tiny_cue_parts()))
+
+
+def test_a_clip_follows_the_cues_that_its_planner_wrote(cue_pipe):
+    output = make(cue_pipe)
+    (sheet,) = output.cues
+    assert parse_cues(sheet) and all(cue.time < DURATION for cue in parse_cues(sheet))
+    assert_same(make(cue_pipe, cues=sheet), output)
+    assert make(cue_pipe, cues=sheet).cues == [sheet]
+    plan = cue_pipe.prepare_plan(PROMPT, cues=[sheet])
+    torch.testing.assert_close(plan.video_tokens, output.plan.video_tokens)
+    assert_same(make(cue_pipe, plan=plan), output)
+
+
+def test_other_cues_make_another_clip_from_the_same_noise(cue_pipe):
+    output = make(cue_pipe, cues="<|0.25|> red circle")
+    assert differ(output, make(cue_pipe, cues="<|0.75|> red circle"))
+    assert differ(output, make(cue_pipe, cues=""))
+    noise, other = ([], [])
+    for into, cues in ((noise, "<|0.25|> red circle"), (other, None)):
+        make(
+            cue_pipe, cues=cues, callback_on_step_end=lambda pipe, i, t, k, into=into: into.append(k["latents"]) or {}
+        )
+    assert len(noise) == len(other) > 0
+
+
+def test_the_noise_does_not_depend_on_what_the_planner_wrote(cue_pipe):
+    without = tiny_pipeline()
+    for pipe in (cue_pipe, without):
+        pipe.set_progress_bar_config(disable=True)
+    expected = make(without, use_plan=False, num_inference_steps=2)
+    assert_same(make(cue_pipe, use_plan=False, num_inference_steps=2), expected)
+    generator = torch.Generator().manual_seed(5)
+    state = generator.get_state()
+    cue_pipe.prepare_cues(PROMPT, generator=generator)
+    assert torch.equal(generator.get_state(), state)
+
+
+def test_each_clip_of_a_batch_has_the_cues_that_it_has_alone(cue_pipe):
+    together = make(cue_pipe, [PROMPT, OTHER], generator=seeds(3, 4))
+    assert together.cues == make(cue_pipe, PROMPT, 3).cues + make(cue_pipe, OTHER, 4).cues
+    videos = make(cue_pipe, PROMPT, generator=seeds(3, 4), num_videos_per_prompt=2)
+    assert videos.cues[0] == together.cues[0] and videos.cues[1] != videos.cues[0]
+    assert make(cue_pipe, [PROMPT, OTHER], cues=["", "<|0.25|> green star"]).cues == ["", "<|0.25|> green star"]
+    assert make(cue_pipe, [PROMPT, OTHER], cues="").cues == ["", ""]
+
+
+def test_nothing_is_written_against_what_is_given(cue_pipe):
+    silence = np.zeros(round(DURATION * cue_pipe.sampling_rate), dtype=np.float32)
+    assert make(cue_pipe, audio=silence).cues == [""]
+    picture = np.zeros((NUM_FRAMES, 32, 32, 3), dtype=np.uint8)
+    assert make(cue_pipe, video=picture, video_frame_rate=FRAME_RATE).cues == [""]
+    assert make(cue_pipe, audio=silence, cues="<|0.25|> red circle").cues == ["<|0.25|> red circle"]
+    assert make(cue_pipe, image=picture[0]).cues == make(cue_pipe).cues != [""]
+
+
+def test_the_likeliest_cues_need_no_seed(cue_pipe):
+    written = {make(cue_pipe, seed=seed, cue_temperature=0.0).cues[0] for seed in range(3)}
+    assert len(written) == 1
+    assert len({cue_pipe.prepare_cues(PROMPT, generator=seeds(seed))[0] for seed in range(5)}) > 1
+
+
+def test_a_planner_without_timestamps_has_no_cues(pipe):
+    assert make(pipe).cues is None and pipe.prepare_cues(PROMPT) is None
+
+
+def test_under_offload_the_planner_is_there_to_write(cue_pipe, monkeypatch):
+    """A hook on the planner's forward alone would leave its weights behind."""
+    moved = []
+
+    class Hook:
+        def pre_forward(self, module, *args, **kwargs):
+            moved.append(module)
+            return args, kwargs
+
+    monkeypatch.setattr(cue_pipe.planner, "_hf_hook", Hook(), raising=False)
+    cue_pipe.prepare_cues(PROMPT)
+    assert moved == [cue_pipe.planner]
+
+
+def test_cues_are_saved_with_the_planner(cue_pipe, tmp_path):
+    cue_pipe.save_pretrained(tmp_path)
+    loaded = quiet(type(cue_pipe).from_pretrained(tmp_path))
+    assert loaded.planner.writes_cues
+    expected = make(cue_pipe)
+    assert make(loaded).cues == expected.cues
+    assert_same(make(loaded), expected)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        ({"cues": ["", "", ""]}, "3 sheets for 1 prompts with 1 videos each"),
+        ({"cues": "<|2.00|> red circle"}, r"name 2.0 seconds, but the clip ends at 1.1250"),
+        ({"cues": "red circle"}, "begins with a timestamp"),
+        ({"cues": [3]}, "cues.*list of at least one string"),
+        ({"cues": "", "use_plan": False}, "leave them out"),
+        ({"cue_temperature": -1.0}, "cue_temperature.*-1.0"),
+    ],
+)
+def test_wrong_cues_are_refused_before_any_model_runs(call, message):
+    with pytest.raises(ValueError, match=message):
+        make(forbid(tiny_pipeline(**tiny_cue_parts())), **call)
+
+
+def test_cues_for_a_planner_without_timestamps_are_refused(idle_pipe):
+    with pytest.raises(ValueError, match="writes_cues"):
+        make(idle_pipe, cues="<|0.25|> red circle")
+
+
+def test_steps_are_the_planners_passes_and_no_more(cue_pipe):
+    calls = record(cue_pipe.planner)
+    make(cue_pipe, cues="")
+    assert len(calls) == 1
