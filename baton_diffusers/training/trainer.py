@@ -19,13 +19,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 import yaml
-from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 from accelerate.utils import is_tensorboard_available
 from diffusers import ModelMixin
 from torch import nn
@@ -161,9 +162,10 @@ class Trainer:
         save_frozen: bool = True,
         validate: Callable[[nn.Module, int], dict[str, float]] | None = None,
     ):
-        if config.validate_every is not None and validate is None:
+        if (config.validate_every is None) != (validate is None):
             raise ValueError(
-                "`validate_every` is set, but this training has nothing to validate with: set it to null."
+                f"`validate_every` is {config.validate_every}, but this training has "
+                f"{'nothing' if validate is None else 'something'} to validate with: give both or neither."
             )
         self.config = config
         self.module = module
@@ -195,8 +197,12 @@ class Trainer:
             mixed_precision=config.mixed_precision,
             log_with=list(trackers) or None,
             project_dir=config.run_dir,
-            # parts of a model may lie idle in a step, such as plan attention where no sample has a plan
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+            kwargs_handlers=[
+                # parts of a model may lie idle in a step, such as plan attention where no sample has a plan
+                DistributedDataParallelKwargs(find_unused_parameters=True),
+                # the others wait while the main process validates or saves, for longer than the usual 10 minutes
+                InitProcessGroupKwargs(timeout=timedelta(hours=4)),
+            ],
         )
         parts = self.accelerator.num_processes * config.gradient_accumulation
         if config.batch_size % parts:
@@ -218,7 +224,7 @@ class Trainer:
         if config.gradient_checkpointing:
             _enable_gradient_checkpointing(module)
         if self._sharded:
-            self._whole = deepcopy(module).to("meta")
+            self._whole = _without_weights(deepcopy(module))
         else:
             self.module.to(self.accelerator.device)
         self._ema = None
@@ -369,6 +375,9 @@ class Trainer:
             self.accelerator.save_state(str(temporary))
             if self.accelerator.is_main_process:
                 (temporary / "position.json").write_text(json.dumps(position))
+                for file in temporary.rglob("*"):
+                    if file.is_file():
+                        _flush(file)
         else:
             path = folder / f"step_{self.step:08d}.pt"
             temporary = path.with_suffix(".tmp")
@@ -381,6 +390,7 @@ class Trainer:
                     **position,
                 }
                 torch.save(state, temporary)
+                _flush(temporary)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             if path.is_dir():  # of the same step, by a run that was resumed and interrupted at once
@@ -416,12 +426,15 @@ class Trainer:
     def _validate(self) -> None:
         module = self.ema_module()
         if self.accelerator.is_main_process:
-            module.eval()
+            module.to(self.device).eval()  # what was gathered is on the CPU
             with torch.no_grad():
                 values = self.validate(module, self.step)
-            with _LearningCurve(self.run_dir / "validation.csv", self.step - 1) as curve:
-                curve.write_row({"step": self.step, **values})
+            if values:
+                with _LearningCurve(self.run_dir / "validation.csv", self.step - 1) as curve:
+                    curve.write_row({"step": self.step, **values})
             self.accelerator.log({f"validation.{name}": value for name, value in values.items()}, self.step)
+        if self._sharded:
+            _without_weights(module)
         self.accelerator.wait_for_everyone()
         self.module.train()
 
@@ -436,7 +449,11 @@ class Trainer:
     def _trackers(self) -> Iterator[None]:
         # Rows of steps that a resumed run makes again are dropped from tensorboard as from log.csv.
         facts = {key: value for key, value in asdict(self.config).items() if isinstance(value, (int, float, str))}
-        self.accelerator.init_trackers("tracked", facts, {"tensorboard": {"purge_step": self.step + 1}})
+        options = {
+            "tensorboard": {"purge_step": self.step + 1},
+            "wandb": {"name": self.run_dir.name, "dir": str(self.run_dir)},
+        }
+        self.accelerator.init_trackers("tracked", facts, options)
         try:
             yield
         finally:
@@ -611,6 +628,8 @@ def _convert(hint: Any, value: Any, source: str, key: str) -> Any:
         # YAML 1.1 reads "1e-3" as text: its floats need a point.
         if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", str(value)):
             return float(value)
+    if expected is str and value is False:
+        return "no"  # as in `mixed_precision=no`, which YAML 1.1 reads as false
     if expected is int and isinstance(value, bool) or not isinstance(value, expected):
         raise ValueError(f"{source}: `{key}` must be {expected.__name__}, got {value!r}.")
     return value
@@ -633,6 +652,14 @@ def _to_device(batch: Any, device: torch.device) -> Any:
     return batch
 
 
+def _without_weights(module: nn.Module) -> nn.Module:
+    # Parameters that have a shape and no data. Buffers stay: those that are not saved could not be loaded again.
+    for part in module.modules():
+        for name, value in part.named_parameters(recurse=False):
+            part.register_parameter(name, nn.Parameter(value.to("meta"), requires_grad=value.requires_grad))
+    return module
+
+
 def _enable_gradient_checkpointing(module: nn.Module) -> None:
     models = [part for part in module.modules() if isinstance(part, (ModelMixin, PreTrainedModel))]
     able = [part for part in models if getattr(part, "_supports_gradient_checkpointing", False)]
@@ -644,6 +671,12 @@ def _enable_gradient_checkpointing(module: nn.Module) -> None:
             part.enable_gradient_checkpointing()
         else:
             part.gradient_checkpointing_enable()
+
+
+def _flush(path: Path) -> None:
+    # To the disk, so that after a power cut, too, what has its name is whole.
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _replace(path: Path, text: str) -> None:

@@ -13,7 +13,14 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from baton_diffusers.training.trainer import Trainer, TrainerConfig, checkpoints, load_checkpoint, load_config
+from baton_diffusers.training.trainer import (
+    Trainer,
+    TrainerConfig,
+    _without_weights,
+    checkpoints,
+    load_checkpoint,
+    load_config,
+)
 from tests.training.stages import make_trainer as make_stage
 
 
@@ -168,7 +175,7 @@ def test_what_accelerate_saves_of_a_sharded_model_resumes_too(tmp_path):
     def sharded(folder, dataset=None):
         trainer = make_trainer(folder, dataset, ema_decay=None, checkpoint_every=5)
         # One process cannot spread a model: what is tested is that its way of saving keeps all there is.
-        trainer._whole, trainer._sharded = deepcopy(trainer.module).to("meta"), True
+        trainer._whole, trainer._sharded = _without_weights(deepcopy(trainer.module)), True
         return trainer
 
     def fail(index):
@@ -183,6 +190,27 @@ def test_what_accelerate_saves_of_a_sharded_model_resumes_too(tmp_path):
     resumed = sharded(tmp_path / "part").fit()
     torch.testing.assert_close(whole.state_dict(), resumed.state_dict(), rtol=0, atol=0)
     assert [path.name for path in checkpoints(tmp_path / "part")] == ["step_00000010", "step_00000012"]
+
+
+def test_a_sharded_model_is_gathered_for_validation(tmp_path):
+    seen = []
+
+    def validate(module, step):
+        seen.append((step, sum(value.sum().item() for value in module.state_dict().values())))
+        return {}
+
+    trainer = make_trainer(tmp_path, ema_decay=None)
+    trainer.module.register_buffer("table", torch.ones(2), persistent=False)
+    trainer._whole, trainer._sharded = (
+        _without_weights(deepcopy(trainer.module)),
+        True,
+    )  # as if: one process has it all
+    trainer.validate, trainer.config.validate_every = validate, 12
+    trained = trainer.fit()
+    assert seen == [(12, sum(value.sum().item() for value in trainer.module.state_dict().values()))]
+    assert trained is not trainer.module and (trained.table == 1).all(), "what is not saved is there, too"
+    torch.testing.assert_close(trained.state_dict(), trainer.module.state_dict(), rtol=0, atol=0)
+    assert not (tmp_path / "validation.csv").exists(), "nothing was scored"
 
 
 def test_what_is_trained_so_far_is_validated(tmp_path):
@@ -270,7 +298,9 @@ class Whole:
 def test_configuration_files(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("trainer: {run_dir: runs/x, steps: 10, learning_rate: 1e-4}\nwidths: [4, 8]\noptions: {a: 1}\n")
-    config = load_config(path, Whole, ["trainer.steps=20", "trainer.ema_decay=null", "name=y"])
+    overrides = ["trainer.steps=20", "trainer.ema_decay=null", "name=y", "trainer.mixed_precision=no"]
+    config = load_config(path, Whole, overrides)
+    assert config.trainer.mixed_precision == "no", "which YAML reads as false"
     assert config.trainer.steps == 20 and config.trainer.learning_rate == 1e-4 and config.trainer.ema_decay is None
     assert config.widths == (4, 8) and config.name == "y" and config.options == {"a": 1}
 
