@@ -25,7 +25,9 @@ from tests.training.stages import STAGES, make_trainer, train
 
 
 ACCELERATE = Path(__file__).parents[2] / "examples" / "accelerate"
-PLANNER_LAYERS = "Qwen3DecoderLayer,DualAlignmentBlock"  # as the comment of the configuration files says
+# as the comments of the configuration files say
+PLANNER_LAYERS = "Qwen3DecoderLayer,DualAlignmentBlock"
+LAYERS_WITH_TEXT = "DualBranchTransformerBlock,UMT5Block"
 
 
 def rows(run_dir):
@@ -119,8 +121,7 @@ def cache(folder):
 @pytest.mark.parametrize("stage", (1, 2))
 def test_fsdp_spreads_every_layer_over_two_processes(tmp_path, stage):
     # Given an FSDP plugin on a CPU, accelerate falls back to DDP without a word: so torch's own fully_shard is asked.
-    config = yaml.safe_load((ACCELERATE / "eight_gpus_fsdp2.yaml").read_text())["fsdp_config"]
-    layers = config["fsdp_transformer_layer_cls_to_wrap"] if stage == 2 else PLANNER_LAYERS
+    layers = LAYERS_WITH_TEXT if stage == 2 else PLANNER_LAYERS
     processes.run_together(2, shard_and_compare, stage, tmp_path, layers.split(","))
 
 
@@ -157,9 +158,10 @@ def shard_and_compare(stage, folder, layers):
 def test_the_wrapped_layers_are_the_models_own():
     for name in ("eight_gpus_fsdp2.yaml", "nodes_fsdp2.yaml"):
         layers = yaml.safe_load((ACCELERATE / name).read_text())["fsdp_config"]["fsdp_transformer_layer_cls_to_wrap"]
-        assert set(DualBranchTransformer._no_split_modules) < set(layers.split(","))
+        assert layers.split(",") == DualBranchTransformer._no_split_modules
     assert set(VAPlannerModel._no_split_modules) == set(PLANNER_LAYERS.split(","))
-    assert PLANNER_LAYERS in (ACCELERATE / "eight_gpus_fsdp2.yaml").read_text()
+    for layers in (PLANNER_LAYERS, LAYERS_WITH_TEXT):
+        assert layers in (ACCELERATE / "eight_gpus_fsdp2.yaml").read_text()
 
 
 @pytest.mark.parametrize("path", sorted(ACCELERATE.glob("*.yaml")), ids=lambda path: path.stem)
