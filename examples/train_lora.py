@@ -4,9 +4,14 @@ baton cache my_clips --output runs/my_features
 python examples/train_lora.py examples/configs/nano/lora.yaml features=runs/my_features output=runs/my_lora
 
 Then `pipe.load_lora_weights("runs/my_lora")`. Interrupted, the same command goes on from the last checkpoint.
+
+To see what it makes while it learns, in RUN_DIR/samples: `trainer.validate_every=50 validation.prompts='[A red ball bounces
+twice.]'`. Where the text encoder is large: cache with `--text`, and train with `cached_text=true`. It is not loaded then.
 """
 
 import argparse
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer
@@ -16,13 +21,14 @@ from baton_diffusers.training.features import CachedFeatures, collate_features
 from baton_diffusers.training.lora import LoraTraining, build_lora, save_lora
 from baton_diffusers.training.trainer import Trainer, load_config
 from baton_diffusers.training.transformer import FlowMatchingLoss
+from baton_diffusers.training.validation import Validation
 
 
 def main(path: str, overrides: list[str]) -> None:
     config = load_config(path, LoraTraining, overrides)
     training = config.transformer_training()
     features = CachedFeatures(config.features, seed=config.trainer.seed, batch_size=config.trainer.batch_size)
-    tokenizer = AutoTokenizer.from_pretrained(training.tokenizer)
+    tokenizer = None if config.cached_text else AutoTokenizer.from_pretrained(training.tokenizer)
     planner = planner_tokenizer = None
     if training.plan == "planner":
         planner = VAPlannerModel.from_pretrained(training.planner).eval().requires_grad_(False)
@@ -30,7 +36,11 @@ def main(path: str, overrides: list[str]) -> None:
     torch.manual_seed(config.trainer.seed)
     module = build_lora(config)
     loss = FlowMatchingLoss(training, features, tokenizer, planner, planner_tokenizer)
-    trainer = Trainer(config.trainer, module, loss, features, collate_fn=collate_features, save_frozen=False)
+    validation = None
+    if config.validation is not None:
+        settings = replace(config.validation, model=config.validation.model or config.model)
+        validation = Validation(settings, Path(config.trainer.run_dir) / "samples")
+    trainer = Trainer(config.trainer, module, loss, features, None, collate_features, False, validation)
     if planner is not None:
         planner.to(trainer.device)
     trained = trainer.fit()

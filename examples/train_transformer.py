@@ -19,6 +19,13 @@ Harmony's loss as published is `task_weights='{joint: 1}' synergy_weights='{a2v:
 three times the cost of a step. Drawn tasks in these proportions have the same gradient on average, up to a factor, at one.
 
 `given_share=0.2` also trains first pictures, beginnings and masks that are given; `noise_bins=4` logs the losses by noise level too.
+
+To see and score clips while it trains, name a pipeline whose other parts make them: `trainer.validate_every=1000
+validation.model=model_cards/baton-nano validation.scenes_per_tier=2`, or instead of Stage's scenes, whose clips are scored,
+`validation.prompts='[A red ball bounces twice.]'`. They are in RUN_DIR/samples, the scores in RUN_DIR/validation.csv.
+
+A text encoder that stays as it is, as that of a large model: cache with `--text`, and train with `text_encoder=null data_seed=null`.
+It is not loaded then.
 """
 
 import argparse
@@ -41,6 +48,7 @@ from baton_diffusers.training.transformer import (
     mean_losses,
     parameter_groups,
 )
+from baton_diffusers.training.validation import Validation
 
 
 def main(path: str, overrides: list[str]) -> None:
@@ -57,16 +65,17 @@ def main(path: str, overrides: list[str]) -> None:
         planner_tokenizer = AutoTokenizer.from_pretrained(config.planner_tokenizer)
     vae = AutoencoderKLWan.from_pretrained(config.vae).eval() if "static" in config.tasks else None
     audio_vae = MMAudioVAE.from_pretrained(config.audio_vae).eval() if "mute" in config.tasks else None
-    tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
+    tokenizer = None if config.text_encoder is None else AutoTokenizer.from_pretrained(config.tokenizer)
     loss = FlowMatchingLoss(config, features, tokenizer, planner, planner_tokenizer, vae, audio_vae)
+    run_dir = Path(config.trainer.run_dir)
+    validation = None if config.validation is None else Validation(config.validation, run_dir / "samples")
     groups = parameter_groups(module, config)
-    trainer = Trainer(config.trainer, module, loss, features, groups, collate_fn=collate_features)
+    trainer = Trainer(config.trainer, module, loss, features, groups, collate_features, validate=validation)
     if planner is not None:
         planner.to(trainer.device)
     with float32_attention():
         module = trainer.fit()
     if trainer.accelerator.is_main_process:
-        run_dir = Path(config.trainer.run_dir)
         export_transformer(module, run_dir / "export")
         for name, value in mean_losses(run_dir / "log.csv")[-1].items():
             print(f"{name:16} {value:.4g}")

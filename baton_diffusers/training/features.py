@@ -3,7 +3,8 @@
 A cache is a folder. `features-00000.tar` and its like hold, for each clip, `KEY.safetensors` (float16 features), `KEY.txt` (the
 prompt) and `KEY.json` (its source). Beside each shard lies its index, `features-00000.index.json`; a shard without one is not
 finished. `recipe.json` says what the features were made from and with, `manifest.json` lists the shards with counts and
-checksums once all are there, and `rejects.jsonl` the clips that could not be used, with the reason of each.
+checksums once all are there, and `rejects.jsonl` the clips that could not be used, with the reason of each. With a text encoder,
+`empty_prompt.safetensors` has its embedding of no text, which stands for prompts that training drops.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from .trainer import step_seed
 
 _BATCH_SIZE = 8
 _PLAN_LAYOUT = ("video_times", "video_centres", "audio_times")
+_EMPTY_PROMPT = "empty_prompt.safetensors"
 
 
 @torch.no_grad()
@@ -78,7 +80,7 @@ def cache_features(
         audio_latent_rate (`float`): audio latents per second.
         clips_per_shard (`int`, defaults to 512): clips in each file.
         text_encoder (`nn.Module`, *optional*): a frozen text encoder, whose embeddings of the prompts are kept too. Without
-            one (nano's learns with the transformer) the prompts alone are.
+            one (nano's learns with the transformer) the prompts alone are. The empty prompt's is kept beside the shards.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): its tokenizer.
         max_sequence_length (`int`, defaults to 512): tokens after which prompts are cut, with `text_encoder`.
         worker (`int`, defaults to 0): number of this worker: it writes every `num_workers`-th shard.
@@ -118,6 +120,9 @@ def cache_features(
         "components": {name: _fingerprint(model) for name, model in components.items()},
     }
     _check_recipe(folder, recipe, worker)
+    if text_encoder is not None and not (folder / _EMPTY_PROMPT).is_file():
+        embeds = _embed_prompt("", text_encoder, tokenizer, max_sequence_length)
+        _replace(folder / _EMPTY_PROMPT, save({"prompt_embeds": embeds.cpu().half().contiguous()}), worker)
 
     starts = range(0, num_clips, clips_per_shard)
     mine = [(shard, range(start, min(start + clips_per_shard, num_clips))) for shard, start in enumerate(starts)]
@@ -193,10 +198,9 @@ def _encode(
     ]
     if tokenizer is not None:
         for row, sample in zip(rows, samples, strict=True):
-            tokens = tokenizer(
-                sample["prompt"], truncation=True, max_length=recipe["max_sequence_length"], return_tensors="pt"
-            ).to(components["text_encoder"].device)
-            row["prompt_embeds"] = components["text_encoder"](**tokens).last_hidden_state[0]
+            row["prompt_embeds"] = _embed_prompt(
+                sample["prompt"], components["text_encoder"], tokenizer, recipe["max_sequence_length"]
+            )
     layout = {name: getattr(plan, name) for name in _PLAN_LAYOUT}
     layout["duration"] = torch.tensor(plan.duration, dtype=torch.float64)
     num_frames, height, width = samples[0]["frames"].shape[:3]
@@ -212,6 +216,17 @@ def _encode(
         }
         for row, sample in zip(rows, samples, strict=True)
     ]
+
+
+def _embed_prompt(
+    prompt: str, text_encoder: nn.Module, tokenizer: PreTrainedTokenizerBase, max_sequence_length: int
+) -> torch.Tensor:
+    """The embeddings of a prompt's own tokens, `(num_tokens, text_dim)`, read with their padding as `BatonPipeline` does."""
+    tokens = tokenizer(
+        prompt, padding="max_length", truncation=True, max_length=max_sequence_length, return_tensors="pt"
+    ).to(text_encoder.device)
+    embeds = text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+    return embeds[tokens.attention_mask.bool()]
 
 
 def load_feature_models(folder: str | Path, device: torch.device, text: bool = False) -> dict[str, Any]:
@@ -390,7 +405,7 @@ def _write_manifest(folder: Path, recipe: dict[str, Any], shards: Sequence[tuple
     lines = [json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects]
     _replace(folder / "rejects.jsonl", "".join(lines).encode(), worker)
     _replace(folder / "manifest.json", _json(manifest), worker)
-    for leftover in folder.glob("features-*.part"):  # of workers that were killed
+    for leftover in (*folder.glob("features-*.part"), *folder.glob(f"{_EMPTY_PROMPT}.*.part")):  # of killed workers
         leftover.unlink(missing_ok=True)
     return True
 
@@ -451,6 +466,7 @@ class CachedFeatures:
             raise ValueError(f"the features in {folder} are not finished: run `baton cache` again to go on.")
         else:
             raise ValueError(f"there are no features in {folder}: write them with `baton cache`.")
+        self.folder = folder
         self._buckets = self._store.buckets
         if not self._buckets:
             raise ValueError(
@@ -481,6 +497,19 @@ class CachedFeatures:
     def num_clips(self) -> int:
         """Clips that come up."""
         return sum(len(rows) for rows in self._buckets)
+
+    @cached_property
+    def empty_prompt_embeds(self) -> torch.Tensor:
+        """The text encoder's embeddings of the empty prompt, zero-padded `(max_sequence_length, text_dim)`.
+
+        Raises:
+            ValueError: if the cache holds no embeddings.
+        """
+        path = self.folder / _EMPTY_PROMPT
+        if not path.is_file():
+            raise ValueError(f"{self.folder} has no embeddings of prompts: write them with `baton cache --text`.")
+        embeds = load(path.read_bytes())["prompt_embeds"].float()
+        return nn.functional.pad(embeds, (0, 0, 0, self._store.max_sequence_length - len(embeds)))
 
     @property
     def plan_layout(self) -> dict[str, Any]:

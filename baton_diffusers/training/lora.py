@@ -16,6 +16,7 @@ from ..models.transformer_dual_branch import DualBranchTransformer
 from ..pipelines.lora import BatonLoraLoaderMixin
 from .trainer import TrainerConfig
 from .transformer import TransformerTraining, TransformerWithText
+from .validation import ValidationConfig
 
 
 # The projections of self-attention, of text, cross-modal and plan attention, and their outputs, in both branches.
@@ -39,6 +40,10 @@ class LoraTraining:
         targets: Names of layers that get them, as peft reads them: ends of names.
         dtype: Of the frozen weights: "float32", "bfloat16" or "float16". The trained ones are float32.
         plan: Where plans come from: "encoders", "planner" or "none", see [`TransformerTraining`].
+        cached_text: Whether the prompts' embeddings come from the features (`baton cache --text`), so that the text encoder
+            is not in memory.
+        validation: Clips that are made while it is trained, see [`ValidationConfig`]; by default with the components of
+            `model`.
         loss: Further settings of the loss, by their names in [`TransformerTraining`], e.g. `text_dropout`.
     """
 
@@ -51,6 +56,8 @@ class LoraTraining:
     targets: tuple[str, ...] = ATTENTION
     dtype: str = "float32"
     plan: str = "planner"
+    cached_text: bool = False
+    validation: ValidationConfig | None = None
     loss: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -73,12 +80,16 @@ class LoraTraining:
         """
         model = Path(self.model)
         index = json.loads((model / "model_index.json").read_text())
-        parts = {"plan": self.plan, "features": self.features, "tokenizer": str(model / "tokenizer")}
+        parts = {"plan": self.plan, "features": self.features}
+        if self.cached_text:
+            parts |= {"text_encoder": None, "data_seed": None}
+        else:
+            parts |= {"tokenizer": str(model / "tokenizer")}
         if self.plan == "planner":
             parts |= {name: str(model / name) for name in ("planner", "planner_tokenizer")}
         known = set(TransformerTraining.__dataclass_fields__)
         if wrong := set(self.loss) - (
-            known - {*parts, "trainer", "max_sequence_length", "transformer", "text_encoder"}
+            known - {*parts, "trainer", "max_sequence_length", "transformer", "text_encoder", "validation"}
         ):
             raise ValueError(f"`loss` has {', '.join(sorted(wrong))}, which is not a setting of the loss.")
         return TransformerTraining(
@@ -87,14 +98,16 @@ class LoraTraining:
 
 
 def build_lora(config: LoraTraining) -> TransformerWithText:
-    """The pipeline's transformer with fresh adapters, and its text encoder; nothing but the adapters learns.
+    """The pipeline's transformer with fresh adapters, and its text encoder, if need be; nothing but the adapters learns.
 
     Raises:
         ValueError: if no layer has one of `config.targets` in its name.
     """
     dtype, model = DTYPES[config.dtype], Path(config.model)
     transformer = DualBranchTransformer.from_pretrained(model / "transformer", torch_dtype=dtype).requires_grad_(False)
-    text_encoder = UMT5EncoderModel.from_pretrained(model / "text_encoder", dtype=dtype).requires_grad_(False)
+    text_encoder = None
+    if not config.cached_text:
+        text_encoder = UMT5EncoderModel.from_pretrained(model / "text_encoder", dtype=dtype).requires_grad_(False)
     transformer.add_adapter(
         LoraConfig(
             r=config.rank,

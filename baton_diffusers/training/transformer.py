@@ -21,6 +21,7 @@ from ..plan import SemanticPlan
 from .codecs import encode_clip
 from .features import CachedFeatures
 from .trainer import TrainerConfig
+from .validation import ValidationConfig
 
 
 PLAN_SOURCES = ("encoders", "planner", "none")
@@ -68,10 +69,12 @@ class TransformerTraining:
     Args:
         trainer: The run, see [`TrainerConfig`].
         features: Folder of cached features.
-        tokenizer: Folder of the text encoder's tokenizer.
         max_sequence_length: Text tokens to which prompts are padded.
+        tokenizer: Folder of the text encoder's tokenizer.
         transformer: Configuration of [`DualBranchTransformer`].
-        text_encoder: Configuration of `UMT5EncoderModel`.
+        text_encoder: Configuration of `UMT5EncoderModel`, which is trained with the transformer. None takes the embeddings of
+            the prompts from the features (`baton cache --text`): a text encoder that stays as it is, as the large one's
+            does, is then not in memory.
         plan: Where plans come from: "encoders" (stage 2: features of the clip itself), "planner" (stage 3: predicted from
             the prompt by the frozen planner) or "none" (the text-only arm).
         planner: Folder of the planner, for `plan="planner"`.
@@ -107,14 +110,15 @@ class TransformerTraining:
         audio_weight: Weight of the audio loss beside the video's.
         data_seed: Seed of the Stage stream that the features were made from, whose prompts are paraphrased anew each time;
             None takes the prompts of the cache, as for clips of one's own.
+        validation: Clips that are made every `trainer.validate_every` steps, see [`ValidationConfig`]; None for none.
     """
 
     trainer: TrainerConfig
     features: str
-    tokenizer: str
     max_sequence_length: int
+    tokenizer: str | None = None
     transformer: dict[str, Any] = field(default_factory=dict)
-    text_encoder: dict[str, Any] = field(default_factory=dict)
+    text_encoder: dict[str, Any] | None = field(default_factory=dict)
     plan: str = "encoders"
     planner: str | None = None
     planner_tokenizer: str | None = None
@@ -137,12 +141,20 @@ class TransformerTraining:
     noise_bins: int = 0
     audio_weight: float = 1.0
     data_seed: int | None = 0
+    validation: ValidationConfig | None = None
 
     def __post_init__(self):
         if self.plan not in PLAN_SOURCES:
             raise ValueError(f"`plan` is {self.plan!r}, but must be one of {PLAN_SOURCES}.")
         if self.plan == "planner" and (self.planner is None or self.planner_tokenizer is None):
             raise ValueError('`plan="planner"` needs `planner` and `planner_tokenizer`, the folders of both.')
+        if self.text_encoder is not None and self.tokenizer is None:
+            raise ValueError("`text_encoder` needs `tokenizer`, the folder of its tokenizer.")
+        if self.text_encoder is None and self.data_seed is not None:
+            raise ValueError(
+                "`text_encoder` is null, so that prompts are those whose embeddings the features hold, but `data_seed` "
+                f"{self.data_seed} paraphrases them anew: set it to null, too."
+            )
         if self.text_dropout + self.plan_dropout + self.joint_dropout > 1:
             raise ValueError(
                 "`text_dropout`, `plan_dropout` and `joint_dropout` exclude one another: their sum exceeds 1."
@@ -227,10 +239,10 @@ class TransformerWithText(nn.Module):
 
     Args:
         transformer ([`DualBranchTransformer`]): the denoiser.
-        text_encoder (`UMT5EncoderModel`): its text encoder.
+        text_encoder (`UMT5EncoderModel`, *optional*): its text encoder; without one, embeddings are given.
     """
 
-    def __init__(self, transformer: DualBranchTransformer, text_encoder: UMT5EncoderModel) -> None:
+    def __init__(self, transformer: DualBranchTransformer, text_encoder: UMT5EncoderModel | None = None) -> None:
         super().__init__()
         self.transformer = transformer
         self.text_encoder = text_encoder
@@ -240,16 +252,18 @@ class TransformerWithText(nn.Module):
         latents: torch.Tensor,
         audio_latents: torch.Tensor,
         timestep: torch.Tensor,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
+        text: torch.Tensor,
+        attention_mask: torch.Tensor | None,
         plan: SemanticPlan | None,
         audio_timestep: torch.Tensor,
         video_reads_audio: bool | torch.Tensor,
         audio_reads_video: bool | torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Velocities of both modalities; text and its zero padding as in `BatonPipeline.encode_prompt`."""
-        text = self.text_encoder(input_ids, attention_mask=attention_mask).last_hidden_state
-        text = text * attention_mask[..., None].to(text.dtype)
+        """Velocities of both modalities. `text` is token ids, whose embeddings are padded with zeros as in
+        `BatonPipeline.encode_prompt`, or without a text encoder those embeddings themselves, and has no mask then."""
+        if self.text_encoder is not None:
+            text = self.text_encoder(text, attention_mask=attention_mask).last_hidden_state
+            text = text * attention_mask[..., None].to(text.dtype)
         return self.transformer(
             latents,
             audio_latents,
@@ -264,7 +278,7 @@ class TransformerWithText(nn.Module):
 
 
 def build_transformer(config: TransformerTraining) -> TransformerWithText:
-    """The transformer and text encoder that a training starts from: those of `config.initial`, or fresh ones.
+    """The transformer and text encoder, if it learns, that a training starts from: those of `config.initial`, or fresh ones.
 
     Ours: fresh modulation is the identity with open gates, and fresh heads are zero, so that the first prediction is zero.
 
@@ -273,7 +287,7 @@ def build_transformer(config: TransformerTraining) -> TransformerWithText:
             that the configuration does not know, or without one that `config.new_layers` does not name.
     """
     transformer = DualBranchTransformer(**config.transformer)
-    text_encoder = UMT5EncoderModel(UMT5Config(**config.text_encoder))
+    text_encoder = None if config.text_encoder is None else UMT5EncoderModel(UMT5Config(**config.text_encoder))
     for name, module in transformer.named_modules():
         if name.endswith("modulation_proj") or name in ("proj_out", "audio_proj_out"):
             nn.init.zeros_(module.weight)
@@ -286,6 +300,8 @@ def build_transformer(config: TransformerTraining) -> TransformerWithText:
                     parameter[:, [2, 5]] = 1.0  # gates of self-attention and feed-forward
     if config.initial is not None:
         for model, name in ((transformer, "transformer"), (text_encoder, "text_encoder")):
+            if model is None:
+                continue
             weights = type(model).from_pretrained(Path(config.initial) / name, dtype=torch.float32).state_dict()
             fresh = {key: value for key, value in model.state_dict().items() if _is_new(key, config)}
             weights = {**fresh, **weights}
@@ -369,22 +385,23 @@ class FlowMatchingLoss:
 
     Args:
         config ([`TransformerTraining`]): shares, noise levels and weights.
-        features ([`CachedFeatures`]): gives the plan's layout.
-        tokenizer (`PreTrainedTokenizerBase`): the text encoder's.
+        features ([`CachedFeatures`]): gives the plan's layout, and without a text encoder the empty prompt's embeddings.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): the text encoder's, where one learns.
         planner ([`VAPlannerModel`], *optional*): frozen; makes the plans for `plan="planner"`.
         planner_tokenizer (`PreTrainedTokenizerBase`, *optional*): the planner's.
         vae (`AutoencoderKLWan`, *optional*): encodes what stands for the video in the task "static", once for each shape.
         audio_vae (`MMAudioVAE`, *optional*): encodes what stands for the audio in the task "mute", likewise.
 
     Raises:
-        ValueError: if a task lacks its autoencoder.
+        ValueError: if a task lacks its autoencoder, or the features lack embeddings, or those of the configured length, where
+            no text encoder learns.
     """
 
     def __init__(
         self,
         config: TransformerTraining,
         features: CachedFeatures,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         planner: VAPlannerModel | None = None,
         planner_tokenizer: PreTrainedTokenizerBase | None = None,
         vae: AutoencoderKLWan | None = None,
@@ -393,6 +410,11 @@ class FlowMatchingLoss:
         for task, name, model in (("static", "vae", vae), ("mute", "audio_vae", audio_vae)):
             if task in config.tasks and model is None:
                 raise ValueError(f"the task {task!r} needs `{name}`, the autoencoder that encodes its condition.")
+        if config.text_encoder is None and len(features.empty_prompt_embeds) != config.max_sequence_length:
+            raise ValueError(
+                f"`max_sequence_length` is {config.max_sequence_length}, but the features hold embeddings of "
+                f"{len(features.empty_prompt_embeds)} tokens: give that number."
+            )
         self.config = config
         self.features = features
         self.tokenizer = tokenizer
@@ -449,11 +471,7 @@ class FlowMatchingLoss:
         loses_plan = (draw >= config.text_dropout) & (
             draw < config.text_dropout + config.joint_dropout + config.plan_dropout
         )
-        prompts = [prompt for prompt in batch["prompt"] for _ in range(repeats)]
-        prompts = ["" if lost else prompt for prompt, lost in zip(prompts, loses_text.tolist(), strict=True)]
-        tokens = self.tokenizer(
-            prompts, padding="max_length", max_length=config.max_sequence_length, truncation=True, return_tensors="pt"
-        ).to(device)
+        text, attention_mask = self._text(batch, repeats, loses_text)
         plan = self._plan(batch, task, generator)
         if plan is not None:
             plan = plan.masked(~loses_plan)
@@ -463,8 +481,8 @@ class FlowMatchingLoss:
             noised,
             audio_noised,
             self._timestep(level, math.prod(latents.shape[3:]) // math.prod(self._geometry.patch_size)),
-            tokens.input_ids,
-            tokens.attention_mask,
+            text,
+            attention_mask,
             plan,
             self._timestep(audio_level, 1),
             self._visibility(task, "video", "audio"),
@@ -580,6 +598,21 @@ class FlowMatchingLoss:
             losses[f"{modality}.{name}.share"] = chosen.sum() / batch_size
         return losses
 
+    def _text(
+        self, batch: dict[str, Any], repeats: int, lost: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Token ids of the rows' prompts and their mask, or the features' embeddings; of no text where it is `lost`."""
+        if self.config.text_encoder is None:
+            embeds = batch["prompt_embeds"].repeat_interleave(repeats, dim=0)
+            return torch.where(lost[:, None, None], self.features.empty_prompt_embeds.to(embeds), embeds), None
+        prompts = [prompt for prompt in batch["prompt"] for _ in range(repeats)]
+        prompts = ["" if dropped else prompt for prompt, dropped in zip(prompts, lost.tolist(), strict=True)]
+        length = self.config.max_sequence_length
+        tokens = self.tokenizer(
+            prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        ).to(lost.device)
+        return tokens.input_ids, tokens.attention_mask
+
     def _plan(self, batch: dict[str, Any], task: torch.Tensor, generator: torch.Generator) -> SemanticPlan | None:
         """The plan of each row."""
         if self.config.plan == "none":
@@ -607,9 +640,11 @@ class FlowMatchingLoss:
 
 
 def export_transformer(module: TransformerWithText, folder: str | Path) -> None:
-    """Saves the transformer and its text encoder under `folder/transformer` and `folder/text_encoder`."""
+    """Saves the transformer under `folder/transformer`, and the text encoder that learnt with it under
+    `folder/text_encoder`."""
     module.transformer.save_pretrained(Path(folder) / "transformer")
-    module.text_encoder.save_pretrained(Path(folder) / "text_encoder")
+    if module.text_encoder is not None:
+        module.text_encoder.save_pretrained(Path(folder) / "text_encoder")
 
 
 def mean_losses(path: str | Path) -> list[dict[str, float]]:

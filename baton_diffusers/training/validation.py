@@ -2,63 +2,157 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..media import write_clip
+import torch
+from PIL import Image
+from torch import nn
+
+from ..media import convert_frame_rate, resample
 from ..pipelines.pipeline_baton import BatonPipeline
-from ..stage.scoring import summarise
-from .evaluation import draw_examples, evaluate, generated_clips
-from .transformer import TransformerWithText
+from ..stage.scene import FRAME_RATE, SAMPLING_RATE, Scene
+from ..stage.scoring import ClipScore, score_clip, summarise
+from ..stage.show import contact_sheet
+from .evaluation import draw_examples
 
 
-class StageValidation:
+if TYPE_CHECKING:
+    from .transformer import TransformerWithText
+
+
+_SHEET_WIDTH = 1000  # pixels
+_SCORES = ("p_acc", "strict", "m_wer", "desync")
+
+
+@dataclass
+class ValidationConfig:
     """
-    Generates scenes of Stage's validation split, writes them as mp4 files, and scores them. For [`Trainer`]'s `validate`.
-
-    The scenes and their noise are the same at every step, so that clips of different steps can be compared.
+    Clips that are made from time to time during a training: of fixed prompts, each from a noise of its own that is the same
+    at every step, so that clips of different steps can be compared.
 
     Args:
-        model: Folder of a pipeline, which gives all components but the transformer and its text encoder.
-        folder: Where the clips go, in one folder for each step.
-        scenes_per_tier: Scenes of each tier.
-        plan: What the clips follow: "planner", "none" or "ground truth".
-        num_inference_steps: Denoising steps; by default the pipeline's.
+        model: Folder of a pipeline, which gives all components but those that are trained.
+        prompts: Prompts of one's own, whose clips are written and not scored.
+        scenes_per_tier: Scenes of each tier of Stage's validation split, whose clips are written and scored; 0 for none.
+        use_plan: Whether the clips follow the plans of the pipeline's planner, or their text alone.
+        num_inference_steps: Denoising steps; None takes the pipeline's.
+        batch_size: Clips made together.
         scale: Every pixel becomes `scale` x `scale` pixels of the mp4.
     """
 
-    def __init__(
-        self,
-        model: str | Path,
-        folder: str | Path,
-        scenes_per_tier: int = 2,
-        plan: str = "planner",
-        num_inference_steps: int | None = None,
-        scale: int = 4,
-    ) -> None:
+    model: str | None = None
+    prompts: tuple[str, ...] = ()
+    scenes_per_tier: int = 0
+    use_plan: bool = True
+    num_inference_steps: int | None = None
+    batch_size: int = 8
+    scale: int = 1
+
+    def __post_init__(self) -> None:
+        self.prompts = tuple(self.prompts)
+        if not self.prompts and self.scenes_per_tier < 1:
+            raise ValueError("`validation` has nothing to make: give `prompts`, or `scenes_per_tier` of Stage.")
+        if self.batch_size < 1:
+            raise ValueError(f"`validation.batch_size` must be at least 1, got {self.batch_size}.")
+        if self.scenes_per_tier and find_spec("jiwer") is None:
+            raise ValueError("`validation.scenes_per_tier` scores clips, which needs jiwer: pip install jiwer")
+
+
+@dataclass(frozen=True)
+class _Clip:
+    name: str
+    prompt: str
+    seed: int  # of its noise
+    scene: Scene | None = None
+
+
+class Validation:
+    """
+    Makes the clips of a [`ValidationConfig`]. For [`Trainer`]'s `validate`.
+
+    The clips of a step are in `folder/step_00001000` as mp4 files with their prompts beside, and on one contact sheet,
+    `folder/step_00001000.jpg`: frames, sounds, and what is recognised of Stage in them. What is there already is replaced.
+
+    Args:
+        config: What is made.
+        folder: Where it goes.
+
+    Raises:
+        ValueError: If `config.model` is not the folder of a pipeline, or has no planner for plans.
+    """
+
+    def __init__(self, config: ValidationConfig, folder: str | Path) -> None:
+        index = None if config.model is None else Path(config.model) / "model_index.json"
+        if index is None or not index.is_file():
+            raise ValueError(
+                f"`validation.model` is {config.model!r}, but must be the folder of a pipeline, with a model_index.json."
+            )
+        if config.use_plan and json.loads(index.read_text()).get("planner", [None])[0] is None:
+            raise ValueError(f"{config.model} has no planner: set `validation.use_plan` to false.")
+        self.config = config
         self.folder = Path(folder)
-        self.examples = draw_examples(scenes_per_tier, split="validation")
-        self.pipe = BatonPipeline.from_pretrained(model)
-        self.pipe.set_progress_bar_config(disable=True)
-        self.plan = plan
-        self.num_inference_steps = num_inference_steps
-        self.scale = scale
+        examples = draw_examples(config.scenes_per_tier, split="validation") if config.scenes_per_tier else []
+        self._clips = [_Clip(f"prompt-{i}", prompt, i) for i, prompt in enumerate(config.prompts)]
+        self._clips += [_Clip(f"{e.scene.tier}-{e.seed}", e.prompt, e.seed, e.scene) for e in examples]
+
+    @cached_property
+    def pipe(self) -> BatonPipeline:
+        """The pipeline: loaded when it is needed, for of several processes one makes the clips."""
+        pipe = BatonPipeline.from_pretrained(self.config.model)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
 
     def __call__(self, module: TransformerWithText, step: int) -> dict[str, float]:
-        """Scores by the names of `summarise`, over all tiers. Clips already there are replaced."""
+        """Scores over Stage's scenes by the names of `summarise`; without scenes there are none."""
         folder = self.folder / f"step_{step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
-        self.pipe.register_modules(transformer=module.transformer, text_encoder=module.text_encoder)
+        self.pipe.register_modules(transformer=module.transformer)
+        if module.text_encoder is not None:
+            self.pipe.register_modules(text_encoder=module.text_encoder)
         self.pipe.to(module.transformer.device)
-        generate = generated_clips(self.pipe, self.examples, self.num_inference_steps, self.plan)
+        scores: list[ClipScore] = []
+        sheets: list[Image.Image] = []
+        for start in range(0, len(self._clips), self.config.batch_size):
+            batch = self._clips[start : start + self.config.batch_size]
+            output = self.pipe(
+                prompt=[clip.prompt for clip in batch],
+                num_inference_steps=self.config.num_inference_steps,
+                generator=[torch.Generator().manual_seed(clip.seed) for clip in batch],
+                use_plan=self.config.use_plan,
+                output_type="pt",
+            )
+            for number, clip in enumerate(batch):
+                path = output.save(folder / f"{clip.name}.mp4", number, self.config.scale)
+                path.with_suffix(".txt").write_text(clip.prompt + "\n")
+                frames, waveform = output.clip(number)
+                score = None if clip.scene is None else score_clip(frames, waveform.mean(axis=0), clip.scene)
+                scores += [] if score is None else [score]
+                frames = convert_frame_rate(frames, output.frame_rate, FRAME_RATE)
+                sound = resample(waveform, output.sampling_rate, SAMPLING_RATE).mean(axis=0)
+                found = [] if score is None else sorted([*score.sights, *score.sounds], key=lambda event: event.time)
+                sheets.append(contact_sheet(frames, sound, found, clip.prompt))
+        _stacked(sheets).save(folder.with_suffix(".jpg"), quality=85)
+        for component in self.pipe.components.values():  # until the next time, the GPU's memory is the training's
+            if isinstance(component, nn.Module) and component not in module.children():
+                component.to("cpu")
+        if not scores:
+            return {}
+        summary = summarise(scores)["all"]
+        return {name: summary[name]["value"] for name in _SCORES if summary[name] is not None}
 
-        def make(batch):
-            clips = generate(batch)
-            for example, (frames, waveform) in zip(batch, clips, strict=True):
-                path = folder / f"{example.scene.tier}-{example.seed}.mp4"
-                write_clip(path, frames, waveform, self.pipe.frame_rate, self.pipe.sampling_rate, self.scale)
-                path.with_suffix(".txt").write_text(example.prompt + "\n")
-            return clips
 
-        summary = summarise(evaluate(make, self.examples))["all"]
-        names = ("p_acc", "strict", "m_wer", "desync")
-        return {name: summary[name]["value"] for name in names if summary[name] is not None}
+def _stacked(sheets: Sequence[Image.Image]) -> Image.Image:
+    """One sheet below the other, brought to a common width."""
+    heights = [round(sheet.height * _SHEET_WIDTH / sheet.width) for sheet in sheets]
+    page = Image.new("RGB", (_SHEET_WIDTH, sum(heights)), "white")
+    top = 0
+    for sheet, height in zip(sheets, heights, strict=True):
+        page.paste(sheet.resize((_SHEET_WIDTH, height), Image.Resampling.LANCZOS), (0, top))
+        top += height
+    return page

@@ -145,6 +145,15 @@ def test_clips_of_ones_own_with_odd_ones_among_them(tmp_path):
     assert len(seen) == usable - 2, "every clip comes up"
     counts = [count for prompt, count in seen.items() if "wide.mp4" not in prompt]  # which is alone in its bucket
     assert max(counts) - min(counts) <= 1, "none comes up twice before all have come up once"
+    for prompt, embeds in [
+        *zip(batch["prompt"], batch["prompt_embeds"], strict=True),
+        ("", features.empty_prompt_embeds),
+    ]:
+        tokens = text["tokenizer"](prompt, padding="max_length", truncation=True, max_length=20, return_tensors="pt")
+        with torch.no_grad():
+            expected = text["text_encoder"](**tokens).last_hidden_state * tokens.attention_mask[..., None]
+        torch.testing.assert_close(embeds, expected[0], rtol=2e-3, atol=2e-3)
+        assert (embeds[tokens.attention_mask[0].sum() :] == 0).all(), "and zeros after it, as the pipeline pads"
     stage_too = CachedFeatures(folder, StageClips("train"), batch_size=3)
     assert stage_too[4]["prompt"] == features[4]["prompt"], "own prompts are not Stage's to paraphrase"
     with pytest.raises(ValueError, match="several durations"):
@@ -174,5 +183,7 @@ def test_wrong_input_is_named(folder, tmp_path):
         cache(folder, clips=StageClips("train", seed=1))
     with pytest.raises(ValueError, match="were made from .*'seed': 0.*not from .*'seed': 7"):
         CachedFeatures(folder, StageClips("train", seed=7))
+    with pytest.raises(ValueError, match="no embeddings of prompts.*--text"):
+        _ = CachedFeatures(folder).empty_prompt_embeds
     with pytest.raises(ValueError, match="no features.*baton cache"):
         CachedFeatures(tmp_path, StageClips("train"))

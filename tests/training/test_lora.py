@@ -119,6 +119,13 @@ def test_checkpoints_hold_the_adapters_alone_and_resume(model, tmp_path):
         assert torch.equal(a, b)
 
 
+def test_with_cached_text_the_text_encoder_is_not_loaded(model, tmp_path):
+    config = settings(model, tmp_path, cached_text=True)
+    assert build_lora(config).text_encoder is None and build_lora(settings(model, tmp_path)).text_encoder is not None
+    training = config.transformer_training()
+    assert training.text_encoder is None and training.tokenizer is None and training.data_seed is None
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

@@ -452,6 +452,50 @@ def test_every_anchor_of_guidance_is_a_trained_state(dropped, keeps_text, keeps_
     assert plan.audio_mask.any() == keeps_plan
 
 
+def test_cached_embeddings_take_the_place_of_a_text_encoder():
+    settings = config(text_dropout=0.4, task_weights=ALL_TASKS, vae="unused", audio_vae="unused")
+    module, tokenizer = build_transformer(settings), tiny.tiny_tokenizer()
+    module.transformer.load_state_dict(tiny.tiny_transformer().state_dict())  # whose heads are not zero
+    module.text_encoder.requires_grad_(False)
+
+    def embed(prompt):
+        tokens = tokenizer(prompt, padding="max_length", max_length=12, return_tensors="pt")
+        embeds = module.text_encoder(**tokens).last_hidden_state * tokens.attention_mask[..., None]
+        return embeds[0]
+
+    features = Features()
+    prompts = ("a red circle jumps", "the blue star says one two", "a square", "green circle moves left and up")
+    features.clips = [
+        {**clip, "prompt": text, "prompt_embeds": embed(text)}
+        for clip, text in zip(features.clips, prompts, strict=True)
+    ]
+    features.empty_prompt_embeds = embed("")
+    cached_settings = replace(settings, text_encoder=None, tokenizer=None, data_seed=None)
+    cached = build_transformer(cached_settings)
+    assert cached.text_encoder is None
+    cached.transformer.load_state_dict(module.transformer.state_dict())
+    batch = collate_features([features[index] for index in range(4)])
+    vaes = {"vae": tiny.tiny_vae(), "audio_vae": tiny.tiny_audio_vae()}
+    for seed in range(3):
+        with_encoder = FlowMatchingLoss(settings, features, tokenizer, **vaes)
+        from_cache = FlowMatchingLoss(cached_settings, features, **vaes)
+        losses = [
+            loss(model, batch, torch.Generator().manual_seed(seed), 0)
+            for loss, model in ((with_encoder, module), (from_cache, cached))
+        ]
+        for name, value in losses[0].items():
+            torch.testing.assert_close(losses[1][name], value, rtol=1e-6, atol=1e-7)
+    for loss in losses:
+        loss["loss"].backward()
+    for a, b in zip(module.transformer.parameters(), cached.transformer.parameters(), strict=True):
+        assert (a.grad is None) == (b.grad is None)
+        if a.grad is not None:
+            torch.testing.assert_close(b.grad, a.grad, rtol=1e-4, atol=1e-6)
+    features.empty_prompt_embeds = embed("")[:10]
+    with pytest.raises(ValueError, match="`max_sequence_length` is 12.*of 10 tokens"):
+        FlowMatchingLoss(cached_settings, features, **vaes)
+
+
 def test_stage_three_trains_on_the_planners_own_plan():
     planner = tiny.tiny_planner()
     settings = config(
