@@ -47,6 +47,7 @@ from .conditions import (
 )
 from .lora import BatonLoraLoaderMixin
 from .pipeline_output import BatonPipelineOutput
+from .prompt_forms import PROMPT_FORMS, write_prompt
 
 
 logger = logging.get_logger(__name__)
@@ -86,15 +87,25 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         num_frames (`int`, defaults to 121): default number of frames.
         num_inference_steps (`int`, defaults to 50): default number of denoising steps.
         max_sequence_length (`int`, defaults to 512): text tokens to which prompts are padded or cut.
+        negative_prompt (`str`, defaults to `""`): default text where guidance drops the prompt.
+        audio_negative_prompt (`str`, *optional*): the same for the sound; by default it is the picture's.
+        prompt_form (`str`, *optional*): how prompts describe the sound, which is a value of the checkpoint: `"audcap"`, as
+            `<AUDCAP>...<ENDAUDCAP>`, or `"audio"`, as `Audio: ...` (Ovi, papers.md 4). By default they have no form.
 
     Raises:
-        ValueError: if the components do not fit one another.
+        ValueError: if the components do not fit one another, or there is no such form.
     """
 
     model_cpu_offload_seq = (
         "video_semantic_encoder->audio_semantic_encoder->text_encoder->planner->transformer->vae->audio_vae->vocoder"
     )
-    _callback_tensor_inputs = ["latents", "audio_latents", "prompt_embeds", "negative_prompt_embeds"]
+    _callback_tensor_inputs = [
+        "latents",
+        "audio_latents",
+        "prompt_embeds",
+        "negative_prompt_embeds",
+        "audio_negative_prompt_embeds",
+    ]
     _optional_components = [
         "text_encoder",
         "tokenizer",
@@ -127,8 +138,15 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         num_frames: int = 121,
         num_inference_steps: int = 50,
         max_sequence_length: int = 512,
+        negative_prompt: str = "",
+        audio_negative_prompt: str | None = None,
+        prompt_form: str | None = None,
     ) -> None:
         super().__init__()
+        if prompt_form is not None and prompt_form not in PROMPT_FORMS:
+            raise ValueError(
+                f"`prompt_form` is {prompt_form!r}, but must be one of {', '.join(PROMPT_FORMS)}, or None."
+            )
         self.register_modules(
             transformer=transformer,
             vae=vae,
@@ -151,6 +169,9 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             num_frames=num_frames,
             num_inference_steps=num_inference_steps,
             max_sequence_length=max_sequence_length,
+            negative_prompt=negative_prompt,
+            audio_negative_prompt=audio_negative_prompt,
+            prompt_form=prompt_form,
         )
         self._check_components()
         self.video_processor = VideoProcessor(vae_scale_factor=vae.config.scale_factor_spatial if vae else 8)
@@ -238,6 +259,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         *,
         prompt: str | list[str] | None,
         negative_prompt: str | list[str] | None,
+        audio_negative_prompt: str | list[str] | None,
         height: int,
         width: int,
         num_frames: int,
@@ -251,6 +273,8 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         prompt_attention_mask: torch.Tensor | None,
         negative_prompt_embeds: torch.Tensor | None,
         negative_prompt_attention_mask: torch.Tensor | None,
+        audio_negative_prompt_embeds: torch.Tensor | None,
+        audio_negative_prompt_attention_mask: torch.Tensor | None,
         plan: SemanticPlan | None,
         use_plan: bool,
         cues: str | list[str] | None,
@@ -287,18 +311,23 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                     "`prompt_embeds` with `prompt_attention_mask`."
                 )
         batch_size = _batch_size(prompt, prompt_embeds)
-        if negative_prompt is not None:
-            if negative_prompt_embeds is not None:
-                raise ValueError("give either `negative_prompt` or `negative_prompt_embeds`; both of them were given.")
-            _check_texts("negative_prompt", negative_prompt)
-            if isinstance(negative_prompt, list) and len(negative_prompt) != batch_size:
+        for name, texts, embeds in (
+            ("negative_prompt", negative_prompt, negative_prompt_embeds),
+            ("audio_negative_prompt", audio_negative_prompt, audio_negative_prompt_embeds),
+        ):
+            if texts is None:
+                continue
+            if embeds is not None:
+                raise ValueError(f"give either `{name}` or `{name}_embeds`; both of them were given.")
+            _check_texts(name, texts)
+            if isinstance(texts, list) and len(texts) != batch_size:
                 raise ValueError(
-                    f"`negative_prompt` lists {len(negative_prompt)} texts for {batch_size} prompts: give one for each, or "
-                    "one string for all."
+                    f"`{name}` lists {len(texts)} texts for {batch_size} prompts: give one for each, or one string for all."
                 )
         for name, embeds, mask in (
             ("prompt", prompt_embeds, prompt_attention_mask),
             ("negative_prompt", negative_prompt_embeds, negative_prompt_attention_mask),
+            ("audio_negative_prompt", audio_negative_prompt_embeds, audio_negative_prompt_attention_mask),
         ):
             if (embeds is None) != (mask is None):
                 given, lacking = ("embeds", "attention_mask") if mask is None else ("attention_mask", "embeds")
@@ -318,11 +347,11 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                     f"`{name}_attention_mask` has shape {tuple(mask.shape)}, but `{name}_embeds` of shape "
                     f"{tuple(embeds.shape)} needs {tuple(embeds.shape[:2])}."
                 )
-        if negative_prompt_embeds is not None and negative_prompt_embeds.shape[0] not in (1, batch_size):
-            raise ValueError(
-                f"`negative_prompt_embeds` holds {negative_prompt_embeds.shape[0]} texts for {batch_size} prompts: give one "
-                "for each, or one for all."
-            )
+            if embeds.shape[0] not in (1, batch_size):
+                raise ValueError(
+                    f"`{name}_embeds` holds {embeds.shape[0]} texts for {batch_size} prompts: give one for each, or one for "
+                    "all."
+                )
 
         # 2. Sizes and lengths
         for name, value, multiple in zip(("height", "width"), (height, width), self._size_multiples, strict=True):
@@ -337,10 +366,14 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         num_steps = len(set_timesteps(self.scheduler, num_inference_steps))
         passes = [p for step in self._passes_of_steps(num_steps, given, num_frames) for p in step]
         anchors = {guidance_pass.anchor for guidance_pass in passes}
-        lacks_text = negative_prompt_embeds is None and (self.text_encoder is None or self.tokenizer is None)
+        needed = {"negative_prompt": negative_prompt_embeds}
+        if audio_negative_prompt is not None or self.config.audio_negative_prompt is not None:
+            needed["audio_negative_prompt"] = audio_negative_prompt_embeds
+        lacking = [name for name, embeds in needed.items() if embeds is None]
+        lacks_text = lacking and (self.text_encoder is None or self.tokenizer is None)
         if lacks_text and not all(anchor.text for anchor in anchors):
             raise ValueError(
-                "the guiders drop the text, which takes `negative_prompt_embeds` with `negative_prompt_attention_mask`, or "
+                f"the guiders drop the text, which takes `{lacking[0]}_embeds` with `{lacking[0]}_attention_mask`, or "
                 "`text_encoder` and `tokenizer` to make them: give one or the other, or guiders of scale 1."
             )
         given_sound = given.audio is not None or given.reference_audio is not None
@@ -427,6 +460,32 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                 f"`callback_on_step_end_tensor_inputs` names {unknown}, but must be from {self._callback_tensor_inputs}."
             )
 
+    def format_prompt(self, prompt: str | list[str], audio_prompt: str | list[str] | None = None) -> str | list[str]:
+        r"""
+        The texts that the checkpoint reads: prompts, and after each what is heard, in the form that it was trained with.
+
+        Args:
+            prompt (`str` or `list[str]`): what happens in each clip. A warning tells of tags of another form.
+            audio_prompt (`str` or `list[str]`, *optional*): what is heard, without tags; one for all prompts, or one for each.
+
+        Raises:
+            ValueError: if the checkpoint has no form, a prompt has such a description already, or the numbers differ.
+        """
+        _check_texts("prompt", prompt)
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        if audio_prompt is not None:
+            _check_texts("audio_prompt", audio_prompt)
+        if not isinstance(audio_prompt, list):
+            audio_prompt = [audio_prompt] * len(prompts)
+        if len(audio_prompt) != len(prompts):
+            raise ValueError(
+                f"`audio_prompt` lists {len(audio_prompt)} texts for {len(prompts)} prompts: give one for each, or one string "
+                "for all."
+            )
+        form = self.config.prompt_form
+        texts = [write_prompt(text, sound, form) for text, sound in zip(prompts, audio_prompt, strict=True)]
+        return texts[0] if isinstance(prompt, str) else texts
+
     @torch.no_grad()
     def encode_prompt(
         self,
@@ -438,28 +497,37 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         prompt_attention_mask: torch.Tensor | None = None,
         negative_prompt_embeds: torch.Tensor | None = None,
         negative_prompt_attention_mask: torch.Tensor | None = None,
+        audio_negative_prompt: str | list[str] | None = None,
+        audio_negative_prompt_embeds: torch.Tensor | None = None,
+        audio_negative_prompt_attention_mask: torch.Tensor | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor | None, ...]:
         r"""
         Embeds prompts for the transformer.
 
         Args:
-            prompt (`str` or `list[str]`, *optional*): the prompts; or `prompt_embeds` with their mask.
-            negative_prompt (`str` or `list[str]`, *optional*): read where guidance drops the text; empty by default.
+            prompt (`str` or `list[str]`, *optional*): the prompts as [`format_prompt`] writes them; or `prompt_embeds` with
+                their mask.
+            negative_prompt (`str` or `list[str]`, *optional*): read where guidance drops the text; by default the
+                checkpoint's.
             do_classifier_free_guidance (`bool`, defaults to `True`): whether to embed negative prompts at all.
             num_videos_per_prompt (`int`, defaults to 1): every embedding is repeated so many times in a row.
             prompt_embeds (`torch.Tensor` of shape `(batch_size, text_length, text_dim)`, *optional*): instead of `prompt`.
             prompt_attention_mask (`torch.Tensor` of shape `(batch_size, text_length)`, *optional*): 1 for text.
             negative_prompt_embeds (`torch.Tensor`, *optional*): instead of `negative_prompt`.
             negative_prompt_attention_mask (`torch.Tensor`, *optional*): 1 for text.
+            audio_negative_prompt (`str` or `list[str]`, *optional*): what the sound reads there; by default the checkpoint's.
+            audio_negative_prompt_embeds (`torch.Tensor`, *optional*): instead of `audio_negative_prompt`.
+            audio_negative_prompt_attention_mask (`torch.Tensor`, *optional*): 1 for text.
             device (`torch.device`, *optional*): where the embeddings go.
             dtype (`torch.dtype`, *optional*): of the embeddings; by default the transformer's, or the text encoder's in a
                 pipeline that was loaded for its texts alone.
 
         Returns:
             Embeddings `(batch_size * num_videos_per_prompt, max_sequence_length, text_dim)`, zero where the mask is, their
-            mask, and both for the negative prompts (`None` without guidance).
+            mask; both for the negative prompts (`None` without guidance); both for the sound's (`None` where it reads the
+            picture's).
         """
         device = device or self._execution_device
         dtype = dtype or (self.text_encoder if self.transformer is None else self.transformer).dtype
@@ -468,11 +536,20 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             prompt = [prompt] if isinstance(prompt, str) else prompt
             prompt_embeds, prompt_attention_mask = self._embed_texts(prompt, device)
         if do_classifier_free_guidance and negative_prompt_embeds is None:
-            negative_prompt = "" if negative_prompt is None else negative_prompt
+            negative_prompt = self.config.negative_prompt if negative_prompt is None else negative_prompt
             negative_prompt = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt
             negative_prompt_embeds, negative_prompt_attention_mask = self._embed_texts(negative_prompt, device)
+        if audio_negative_prompt is None:
+            audio_negative_prompt = self.config.audio_negative_prompt
+        if do_classifier_free_guidance and audio_negative_prompt_embeds is None and audio_negative_prompt is not None:
+            texts = [audio_negative_prompt] if isinstance(audio_negative_prompt, str) else audio_negative_prompt
+            audio_negative_prompt_embeds, audio_negative_prompt_attention_mask = self._embed_texts(texts, device)
 
-        def finish(embeds: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def finish(
+            embeds: torch.Tensor | None, mask: torch.Tensor | None
+        ) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
+            if embeds is None:
+                return None, None
             if embeds.shape[0] != batch_size:  # one negative prompt for all
                 embeds, mask = embeds.expand(batch_size, -1, -1), mask.expand(batch_size, -1)
             mask = mask.to(device)
@@ -487,11 +564,21 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
 
         prompt_embeds, prompt_attention_mask = finish(prompt_embeds, prompt_attention_mask)
         if not do_classifier_free_guidance:
-            return prompt_embeds, prompt_attention_mask, None, None
+            negative_prompt_embeds = audio_negative_prompt_embeds = None
         negative_prompt_embeds, negative_prompt_attention_mask = finish(
             negative_prompt_embeds, negative_prompt_attention_mask
         )
-        return prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask
+        audio_negative_prompt_embeds, audio_negative_prompt_attention_mask = finish(
+            audio_negative_prompt_embeds, audio_negative_prompt_attention_mask
+        )
+        return (
+            prompt_embeds,
+            prompt_attention_mask,
+            negative_prompt_embeds,
+            negative_prompt_attention_mask,
+            audio_negative_prompt_embeds,
+            audio_negative_prompt_attention_mask,
+        )
 
     @torch.no_grad()
     def prepare_cues(
@@ -856,6 +943,8 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         self,
         prompt: str | list[str] | None = None,
         negative_prompt: str | list[str] | None = None,
+        audio_prompt: str | list[str] | None = None,
+        audio_negative_prompt: str | list[str] | None = None,
         height: int | None = None,
         width: int | None = None,
         num_frames: int | None = None,
@@ -878,6 +967,8 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         prompt_attention_mask: torch.Tensor | None = None,
         negative_prompt_embeds: torch.Tensor | None = None,
         negative_prompt_attention_mask: torch.Tensor | None = None,
+        audio_negative_prompt_embeds: torch.Tensor | None = None,
+        audio_negative_prompt_attention_mask: torch.Tensor | None = None,
         plan: SemanticPlan | None = None,
         use_plan: bool = True,
         cues: str | list[str] | None = None,
@@ -903,7 +994,12 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
 
         Args:
             prompt (`str` or `list[str]`, *optional*): what happens in each clip; or `prompt_embeds`.
-            negative_prompt (`str` or `list[str]`, *optional*): read where guidance drops the text; empty by default.
+            negative_prompt (`str` or `list[str]`, *optional*): read where guidance drops the text; one for all prompts, or one
+                for each; by default the checkpoint's.
+            audio_prompt (`str` or `list[str]`, *optional*): what is heard in each clip. It ends the prompt in the form that
+                the checkpoint was trained with, see [`format_prompt`]; for checkpoints that have one.
+            audio_negative_prompt (`str` or `list[str]`, *optional*): what the sound reads in place of `negative_prompt`; by
+                default the checkpoint's own for the sound, and where it has none, the picture's.
             height (`int`, *optional*): of a frame in pixels; by default the pipeline's, or for a given picture the nearest
                 size of its shape and of the pipeline's area.
             width (`int`, *optional*): of a frame in pixels; by default as `height`.
@@ -939,6 +1035,8 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             prompt_attention_mask (`torch.Tensor` of shape `(batch_size, text_length)`, *optional*): with `prompt_embeds`.
             negative_prompt_embeds (`torch.Tensor`, *optional*): instead of `negative_prompt`.
             negative_prompt_attention_mask (`torch.Tensor`, *optional*): with `negative_prompt_embeds`.
+            audio_negative_prompt_embeds (`torch.Tensor`, *optional*): instead of `audio_negative_prompt`.
+            audio_negative_prompt_attention_mask (`torch.Tensor`, *optional*): with `audio_negative_prompt_embeds`.
             plan (`SemanticPlan`, *optional*): takes the place of the planner's; one for all prompts, or one for each.
             use_plan (`bool`, defaults to `True`): `False` makes the clips from the text alone.
             cues (`str` or `list[str]`, *optional*): when things happen, for a planner that knows timestamps, as
@@ -985,10 +1083,17 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             video_frame_rate=video_frame_rate,
             audio_sampling_rate=audio_sampling_rate,
         )
+        if prompt is not None:
+            prompt = self.format_prompt(prompt, audio_prompt)
+        elif audio_prompt is not None:
+            raise ValueError(
+                "`audio_prompt` ends a `prompt`, and none was given: give it, or put both into `prompt_embeds`."
+            )
         height, width, num_frames = self._default_sizes(height, width, num_frames, given)
         self.check_inputs(
             prompt=prompt,
             negative_prompt=negative_prompt,
+            audio_negative_prompt=audio_negative_prompt,
             height=height,
             width=width,
             num_frames=num_frames,
@@ -1002,6 +1107,8 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             prompt_attention_mask=prompt_attention_mask,
             negative_prompt_embeds=negative_prompt_embeds,
             negative_prompt_attention_mask=negative_prompt_attention_mask,
+            audio_negative_prompt_embeds=audio_negative_prompt_embeds,
+            audio_negative_prompt_attention_mask=audio_negative_prompt_attention_mask,
             plan=plan,
             use_plan=use_plan,
             cues=cues,
@@ -1025,7 +1132,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         passes = [p for step in self._passes_of_steps(len(timesteps), given, num_frames) for p in step]
 
         # 3. Text
-        prompt_embeds, _, negative_prompt_embeds, _ = self.encode_prompt(
+        prompt_embeds, _, negative_prompt_embeds, _, audio_negative_prompt_embeds, _ = self.encode_prompt(
             prompt,
             negative_prompt,
             any(not guidance_pass.anchor.text for guidance_pass in passes),
@@ -1034,6 +1141,9 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             prompt_attention_mask,
             negative_prompt_embeds,
             negative_prompt_attention_mask,
+            audio_negative_prompt,
+            audio_negative_prompt_embeds,
+            audio_negative_prompt_attention_mask,
             device,
         )
 
@@ -1086,6 +1196,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                             timestep=clean if anchor.static else known.timestep(t),
                             audio_timestep=clean if anchor.mute else audio_known.timestep(audio_t),
                             encoder_hidden_states=prompt_embeds if anchor.text else negative_prompt_embeds,
+                            audio_encoder_hidden_states=None if anchor.text else audio_negative_prompt_embeds,
                             plan=plan if anchor.plan else None,
                             video_reads_audio=guidance_pass.video_reads_audio or (known.all and given_reads),
                             audio_reads_video=guidance_pass.audio_reads_video or (audio_known.all and given_reads),
@@ -1115,11 +1226,13 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                         "audio_latents": audio_latents,
                         "prompt_embeds": prompt_embeds,
                         "negative_prompt_embeds": negative_prompt_embeds,
+                        "audio_negative_prompt_embeds": audio_negative_prompt_embeds,
                     }
                     chosen = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
                     changed = {**tensors, **(callback_on_step_end(self, i, t, chosen) or {})}
                     latents, audio_latents = changed["latents"], changed["audio_latents"]
                     prompt_embeds, negative_prompt_embeds = changed["prompt_embeds"], changed["negative_prompt_embeds"]
+                    audio_negative_prompt_embeds = changed["audio_negative_prompt_embeds"]
                 progress_bar.update()
         self._current_timestep = None
 

@@ -167,7 +167,7 @@ def test_videos_of_one_prompt_are_neighbours(pipe, source):
             kwargs[index]["plan"] = plan[index]
     if source == "embeddings":
         names = [f"{name}_{what}" for name in ("prompt", "negative_prompt") for what in ("embeds", "attention_mask")]
-        embeddings = pipe.encode_prompt(prompts, negatives)
+        embeddings = pipe.encode_prompt(prompts, negatives)[:4]
         batch = {"plan": batch["plan"], "prompt": None, **dict(zip(names, embeddings, strict=True))}
     together = make(pipe, **batch, num_videos_per_prompt=2, generator=seeds(0, 1, 2, 3))
     assert together.frames.shape[0] == together.audio.shape[0] == together.plan.batch_size == 4
@@ -187,18 +187,20 @@ def test_one_generator_serves_a_batch(pipe):
 
 
 def test_embeddings_are_padded_with_zeros_and_repeated_in_a_row(pipe):
-    embeds, mask, negative_embeds, negative_mask = pipe.encode_prompt([PROMPT, OTHER], "left", num_videos_per_prompt=2)
+    embeds, mask, negative_embeds, negative_mask, *_ = pipe.encode_prompt(
+        [PROMPT, OTHER], "left", num_videos_per_prompt=2
+    )
     assert embeds.shape == negative_embeds.shape == (4, 16, TEXT_DIM)
     assert mask.sum(dim=1).tolist() == [5, 5, 13, 13] and negative_mask.sum(dim=1).tolist() == [2] * 4
     assert not embeds[mask == 0].any() and embeds[mask == 1].any(dim=-1).all()
     assert torch.equal(embeds[0], embeds[1]) and torch.equal(embeds[2], embeds[3])
-    assert pipe.encode_prompt(PROMPT, do_classifier_free_guidance=False)[2:] == (None, None)
+    assert pipe.encode_prompt(PROMPT, do_classifier_free_guidance=False)[2:] == (None,) * 4
 
 
 def test_embeddings_stand_for_their_prompts_bit_for_bit(pipe):
     prompts, negatives = [PROMPT, OTHER], ["left", ""]
     expected = make(pipe, prompts, negative_prompt=negatives)
-    embeds, mask, negative_embeds, negative_mask = pipe.encode_prompt(prompts, negatives)
+    embeds, mask, negative_embeds, negative_mask, *_ = pipe.encode_prompt(prompts, negatives)
     given = {
         "prompt_embeds": embeds,
         "prompt_attention_mask": mask,
@@ -225,11 +227,106 @@ def test_one_negative_prompt_serves_all(pipe):
     prompts, plan = [PROMPT, OTHER], random_plan(2)
     expected = make(pipe, prompts, plan=plan, negative_prompt=["left", "left"])
     assert_same(make(pipe, prompts, plan=plan, negative_prompt="left"), expected)
-    _, _, embeds, mask = pipe.encode_prompt(PROMPT, "left")
+    _, _, embeds, mask, *_ = pipe.encode_prompt(PROMPT, "left")
     given = {"negative_prompt_embeds": embeds, "negative_prompt_attention_mask": mask}
     assert_same(make(pipe, prompts, plan=plan, **given), expected, atol=1e-5)
     assert differ(make(pipe, prompts, plan=plan), expected)
     assert_same(make(pipe, prompts, plan=plan), make(pipe, prompts, plan=plan, negative_prompt=""))
+
+
+def test_picture_and_sound_have_a_negative_prompt_each(own_pipe):
+    calls = record(own_pipe.transformer)
+    apart = make(own_pipe, negative_prompt="left", audio_negative_prompt="right")
+    left, right = (own_pipe.encode_prompt(PROMPT, text)[2] for text in ("left", "right"))
+    for joint, negative in (calls[:2], calls[2:]):
+        assert joint["audio_encoder_hidden_states"] is None  # one prompt for both
+        assert torch.equal(negative["encoder_hidden_states"], left)
+        assert torch.equal(negative["audio_encoder_hidden_states"], right)
+    one = make(own_pipe, negative_prompt="left")
+    assert calls[-1]["audio_encoder_hidden_states"] is None
+    assert differ(apart, one)
+    assert_same(make(own_pipe, negative_prompt="left", audio_negative_prompt="left"), one)
+    assert_same(
+        make(own_pipe, negative_prompt="left", audio_negative_prompt="right", use_cache=True), apart, atol=1e-5
+    )
+
+
+def test_a_negative_prompt_of_the_sound_for_each_clip(pipe):
+    """One for each prompt, one for all, and their embeddings, with two videos of each prompt."""
+    texts = {"negative_prompt": ["left", "up"], "audio_negative_prompt": ["right", "down"]}
+    noise = dict(
+        zip(("latents", "audio_latents"), pipe.prepare_latents(4, SIZE, SIZE, NUM_FRAMES, seeds(0)), strict=True)
+    )
+    together = make(pipe, [PROMPT, OTHER], num_videos_per_prompt=2, **texts, **noise)
+    for index, prompt in enumerate([PROMPT, OTHER]):
+        own = {name: value[2 * index : 2 * index + 2] for name, value in noise.items()}
+        own |= {name: value[index] for name, value in texts.items()}
+        alone = make(pipe, prompt, num_videos_per_prompt=2, **own)
+        torch.testing.assert_close(together.frames[2 * index : 2 * index + 2], alone.frames, rtol=0, atol=1e-5)
+        torch.testing.assert_close(together.audio[2 * index : 2 * index + 2], alone.audio, rtol=0, atol=1e-5)
+
+    names = [
+        f"{name}_{what}"
+        for name in ("prompt", "negative_prompt", "audio_negative_prompt")
+        for what in ("embeds", "attention_mask")
+    ]
+    embeddings = pipe.encode_prompt([PROMPT, OTHER], **texts)
+    given = dict(zip(names, embeddings, strict=True))
+    output = make(pipe, None, num_videos_per_prompt=2, use_plan=False, **given, **noise)
+    assert_same(output, make(pipe, [PROMPT, OTHER], num_videos_per_prompt=2, use_plan=False, **texts, **noise))
+
+
+def test_negative_prompts_are_the_checkpoints_by_default(tmp_path):
+    pipe = tiny_pipeline(negative_prompt="left", audio_negative_prompt="right")
+    expected = make(pipe)
+    assert_same(make(tiny_pipeline(), negative_prompt="left", audio_negative_prompt="right"), expected)
+    pipe.save_pretrained(tmp_path)
+    loaded = quiet(BatonPipeline.from_pretrained(tmp_path))
+    assert (loaded.config.negative_prompt, loaded.config.audio_negative_prompt) == ("left", "right")
+    assert_same(make(loaded), expected)
+    # Each is replaced on its own, with an empty one too.
+    calls = record(loaded.transformer)
+    make(loaded, negative_prompt="up")
+    make(loaded, audio_negative_prompt="")
+    for call, texts in ((calls[1], ("up", "right")), (calls[5], ("left", ""))):
+        embeds = [loaded.encode_prompt(PROMPT, text)[2] for text in texts]
+        assert torch.equal(call["encoder_hidden_states"], embeds[0])
+        assert torch.equal(call["audio_encoder_hidden_states"], embeds[1])
+
+
+def test_embeddings_stand_for_the_checkpoints_negative_prompts():
+    pipe = tiny_pipeline(negative_prompt="left", audio_negative_prompt="right")
+    embeds, mask, negative, negative_mask, audio_negative, audio_negative_mask = pipe.encode_prompt(PROMPT)
+    expected = make(pipe, use_plan=False)
+    given = {
+        "prompt_embeds": embeds,
+        "prompt_attention_mask": mask,
+        "negative_prompt_embeds": negative,
+        "negative_prompt_attention_mask": negative_mask,
+        "use_plan": False,
+    }
+    pipe.text_encoder = None
+    refused(
+        pipe, "which takes `audio_negative_prompt_embeds` with `audio_negative_prompt_attention", prompt=None, **given
+    )
+    given["audio_negative_prompt_embeds"] = audio_negative
+    given["audio_negative_prompt_attention_mask"] = audio_negative_mask
+    assert_same(make(pipe, None, **given), expected)
+
+
+def test_a_callback_changes_the_sounds_negative_prompt(own_pipe):
+    other = own_pipe.encode_prompt(PROMPT, "right")[2]
+
+    def callback(pipe, step, timestep, tensors):
+        assert tensors == {"audio_negative_prompt_embeds": None}
+        return {"audio_negative_prompt_embeds": other}
+
+    calls = record(own_pipe.transformer)
+    names = ["audio_negative_prompt_embeds"]
+    make(own_pipe, num_inference_steps=1, callback_on_step_end=callback, callback_on_step_end_tensor_inputs=names)
+    own_pipe(PROMPT, callback_on_step_end=lambda *_: {"audio_negative_prompt_embeds": other}, output_type="latent")
+    given = [call["audio_encoder_hidden_states"] for call in calls]
+    assert given[:5] == [None] * 5 and torch.equal(given[5], other)
 
 
 def test_what_is_cut_off_a_prompt_is_told(pipe, caplog):
@@ -422,7 +519,7 @@ def test_a_callback_gets_what_it_asks_for_and_changes_latents(own_pipe):
 
 
 def test_a_callback_changes_embeddings_under_guidance(own_pipe):
-    other, _, other_negative, _ = own_pipe.encode_prompt(OTHER, "left")
+    other, _, other_negative, *_ = own_pipe.encode_prompt(OTHER, "left")
 
     def callback(pipe, step, timestep, tensors):
         return {"prompt_embeds": other, "negative_prompt_embeds": other_negative}
@@ -430,7 +527,7 @@ def test_a_callback_changes_embeddings_under_guidance(own_pipe):
     calls = record(own_pipe.transformer)
     names = ("prompt_embeds", "negative_prompt_embeds")
     make(own_pipe, callback_on_step_end=callback, callback_on_step_end_tensor_inputs=names)
-    embeds, _, negative, _ = own_pipe.encode_prompt(PROMPT)
+    embeds, _, negative, *_ = own_pipe.encode_prompt(PROMPT)
     texts = [call["encoder_hidden_states"] for call in calls]
     assert all(torch.equal(*pair) for pair in zip(texts, (embeds, negative, other, other_negative), strict=True))
 
@@ -606,7 +703,7 @@ def test_a_pipeline_without_a_text_encoder_comes_back(pipe, tmp_path):
     tiny_pipeline(**absent).save_pretrained(tmp_path)
     loaded = quiet(BatonPipeline.from_pretrained(tmp_path))
     names = [f"{name}_{what}" for name in ("prompt", "negative_prompt") for what in ("embeds", "attention_mask")]
-    given = dict(zip(names, pipe.encode_prompt(PROMPT), strict=True))
+    given = dict(zip(names, pipe.encode_prompt(PROMPT)[:4], strict=True))
     assert_same(make(loaded, None, **given), make(pipe, use_plan=False))
 
 
@@ -704,6 +801,19 @@ REFUSALS = {
         {"negative_prompt": "left", "negative_prompt_embeds": embeds(), "negative_prompt_attention_mask": mask()},
         "either `negative_prompt` or `negative_prompt_embeds`; both",
     ),
+    "two negative texts of the sound": (
+        {
+            "audio_negative_prompt": "left",
+            "audio_negative_prompt_embeds": embeds(),
+            "audio_negative_prompt_attention_mask": mask(),
+        },
+        "either `audio_negative_prompt` or `audio_negative_prompt_embeds`; both",
+    ),
+    "negative texts of the sound of another number": (
+        {"prompt": ["a", "a", "a"], "audio_negative_prompt": ["left", "right"]},
+        "`audio_negative_prompt` lists 2 texts for 3 prompts",
+    ),
+    "a sound that has no form": ({"audio_prompt": "one"}, "no form for it .*describe the sound in `prompt`"),
     "embeddings without a mask": (
         {"prompt": None, "prompt_embeds": embeds()},
         "`prompt_embeds` was given without `prompt_attention_mask`: both come from `pipe.encode_prompt`",
