@@ -47,6 +47,14 @@ def generate(
     plan: Annotated[
         Path | None, typer.Option(help="Follow this plan (`SemanticPlan.save`) instead of planning.", metavar="FILE")
     ] = None,
+    cues: Annotated[
+        str | None,
+        typer.Option(
+            help='When things happen, as "<|0.50|> red ball <|1.56|> purple face three"; "" leaves it open.',
+            show_default="the planner writes them",
+            metavar="SHEET",
+        ),
+    ] = None,
     image: Annotated[
         Path | None, typer.Option(help="The first frame: the clip goes on from this picture.", metavar="FILE")
     ] = None,
@@ -117,6 +125,7 @@ def generate(
             continue_seconds=continue_seconds,
             plan=loaded_plan,
             use_plan=not no_plan,
+            cues=cues,
             output_type="np",
             **({"num_inference_steps": steps} if steps is not None else {}),
         )
@@ -124,6 +133,8 @@ def generate(
     frames, waveform = result.clip()
     seconds = len(frames) / result.frame_rate
     print(f"{path}: {len(frames)} frames, {seconds:.2f} s; generated in {measured}")
+    if result.cues is not None and result.cues[0]:
+        print(f"cues: {result.cues[0]}")
     if sheet is not None:
         from .stage.hearing import hear
         from .stage.scene import FRAME_RATE, SAMPLING_RATE

@@ -43,7 +43,8 @@ def main() -> None:
         step = load_checkpoint(config.trainer.run_dir, planner)
         print(f"step {step}: {step * config.trainer.batch_size} prompts seen")
     else:
-        loss = PlannerLoss(tokenizer, planner.config, config.audio_weight, config.cue_weight, config.cue_dropout)
+        cues = (config.cue_weight, config.cue_texts, config.cue_dropout)
+        loss = PlannerLoss(tokenizer, planner.config, config.audio_weight, *cues)
         if config.features is None:
             dataset = PlannedScenes(*encoders, config.num_scenes, config.clips_per_prompt)
         else:

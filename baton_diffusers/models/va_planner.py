@@ -298,7 +298,8 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
     to them. Each placeholder carries the timestamp of its moment, so that it finds its cues by content.
 
     Args:
-        language_model_config (`dict`): configuration of the `transformers.Qwen3Model`.
+        language_model_config (`dict`): configuration of the `transformers.Qwen3Model`; its `tie_word_embeddings` says whether
+            cues are written with the weights that read them.
         video_dim (`int`, defaults to 1152): width of the video plan tokens.
         audio_dim (`int`, defaults to 512): width of the audio plan tokens.
         keyframe_rate (`float`, defaults to 6.0): keyframes per second.
@@ -390,7 +391,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.proj_out = nn.Linear(tower_dim if tower_depth else hidden_size, video_dim)
         self.audio_proj_out = nn.Linear(tower_dim if tower_depth else hidden_size, audio_dim)
 
-        if first_timestamp_id is not None:
+        if first_timestamp_id is not None and not language_model_config.tie_word_embeddings:
             self.lm_head = nn.Linear(hidden_size, language_model_config.vocab_size, bias=False)
 
         self.gradient_checkpointing = False
@@ -404,16 +405,17 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
-        duration: float,
+        duration: float | None,
         labels: torch.Tensor | None = None,
-    ) -> SemanticPlan | tuple[SemanticPlan, torch.Tensor]:
+    ) -> SemanticPlan | tuple[SemanticPlan | None, torch.Tensor]:
         """
         Args:
             input_ids (`torch.Tensor` of shape `(batch_size, text_length)`): tokens from `tokenize_prompts` or
                 `tokenize_cues`.
             attention_mask (`torch.Tensor` of shape `(batch_size, text_length)`): 1 for text, 0 for padding, on whichever
                 side; padding has no influence.
-            duration (`float`): seconds to plan, the same for the whole batch.
+            duration (`float`): seconds to plan, the same for the whole batch. With `labels` it may be `None`: then nothing is
+                planned, at a fraction of the cost.
             labels (`torch.Tensor` of shape `(batch_size, text_length)`, *optional*): tokens that the language model learns
                 to write, -100 elsewhere.
 
@@ -425,13 +427,21 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             ValueError: if `duration` is not positive, shapes disagree, or text and plan exceed the language model's
                 positions.
         """
-        if not 0 < duration < math.inf:
-            raise ValueError(f"`duration` is {duration} seconds, but must be positive.")
         if input_ids.ndim != 2 or attention_mask.shape != input_ids.shape:
             raise ValueError(
                 f"`input_ids` of shape {tuple(input_ids.shape)} and `attention_mask` of shape "
                 f"{tuple(attention_mask.shape)} must both have shape (batch_size, text_length)."
             )
+        if duration is None and labels is not None:
+            hidden_states = self.language_model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=(attention_mask.cumsum(dim=1) - 1).clamp(min=0),
+                use_cache=False,
+            ).last_hidden_state
+            return None, self._cross_entropy(hidden_states, labels)
+        if duration is None or not 0 < duration < math.inf:
+            raise ValueError(f"`duration` is {duration} seconds, but must be positive.")
         config = self.config
         device = input_ids.device
         batch_size, text_length = input_ids.shape
@@ -509,14 +519,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             duration=duration,
             audio_mask=(audio_times < duration).expand(batch_size, -1),
         )
-        if labels is None:
-            return plan
-
-        # 5. Cross-entropy of the cues, each token predicted from the one before it
-        written = labels[:, 1:] != -100
-        logits = self.lm_head(text_hidden_states[:, :-1][written])
-        loss = nn.functional.cross_entropy(logits.float(), labels[:, 1:][written], reduction="sum")
-        return plan, loss / written.sum().clamp(min=1)
+        return plan if labels is None else (plan, self._cross_entropy(text_hidden_states, labels))
 
     @apply_forward_hook
     @torch.no_grad()
@@ -565,7 +568,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         end = self.language_model.config.eos_token_id
         first, number = config.first_timestamp_id, config.num_timestamps
         last = min(number - 1, math.ceil(duration * config.timestamp_rate) - 1)  # timestamp within the clip
-        tokens = torch.arange(self.lm_head.out_features, device=device)
+        tokens = torch.arange(self.language_model.config.vocab_size, device=device)
         is_timestamp = (tokens >= first) & (tokens < first + number)
         earliest = torch.full((batch_size, 1), first, device=device)
 
@@ -583,7 +586,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             impossible = is_timestamp & ((tokens < earliest) | (tokens > first + last))
             if step == 0:
                 impossible = impossible | ~(is_timestamp | (tokens == end))
-            logits = self.lm_head(hidden_states).float().masked_fill(impossible, -math.inf)
+            logits = self._logits(hidden_states).masked_fill(impossible, -math.inf)
             if temperature == 0:
                 token = logits.argmax(dim=-1)
             else:
@@ -607,6 +610,18 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 row = row[: starts[-1]] if starts else []
             sheets.append(row)
         return sheets
+
+    def _logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        tied = self.language_model.config.tie_word_embeddings
+        weight = self.language_model.embed_tokens.weight if tied else self.lm_head.weight
+        return nn.functional.linear(hidden_states, weight).float()
+
+    def _cross_entropy(self, hidden_states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The mean over the labels, each predicted from the tokens before it; 0 where there are none."""
+        written = labels[:, 1:] != -100
+        logits = self._logits(hidden_states[:, :-1][written])
+        loss = nn.functional.cross_entropy(logits, labels[:, 1:][written], reduction="sum")
+        return loss / written.sum().clamp(min=1)
 
     def _placeholders(self, placeholder: torch.Tensor, times: torch.Tensor, batch_size: int) -> torch.Tensor:
         embeds = placeholder.expand(len(times), -1)

@@ -22,6 +22,7 @@ from ..schedulers import lead_schedulers
 from ..stage.scene import TIERS
 from ..stage.scoring import ClipScore, Fact
 from .evaluation import (
+    CUES,
     GIVEN_ASPECTS,
     PLANS,
     Estimate,
@@ -58,6 +59,7 @@ class Arm:
         against: Name of the arm before it that it is compared with; by default the first one of its direction.
         direction: What is given and what is made, see [`generated_clips`].
         plan: Where plans come from, see [`generated_clips`].
+        cues: Of a planner that knows timestamps, see [`generated_clips`].
         text: Whether the denoiser reads the prompt; if not, the plan alone tells it what to make.
         guidance: A published scheme in place of the checkpoint's guiders, a name of `guiders.presets`.
         guider: A video guider of its own: `class`, a name in `baton_diffusers.guiders`, and its arguments. Without `class`, the
@@ -75,6 +77,7 @@ class Arm:
     against: str | None = None
     direction: str = "t2av"
     plan: str = "planner"
+    cues: str = "written"
     text: bool = True
     guidance: str | None = None
     guider: dict[str, Any] | None = None
@@ -92,6 +95,11 @@ class Arm:
             )
         if self.plan not in PLANS:
             raise ValueError(f"the arm {self.name!r} has the `plan` {self.plan!r}: choose one of {PLANS}.")
+        if self.cues not in CUES or (self.cues != "written" and self.plan != "planner"):
+            raise ValueError(
+                f"the arm {self.name!r} has the `cues` {self.cues!r} with the `plan` {self.plan!r}: choose one of {CUES}, and "
+                '"planner".'
+            )
         if not self.text and self.plan == "none":
             raise ValueError(f"the arm {self.name!r} has neither text nor plan: there is nothing to follow.")
         if self.planner is not None and self.plan != "planner":
@@ -268,7 +276,7 @@ def _settings(arm: Arm, model: str, transformer: str | None, num_inference_steps
         parts.pop(name, None)
     contents = {name: _digest(part) if isinstance(part, Path) else part for name, part in parts.items()}
     replaced = {name: [type(guider).__name__, dict(guider.config)] for name, guider in replaced.items()}
-    use = {"direction": arm.direction, "plan": arm.plan, "text": arm.text, "lead": arm.lead}
+    use = {"direction": arm.direction, "plan": arm.plan, "cues": arm.cues, "text": arm.text, "lead": arm.lead}
     settings = [contents, replaced, use, num_inference_steps]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -310,7 +318,9 @@ def run_arm(
         missing = [example for example in examples if kept.get(settings, example) is None]
         if missing:
             pipe = _pipeline(arm, load_pipeline(model), transformer)
-            make_clips = generated_clips(pipe, examples, steps, arm.plan, text=arm.text, direction=arm.direction)
+            make_clips = generated_clips(
+                pipe, examples, steps, arm.plan, text=arm.text, direction=arm.direction, cues=arm.cues
+            )
             done = 0
             for batch in scored_batches(make_clips, missing, batch_size):
                 for example, score in zip(missing[done:], batch, strict=False):

@@ -14,7 +14,7 @@ from .. import coordinates
 from ..media import Clip as MediaClip
 from ..pipelines.conditions import KEPT_SECONDS
 from ..plan import SemanticPlan
-from ..stage import Clip, Scene, render_clip, sample_scene, write_prompt
+from ..stage import Clip, Scene, render_clip, sample_scene, write_cues, write_prompt
 from ..stage.scene import TIERS
 from ..stage.scoring import ASPECTS, ClipScore, score_clip, summarise
 from .data import to_video
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 PLANS = ("planner", "none", "ground truth")
+CUES = ("written", "none", "ground truth")
 
 # What is given of each scene's own render: nothing, its sound, its picture, its first frame, its first second.
 DIRECTIONS = ("t2av", "a2v", "v2a", "i2av", "continuation")
@@ -95,6 +96,7 @@ def generated_clips(
     shuffle_prompts: bool = False,
     text: bool = True,
     direction: str = "t2av",
+    cues: str = "written",
 ) -> MakeClips:
     """
     What makes clips by generating them, each from the noise of its example's seed, whatever its batch.
@@ -113,14 +115,20 @@ def generated_clips(
         direction: What is given and what is made, one of `DIRECTIONS`. "a2v": the sound is given and a picture made for it;
             "v2a": the mirror; "i2av": the first frame is given; "continuation": picture and sound of the first second are
             given, as the autoencoders render them, and go on.
+        cues: Of a planner that knows timestamps: "written" by itself, as the pipeline has it; "none", so that it plans as the
+            paper's; or "ground truth", those of the rendered scene.
 
     Raises:
-        ValueError: an unknown `direction` or `plan`, or a plan that the pipeline cannot make; a tier of one scene cannot be
+        ValueError: an unknown `direction`, `plan` or `cues`, cues for a planner that knows none, or a plan that the pipeline cannot make; a tier of one scene cannot be
             shuffled.
     """
     check_direction(direction)
     if plan not in PLANS:
         raise ValueError(f"`plan` is {plan!r}: choose one of {PLANS}.")
+    if cues not in CUES:
+        raise ValueError(f"`cues` is {cues!r}: choose one of {CUES}.")
+    if cues != "written" and (plan != "planner" or pipe.planner is None or not pipe.planner.writes_cues):
+        raise ValueError(f"`cues` is {cues!r}, but no planner that knows timestamps is used: leave it out.")
     if plan == "planner" and pipe.planner is None:
         raise ValueError('the pipeline has no planner: evaluate with `plan="none"`.')
     told = {example: example for example in examples}
@@ -138,12 +146,16 @@ def generated_clips(
         prompts, given = [other.prompt for other in others], None
         if plan == "ground truth":
             given = SemanticPlan.collate([_true_plan(pipe, other.clip) for other in others])
-        elif plan == "planner" and not text:
-            given = pipe.prepare_plan(prompts)
+        generator = [torch.Generator().manual_seed(example.seed) for example in batch]
+        sheets = {"none": [""] * len(batch), "ground truth": [write_cues(o.scene, o.seed) for o in others]}.get(cues)
+        if plan == "planner" and not text:
+            given = pipe.prepare_plan(prompts, cues=pipe.prepare_cues(prompts, cues=sheets, generator=generator))
+            sheets = None
         output = pipe(
             prompt=prompts if text else [""] * len(prompts),
             num_inference_steps=num_inference_steps,
-            generator=[torch.Generator().manual_seed(example.seed) for example in batch],
+            generator=generator,
+            cues=sheets,
             plan=given,
             use_plan=plan != "none",
             use_cache=True,  # of memory nano's clips take little, and a given modality is run once

@@ -47,6 +47,8 @@ class PlannerConfig:
             squared distance to their mean (ours).
         audio_weight: Weight of an audio token beside a video token; 1 is the paper's plain sum over tokens.
         cue_weight: Weight of the cross-entropy of cues, for a planner with timestamps.
+        cue_texts: Further prompts of Stage with their cues in each batch, for the cross-entropy alone. To write down who acts
+            how often, in which order, takes more examples to learn than to plan by it, and text is cheap.
         cue_dropout: Share of samples whose cues are left out of what the planner reads, so that it still plans without.
         evaluation_scenes: Validation scenes over which the explained variance is taken after training; 0 for none.
     """
@@ -65,7 +67,8 @@ class PlannerConfig:
     num_scenes: int = 5000
     clips_per_prompt: int = 1
     audio_weight: float = 1.0
-    cue_weight: float = 0.1
+    cue_weight: float = 1.0
+    cue_texts: int = 0
     cue_dropout: float = 0.1
     evaluation_scenes: int = 200
 
@@ -94,12 +97,13 @@ def build_planner(config: PlannerConfig) -> VAPlannerModel:
         _load(planner.language_model, weights, config.language_model)
     if config.initial is not None:
         weights = VAPlannerModel.from_pretrained(config.initial).state_dict()
-        if planner.writes_cues and "lm_head.weight" not in weights:
+        name = "language_model.embed_tokens.weight"
+        embeddings, expected = weights[name], planner.state_dict()
+        if planner.writes_cues and len(embeddings) <= planner.config.first_timestamp_id:
             # its tokens keep their rows, and fresh ones, timestamps among them, come to the same scale
-            name = "language_model.embed_tokens.weight"
-            embeddings, fresh = weights[name], planner.state_dict()[name][len(weights[name]) :]
+            fresh = expected[name][len(embeddings) :]
             weights[name] = torch.cat([embeddings, fresh * embeddings.std() / fresh.std()])
-            weights["lm_head.weight"] = planner.lm_head.weight.detach()
+            weights |= {name: value for name, value in expected.items() if name == "lm_head.weight"}
         _load(planner, weights, config.initial)
     if config.lora_rank is not None:
         targets = r"language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -218,7 +222,8 @@ class PlannerLoss:
         tokenizer (`PreTrainedTokenizerBase`): the planner's.
         planner_config (`dict`): configuration of the planner.
         audio_weight (`float`, defaults to 1.0): weight of an audio token beside a video token.
-        cue_weight (`float`, defaults to 0.1): weight of the cross-entropy.
+        cue_weight (`float`, defaults to 1.0): weight of the cross-entropy.
+        cue_texts (`int`, defaults to 0): further prompts of Stage with their cues, for the cross-entropy alone.
         cue_dropout (`float`, defaults to 0.1): share of samples whose sheet is empty, and then not learnt.
     """
 
@@ -227,13 +232,15 @@ class PlannerLoss:
         tokenizer: PreTrainedTokenizerBase,
         planner_config: Mapping[str, Any],
         audio_weight: float = 1.0,
-        cue_weight: float = 0.1,
+        cue_weight: float = 1.0,
+        cue_texts: int = 0,
         cue_dropout: float = 0.1,
     ):
         self.tokenizer = tokenizer
         self.planner_config = planner_config
         self.audio_weight = audio_weight
         self.cue_weight = cue_weight
+        self.cue_texts = cue_texts
         self.cue_dropout = cue_dropout
 
     def __call__(self, module: nn.Module, batch: dict, generator: torch.Generator, step: int) -> dict:
@@ -251,6 +258,8 @@ class PlannerLoss:
             plan, losses["cues"] = module(
                 input_ids.to(device), attention_mask.to(device), target.duration, labels.to(device)
             )
+            if self.cue_texts:
+                _, losses["texts"] = module(*self._draw_texts(generator, device))
         else:
             input_ids, attention_mask = tokenize_prompts(self.tokenizer, prompts, system_prompt)
             plan = module(input_ids.to(device), attention_mask.to(device), target.duration)
@@ -260,9 +269,22 @@ class PlannerLoss:
         audio = (plan.audio_tokens.float() - target.audio_tokens.float()).square().mean(dim=-1)
         weight = video.numel() + self.audio_weight * audio.numel()
         loss = (video.sum() + self.audio_weight * audio.sum()) / weight
-        if losses:
-            loss = loss + self.cue_weight * losses["cues"]
+        loss = loss + self.cue_weight * sum(losses.values())
         return {"loss": loss, "video": video.mean(), "audio": audio.mean(), **losses}
+
+    def _draw_texts(
+        self, generator: torch.Generator, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor, None, torch.Tensor]:
+        seeds = torch.randint(2**31, (self.cue_texts,), generator=generator, device=generator.device).tolist()
+        scenes = [sample_scene(seed, split="train") for seed in seeds]
+        input_ids, attention_mask, labels = tokenize_cues(
+            self.tokenizer,
+            [write_prompt(scene, seed) for scene, seed in zip(scenes, seeds, strict=True)],
+            [write_cues(scene, seed) for scene, seed in zip(scenes, seeds, strict=True)],
+            self.planner_config["system_prompt"],
+            self.planner_config["timestamp_rate"],
+        )
+        return input_ids.to(device), attention_mask.to(device), None, labels.to(device)
 
 
 @torch.no_grad()

@@ -246,9 +246,10 @@ def test_the_full_size_planner_is_the_same_class():
 TIMESTAMPS = {"first_timestamp_id": 10, "num_timestamps": 20, "timestamp_rate": 10.0}
 
 
-@pytest.fixture
-def cue_planner():
-    return make_planner(language_model_config={**LANGUAGE_MODEL, "eos_token_id": 1}, **TIMESTAMPS)
+@pytest.fixture(params=[False, True], ids=["head", "tied"])
+def cue_planner(request):
+    language_model = {**LANGUAGE_MODEL, "eos_token_id": 1, "tie_word_embeddings": request.param}
+    return make_planner(language_model_config=language_model, **TIMESTAMPS)
 
 
 @pytest.fixture
@@ -289,7 +290,7 @@ def test_the_loss_of_cues_is_the_cross_entropy_of_each_from_the_tokens_before(cu
         for i in range(3, 6):
             kept = ids[:i][mask[:i].bool()][None]
             hidden = cue_planner.language_model(input_ids=kept, attention_mask=torch.ones_like(kept)).last_hidden_state
-            logits = cue_planner.lm_head(hidden[0, -1])
+            logits = cue_planner._logits(hidden[0, -1])
             expected.append(torch.nn.functional.cross_entropy(logits, labels[row, i]))
     torch.testing.assert_close(loss, torch.stack(expected).mean())
     torch.testing.assert_close(plan.video_tokens, cue_planner(input_ids, attention_mask, DURATION).video_tokens)
@@ -346,20 +347,20 @@ def test_what_is_written_for_a_prompt_does_not_depend_on_the_batch(cue_planner):
 
 
 def test_the_likeliest_sheet_is_what_the_head_says(cue_planner):
-    ids = [3, 4, 5]
-    sheet = cue_planner.generate_cues(
-        torch.tensor([ids]), torch.ones(1, 3, dtype=torch.long), DURATION, 0.0, max_new_tokens=8
-    )[0]
-    assert sheet
-    for token in sheet:
-        kept = torch.tensor([ids])
-        hidden = cue_planner.language_model(input_ids=kept, attention_mask=torch.ones_like(kept)).last_hidden_state
-        logits = cue_planner.lm_head(hidden[0, -1])
-        stamps = [t for t in ids if t >= 10]
-        others = range(10) if stamps else [1]  # a sheet begins with a timestamp, or is empty
-        possible = [*others, *range(stamps[-1] if stamps else 10, 23)]
-        assert token == max(possible, key=lambda t: logits[t].item())
-        ids = [*ids, token]
+    prompts = torch.arange(3, 10).repeat(3, 1).T + torch.tensor([0, 1, 2])
+    sheets = cue_planner.generate_cues(prompts, torch.ones_like(prompts), DURATION, 0.0, max_new_tokens=8)
+    assert any(sheets)
+    for ids, sheet in zip(prompts.tolist(), sheets, strict=True):
+        for token in sheet:
+            kept = torch.tensor([ids])
+            hidden = cue_planner.language_model(input_ids=kept, attention_mask=torch.ones_like(kept)).last_hidden_state
+            logits = cue_planner._logits(hidden[0, -1])
+            written = ids[3:]
+            stamps = [t for t in written if t >= 10]
+            others = range(10) if written else [1]  # a sheet begins with a timestamp, or is empty
+            possible = [*others, *range(stamps[-1] if stamps else 10, 23)]
+            assert token == max(possible, key=lambda t: logits[t].item())
+            ids = [*ids, token]
 
 
 def test_timestamps_that_cannot_be_are_refused(planner, prompt):

@@ -88,6 +88,10 @@ def test_what_cannot_be_evaluated_is_refused(examples):
         generated_clips(pipe, examples, plan="oracle")
     with pytest.raises(ValueError, match="`direction` is 't2v': choose one of .*'v2a'"):
         generated_clips(pipe, examples, direction="t2v")
+    with pytest.raises(ValueError, match="`cues` is 'spoken': choose one of"):
+        generated_clips(pipe, examples, cues="spoken")
+    with pytest.raises(ValueError, match="`cues` is 'none', but no planner"):
+        generated_clips(pipe, examples, plan="none", cues="none")
     with pytest.raises(ValueError, match="the simple tier has one scene"):
         generated_clips(pipe, examples[2:], shuffle_prompts=True)
     pipe.planner = None

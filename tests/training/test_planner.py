@@ -263,3 +263,18 @@ def test_a_planner_that_wrote_no_cues_is_trained_on_to_write_them(tokenizer, cue
         PlannerConfig(**{**vars(config), "clips_per_prompt": 2})
     with pytest.raises(ValueError, match="initial.*language_model"):
         PlannerConfig(**{**vars(config), "language_model": "qwen"})
+
+
+def test_further_texts_teach_cues_alone_and_anew_at_every_step(cue_tokenizer, encoders):
+    planner = make_planner(cue_tokenizer, first_timestamp_id=len(cue_tokenizer) - 50, num_timestamps=50)
+    batch = PlanCollator()([PlannedScenes(*encoders, num_scenes=2)[index] for index in range(2)])
+    loss = PlannerLoss(cue_tokenizer, planner.config, cue_weight=0.5, cue_texts=5, cue_dropout=0.0)
+    losses = loss(planner, batch, torch.Generator().manual_seed(0), 0)
+    plain = PlannerLoss(cue_tokenizer, planner.config, cue_weight=0.5, cue_dropout=0.0)
+    without = plain(planner, batch, torch.Generator().manual_seed(0), 0)
+    torch.testing.assert_close(losses["loss"], without["loss"] + 0.5 * losses["texts"])
+    assert torch.equal(losses["video"], without["video"]) and losses["texts"] > 0
+    assert loss(planner, batch, torch.Generator().manual_seed(1), 1)["texts"] != losses["texts"]
+    torch.testing.assert_close(
+        loss(planner, batch, torch.Generator().manual_seed(0), 0)["texts"], losses["texts"], rtol=0, atol=0
+    )
