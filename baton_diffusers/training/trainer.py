@@ -27,6 +27,7 @@ import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import is_tensorboard_available
 from diffusers import ModelMixin
 from torch import nn
@@ -148,7 +149,8 @@ class Trainer:
 
     Raises:
         ValueError: If nothing in `module` requires a gradient, `batch_size` does not divide into parts, nothing in `module`
-            knows gradient checkpointing, or a moving average is asked for of parameters that are spread over processes.
+            knows gradient checkpointing, a tracker is not installed, there is `validate` without `validate_every` or the other
+            way round, or a moving average is asked for of parameters that are spread over processes.
     """
 
     def __init__(
@@ -193,6 +195,13 @@ class Trainer:
         trackers = config.trackers
         if trackers is None:
             trackers = ("tensorboard",) if is_tensorboard_available() else ()
+        available = [str(tracker) for tracker in get_available_trackers()]
+        if missing := [
+            name for name in trackers if name not in available
+        ]:  # which accelerate would leave out silently
+            raise ValueError(
+                f"`trackers` names {missing[0]!r}, but installed are {', '.join(available) or 'none'}: install it first."
+            )
         self.accelerator = Accelerator(
             mixed_precision=config.mixed_precision,
             log_with=list(trackers) or None,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from accelerate.utils import is_wandb_available
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -222,7 +223,7 @@ def test_what_is_trained_so_far_is_validated(tmp_path):
         torch.manual_seed(0)  # must not disturb the training
         return {"score": step / 10}
 
-    with pytest.raises(ValueError, match="validate_every"):
+    with pytest.raises(ValueError, match="`validate_every` is 5, but this training has nothing"):
         make_trainer(tmp_path, validate_every=5)
     plain = make_trainer(tmp_path / "plain").fit()
     trainer = make_trainer(tmp_path / "validated")
@@ -250,6 +251,19 @@ def test_tensorboard_gets_the_learning_curves_once(tmp_path):
     events = EventAccumulator(str(tmp_path / "tracked")).Reload()
     assert [event.step for event in events.Scalars("loss")] == [4, 8]
     assert {"worst", "learning_rate", "waiting_for_data"} <= set(events.Tags()["scalars"])
+
+
+def test_a_tracker_that_is_not_installed_is_named(tmp_path):
+    with pytest.raises(ValueError, match="`trackers` names 'weights', but installed are .*tensorboard"):
+        make_trainer(tmp_path, trackers=("weights",))
+
+
+@pytest.mark.skipif(not is_wandb_available(), reason="wandb is not installed")
+def test_wandb_gets_the_learning_curves_in_the_runs_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    make_trainer(tmp_path, steps=8, trackers=("wandb",)).fit()
+    (record,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    assert b"waiting_for_data" in record.read_bytes()
 
 
 def test_learning_rate_rises_stays_and_falls(tmp_path):
