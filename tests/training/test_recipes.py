@@ -1,5 +1,6 @@
-"""Recipes as a whole: each stage learns eight clips by heart, and a hundred clips with odd ones among them stop nothing.
+"""Recipes as a whole: stage 1 learns eight clips by heart, and a hundred clips with odd ones among them stop no stage.
 
+Stages 2 and 3 learn eight clips by heart in test_transformer.py, on the parts of the shipped checkpoint.
 Takes minutes: run with `pytest -m slow tests/training/test_recipes.py`.
 """
 
@@ -23,8 +24,7 @@ from tests.odd_clips import ODD_CLIPS, write_odd_clips, write_stage_clips
 
 
 STEPS = 120
-# Of the loss of the first ten steps, the share that is left in the last ten. Measured: 0.03, 0.18, 0.20.
-BOUNDS = {1: 0.1, 2: 0.4, 3: 0.5}
+BOUND = 0.1  # of the loss of the first ten steps, the share that is left in the last ten; it came to 0.03
 
 
 @pytest.fixture(scope="module")
@@ -118,13 +118,24 @@ def make_trainer(stage, run_dir, features, tokenizer, steps=STEPS):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", BOUNDS)
-def test_eight_clips_are_learnt_by_heart(tmp_path, features, tokenizer, stage):
+def test_stage_one_learns_eight_clips_by_heart(tmp_path, features, tokenizer):
     torch.manual_seed(0)
-    make_trainer(stage, tmp_path, features, tokenizer).fit()
+    trainer = make_trainer(1, tmp_path, features, tokenizer)
+    module = trainer.fit().eval()
     with open(tmp_path / "log.csv", newline="") as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file)]
-    assert losses[-1] < BOUNDS[stage] * losses[0], f"stage {stage}: {losses}"
+    assert losses[-1] < BOUND * losses[0], losses
+
+    # What it knows by heart hangs on the prompt: the plans of other clips are not what it says.
+    own = [trainer.dataset[index] for index in range(8)]
+    others = [{**sample, "plan": other["plan"]} for sample, other in zip(own, own[1:] + own[:1], strict=True)]
+    with torch.no_grad():
+        own, others = (
+            trainer.loss_fn(module, trainer.collate_fn(batch), torch.Generator(), 0)["loss"].item()
+            for batch in (own, others)
+        )
+    print(f"{own:.4f}, for the plans of other clips {others:.4f}: {losses}")
+    assert others > 1.4 * own
 
 
 @pytest.mark.slow
@@ -145,7 +156,7 @@ def test_a_hundred_clips_with_odd_ones_among_them_are_trained_on(tmp_path, token
     assert {row["clip"] for row in rejects} == {name for name, reason in ODD_CLIPS.items() if reason is not None}
     features = CachedFeatures(tmp_path / "features", batch_size=8)
     assert features.num_clips == 100 - len(rejects) - 2  # a silent one and a static one
-    for stage in BOUNDS:
+    for stage in (1, 2, 3):
         trainer = make_trainer(stage, tmp_path / f"stage{stage}", features, tokenizer, steps=3)
         trainer.fit()
         assert trainer.step == 3
