@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -75,6 +76,54 @@ def group_windows(
         context = torch.arange(num_context_tokens).expand(len(starts), -1)
         groups.append((queries.to(device), torch.cat([context, keys], dim=1).to(device)))
     return tuple(groups)
+
+
+@functools.lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def make_windows(
+    num_frames: int,
+    tokens_per_frame: int,
+    reference_length: int,
+    audio_length: int,
+    window: int | None,
+    audio_window: int | None,
+    rates: tuple[float, int, float],
+    num_context_tokens: int,
+    own_tokens: range,
+    device: torch.device,
+) -> tuple[WindowGroups | None, WindowGroups | None]:
+    """The windows of audio that video tokens read, and the mirror; None where everything is read.
+
+    They are made once for a clip: those of the last few sizes are kept, as tensors that training may read too wherever
+    they were first needed.
+
+    Args:
+        num_frames (`int`): video latent frames.
+        tokens_per_frame (`int`): video tokens in each.
+        reference_length (`int`): tokens of reference audio before the audio. It reads the whole video, and the video does
+            not read it.
+        audio_length (`int`): audio tokens.
+        window (`int`, *optional*): as `cross_modal_window` of `DualBranchTransformer`.
+        audio_window (`int`, *optional*): as `audio_cross_modal_window`.
+        rates (`tuple[float, int, float]`): frames per second, temporal stride, audio latents per second.
+        num_context_tokens (`int`): context tokens before those of the other modality.
+        own_tokens (`range`): the video tokens of this process.
+        device (`torch.device`): where the tokens are.
+    """
+    audio_windows = video_windows = None
+    if window is not None and window < num_frames:
+        audio_windows = coordinates.audio_windows(num_frames, audio_length, window, *rates)
+    elif reference_length > 0:
+        audio_windows = [(0, audio_length)] * num_frames
+    if audio_window is not None and audio_window < num_frames:
+        video_windows = coordinates.video_windows(audio_length, num_frames, audio_window, *rates)
+        video_windows = [(0, num_frames)] * reference_length + video_windows
+    if audio_windows is not None:
+        audio_windows = [(reference_length + first, reference_length + end) for first, end in audio_windows]
+        audio_windows = group_windows(audio_windows, tokens_per_frame, 1, num_context_tokens, device, own_tokens)
+    if video_windows is not None:
+        video_windows = group_windows(video_windows, 1, tokens_per_frame, num_context_tokens, device)
+    return audio_windows, video_windows
 
 
 def gather_tokens(states: torch.Tensor, parallel_config: ParallelConfig) -> torch.Tensor:

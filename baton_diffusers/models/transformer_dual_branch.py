@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.hooks import (
+    FasterCacheConfig,
+    FirstBlockCacheConfig,
+    MagCacheConfig,
+    PyramidAttentionBroadcastConfig,
+    SeaCacheConfig,
+    TaylorSeerCacheConfig,
+    TextKVCacheConfig,
+)
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
@@ -31,7 +40,7 @@ from .attention_dual_branch import (
     PlanAttention,
     RotaryEmbedding,
     WindowGroups,
-    group_windows,
+    make_windows,
 )
 from .cache_dual_branch import NOTHING_KEPT, BlockCache, DualBranchCache
 from .conversion import FromOviFileMixin
@@ -263,6 +272,16 @@ TransformerBlockRegistry.register(
 )
 
 
+# diffusers' caches for whole blocks that would run on this model and return something wrong.
+_FAULTS_OF_CACHES = {
+    MagCacheConfig: "keeps the video stream alone, and loses the sound in a step that it skips",
+    SeaCacheConfig: "extrapolates the video stream alone, beside the sound of an earlier step",
+    PyramidAttentionBroadcastConfig: "takes the attention of one pass of guidance for that of the next",
+    FasterCacheConfig: "looks for the passes of guidance in one batch, and they are forwards of their own",
+    TextKVCacheConfig: "is for another model's blocks; `make_cache()` keeps the text here",
+}
+
+
 class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, CacheMixin, FromOviFileMixin):
     r"""
     Two Wan-style towers with Ovi's block order and fusion attention (papers.md 4), and Baton's plan attention after the
@@ -448,6 +467,32 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         """
         dim = self.config.num_attention_heads * self.config.attention_head_dim
         return 2 * len(self.blocks) * batch_size * num_tokens * dim * self.dtype.itemsize
+
+    def enable_cache(self, config) -> None:
+        """
+        As in diffusers: reuses over the denoising steps what changes little. Not every cache of diffusers' knows of two
+        streams, nor of several passes of guidance.
+
+        Args:
+            config (`FirstBlockCacheConfig` or `TaylorSeerCacheConfig`): the first skips all blocks but the first one where
+                that one's video stream has changed little; the second extrapolates the attention layers, by default all of
+                them, in its full form.
+
+        Raises:
+            ValueError: if it is another cache, TaylorSeer's lite mode, or one is enabled already.
+        """
+        fault = _FAULTS_OF_CACHES.get(type(config))
+        if isinstance(config, TaylorSeerCacheConfig):
+            if config.use_lite_mode:
+                fault = "in its lite mode loses the sound in a step that it skips: leave `use_lite_mode` out"
+            elif config.cache_identifiers is None and config.skip_predict_identifiers is None:
+                # diffusers' own pattern, for "all attention-like modules", misses names that end in a digit.
+                config = replace(config, cache_identifiers=[r"blocks\.\d+\..*attn\d?"])
+        if fault is not None:
+            raise ValueError(
+                f"{type(config).__name__} {fault}. `FirstBlockCacheConfig` and `TaylorSeerCacheConfig` suit this model."
+            )
+        super().enable_cache(config)
 
     def _apply(self, fn, recurse=True):
         self._weights_epoch += 1
@@ -704,30 +749,23 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
     def _windows(
         self, grid: tuple[int, int, int], reference_length: int, audio_length: int, device: torch.device
     ) -> tuple[WindowGroups | None, WindowGroups | None]:
-        """The windows of audio that video tokens read, and the mirror; None where everything is read.
-
-        Reference audio stands before the audio: it reads the whole video, and the video does not read it.
-        """
+        """The windows of audio that video tokens read, and the mirror, see [`make_windows`]."""
         config = self.config
         num_frames, tokens_per_frame = grid[0], grid[1] * grid[2]
-        rates = config.frame_rate, config.temporal_stride, config.audio_latent_rate
-        window, audio_window = config.cross_modal_window, config.audio_cross_modal_window
-        audio_windows = video_windows = None
-        if window is not None and window < num_frames:
-            audio_windows = coordinates.audio_windows(num_frames, audio_length, window, *rates)
-        elif reference_length > 0:
-            audio_windows = [(0, audio_length)] * num_frames
-        if audio_window is not None and audio_window < num_frames:
-            video_windows = coordinates.video_windows(audio_length, num_frames, audio_window, *rates)
-            video_windows = [(0, num_frames)] * reference_length + video_windows
-        num_context_tokens = config.num_context_tokens
-        if audio_windows is not None:
-            audio_windows = [(reference_length + first, reference_length + end) for first, end in audio_windows]
-            tokens = self._own_tokens(num_frames * tokens_per_frame)
-            audio_windows = group_windows(audio_windows, tokens_per_frame, 1, num_context_tokens, device, tokens)
-        if video_windows is not None:
-            video_windows = group_windows(video_windows, 1, tokens_per_frame, num_context_tokens, device)
-        return audio_windows, video_windows
+        # What is traced into a graph is a part of it, and no tensor for later forwards.
+        make = make_windows.__wrapped__ if torch.compiler.is_compiling() else make_windows
+        return make(
+            num_frames,
+            tokens_per_frame,
+            reference_length,
+            audio_length,
+            config.cross_modal_window,
+            config.audio_cross_modal_window,
+            (config.frame_rate, config.temporal_stride, config.audio_latent_rate),
+            config.num_context_tokens,
+            self._own_tokens(num_frames * tokens_per_frame),
+            device,
+        )
 
     def _own_tokens(self, num_tokens: int) -> range:
         """The video tokens of this process: all, or, under context parallelism, those that diffusers' sharders give it."""
@@ -743,19 +781,22 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
     def _embed_plan(self, plan: SemanticPlan, grid: tuple[int, int, int], like: torch.Tensor, lacking: set[str]):
         """Plan tokens of both modalities through the latent MLPs, where their keys are `lacking`, with their rotary
         embeddings and masks."""
-        plan = plan.to(like.device, like.dtype)
+        # Tensor by tensor: `plan.to` is more than a graph of the whole model can be traced through.
+        video_mask, audio_mask = (
+            None if mask is None else mask.to(like.device) for mask in (plan.video_mask, plan.audio_mask)
+        )
         video_positions = coordinates.video_plan_coordinates(
             plan.video_times, plan.video_centres, self.config.frame_rate, self.config.temporal_stride, *grid[1:]
         )
         video_plan = (
-            self.plan_embedder(plan.video_tokens) if "plan" in lacking else None,
+            self.plan_embedder(plan.video_tokens.to(like)) if "plan" in lacking else None,
             self._rotary_embedding(video_positions, like.device),
-            plan.video_mask,
+            video_mask,
         )
         audio_plan = (
-            self.audio_plan_embedder(plan.audio_tokens) if "audio_plan" in lacking else None,
+            self.audio_plan_embedder(plan.audio_tokens.to(like)) if "audio_plan" in lacking else None,
             self._rotary_embedding(self._sound_coordinates(plan.audio_times), like.device),
-            plan.audio_mask,
+            audio_mask,
         )
         return video_plan, audio_plan
 
@@ -830,6 +871,12 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         unknown = [index for index in skip_layers or () if index not in range(len(self.blocks))]
         if unknown:
             raise ValueError(f"`skip_layers` names {unknown}, but the blocks are 0 to {len(self.blocks) - 1}.")
+        ends = [index for index in (0, len(self.blocks) - 1) if index in (skip_layers or ())]
+        if ends and isinstance(self._cache_config, FirstBlockCacheConfig):
+            raise ValueError(
+                f"`skip_layers` names {ends}, but the first-block cache hangs on the first and the last block: skip others, or "
+                "call `disable_cache()`."
+            )
 
         if plan is None:
             return

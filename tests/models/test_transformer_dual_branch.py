@@ -4,7 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import FirstBlockCacheConfig
+from diffusers import (
+    FasterCacheConfig,
+    FirstBlockCacheConfig,
+    MagCacheConfig,
+    PyramidAttentionBroadcastConfig,
+    TaylorSeerCacheConfig,
+)
+from diffusers.hooks import SeaCacheConfig, TextKVCacheConfig
 from peft import LoraConfig
 
 from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
@@ -384,6 +391,58 @@ def test_the_first_block_cache_holds_both_streams(inputs):
     with model.cache_context("joint"):
         moved = run(model, inputs, plan=plan, hidden_states=inputs["hidden_states"] + 1.0)
     assert (len(first), len(last)) == (5, 3) and differ(moved[0], expected[0])
+
+
+def test_the_first_block_cache_needs_the_first_and_the_last_block(inputs):
+    model = tiny_transformer()
+    model.enable_cache(FirstBlockCacheConfig(threshold=1e-6))
+    for ends in ([0], [1, 2]):
+        with model.cache_context("joint"), pytest.raises(ValueError, match=rf"names \[{ends[-1]}\], .*`disable_cache"):
+            run(model, inputs, skip_layers=ends)
+    with model.cache_context("joint"):
+        expected = run(tiny_transformer(), inputs, skip_layers=[1])
+        assert_close(run(model, inputs, skip_layers=[1]), expected)
+
+
+def test_taylorseer_extrapolates_both_streams_in_each_pass(inputs):
+    """A step that is predicted from two steps along a line is what a third step on that line gives, to first order."""
+    model, plan = tiny_transformer(), random_plan(BATCH_SIZE)
+    model.enable_cache(TaylorSeerCacheConfig(cache_interval=3, disable_cache_before_step=2, max_order=1))
+    projections = [count_calls(model.blocks[1].attn1.to_q), count_calls(model.blocks[1].audio_plan_attn.to_out[0])]
+    names, step = ("hidden_states", "audio_hidden_states"), 1e-3
+    with torch.no_grad():
+        for moves in (0, 1, 2):
+            moved = {name: inputs[name] + moves * step for name in names}
+            with model.cache_context("joint"):
+                found = run(model, inputs, **moved, plan=plan)
+            with model.cache_context("no_plan"):
+                unplanned = run(model, inputs, **moved)
+    assert [len(calls) for calls in projections] == [4, 2]  # two passes without and one pass with a plan, twice
+    exact = tiny_transformer()
+    assert_close(found, run(exact, inputs, **moved, plan=plan), atol=0.02)
+    assert_close(unplanned, run(exact, inputs, **moved), atol=0.02)
+    assert differ(found[0], unplanned[0], 0.05) and differ(found[1], unplanned[1], 0.05)
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        (MagCacheConfig(mag_ratios=[1.0], num_inference_steps=1), "MagCacheConfig keeps the video stream alone"),
+        (SeaCacheConfig(), "SeaCacheConfig extrapolates the video stream alone"),
+        (PyramidAttentionBroadcastConfig(), "takes the attention of one pass of guidance for that of the next"),
+        (FasterCacheConfig(), "looks for the passes of guidance in one batch"),
+        (TextKVCacheConfig(), r"is for another model's blocks; `make_cache\(\)`"),
+        (TaylorSeerCacheConfig(use_lite_mode=True), "in its lite mode loses the sound.*leave `use_lite_mode` out"),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
+)
+def test_caches_that_would_return_something_wrong_are_refused(inputs, config, message):
+    model = tiny_transformer()
+    expected = run(model, inputs)
+    with pytest.raises(ValueError, match=rf"{message}.*`FirstBlockCacheConfig` and `TaylorSeerCacheConfig`"):
+        model.enable_cache(config)
+    assert not model.is_cache_enabled
+    assert_equal(run(model, inputs), expected)
 
 
 @pytest.mark.slow
