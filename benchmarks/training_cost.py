@@ -3,8 +3,9 @@ r"""What Baton's three training stages cost: FLOPs, GPU-hours, memory of each GP
 python benchmarks/training_cost.py                                       # the authors' size: 1.5M clips, 8B and 11B parameters
 python benchmarks/training_cost.py --seconds 10 --height 960 --width 960 --gpus 256 --mfu 0.35
 
-"Cached" encodes each clip once for all stages and epochs, "not cached" whenever it comes up. The authors do not say for how many
-epochs they trained: `--epochs 3 3 1` is a guess like any other.
+"Cached" encodes each clip once for all stages and epochs, "not cached" whenever it comes up. The planner of stage 3 plans whenever
+a clip comes up in either case. Memory is that of a run from the cache: in it is what is trained, and that planner. The authors do
+not say for how many epochs they trained: `--epochs 3 3 1` is a guess like any other.
 
 Forward passes are run on tensors without data, and torch counts their operations; a trained step counts three of them, four with
 gradient checkpointing. MFU counts three: what is computed twice is no use. To see what a machine reaches, give the seconds of a
@@ -12,10 +13,16 @@ measured step, from the `seconds` and `step` columns of a run's log.csv:
 
 python benchmarks/training_cost.py --model model_cards/baton-nano --seconds 3 --height 64 --width 64 --text-length 80 \
   --train-text-encoder --gpus 1 --batch-size 8 --peak-tflops 0.1 --step-seconds 1.31
+
+Or let a transformer of one layer of full width be run here, forward and backward, on the GPU, or on a CPU at a size that it can bear:
+
+python benchmarks/training_cost.py --measure-layer bfloat16
+python benchmarks/training_cost.py --measure-layer float32 --seconds 1 --height 256 --width 256 --text-length 64
 """
 
 import argparse
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +117,79 @@ class Clip:
         return 2 * numbers
 
 
+def transformer_inputs(
+    clip: Clip, device: str = "meta", dtype: torch.dtype = torch.float32
+) -> tuple[tuple[torch.Tensor, ...], SemanticPlan]:
+    """What the transformer reads of one clip: random numbers, or on the meta device none."""
+    config = clip.config["transformer"]
+
+    def numbers(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, device=device, dtype=dtype)
+
+    plan = SemanticPlan(
+        video_tokens=numbers(1, clip.plan_tokens[0], config["video_plan_dim"]),
+        video_times=clip.keyframes.repeat_interleave(len(clip.centres)),
+        video_centres=clip.centres.repeat(len(clip.keyframes), 1),
+        audio_tokens=numbers(1, clip.plan_tokens[1], config["audio_plan_dim"]),
+        audio_times=clip.audio_times,
+        duration=clip.duration,
+    )
+    latents, audio_latents = numbers(1, *clip.latents), numbers(1, *clip.audio_latents)
+    return (latents, audio_latents, numbers(1).abs(), numbers(1, clip.text_length, config["text_dim"])), plan
+
+
+def measure_layer(clip: Clip, dtype: torch.dtype) -> None:
+    """Runs a transformer of one layer, embeddings and heads included, forward and backward; prints how its time compares with
+    what was counted, and its rate with that of a plain matrix product of the same size."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = {**plain(clip.config["transformer"]), "num_layers": 1}
+
+    def step(model: DualBranchTransformer, inputs: tuple[torch.Tensor, ...], plan: SemanticPlan) -> None:
+        video, audio = model(*inputs, plan=plan, return_dict=False)
+        (video.sum() + audio.sum()).backward()
+
+    def seconds(run: Callable[[], Any], repeats: int) -> float:
+        # A CPU may be shared: its own time counts.
+        clock = time.perf_counter if device == "cuda" else time.process_time
+        found = []
+        for _ in range(1 + repeats):  # the first is not counted
+            start = clock()
+            run()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            found.append(clock() - start)
+        return min(found[1:]) / (1 if device == "cuda" else torch.get_num_threads())
+
+    with torch.device("meta"):
+        model = DualBranchTransformer(**config)
+    with FlopCounterMode(display=False) as counter:
+        model(*transformer_inputs(clip)[0], plan=transformer_inputs(clip)[1])
+    forward = counter.get_total_flops()
+    with FlopCounterMode(display=False) as counter:
+        step(model, *transformer_inputs(clip))
+    trained = counter.get_total_flops()
+
+    with torch.device(device):
+        model = DualBranchTransformer(**config)
+    for name, parameter in model.named_parameters():
+        if not set(model._keep_in_fp32_modules) & set(name.split(".")):
+            parameter.data = parameter.data.to(dtype)
+    taken = seconds(lambda: step(model, *transformer_inputs(clip, device, dtype)), 2)
+    width, rows = config["num_attention_heads"] * config["attention_head_dim"], clip.video_tokens
+    a = torch.randn(rows, width, device=device, dtype=dtype)
+    b = torch.randn(width, config["ffn_dim"], device=device, dtype=dtype)
+    matrix = 2 * rows * width * config["ffn_dim"] / seconds(lambda: a @ b, 10)
+    name = torch.cuda.get_device_name() if device == "cuda" else f"a CPU with {torch.get_num_threads()} thread(s)"
+    parameters = sum(p.numel() for p in model.parameters())
+    print(
+        f"\nmeasured on {name}, in {str(dtype).removeprefix('torch.')}: one layer of width {width} with embeddings and heads, "
+        f"{parameters / 1e6:.0f} M parameters, {clip.video_tokens} video and {clip.audio_latents[0]} audio tokens\n"
+        f"  counted: forward {forward / 1e12:.4g} TFLOP, with backward {trained / 1e12:.4g}, {trained / forward:.2f} times as much\n"
+        f"  measured: {taken:.3g} s, {trained / taken / 1e12:.4g} TFLOP/s; a matrix product of {rows}x{width}x"
+        f"{config['ffn_dim']} reaches {matrix / 1e12:.4g} TFLOP/s: the layer {trained / taken / matrix:.0%} of that"
+    )
+
+
 def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """A tensor that has a shape and no data."""
     return torch.empty(shape, dtype=dtype, device="meta")
@@ -123,26 +203,10 @@ def plain(config: dict[str, Any]) -> dict[str, Any]:
 def count_models(clip: Clip) -> dict[str, Model]:
     """All models that take part in training."""
     config = clip.config
-    plan = dict(
-        video_times=clip.keyframes.repeat_interleave(len(clip.centres)),
-        video_centres=clip.centres.repeat(len(clip.keyframes), 1),
-        audio_times=clip.audio_times,
-        duration=clip.duration,
-    )
 
     def run_transformer(model: DualBranchTransformer) -> None:
-        tokens = (
-            empty(1, number, config["transformer"][f"{name}_plan_dim"])
-            for name, number in zip(("video", "audio"), clip.plan_tokens, strict=True)
-        )
-        video_tokens, audio_tokens = tokens
-        model(
-            empty(1, *clip.latents),
-            empty(1, *clip.audio_latents),
-            empty(1),
-            empty(1, clip.text_length, config["transformer"]["text_dim"]),
-            plan=SemanticPlan(video_tokens=video_tokens, audio_tokens=audio_tokens, **plan),
-        )
+        inputs, plan = transformer_inputs(clip)
+        model(*inputs, plan=plan)
 
     def build_planner(layers: int) -> VAPlannerModel:
         planner = plain(config["planner"])
@@ -266,6 +330,8 @@ def main(arguments: argparse.Namespace) -> None:
     shape = (config["num_layers"], width, clip.video_tokens + clip.audio_latents[0])
     rate = arguments.mfu * arguments.peak_tflops * 1e12
 
+    if arguments.measure_layer is not None:
+        measure_layer(clip, getattr(torch, arguments.measure_layer))
     if arguments.step_seconds is not None:
         work = 3 * arguments.batch_size * trained_with_text.forward
         reached = work / arguments.step_seconds
@@ -287,11 +353,11 @@ def main(arguments: argparse.Namespace) -> None:
     for (name, trained, frozen, own_shape), epochs in zip(stages, arguments.epochs, strict=True):
         samples = epochs * arguments.clips
         work = 3 * samples * trained.forward
-        plans = arguments.clips * sum(model.forward for model in frozen if model is planner)
-        cached = hours * (work + plans)
+        at_work = [model for model in frozen if model is planner]
+        cached = hours * (work + samples * sum(model.forward for model in at_work))
         uncached = hours * (work + samples * sum(model.forward for model in frozen))
         totals = [totals[0] + cached, totals[1] + uncached]
-        gigabytes = memory(trained, frozen, *(own_shape or shape), arguments) / 1e9
+        gigabytes = memory(trained, at_work, *(own_shape or shape), arguments) / 1e9
         print(f"{name:28}{work / 1e18:>9.1f}{cached:>10.0f} GPU-h{uncached:>10.0f} GPU-h{gigabytes:>15.1f} GB")
     print(f"{'all':28}{'':9}{totals[0]:>10.0f} GPU-h{totals[1]:>10.0f} GPU-h")
     size = clip.feature_bytes(with_text=not text_learns)
@@ -319,4 +385,9 @@ if __name__ == "__main__":
     parser.add_argument("--peak-tflops", type=float, default=989.0, help="of a GPU; an H100's in bfloat16")
     parser.add_argument("--mfu", type=float, default=0.4)
     parser.add_argument("--step-seconds", type=float, help="a measured step of the transformer, to calibrate")
+    parser.add_argument(
+        "--measure-layer",
+        choices=("float32", "bfloat16"),
+        help="run one layer here, forward and backward, to calibrate",
+    )
     main(parser.parse_args())

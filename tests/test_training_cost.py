@@ -1,6 +1,7 @@
 """`benchmarks/training_cost.py`: what it counts is what the models do."""
 
 import argparse
+import re
 import runpy
 from pathlib import Path
 
@@ -61,3 +62,16 @@ def test_a_clip_takes_the_bytes_that_a_cache_writes(clip, tmp_path):
     written = (tmp_path / "features-00000.tar").stat().st_size
     # names, times and places of the tokens and the tar's own blocks come on top; tokens beyond the clip's end do not
     assert 0.9 * clip.feature_bytes(False) < written < clip.feature_bytes(False) + 25_000
+
+
+def test_a_layer_is_measured_and_compared_with_what_is_counted(cost, clip, capsys):
+    cost["measure_layer"](clip, torch.float32)
+    printed = capsys.readouterr().out
+    assert "one layer of width 176" in printed and "208 video and 96 audio tokens" in printed
+    # a trained step counts three forward passes: nothing needs gradients of the clip itself, so a little less
+    assert 2.8 < float(re.search(r"([\d.]+) times as much", printed)[1]) <= 3
+    forward, step = (
+        float(value) for value in re.search(r"forward (\S+) TFLOP, with backward (\S+),", printed).groups()
+    )
+    seconds, rate = (float(value) for value in re.search(r"measured: (\S+) s, (\S+) TFLOP/s", printed).groups())
+    assert rate == pytest.approx(step / seconds, rel=1e-2) and forward < step
