@@ -2,12 +2,15 @@
 
 python examples/train_planner.py examples/configs/nano/planner.yaml [trainer.steps=100 ...]
 python examples/train_planner.py examples/configs/nano/planner.yaml --export   # the newest checkpoint, beside the training
+
+With `trainer.validate_every=500` that share is also taken while it trains, on `evaluation_scenes` scenes, into RUN_DIR/validation.csv.
 """
 
 import argparse
 
 from transformers import AutoTokenizer
 
+from baton_diffusers import VAPlannerModel
 from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
 from baton_diffusers.training.data import StageClips
 from baton_diffusers.training.features import CachedFeatures
@@ -51,7 +54,20 @@ def main() -> None:
             clips = None if config.data_seed is None else StageClips("train", seed=config.data_seed)
             features = CachedFeatures(config.features, clips, config.trainer.seed, config.trainer.batch_size)
             dataset = CachedPlans(features)
-        trainer = Trainer(config.trainer, planner, loss, dataset, collate_fn=PlanCollator())
+
+        def validate(module: VAPlannerModel, step: int) -> dict[str, float]:
+            report = explained_variance(module, tokenizer, *encoders, config.evaluation_scenes)
+            return {name: report[name] for name in ("video", "audio")}
+
+        validates = config.trainer.validate_every is not None and config.evaluation_scenes > 0
+        trainer = Trainer(
+            config.trainer,
+            planner,
+            loss,
+            dataset,
+            collate_fn=PlanCollator(),
+            validate=validate if validates else None,
+        )
         planner = trainer.fit()
         if not trainer.accelerator.is_main_process:
             return

@@ -68,11 +68,12 @@ def test_the_scripts_write_and_score_clips_as_they_train(tmp_path, capsys):
         main(["cache", "stage", "--clips", "2", "--text", "--output", str(features)])
     assert exit.value.code == 0
     trainer = ["trainer.steps=2", "trainer.batch_size=2", "trainer.trackers=[]", "trainer.validate_every=1"]
-    shared = [f"features={features}", *trainer, "validation.num_inference_steps=1", "validation.use_plan=false"]
+    shared = [f"features={features}", *trainer, "validation.num_inference_steps=1"]
     parts = [f"{name}={model}/{name}" for name in ("vae", "audio_vae", "tokenizer", "planner", "planner_tokenizer")]
     precision = ["trainer.mixed_precision=no", "trainer.compile=false", "trainer.max_minutes=null"]
 
-    for stage, overrides in {"transformer": [], "transformer_stage3": [f"initial={model}"]}.items():
+    unplanned = ["validation.use_plan=false"]
+    for stage, overrides in {"transformer": unplanned, "transformer_stage3": [f"initial={model}"]}.items():
         run_dir = tmp_path / stage
         overrides += [f"trainer.run_dir={run_dir}", f"validation.model={model}", "validation.scenes_per_tier=1"]
         used = parts if stage == "transformer_stage3" else parts[:3]
