@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from .. import coordinates
+from ..cues import format_cues, parse_cues
 
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm")
@@ -189,13 +190,15 @@ class ClipFolder:
     A folder of clips, with those in its sub-folders, in the order of their names.
 
     The caption of `clip.mp4` is in `clip.txt` beside it, or in `metadata.jsonl` at the top of the folder, one line for each
-    clip: `{"file_name": "clip.mp4", "text": "..."}`.
+    clip: `{"file_name": "clip.mp4", "text": "..."}`. When things happen, for a planner that writes cues, may be told in `clip.cues`
+    or as `"cues"` in the line, as a sheet of [`baton_diffusers.cues`].
 
     Args:
         folder: The folder.
         clip_format: What clips are brought to.
 
-    `clips[number]` is a dictionary: `name`, the path within the folder; `prompt`; and what [`read_training_clip`] returns.
+    `clips[number]` is a dictionary: `name`, the path within the folder; `prompt`; `cues`, empty if there are none; and what
+    [`read_training_clip`] returns.
 
     Raises:
         ValueError: If the folder or its `metadata.jsonl` cannot be read, or there is no clip in it.
@@ -206,13 +209,13 @@ class ClipFolder:
         self.clip_format = clip_format
         if not self.folder.is_dir():
             raise ValueError(f"{folder} is not a folder of clips.")
-        self._captions = _read_metadata(self.folder / "metadata.jsonl")
+        self._metadata = _read_metadata(self.folder / "metadata.jsonl")
         found = {
             path.relative_to(self.folder).as_posix()
             for path in self.folder.rglob("*")
             if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
         }
-        self.names: Sequence[str] = sorted(found | set(self._captions))
+        self.names: Sequence[str] = sorted(found | set(self._metadata))
         if not self.names:
             raise ValueError(f"there are no clips in {folder}: it needs files like clip.mp4 with clip.txt beside.")
 
@@ -222,18 +225,21 @@ class ClipFolder:
     def __getitem__(self, number: int) -> dict[str, Any]:
         name = self.names[number]
         path = self.folder / name
-        caption = self._captions.get(name)
-        if caption is None and path.with_suffix(".txt").is_file():
-            try:
-                caption = path.with_suffix(".txt").read_text(encoding="utf-8")
-            except UnicodeDecodeError as error:
-                raise ClipRejected("its caption is not UTF-8") from error
-        return {"name": name, "prompt": _caption(caption), **read_training_clip(path, self.clip_format)}
+        texts = dict(self._metadata.get(name, {}))
+        for field, suffix in (("text", ".txt"), ("cues", ".cues")):
+            if texts.get(field) is None and path.with_suffix(suffix).is_file():
+                try:
+                    texts[field] = path.with_suffix(suffix).read_text(encoding="utf-8")
+                except UnicodeDecodeError as error:
+                    raise ClipRejected(f"{path.with_suffix(suffix).name} is not UTF-8") from error
+        told = {"prompt": _caption(texts.get("text")), "cues": _cues(texts.get("cues"))}
+        return {"name": name, **told, **read_training_clip(path, self.clip_format)}
 
 
 class ClipShards:
     """
-    Clips in WebDataset shards: tar files in which `KEY.mp4` and `KEY.txt`, or `KEY.json` with a `text`, belong together.
+    Clips in WebDataset shards: tar files in which `KEY.mp4` and `KEY.txt`, or `KEY.json` with a `text`, belong together, and
+    `KEY.cues`, or `cues` in `KEY.json`, where there are any.
 
     The shards are indexed once, and clips are read where they lie.
 
@@ -267,19 +273,19 @@ class ClipShards:
         path, members = self._clips[number]
         suffix = next(suffix for suffix in members if f".{suffix.lower()}" in VIDEO_SUFFIXES)
         try:
-            if "txt" in members:
-                caption = read_member(path, members["txt"]).decode()
-            else:
-                caption = json.loads(read_member(path, members["json"]))["text"] if "json" in members else None
-        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+            texts = dict(json.loads(read_member(path, members["json"]))) if "json" in members else {}
+            for field, member in (("text", "txt"), ("cues", "cues")):
+                if member in members:
+                    texts[field] = read_member(path, members[member]).decode()
+        except (UnicodeDecodeError, json.JSONDecodeError, TypeError, ValueError) as error:
             raise ClipRejected("its caption cannot be read: KEY.json needs a `text`, in UTF-8") from error
-        prompt = _caption(caption)
+        told = {"prompt": _caption(texts.get("text")), "cues": _cues(texts.get("cues"))}
         # Most containers have to be sought in, which a pipe cannot.
         with tempfile.NamedTemporaryFile(suffix=f".{suffix}") as file:
             file.write(read_member(path, members[suffix]))
             file.flush()
             sample = read_training_clip(file.name, self.clip_format)
-        return {"name": self.names[number], "prompt": prompt, **sample}
+        return {"name": self.names[number], **told, **sample}
 
 
 def open_clips(source: str | Path, clip_format: ClipFormat) -> ClipFolder | ClipShards:
@@ -321,20 +327,20 @@ def read_member(path: Path, place: tuple[int, int]) -> bytes:
         return file.read(place[1])
 
 
-def _read_metadata(path: Path) -> dict[str, Any]:
-    captions = {}
+def _read_metadata(path: Path) -> dict[str, dict[str, Any]]:
+    rows = {}
     if path.is_file():
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-                captions[row["file_name"]] = row.get("text")
-            except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+                rows[row["file_name"]] = dict(row)
+            except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
                 raise ValueError(
                     f'{path}, line {number}: a line reads {{"file_name": "clip.mp4", "text": "..."}}, got {line!r}.'
                 ) from error
-    return captions
+    return rows
 
 
 def _caption(text: Any) -> str:
@@ -342,6 +348,15 @@ def _caption(text: Any) -> str:
     if not caption:
         raise ClipRejected("no caption")
     return caption
+
+
+def _cues(sheet: Any) -> str:
+    if sheet is None:
+        return ""
+    try:
+        return format_cues(parse_cues(sheet))
+    except (TypeError, ValueError) as error:
+        raise ClipRejected(f"its cues: {error}") from error
 
 
 def _read_frames(path: Path, bucket: Bucket, num_frames: int, frame_rate: float) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..stage import Clip, Scene, render_clip, sample_scene, write_prompt
+from ..stage import Clip, Scene, render_clip, sample_scene, write_cues, write_prompt
 from ..stage.render import background
 from ..stage.scene import TIERS
 
@@ -24,7 +24,7 @@ class StageClips:
         tier_weights: How often each tier is drawn, in any scale; default: all tiers equally often.
         foreground: Whether a sample also has the mask of its actors.
 
-    `clips[index]` is a dictionary: `index`; `prompt`, a string; `frames`, uint8 `(num_frames, height, width, 3)`;
+    `clips[index]` is a dictionary: `index`; `prompt` and `cues`, strings; `frames`, uint8 `(num_frames, height, width, 3)`;
     `waveform`, float32 `(num_samples,)` in [-1, 1]; and, if asked for, `foreground`, bool `(num_frames, height, width)`.
     PyTorch's default collation makes batches of them.
 
@@ -72,6 +72,7 @@ class StageClips:
         sample = {
             "index": index,
             "prompt": write_prompt(scene, seed),
+            "cues": write_cues(scene, seed),
             "frames": torch.from_numpy(clip.frames),
             "waveform": torch.from_numpy(clip.waveform),
         }

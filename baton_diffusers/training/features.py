@@ -209,6 +209,7 @@ def _encode(
             "tensors": {name: value.cpu().half().contiguous() for name, value in row.items()}
             | {name: value.cpu().contiguous() for name, value in layout.items()},
             "prompt": sample["prompt"],
+            "cues": sample.get("cues", ""),
             "name": sample.get("name"),
             "bucket": f"{num_frames}x{height}x{width}",
             "silent": sample.get("silent", False),
@@ -351,6 +352,7 @@ def _write_shard(
                 "bucket": clip["bucket"],
                 "silent": clip["silent"],
                 "static": clip["static"],
+                "cues": clip["cues"],
             }
             shard.write(
                 {
@@ -431,7 +433,7 @@ class CachedFeatures:
     Every clip comes up once before any comes up again, in an order of its own each time round. Where the cache has clips of
     several shapes (buckets), every `batch_size` samples in a row, counted from 0, have the same shape: in each round a
     bucket gives as many batches as its clips fill, the last one filled up with clips of its next round, and the batches of
-    all buckets are mixed. A sample is a dictionary: `prompt`, `cues` (of Stage; an empty sheet otherwise), `latents`,
+    all buckets are mixed. A sample is a dictionary: `prompt`, `cues` (an empty sheet where there are none), `latents`,
     `audio_latents`, `video_tokens`, `audio_tokens`, `silent`, `static`, and `prompt_embeds`, zero-padded, where a text encoder
     was given to `cache_features`.
 
@@ -530,7 +532,7 @@ class CachedFeatures:
             missing = self._store.max_sequence_length - len(sample["prompt_embeds"])
             sample["prompt_embeds"] = nn.functional.pad(sample["prompt_embeds"], (0, 0, 0, missing))
         if self.clips is None:
-            prompt, cues = facts["prompt"], ""
+            prompt, cues = facts["prompt"], facts.get("cues", "")
         else:
             scene, seed = self.clips.scene(facts["number"])
             prompt, cues = write_prompt(scene, index), write_cues(scene, seed)

@@ -109,6 +109,29 @@ def test_captions_come_from_metadata_too(tmp_path):
         ClipFolder(tmp_path, FORMAT)
 
 
+def test_cues_are_told_beside_the_caption(tmp_path):
+    write_stage_clips(tmp_path, 3)
+    (tmp_path / "clip-000.cues").write_text("<|0.50|> a bang\n<|1.25|> a cry\n")
+    (tmp_path / "clip-001.cues").write_text("a bang, then a cry")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "clip-002.mp4", "text": "x", "cues": "<|2.00|> a bang"}\n')
+    clips = ClipFolder(tmp_path, FORMAT)
+    assert clips[0]["cues"] == "<|0.50|> a bang <|1.25|> a cry"
+    assert clips[2]["cues"] == "<|2.00|> a bang" and clips[2]["prompt"] == "x"
+    with pytest.raises(ClipRejected, match="its cues: a cue sheet begins with a timestamp"):
+        clips[1]
+    (tmp_path / "clip-001.cues").unlink()
+    assert clips[1]["cues"] == ""
+
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    clip = (tmp_path / "clip-000.mp4").read_bytes()
+    with webdataset.TarWriter(str(shards / "clips.tar")) as shard:
+        shard.write({"__key__": "0", "mp4": clip, "txt": b"x", "cues": b"<|0.50|> a bang"})
+        shard.write({"__key__": "1", "mp4": clip, "json": json.dumps({"text": "x", "cues": "<|1.00|> b"}).encode()})
+        shard.write({"__key__": "2", "mp4": clip, "txt": b"x"})
+    assert [clip["cues"] for clip in open_clips(shards, FORMAT)] == ["<|0.50|> a bang", "<|1.00|> b", ""]
+
+
 def test_a_clip_goes_into_the_longest_bucket_of_its_aspect_that_it_fills():
     assert FORMAT.choose(None, 1.0) == Bucket(49, 64, 64)
     assert FORMAT.choose(48, 1.0) == Bucket(33, 64, 64)

@@ -8,6 +8,7 @@ import torch
 import webdataset
 from safetensors.torch import load, save_file
 
+from baton_diffusers.stage import write_cues
 from baton_diffusers.training.clips import Bucket, ClipFolder, ClipFormat
 from baton_diffusers.training.data import StageClips, to_video
 from baton_diffusers.training.features import CachedFeatures, cache_features, collate_features, encode_audio_latents
@@ -69,6 +70,14 @@ def test_stage_prompts_are_paraphrased_anew(folder):
     assert features[5]["prompt"] == features[5]["prompt"]
     assert torch.equal(features[5]["latents"], plain[5]["latents"])
     assert len({features[index]["prompt"] for index in range(16)}) > 4
+
+
+def test_cues_are_those_of_the_clip_however_it_is_told(folder):
+    clips = StageClips("train")
+    features, without = CachedFeatures(folder, clips), CachedFeatures(folder)
+    expected = {write_cues(*clips.scene(number)) for number in range(4)}
+    assert {features[index]["cues"] for index in range(4)} == expected
+    assert [features[index]["cues"] for index in range(4)] == [without[index]["cues"] for index in range(4)]
 
 
 def test_webdataset_reads_the_shards(folder):
