@@ -14,6 +14,9 @@
 Qwen/Qwen3-8B` adds a fresh planner around that language model, and fresh plan layers to the transformer, which leave its
 output unchanged until they are trained.
 
+The folder samples by Ovi's recipe: its schedulers, scales, negative prompts and the block that is left out of the negative pass,
+and prompts in the form that the file was trained with.
+
 Weights are read and written one shard at a time and keep their dtype, except that float8 becomes bfloat16, which holds the
 same values. Everything is checked before anything is written, and the folder appears when it is complete.
 """
@@ -35,7 +38,7 @@ from huggingface_hub import list_repo_files, snapshot_download
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config, UMT5Config, UMT5EncoderModel
 
 from baton_diffusers import BatonPipeline
-from baton_diffusers.guiders import PlanGuidance
+from baton_diffusers.guiders import presets
 from baton_diffusers.models import conversion
 from baton_diffusers.models.audio_16khz import MMAudioVAE16kHz, MMAudioVocoder16kHz
 from baton_diffusers.models.checkpoint_files import PublishedWeights, check_keys, new_folder, save_weights
@@ -43,11 +46,20 @@ from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
 from baton_diffusers.models.va_planner import VAPlannerModel
 
 
-# Default size of clips for Ovi's files: by the file's name, height, width and number of frames. Ovi rounds 720 to 704.
+# By the names of Ovi's files: the default size of clips, and the form of prompts. Ovi rounds 720 to 704.
 VARIANTS = {
-    "720x720_5s": (("model", "model_fp8_e4m3fn"), (704, 704, 121)),
-    "960x960_5s": (("model_960x960",), (704, 1280, 121)),
-    "960x960_10s": (("model_960x960_10s",), (704, 1280, 241)),
+    "720x720_5s": (
+        ("model", "model_fp8_e4m3fn"),
+        {"height": 704, "width": 704, "num_frames": 121, "prompt_form": "audcap"},
+    ),
+    "960x960_5s": (
+        ("model_960x960",),
+        {"height": 704, "width": 1280, "num_frames": 121, "prompt_form": "audio"},
+    ),
+    "960x960_10s": (
+        ("model_960x960_10s",),
+        {"height": 704, "width": 1280, "num_frames": 241, "prompt_form": "audio"},
+    ),
 }
 OTHERS = ("vae", "text_encoder", "audio_vae", "vocoder")
 
@@ -298,20 +310,31 @@ def convert(arguments: argparse.Namespace) -> Path:
     parts["audio_vae"] = audio_vae(arguments.audio_vae)
     parts["vocoder"] = vocoder(arguments.vocoder)
 
-    # 2. Tokenizer, and Ovi's recipe: UniPC with shift 5, guidance of 4 and 3
+    # 2. Tokenizer, and Ovi's recipe: UniPC with shift 5, guidance of 4 and 3, negative prompts
     small["tokenizer"] = tokenizer(arguments.tokenizer or arguments.text_encoder, "tokenizer")
     for name in ("scheduler", "audio_scheduler"):
         small[name] = UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0, num_train_timesteps=1000
         )
-    for name, scale in (("guider", 4.0), ("audio_guider", 3.0)):
-        small[name] = PlanGuidance(guidance_scale=scale)
+    for name, guider in presets()["ovi"].items():
+        small[name] = guider if arguments.skip_layers is None else guider.new(skip_layers=arguments.skip_layers)
+    num_layers = parts["transformer"].model.config.num_layers
+    lacking = [layer for layer in small["guider"].skip_layers if layer >= num_layers]
+    if lacking:
+        raise ValueError(
+            f"{arguments.transformer.name} has the blocks 0 to {num_layers - 1}, but the negative pass is to leave out {lacking}:"
+            " give --skip-layers, alone for none."
+        )
+    defaults = {
+        **VARIANTS[variant][1],
+        "negative_prompt": conversion.OVI_NEGATIVE_PROMPT,
+        "audio_negative_prompt": conversion.OVI_AUDIO_NEGATIVE_PROMPT,
+    }
 
     # 3. The pipeline, which refuses parts that do not fit one another
-    size = dict(zip(("height", "width", "num_frames"), VARIANTS[variant][1], strict=True))
-    pipe = BatonPipeline(**{name: part.model for name, part in parts.items()}, **small, **size)
+    pipe = BatonPipeline(**{name: part.model for name, part in parts.items()}, **small, **defaults)
     with new_folder(arguments.output, sum(part.num_bytes for part in parts.values())) as folder:
-        BatonPipeline(**dict.fromkeys(parts), **small, **size).save_pretrained(folder)
+        BatonPipeline(**dict.fromkeys(parts), **small, **defaults).save_pretrained(folder)
         for name, part in parts.items():
             part.save(folder / name)
         pipe.save_config(folder)
@@ -330,7 +353,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--vocoder", type=Path, metavar="FILE", help="MMAudio's best_netG.pt")
     parser.add_argument("--planner", metavar="REPO|DIR", help="Qwen3: adds a fresh planner around it, and plan layers")
     parser.add_argument(
-        "--variant", choices=VARIANTS, help="default size of clips; by default told by the file's name"
+        "--variant", choices=VARIANTS, help="size of clips and form of prompts; by default told by the file's name"
+    )
+    parser.add_argument(
+        "--skip-layers",
+        type=int,
+        nargs="*",
+        metavar="BLOCK",
+        help="blocks that the negative pass leaves out; by default Ovi's, which is 11",
     )
     parser.add_argument("--num-attention-heads", type=int, default=conversion.OVI_NUM_ATTENTION_HEADS)
     parser.add_argument("--audio-rope-scale", type=float, default=conversion.OVI_AUDIO_ROPE_SCALE)

@@ -9,7 +9,8 @@ from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
 from transformers import UMT5Config, UMT5EncoderModel
 
 from baton_diffusers import DualBranchTransformer
-from baton_diffusers.guiders import PlanGuidance
+from baton_diffusers.coordinates import num_audio_latents
+from baton_diffusers.guiders import PlanGuidance, check_guiders, presets
 from baton_diffusers.models import conversion
 from baton_diffusers.models.audio_16khz import MMAudioVAE16kHz, MMAudioVocoder16kHz
 from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
@@ -108,5 +109,18 @@ def test_ovis_recipe_is_the_default():
     schedulers = [UniPCMultistepScheduler.from_pretrained(CARD / name) for name in ("scheduler", "audio_scheduler")]
     check_schedulers(*schedulers, 50)
     assert all(scheduler.config.flow_shift == 5.0 for scheduler in schedulers)
-    scales = [PlanGuidance.from_pretrained(CARD / name).guidance_scale for name in ("guider", "audio_guider")]
-    assert scales == [4.0, 3.0]
+    guiders = [PlanGuidance.from_pretrained(CARD / name) for name in ("guider", "audio_guider")]
+    for guider, ovis in zip(guiders, presets()["ovi"].values(), strict=True):
+        assert {name: guider.config[name] for name in ovis.config if name[0] != "_"} == {
+            name: value for name, value in ovis.config.items() if name[0] != "_"
+        }
+    check_guiders(*guiders, num_layers=30)
+    assert index["negative_prompt"] == conversion.OVI_NEGATIVE_PROMPT
+    assert index["audio_negative_prompt"] == conversion.OVI_AUDIO_NEGATIVE_PROMPT
+    assert index["prompt_form"] == "audio"  # of the file for 10 s
+
+
+def test_clips_have_ovis_audio_latents(models):
+    config = models["transformer"].config
+    rate, coverage = config.audio_latent_rate, config.audio_latent_min_coverage
+    assert [num_audio_latents(frames / config.frame_rate, rate, coverage) for frames in (121, 241)] == [157, 314]

@@ -17,18 +17,17 @@ def presets() -> dict[str, dict[str, AnchorGuidance]]:
 
     - `"none"`: one pass.
     - `"text"`: plain classifier-free guidance of each modality, with Ovi's scales.
-    - `"ovi"`: the same with block 11 left out of the negative pass, as Ovi does; for a transformer of its size.
     - `"harmony"`: SyncCFG with Harmony's scales.
     - `"ccl"`: Unconditional Context Guidance. CCL's scales are not public: of the text they are Ovi's, of the context LTX-2's.
     - `"ltx2"`: text and modality guidance with LTX-2's scales and rescale.
     - `"mova"`: the nested form with the scale of MOVA's public code for the text; that of the context is ours.
+    - `"ovi"`: as `"text"`, with block 11 left out of the negative pass, as in Ovi's own code; for a transformer of its depth.
 
     The passes of a scheme are told by [`passes_of_steps`].
     """
     return {
         "none": _pair(PlanGuidance(1.0), PlanGuidance(1.0)),
         "text": _pair(PlanGuidance(4.0), PlanGuidance(3.0)),
-        "ovi": _pair(PlanGuidance(4.0, skip_layers=(11,)), PlanGuidance(3.0, skip_layers=(11,))),
         "harmony": _pair(SyncGuidance(3.0), SyncGuidance(2.0, modality="audio")),
         "ccl": _pair(ContextGuidance(3.0, guidance_scale=4.0), ContextGuidance(3.0, guidance_scale=3.0)),
         "ltx2": _pair(
@@ -36,6 +35,7 @@ def presets() -> dict[str, dict[str, AnchorGuidance]]:
             ContextGuidance(3.0, guidance_scale=7.0, guidance_rescale=0.7),
         ),
         "mova": _pair(DualGuidance(), DualGuidance()),
+        "ovi": _pair(PlanGuidance(4.0, skip_layers=(11,)), PlanGuidance(3.0, skip_layers=(11,))),
     }
 
 

@@ -8,7 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler, SchedulerMixin
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchLCMScheduler,
+    SchedulerMixin,
+    UniPCMultistepScheduler,
+)
 
 
 NUM_TRAIN_TIMESTEPS = 1000
@@ -28,6 +33,8 @@ def set_timesteps(
     All schedulers get the grid sigma_i = shift(1 - i / N) for i = 0 .. N - 1, as far as they can: N equal parts before the
     scheduler's own shift. diffusers' flow-matching Euler scheduler would end at the smallest sigma of training instead, a
     step in vain; so it is given the grid, as in the Flux and HunyuanVideo 1.5 pipelines. (The Heun scheduler takes none.)
+    UniPC, which cannot start at sigma 1, starts at 1 - 1/1000 and takes N equal parts from there, as Ovi's and Wan's own code
+    does; diffusers' would spread its grid to 1/1000 instead of to 0.
 
     Args:
         scheduler (`SchedulerMixin`): The scheduler of one modality.
@@ -40,6 +47,9 @@ def set_timesteps(
     """
     if isinstance(scheduler, (FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler)):
         sigmas = np.linspace(1.0, 0.0, num_inference_steps + 1)[:-1]
+        scheduler.set_timesteps(sigmas=sigmas, device=device)
+    elif isinstance(scheduler, UniPCMultistepScheduler) and scheduler.config.use_flow_sigmas:
+        sigmas = np.linspace(1.0 - 1.0 / NUM_TRAIN_TIMESTEPS, 0.0, num_inference_steps + 1)[:-1]
         scheduler.set_timesteps(sigmas=sigmas, device=device)
     else:
         scheduler.set_timesteps(num_inference_steps, device=device)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UniPCMultistepScheduler
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3Model
@@ -19,6 +20,7 @@ from transformers import Qwen3Model
 from baton_diffusers import BatonPipeline, DualBranchTransformer
 from baton_diffusers.models.audio_16khz import MMAudioVocoder16kHz
 from tests import published
+from tests.pipelines.calls import record
 from tests.tiny import tiny_tokenizer
 
 
@@ -161,6 +163,7 @@ def arguments(folder, output, **changes):
         "vocoder": folder / "best_netG.pt",
         "num-attention-heads": 2,
         "audio-rope-scale": 0.2,
+        "skip-layers": 1,
         "output": output,
     } | {name.replace("_", "-"): value for name, value in changes.items()}
     return [f"--{name}={value}" for name, value in values.items() if value is not None]
@@ -217,14 +220,102 @@ def test_ovis_recipe_is_the_default(converted):
     assert (pipe.config.height, pipe.config.width, pipe.config.num_frames) == (704, 1280, 121)
     assert pipe.config.num_inference_steps == 50 and pipe.config.max_sequence_length == 512
     assert (pipe.guider.guidance_scale, pipe.audio_guider.guidance_scale) == (4.0, 3.0)
+    assert pipe.guider.skip_layers == pipe.audio_guider.skip_layers == (1,)
+    assert {type(scheduler) for scheduler in (pipe.scheduler, pipe.audio_scheduler)} == {UniPCMultistepScheduler}
     assert pipe.scheduler.config.flow_shift == pipe.audio_scheduler.config.flow_shift == 5.0
+    assert pipe.config.negative_prompt == "jitter, bad hands, blur, distortion"
+    assert pipe.config.audio_negative_prompt == "robotic, muffled, echo, distorted"
+    assert pipe.config.prompt_form == "audio"
+    video, audio = pipe.prepare_latents(1, 32, 64, pipe.config.num_frames)
+    assert (video.shape[2], audio.shape[1]) == (31, 157)
+    assert pipe.prepare_latents(1, 32, 64, 241)[1].shape[1] == 314
 
 
-def test_default_sizes_can_be_made(script):
-    # Strides of 16 and patches of 2 in space, a stride of 4 in time; Ovi's 31 and 61 latent frames.
-    sizes = [size for _, size in script.VARIANTS.values()]
-    assert all(height % 32 == width % 32 == 0 for height, width, _ in sizes)
-    assert [1 + (num_frames - 1) // 4 for _, _, num_frames in sizes] == [31, 31, 61]
+def test_a_call_follows_ovis_recipe(converted):
+    """What reaches the transformer in a plain call: texts, the block that is left out, and the timesteps of Ovi's code."""
+    pipe = BatonPipeline.from_pretrained(converted)
+    pipe.set_progress_bar_config(disable=True)
+    calls = record(pipe.transformer)
+    clip = {"height": 32, "width": 32, "num_frames": 5, "num_inference_steps": 2, "output_type": "latent"}
+    pipe("a circle says <S>one two<E>", audio_prompt="a star", **clip)
+    assert [call["skip_layers"] for call in calls] == [(), (1,)] * 2
+    assert [call["timestep"].item() for call in calls] == [999, 999, 833, 833]
+    texts = (
+        "a circle says <S>one two<E> Audio: a star",
+        "jitter, bad hands, blur, distortion",
+        "robotic, muffled, echo, distorted",
+    )
+    prompt, negative, audio_negative = (pipe.encode_prompt(text)[0] for text in texts)
+    assert not torch.equal(negative, audio_negative)
+    for joint, weaker in (calls[:2], calls[2:]):
+        assert torch.equal(joint["encoder_hidden_states"], prompt) and joint["audio_encoder_hidden_states"] is None
+        assert torch.equal(weaker["encoder_hidden_states"], negative)
+        assert torch.equal(weaker["audio_encoder_hidden_states"], audio_negative)
+
+
+@pytest.fixture(scope="module")
+def deep(files, tmp_path_factory):
+    """A file with a block 11 to leave out."""
+    file = tmp_path_factory.mktemp("deep") / "model_960x960_10s.safetensors"
+    published.ovi_checkpoint(file, num_layers=12)
+    return file
+
+
+def test_the_card_of_full_size_has_the_recipe_that_is_written(script, files, deep, tmp_path):
+    changes = {"transformer": deep, "skip_layers": None, "planner": files[0] / "qwen3"}
+    run(script, *arguments(files[0], tmp_path / "out", **changes))
+    card = SCRIPT.parents[1] / "model_cards" / "baton-11b"
+    for name in ("guider", "audio_guider", "scheduler", "audio_scheduler"):
+        (file,) = (tmp_path / "out" / name).glob("*.json")
+        assert json.loads(file.read_text()) == json.loads((card / name / file.name).read_text())
+    ours, theirs = (json.loads((folder / "model_index.json").read_text()) for folder in (tmp_path / "out", card))
+    assert {key: value for key, value in ours.items() if not isinstance(value, list)} == {
+        key: value for key, value in theirs.items() if not isinstance(value, list)
+    }
+
+
+@pytest.mark.parametrize(
+    "stem, form, size, lengths",
+    [
+        ("model", "audcap", (704, 704, 121), (31, 157)),
+        ("model_fp8_e4m3fn", "audcap", (704, 704, 121), (31, 157)),
+        ("model_960x960", "audio", (704, 1280, 121), (31, 157)),
+        ("model_960x960_10s", "audio", (704, 1280, 241), (61, 314)),
+    ],
+)
+def test_what_a_files_name_tells(stem, form, size, lengths, script, files, converted, tmp_path):
+    """Sizes fit strides of 16 and patches of 2 in space; latents are as many as Ovi's own code has, for each of its files."""
+    folder, _, _ = files
+    shutil.copy(folder / "model_960x960.safetensors", tmp_path / f"{stem}.safetensors")
+    run(script, *arguments(folder, tmp_path / "out", transformer=tmp_path / f"{stem}.safetensors"))
+    pipe = BatonPipeline.from_pretrained(tmp_path / "out")
+    assert (pipe.config.height, pipe.config.width, pipe.config.num_frames) == size
+    assert pipe.config.prompt_form == form
+    video, audio = pipe.prepare_latents(1, *size)
+    assert video.shape[2:] == (lengths[0], size[0] // 16, size[1] // 16) and audio.shape[1] == lengths[1]
+    assert size[0] % 32 == size[1] % 32 == 0
+
+
+def test_another_of_ovis_files_in_a_folder_that_is_there(files, converted):
+    """`from_single_file` brings what belongs to the weights; what belongs to calls is given beside it."""
+    transformer = DualBranchTransformer.from_single_file(
+        files[0] / "model_960x960.safetensors", num_attention_heads=2, audio_rope_scale=0.2
+    )
+    pipe = BatonPipeline.from_pretrained(
+        converted, transformer=transformer, width=704, num_frames=241, prompt_form="audcap"
+    )
+    assert (pipe.config.height, pipe.config.width) == (704, 704)
+    assert pipe.prepare_latents(1, 32, 32, pipe.config.num_frames)[1].shape[1] == 314
+    assert pipe.format_prompt("a star", "a bell") == "a star <AUDCAP>a bell<ENDAUDCAP>"
+    assert pipe.guider.skip_layers == (1,) and pipe.config.audio_negative_prompt
+
+
+def test_the_block_that_is_left_out_must_be_there(script, files, tmp_path):
+    message = refused(script, *arguments(files[0], tmp_path / "out", skip_layers=None))
+    assert "model_960x960.safetensors has the blocks 0 to 1, but the negative pass is to leave out [11]" in message
+    assert "give --skip-layers" in message and not (tmp_path / "out").exists()
+    run(script, *arguments(files[0], tmp_path / "out", skip_layers=None), "--skip-layers")
+    assert BatonPipeline.from_pretrained(tmp_path / "out").guider.skip_layers == ()
 
 
 def test_the_pipeline_makes_a_clip(converted):

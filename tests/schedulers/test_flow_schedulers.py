@@ -86,6 +86,17 @@ def test_the_grid_is_the_shift_of_equal_parts(name, shift):
     torch.testing.assert_close(set_timesteps(ALL[name](shift), 10).float(), expected, rtol=0, atol=3.5)
 
 
+def test_unipc_takes_the_steps_of_ovis_own_code():
+    """50 equal parts from 0.999 to 0, then shift 5; its timesteps are cut to integers."""
+    scheduler = UniPCMultistepScheduler(flow_shift=5.0, **FLOW)
+    timesteps = set_timesteps(scheduler, 50)
+    sigma = 0.999 * (1 - torch.arange(51, dtype=torch.float64) / 50)
+    shifted = 5 * sigma / (1 + 4 * sigma)
+    torch.testing.assert_close(scheduler.sigmas, shifted.float(), rtol=0, atol=1e-6)
+    assert torch.equal(timesteps, (1000 * shifted[:-1]).long())
+    assert timesteps[[0, 1, 25, 49]].tolist() == [999, 995, 833, 92]  # those of the published code
+
+
 def test_heun_evaluates_the_model_twice_for_a_step():
     timesteps = set_timesteps(FlowMatchHeunDiscreteScheduler(), 10)
     assert len(timesteps) == 19 and torch.equal(timesteps[1::2], timesteps[2::2])
@@ -149,7 +160,7 @@ def test_different_numbers_of_evaluations_are_refused():
         (UniPCMultistepScheduler(), "`audio_scheduler`.*prediction_type='epsilon'.*Accepted"),
         (UniPCMultistepScheduler(use_flow_sigmas=True), "prediction_type='epsilon'"),
         (UniPCMultistepScheduler(prediction_type="flow_prediction"), r"sigma 157\.4"),
-        (UniPCMultistepScheduler(final_sigmas_type="sigma_min", **FLOW), r"to sigma 0\.1"),
+        (UniPCMultistepScheduler(final_sigmas_type="sigma_min", **FLOW), r"to sigma 0\.0999"),
         (UniPCMultistepScheduler(solver_type="bh1", **FLOW), "solver_type': 'bh1'.*nan"),
         (DEISMultistepScheduler(**FLOW), r"`DEISMultistepScheduler`.*to sigma 0\.09"),
         (DDIMScheduler(), "`DDIMScheduler`.*prediction_type='epsilon'"),
