@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from peft import LoraConfig
 
 from baton_diffusers import coordinates
+from baton_diffusers.models import attention_dual_branch
 from baton_diffusers.models.attention_dual_branch import FusionAttention, group_windows
 from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
 
@@ -170,6 +171,63 @@ def test_windows_fit_clips_of_every_length(transformer, audio_length, num_frames
     assert video.shape == inputs["hidden_states"].shape and audio.shape == inputs["audio_hidden_states"].shape
 
 
+def test_windows_are_made_once_for_a_clip(inputs, monkeypatch):
+    """By whatever model, in whatever mode; and anew for another length, form or reference."""
+    made = []
+    monkeypatch.setattr(
+        attention_dual_branch, "group_windows", lambda *args: made.append(args) or group_windows(*args)
+    )
+    attention_dual_branch.make_windows.cache_clear()
+    models = [tiny_transformer(**FULL), tiny_transformer(**FULL, plan_rope="none")]
+    with torch.inference_mode():
+        models[0](**inputs)
+    for model in models:
+        for _ in range(2):
+            run(model, inputs)
+    assert len(made) == 2  # one for each direction
+
+    longer = make_inputs((4, 5, 4, 4), (50, 6))
+    wider = make_inputs((4, 3, 4, 8))
+    reference = {**inputs, "reference_audio_hidden_states": torch.ones(BATCH_SIZE, 4, 6)}
+    others = [(FULL, longer), (FULL, wider), (FULL, reference), ({**FULL, "num_context_tokens": 2}, inputs)]
+    before = [run(tiny_transformer(**config), given) for config, given in others]
+    assert len(made) == 2 + 2 * len(others)
+    after = [run(tiny_transformer(**config), given) for config, given in others]
+    assert len(made) == 2 + 2 * len(others)
+    attention_dual_branch.make_windows.cache_clear()
+    for (config, given), found, again in zip(others, before, after, strict=True):
+        expected = run(tiny_transformer(**config), given)
+        assert_equal(found, expected)
+        assert_equal(again, expected)
+
+
+def test_windows_first_made_without_gradients_serve_training(inputs):
+    attention_dual_branch.make_windows.cache_clear()
+    model = tiny_transformer(num_layers=1, **FULL)
+    with torch.inference_mode():
+        model(**inputs)
+    output = model(**inputs)
+    (output.sample.square().mean() + output.audio_sample.square().mean()).backward()
+    assert model.blocks[0].attn2.to_k_fusion.weight.grad.any()
+
+
+def test_windows_are_made_for_each_device(inputs):
+    model = tiny_transformer(num_layers=1, **FULL)
+    expected = run(model, inputs)
+    away = {name: value.to("meta") for name, value in inputs.items()}
+    assert run(tiny_transformer(num_layers=1, **FULL).to("meta"), away)[0].device.type == "meta"
+    assert_equal(run(model, inputs), expected)
+
+
+@pytest.mark.gpu
+def test_windows_follow_the_model_to_its_device(inputs):
+    model = tiny_transformer(**FULL)
+    expected = run(model, inputs)
+    for device in ("cuda", "cpu", "cuda"):
+        moved = {name: value.to(device) for name, value in inputs.items()}
+        assert_close([velocity.cpu() for velocity in run(model.to(device), moved)], expected, atol=1e-3)
+
+
 def test_the_cost_of_windows_grows_with_the_clip_and_not_with_its_square(recorded):
     def pairs(num_frames, audio_length, **config):
         """Pairs of a query and a key between the modalities in one block."""
@@ -318,6 +376,21 @@ def test_a_block_compiles_without_a_graph_break(inputs):
     model.compile_repeated_blocks(fullgraph=True, backend="aot_eager")
     for route, wanted in zip(routes, expected, strict=True):
         assert_close(run(model, inputs, **route), wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [{}, FULL])
+def test_the_whole_model_compiles_without_a_graph_break_and_once(inputs, config):
+    """With a plan as well as without one; what is traced leaves nothing behind for the forwards that are not."""
+    model, plan = tiny_transformer(num_layers=2, **config), random_plan(BATCH_SIZE)
+    attention_dual_branch.make_windows.cache_clear()
+    for given in ({}, {"plan": plan}):
+        torch.compiler.reset()
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        found = run(compiled, inputs, **given)
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            assert_equal(run(compiled, inputs, **given), found)
+        assert_close(run(model, inputs, **given), found)
 
 
 # Refusals
