@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from diffusers.utils import logging
 
 from .. import coordinates
-from ..media import Clip, convert_frame_rate, read_audio, read_clip, read_image, read_video, resample
+from ..media import Clip, convert_frame_rate, read_audio, read_image, read_video, resample
 from .pipeline_output import BatonPipelineOutput
 
 
@@ -41,6 +41,7 @@ Mask = np.ndarray | torch.Tensor | Sequence[int] | Sequence[tuple[float, float]]
 Spans = tuple[tuple[float, float], ...]
 
 KEPT_SECONDS = 1.0
+MODALITIES = ("video", "audio")
 
 
 @dataclass(frozen=True)
@@ -117,12 +118,14 @@ class Given:
         audio ([`GivenAudio`], *optional*): sounds.
         duration (`float`, *optional*): seconds that the clips last, where what is given decides about it.
         reference_audio ([`GivenAudio`], *optional*): sounds whose style the clips are to have, with a time axis of their own.
+        only (`str`, *optional*): "video" or "audio" for clips of that modality alone.
     """
 
     video: GivenVideo | None = None
     audio: GivenAudio | None = None
     duration: float | None = None
     reference_audio: GivenAudio | None = None
+    only: str | None = None
 
     @property
     def keeps_video(self) -> bool:
@@ -201,6 +204,7 @@ def read_given(
     audio_mask: Mask | None = None,
     video_frame_rate: float | None = None,
     audio_sampling_rate: int | None = None,
+    only: str | None = None,
 ) -> Given:
     r"""
     Reads what is given of the clips, as `BatonPipeline.__call__` describes it.
@@ -210,12 +214,23 @@ def read_given(
         sampling_rate (`int`): the pipeline's samples per second.
         temporal_stride (`int`): pixel frames for each video latent frame.
         image, video, audio, reference_audio, continue_from, continue_seconds, video_mask, audio_mask, video_frame_rate,
-            audio_sampling_rate: the arguments of the call.
+            audio_sampling_rate, only: the arguments of the call.
 
     Raises:
         ValueError: if one of them cannot be read or used, or two of them contradict each other.
     """
+    if only is not None and only not in MODALITIES:
+        raise ValueError(f"`only` is {only!r}, but must be one of {MODALITIES}, or None for both.")
     given = {"image": image, "video": video, "audio": audio, "continue_from": continue_from}
+    foreign = {
+        "video": {"audio": audio, "reference_audio": reference_audio},
+        "audio": {"image": image, "video": video},
+    }
+    for name, value in foreign.get(only, {}).items():
+        if value is not None:
+            raise ValueError(
+                f"`{name}` was given with `only={only!r}`, but a clip of {only} alone does not read it: leave out one of them."
+            )
     for name, other in (
         ("image", "video"),
         ("image", "continue_from"),
@@ -241,10 +256,10 @@ def read_given(
     if reference_audio is not None:
         reference = _read_sound("reference_audio", reference_audio, audio_sampling_rate, sampling_rate)
     if continue_from is not None:
-        clips = _read_clips(continue_from, video_frame_rate, audio_sampling_rate)
+        clips = _read_clips(continue_from, video_frame_rate, audio_sampling_rate, only)
         seconds = KEPT_SECONDS if continue_seconds is None else continue_seconds
         continuation = _continuation(clips, seconds, frame_rate, sampling_rate, temporal_stride)
-        return replace(continuation, reference_audio=reference)
+        return replace(continuation, reference_audio=reference, only=only)
 
     given_video = given_audio = duration = None
     if image is not None:
@@ -258,11 +273,16 @@ def read_given(
         duration = given_video.duration
         if given_audio is not None and abs(duration - given_audio.duration) > 1 / given_video.frame_rate:
             raise ValueError(f"`video` lasts {given_video}, but `audio` {given_audio}: cut one of them to the other.")
-    given = Given(given_video, given_audio, duration, reference)
+    given = Given(given_video, given_audio, duration, reference, only)
     if given.keeps_video and given.keeps_audio:
         raise ValueError(
             "`video` and `audio` are both given whole, which leaves nothing to make: leave one of them out, or say with "
             "`video_mask` or `audio_mask` what is to be made anew."
+        )
+    if only is not None and (given.keeps_video or given.keeps_audio):
+        raise ValueError(
+            f"`{only}` is given whole and `only={only!r}`, which leaves nothing to make: leave out `only` for the other modality, "
+            f"or say with `{only}_mask` what is to be made anew."
         )
     return given
 
@@ -292,32 +312,39 @@ def _continuation(
     num_frames = coordinates.num_frames_nearest(seconds, frame_rate, temporal_stride)
     duration = coordinates.clip_duration(num_frames, frame_rate)
     num_samples = coordinates.num_samples(duration, sampling_rate)
+    new = ((duration, math.inf),)
     frames, waveforms = [], []
     for clip in clips:
-        sound = clip.waveform.shape[1] / clip.sampling_rate
-        if abs(sound - clip.duration) > 1 / clip.frame_rate:
+        if clip.frames is not None and clip.waveform is not None:
+            sound = clip.waveform.shape[1] / clip.sampling_rate
+            if abs(sound - clip.duration) > 1 / clip.frame_rate:
+                raise ValueError(
+                    f"`continue_from` has {clip.duration:.4f} seconds of picture and {sound:.4f} of sound: cut one of them to "
+                    "the other."
+                )
+        if clip.waveform is not None:
+            waveform = _at_sampling_rate(clip.waveform.mean(axis=0, keepdims=True), clip.sampling_rate, sampling_rate)
+            end = waveform.shape[1]
+        if clip.frames is not None:
+            picture = _at_frame_rate(clip.frames, clip.frame_rate, frame_rate)
+            frames.append(picture[-num_frames:])
+            end = coordinates.num_samples(coordinates.clip_duration(len(picture), frame_rate), sampling_rate)
+        if end < num_samples:
             raise ValueError(
-                f"`continue_from` has {clip.duration:.4f} seconds of picture and {sound:.4f} of sound: cut one of them to the "
-                "other."
+                f"`continue_from` lasts {end / sampling_rate:.4f} seconds, but {duration:.4f} of it are to stay: give a longer "
+                "clip or a smaller `continue_seconds`."
             )
-        picture = _at_frame_rate(clip.frames, clip.frame_rate, frame_rate)
-        if len(picture) < num_frames:
-            raise ValueError(
-                f"`continue_from` lasts {clip.duration:.4f} seconds, but {duration:.4f} of it are to stay: give a longer clip "
-                "or a smaller `continue_seconds`."
-            )
-        frames.append(picture[-num_frames:])
-        waveform = _at_sampling_rate(clip.waveform.mean(axis=0, keepdims=True), clip.sampling_rate, sampling_rate)
-        end = coordinates.num_samples(coordinates.clip_duration(len(picture), frame_rate), sampling_rate)
-        waveform = np.pad(waveform, ((0, 0), (0, max(end - waveform.shape[1], 0))))
-        waveforms.append(waveform[:, end - num_samples : end])
-    _warn_of_conversion("continue_from", clips[0].frame_rate, frame_rate, "frames per second")
-    _warn_of_conversion("continue_from", clips[0].sampling_rate, sampling_rate, "samples per second")
-    new = ((duration, math.inf),)
-    return Given(
-        GivenVideo(_stack("continue_from", frames), frame_rate, new),
-        GivenAudio(_stack("continue_from", waveforms), sampling_rate, new),
-    )
+        if clip.waveform is not None:
+            waveform = np.pad(waveform, ((0, 0), (0, max(end - waveform.shape[1], 0))))
+            waveforms.append(waveform[:, end - num_samples : end])
+    video = audio = None
+    if frames:
+        _warn_of_conversion("continue_from", clips[0].frame_rate, frame_rate, "frames per second")
+        video = GivenVideo(_stack("continue_from", frames), frame_rate, new)
+    if waveforms:
+        _warn_of_conversion("continue_from", clips[0].sampling_rate, sampling_rate, "samples per second")
+        audio = GivenAudio(_stack("continue_from", waveforms), sampling_rate, new)
+    return Given(video, audio)
 
 
 def _read_images(image: Any) -> list[np.ndarray]:
@@ -375,30 +402,46 @@ def _read_audios(audio: Any, sampling_rate: int, name: str = "audio") -> list[tu
     )
 
 
-def _read_clips(clip: Any, frame_rate: float, sampling_rate: int) -> list[Clip]:
-    if isinstance(clip, (str, Path)):
-        clip = read_clip(clip)
-        return [clip._replace(waveform=_check_waveform("continue_from", clip.waveform.clip(-1, 1)))]
-    if isinstance(clip, Clip):
-        (frames, _), (waveform, _) = _read_videos(clip.frames, 1)[0], _read_audios(clip.waveform, 1)[0]
-        return [clip._replace(frames=frames, waveform=waveform)]
-    if isinstance(clip, BatonPipelineOutput):
-        return [Clip(*clip.clip(i), clip.frame_rate, clip.sampling_rate) for i in range(len(clip.frames))]
-    if isinstance(clip, tuple) and len(clip) == 2:
-        videos, audios = _read_videos(clip[0], frame_rate), _read_audios(clip[1], sampling_rate)
-        if len(videos) != len(audios):
-            raise ValueError(f"`continue_from` holds {len(videos)} pictures and {len(audios)} sounds: give pairs.")
-        return [
-            Clip(frames, waveform, frame_rate, sampling_rate)
-            for (frames, frame_rate), (waveform, sampling_rate) in zip(videos, audios, strict=True)
-        ]
+def _read_clips(clip: Any, frame_rate: float, sampling_rate: int, only: str | None = None) -> list[Clip]:
+    """Clips with the modalities that are needed; one that is not is `None`, whether there is one or not."""
     if isinstance(clip, list) and clip:
-        return [part for one in clip for part in _read_clips(one, frame_rate, sampling_rate)]
-    raise _unreadable(
-        "continue_from",
-        clip,
-        "a file, a `BatonPipelineOutput`, a `media.Clip`, a pair (frames, audio), or a list with one for each prompt",
-    )
+        return [part for one in clip for part in _read_clips(one, frame_rate, sampling_rate, only)]
+    if isinstance(clip, (str, Path)):
+        pictures = sounds = clip
+    elif isinstance(clip, Clip):
+        pictures, sounds = clip.frames, clip.waveform
+        frame_rate, sampling_rate = clip.frame_rate, clip.sampling_rate
+    elif isinstance(clip, BatonPipelineOutput):
+        parts = [clip.clip(i) for i in range(clip.num_clips)]
+        pictures = None if clip.frames is None else [frames for frames, _ in parts]
+        sounds = None if clip.audio is None else [waveform for _, waveform in parts]
+        frame_rate, sampling_rate = clip.frame_rate, clip.sampling_rate
+    elif isinstance(clip, tuple) and len(clip) == 2:
+        pictures, sounds = clip
+    else:
+        raise _unreadable(
+            "continue_from",
+            clip,
+            "a file, a `BatonPipelineOutput`, a `media.Clip`, a pair (frames, audio), or a list with one for each prompt",
+        )
+    for modality, part in (("video", pictures), ("audio", sounds)):
+        if part is None and only in (None, modality):
+            other = "audio" if modality == "video" else "video"
+            raise ValueError(
+                f"`continue_from` has no {modality}: give a clip that has it, or call with `only={other!r}`."
+            )
+    if only == "video":
+        return [Clip(frames, None, rate, sampling_rate) for frames, rate in _read_videos(pictures, frame_rate)]
+    sounds = _read_audios(sounds, sampling_rate, "continue_from")
+    if only == "audio":
+        return [Clip(None, waveform, frame_rate, rate) for waveform, rate in sounds]
+    pictures = _read_videos(pictures, frame_rate)
+    if len(pictures) != len(sounds):
+        raise ValueError(f"`continue_from` holds {len(pictures)} pictures and {len(sounds)} sounds: give pairs.")
+    return [
+        Clip(frames, waveform, frame_rate, sampling_rate)
+        for (frames, frame_rate), (waveform, sampling_rate) in zip(pictures, sounds, strict=True)
+    ]
 
 
 def _unreadable(name: str, value: Any, accepted: str) -> ValueError:

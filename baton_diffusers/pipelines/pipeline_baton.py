@@ -11,6 +11,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKLWan, DiffusionPipeline, MMAudioVAE, MMAudioVocoder
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.guiders import BaseGuidance
@@ -23,7 +24,16 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from .. import coordinates
 from ..cues import parse_cues
-from ..guiders import GuidancePass, PlanGuidance, check_guiders, combine, guidance_passes, passes_of_steps
+from ..guiders import (
+    JOINT,
+    AnchorGuidance,
+    GuidancePass,
+    PlanGuidance,
+    check_guiders,
+    combine,
+    guidance_passes,
+    passes_of_steps,
+)
 from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder, read_plan
 from ..models.transformer_dual_branch import DualBranchTransformer
 from ..models.va_planner import VAPlannerModel, tokenize_cues, tokenize_prompts
@@ -289,7 +299,10 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             ValueError: naming the argument, its value and the remedy.
         """
         self._check_components()
-        check_guiders(self.guider, self.audio_guider, self.transformer.config.num_layers)
+        guiders = {"guider": self.guider, "audio_guider": self.audio_guider}
+        if given.only is not None:  # no other guider is asked
+            guiders["audio_guider" if given.only == "video" else "guider"] = PlanGuidance(guidance_scale=1.0)
+        check_guiders(**guiders, num_layers=self.transformer.config.num_layers)
         for name, value in (
             ("num_frames", num_frames),
             ("num_inference_steps", num_inference_steps),
@@ -390,6 +403,11 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                 f"the guiders leave out block {min(ends)}, at one of the transformer's ends, where the enabled cache of diffusers "
                 "compares and adds up: give them other `skip_layers`, or call `pipe.transformer.disable_cache()`."
             )
+        if given.only is not None and self.transformer.is_cache_enabled:
+            raise ValueError(
+                f"with `only={given.only!r}` one stream is not run, which the enabled cache of diffusers for whole blocks watches: "
+                "call `pipe.transformer.disable_cache()`."
+            )
         if use_cache and self.transformer.is_cache_enabled and any(p.keeps_video or p.keeps_audio for p in passes):
             raise ValueError(
                 "`use_cache` runs a clean stream once, which the enabled cache of diffusers for whole blocks would disturb: call "
@@ -403,6 +421,10 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                 f"each: give {num_clips}, or a single one."
             )
         for name, value, shape in (("latents", latents, video_shape), ("audio_latents", audio_latents, audio_shape)):
+            if value is not None and given.only == ("audio" if name == "latents" else "video"):
+                raise ValueError(
+                    f"`{name}` was given with `only={given.only!r}`, which has none: leave out one of them."
+                )
             if value is not None and tuple(value.shape) != shape:
                 raise ValueError(f"`{name}` has shape {tuple(value.shape)}, but this clip needs {shape}.")
 
@@ -535,42 +557,39 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         if prompt_embeds is None:
             prompt = [prompt] if isinstance(prompt, str) else prompt
             prompt_embeds, prompt_attention_mask = self._embed_texts(prompt, device)
-        if do_classifier_free_guidance and negative_prompt_embeds is None:
-            negative_prompt = self.config.negative_prompt if negative_prompt is None else negative_prompt
-            negative_prompt = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt
-            negative_prompt_embeds, negative_prompt_attention_mask = self._embed_texts(negative_prompt, device)
-        if audio_negative_prompt is None:
-            audio_negative_prompt = self.config.audio_negative_prompt
-        if do_classifier_free_guidance and audio_negative_prompt_embeds is None and audio_negative_prompt is not None:
-            texts = [audio_negative_prompt] if isinstance(audio_negative_prompt, str) else audio_negative_prompt
-            audio_negative_prompt_embeds, audio_negative_prompt_attention_mask = self._embed_texts(texts, device)
-
-        def finish(
-            embeds: torch.Tensor | None, mask: torch.Tensor | None
-        ) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
-            if embeds is None:
-                return None, None
-            if embeds.shape[0] != batch_size:  # one negative prompt for all
-                embeds, mask = embeds.expand(batch_size, -1, -1), mask.expand(batch_size, -1)
-            mask = mask.to(device)
-            embeds = embeds.to(device=device, dtype=dtype) * mask[..., None].to(dtype)
-            padding = self.config.max_sequence_length - embeds.shape[1]
-            embeds = torch.nn.functional.pad(embeds, (0, 0, 0, padding))
-            mask = torch.nn.functional.pad(mask, (0, padding))
-            return (
-                embeds.repeat_interleave(num_videos_per_prompt, dim=0),
-                mask.repeat_interleave(num_videos_per_prompt, dim=0),
-            )
-
-        prompt_embeds, prompt_attention_mask = finish(prompt_embeds, prompt_attention_mask)
+        prompt_embeds, prompt_attention_mask = self._pad_embeddings(
+            prompt_embeds, prompt_attention_mask, batch_size, num_videos_per_prompt, device, dtype
+        )
         if not do_classifier_free_guidance:
-            negative_prompt_embeds = audio_negative_prompt_embeds = None
-        negative_prompt_embeds, negative_prompt_attention_mask = finish(
-            negative_prompt_embeds, negative_prompt_attention_mask
-        )
-        audio_negative_prompt_embeds, audio_negative_prompt_attention_mask = finish(
-            audio_negative_prompt_embeds, audio_negative_prompt_attention_mask
-        )
+            negative_prompt_embeds = negative_prompt_attention_mask = None
+            audio_negative_prompt_embeds = audio_negative_prompt_attention_mask = None
+        else:
+            if negative_prompt_embeds is None:
+                negative_prompt = self.config.negative_prompt if negative_prompt is None else negative_prompt
+                negative_prompt = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt
+                negative_prompt_embeds, negative_prompt_attention_mask = self._embed_texts(negative_prompt, device)
+            negative_prompt_embeds, negative_prompt_attention_mask = self._pad_embeddings(
+                negative_prompt_embeds,
+                negative_prompt_attention_mask,
+                batch_size,
+                num_videos_per_prompt,
+                device,
+                dtype,
+            )
+            if audio_negative_prompt is None:
+                audio_negative_prompt = self.config.audio_negative_prompt
+            if audio_negative_prompt_embeds is None and audio_negative_prompt is not None:
+                texts = [audio_negative_prompt] if isinstance(audio_negative_prompt, str) else audio_negative_prompt
+                audio_negative_prompt_embeds, audio_negative_prompt_attention_mask = self._embed_texts(texts, device)
+            if audio_negative_prompt_embeds is not None:
+                audio_negative_prompt_embeds, audio_negative_prompt_attention_mask = self._pad_embeddings(
+                    audio_negative_prompt_embeds,
+                    audio_negative_prompt_attention_mask,
+                    batch_size,
+                    num_videos_per_prompt,
+                    device,
+                    dtype,
+                )
         return (
             prompt_embeds,
             prompt_attention_mask,
@@ -689,7 +708,8 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         r"""
         What is given of the clips as clean tokens, in float32.
 
-        A latent is known if all the frames or samples that it covers are. Nothing else of what is given is looked at.
+        A latent is known if all the frames or samples that it covers are. Nothing else of what is given is looked at. Of a
+        modality that the clips are without all latents are, which nobody reads.
 
         Args:
             given ([`Given`]): pictures and sounds; each one for all clips, or one for each prompt, repeated in a row.
@@ -721,6 +741,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             num_samples = length * self.audio_vae.latent_hop_length
             encoded = self.encode_audio(model_waveform(given.audio, num_samples, self.sampling_rate).to(device))
             audio_latents[:, :length] = encoded.repeat_interleave(num_clips // len(encoded), dim=0)
+        mask, audio_mask = self._settled_masks(given, num_frames)
         mask, audio_mask = mask.to(device)[None, None, :, None, None], audio_mask.to(device)[None, :, None]
         tokens_in_frame = math.prod(video_shape[3:]) // math.prod(self.transformer.config.patch_size[1:])
         return (
@@ -888,9 +909,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             waveform = self.vocoder(mel.to(self.vocoder.dtype), return_dict=False)[0].float().clamp(-1, 1)
             num_samples = coordinates.num_samples(duration, self.sampling_rate)
             # Latents may end a little before the clip (`audio_latent_min_coverage`): silence follows.
-            waveform = torch.nn.functional.pad(waveform, (0, max(num_samples - waveform.shape[-1], 0)))[
-                ..., :num_samples
-            ]
+            waveform = F.pad(waveform, (0, max(num_samples - waveform.shape[-1], 0)))[..., :num_samples]
             waveform = waveform if output_type == "pt" else waveform.cpu().numpy()
         return frames, waveform
 
@@ -960,6 +979,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         audio_mask: Mask | None = None,
         video_frame_rate: float | None = None,
         audio_sampling_rate: int | None = None,
+        only: str | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: torch.Tensor | None = None,
         audio_latents: torch.Tensor | None = None,
@@ -1026,6 +1046,9 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                 `continue_from`; by default the pipeline's. Files say their own.
             audio_sampling_rate (`int`, *optional*): samples per second of arrays and tensors in `audio` and `continue_from`; by
                 default the pipeline's. Files say their own.
+            only (`str`, *optional*): "video" or "audio" makes clips of that modality alone, without the work for the other, which
+                is `None` in the output. The one that is made reads context tokens in its place (CCL's routing, papers.md 2):
+                a checkpoint must have been trained so. Guidance by the other modality falls away.
             generator (`torch.Generator` or a list with one for each clip, *optional*): makes the noise repeatable. With a
                 list, a clip does not depend on the batch that it is made in.
             latents (`torch.Tensor` of shape `(num_clips, num_channels, num_latent_frames, latent_height, latent_width)`,
@@ -1082,6 +1105,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             audio_mask=audio_mask,
             video_frame_rate=video_frame_rate,
             audio_sampling_rate=audio_sampling_rate,
+            only=only,
         )
         if prompt is not None:
             prompt = self.format_prompt(prompt, audio_prompt)
@@ -1129,6 +1153,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         scheduler_kwargs = step_kwargs(self.scheduler, generator)
         audio_scheduler_kwargs = step_kwargs(self.audio_scheduler, generator)
         self._num_timesteps = len(timesteps)
+        self._warn_of_lost_guidance(only)
         passes = [p for step in self._passes_of_steps(len(timesteps), given, num_frames) for p in step]
 
         # 3. Text
@@ -1154,7 +1179,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                 cues = ""
             cues = self.prepare_cues(prompt, num_frames, num_clips, cues, cue_temperature, generator, device)
         plan = self.prepare_plan(prompt, num_frames, num_clips, plan, use_plan, cues, device)
-        has_plan = plan is not None
+        has_plan, has_other = plan is not None, only is None
 
         # 5. What is given, as clean latents; noise for the rest
         known, audio_known = self.prepare_conditions(given, num_clips, height, width, num_frames, device)
@@ -1170,11 +1195,13 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         # 6. Denoising loop
         dtype, clean = self.transformer.dtype, torch.zeros(num_clips, device=device)
         reference = None if reference is None else reference.to(dtype)
-        cache = self.transformer.make_cache(len({p.anchor for p in passes})) if use_cache else None
+        # Under a cache, a stream that is clean and read by nobody is not run: so is a modality that the clips are without.
+        cache = self.transformer.make_cache(len({p.anchor for p in passes})) if use_cache or not has_other else None
         # A modality that has arrived before the other one (`LeadFlowMatchScheduler`) is no clean stream: its velocity is asked for.
-        resting = ((timesteps == 0) | (audio_timesteps == 0)).tolist()
+        resting = (timesteps == 0) & (not known.all) | (audio_timesteps == 0) & (not audio_known.all)
+        resting = resting.tolist()
         # Without context tokens a branch is used to reading the other one; a clean one is no exception.
-        given_reads = not self.transformer.config.num_context_tokens
+        given_reads = has_other and not self.transformer.config.num_context_tokens
         with self.progress_bar(total=len(timesteps)) as progress_bar:
             for i, (t, audio_t) in enumerate(zip(timesteps, audio_timesteps, strict=True)):
                 if self.interrupt:
@@ -1187,7 +1214,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                         g.set_state(step=i, num_inference_steps=len(timesteps), timestep=timestep)
 
                 predictions, audio_predictions = {}, {}
-                for guidance_pass in guidance_passes(guider, audio_guider, has_plan):
+                for guidance_pass in guidance_passes(guider, audio_guider, has_plan, has_other):
                     anchor = guidance_pass.anchor
                     with self.transformer.cache_context(anchor.name):
                         velocity, audio_velocity = self.transformer(
@@ -1212,10 +1239,10 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                         audio_predictions[anchor] = audio_known.without_velocity(audio_velocity.float())
 
                 if guider is not None:
-                    velocity = combine(guider, predictions, has_plan)
+                    velocity = combine(guider, predictions, has_plan, has_other)
                     latents = known.keep(self.scheduler.step(velocity, t, latents, **scheduler_kwargs)[0])
                 if audio_guider is not None:
-                    velocity = combine(audio_guider, audio_predictions, has_plan)
+                    velocity = combine(audio_guider, audio_predictions, has_plan, has_other)
                     audio_latents = audio_known.keep(
                         self.audio_scheduler.step(velocity, audio_t, audio_latents, **audio_scheduler_kwargs)[0]
                     )
@@ -1238,6 +1265,8 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
 
         # 7. Frames and sound; what was given whole is returned as it is
         frame_rate, sampling_rate = self.frame_rate, self.sampling_rate
+        latents = None if only == "audio" else latents
+        audio_latents = None if only == "video" else audio_latents
         if output_type == "latent":
             frames, audio = latents, audio_latents
         else:
@@ -1273,6 +1302,24 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         mask = inputs.attention_mask.to(device)
         return self.text_encoder(inputs.input_ids.to(device), attention_mask=mask).last_hidden_state, mask
 
+    def _pad_embeddings(
+        self,
+        embeds: torch.Tensor,
+        mask: torch.Tensor,
+        batch_size: int,
+        num_videos_per_prompt: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings of full length for every clip, zero where the mask is, and their mask."""
+        if embeds.shape[0] != batch_size:  # one negative prompt for all
+            embeds, mask = embeds.expand(batch_size, -1, -1), mask.expand(batch_size, -1)
+        mask = mask.to(device)
+        embeds = embeds.to(device=device, dtype=dtype) * mask[..., None].to(dtype)
+        padding = self.config.max_sequence_length - embeds.shape[1]
+        embeds, mask = F.pad(embeds, (0, 0, 0, padding)), F.pad(mask, (0, padding))
+        return tuple(value.repeat_interleave(num_videos_per_prompt, dim=0) for value in (embeds, mask))
+
     @property
     def _size_multiples(self) -> tuple[int, int]:
         """What height and width in pixels are multiples of."""
@@ -1302,11 +1349,30 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             known_audio_latents(given.audio, duration, config.audio_latent_rate, config.audio_latent_min_coverage),
         )
 
-    def _passes_of_steps(self, num_steps: int, given: Given, num_frames: int) -> Iterator[tuple[GuidancePass, ...]]:
-        """The passes of each step; a modality that is given whole needs none."""
+    def _settled_masks(self, given: Given, num_frames: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which latents are not to be made, as `_known_masks`: known ones, and all of a modality that the clips are without."""
         mask, audio_mask = self._known_masks(given, num_frames)
-        guider = None if mask.all() else self.guider
-        return passes_of_steps(guider, None if audio_mask.all() else self.audio_guider, num_steps)
+        return mask | (given.only == "audio"), audio_mask | (given.only == "video")
+
+    def _passes_of_steps(self, num_steps: int, given: Given, num_frames: int) -> Iterator[tuple[GuidancePass, ...]]:
+        """The passes of each step; a modality that is given whole, or that the clips are without, needs none."""
+        mask, audio_mask = self._settled_masks(given, num_frames)
+        guider, audio_guider = None if mask.all() else self.guider, None if audio_mask.all() else self.audio_guider
+        return passes_of_steps(guider, audio_guider, num_steps, has_other=given.only is None)
+
+    def _warn_of_lost_guidance(self, only: str | None) -> None:
+        """Says that a guider can do nothing for clips of one modality."""
+        if only is None:
+            return
+        name = "guider" if only == "video" else "audio_guider"
+        guider = getattr(self, name)
+        anchors = guider.anchor_weights() if isinstance(guider, AnchorGuidance) else {}
+        anchors = [anchor for anchor, weight in anchors.items() if weight]
+        if anchors and all(anchor.resolve(has_other=False) == JOINT for anchor in anchors):
+            logger.warning(
+                f"`{name}` (`{type(guider).__name__}`) guides by the other modality alone, which a clip of {only} alone is without: "
+                "it is made without guidance. For guidance by the prompt, set the guider's `guidance_scale`."
+            )
 
     def _latent_shapes(
         self, num_clips: int, height: int, width: int, num_frames: int
@@ -1336,7 +1402,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                 f"`{'audio' if given.video is None else 'video'}` lasts {whole}, but `num_frames` {num_frames} at "
                 f"{self.frame_rate:g} per second last {duration:.4f}: leave `num_frames` out, or cut one to the other."
             )
-        mask, audio_mask = self._known_masks(given, num_frames)
+        mask, audio_mask = self._settled_masks(given, num_frames)
         if given.num_clips and mask.all() and audio_mask.all():
             raise ValueError(
                 f"what is given fills all {num_frames} frames of the clip, which leaves nothing to make: give more `num_frames`, "

@@ -10,7 +10,7 @@ import PIL.Image
 import torch
 from diffusers.utils import BaseOutput
 
-from ..media import write_clip
+from ..media import AUDIO_SUFFIXES, check_target, write_audio, write_clip
 from ..plan import SemanticPlan
 
 
@@ -23,10 +23,10 @@ class BatonPipelineOutput(BaseOutput):
         frames (`list[list[PIL.Image.Image]]`, `np.ndarray` or `torch.Tensor`):
             Frames of each clip: lists of images, an array of shape `(batch_size, num_frames, height, width, 3)` in [0, 1],
             or a tensor of shape `(batch_size, num_frames, 3, height, width)` in [0, 1]; with `output_type="latent"` the
-            video latents.
+            video latents. `None` for clips of sound alone.
         audio (`np.ndarray` or `torch.Tensor`):
             Waveforms of shape `(batch_size, num_channels, num_samples)` in [-1, 1]; with `output_type="latent"` the audio
-            latents.
+            latents. `None` for clips of picture alone.
         frame_rate (`float`):
             Frames per second.
         sampling_rate (`int`):
@@ -37,20 +37,25 @@ class BatonPipelineOutput(BaseOutput):
             When the planner had things happen, a cue sheet for each clip; `None` where it knows no timestamps.
     """
 
-    frames: list[list[PIL.Image.Image]] | np.ndarray | torch.Tensor
-    audio: np.ndarray | torch.Tensor
+    frames: list[list[PIL.Image.Image]] | np.ndarray | torch.Tensor | None
+    audio: np.ndarray | torch.Tensor | None
     frame_rate: float
     sampling_rate: int
     plan: SemanticPlan | None = None
     cues: list[str] | None = None
 
+    @property
+    def num_clips(self) -> int:
+        """How many clips there are."""
+        return len(self.audio if self.frames is None else self.frames)
+
     def save(self, path: str | Path, index: int = 0, scale: int = 1) -> Path:
         """
-        Write one clip to an mp4, see [`~media.write_clip`].
+        Write one clip to an mp4, see [`~media.write_clip`], or sound alone to a wav or flac file, see [`~media.write_audio`].
 
         Args:
             path (`str` or `Path`):
-                Where to; the name ends in `.mp4`.
+                Where to; the name ends in `.mp4`, or, for sound alone, in `.wav` or `.flac`.
             index (`int`, defaults to `0`):
                 Which clip of the batch.
             scale (`int`, defaults to `1`):
@@ -60,11 +65,15 @@ class BatonPipelineOutput(BaseOutput):
             `Path`: the path.
 
         Raises:
-            ValueError: there is no such clip, the output holds latents, or `write_clip` refuses.
+            ValueError: there is no such clip, the output holds latents, or the path or what is written does not fit.
         """
-        return write_clip(path, *self.clip(index), self.frame_rate, self.sampling_rate, scale)
+        frames, waveform = self.clip(index)
+        path = check_target(path, (".mp4",) if frames is not None else (".mp4", *AUDIO_SUFFIXES))
+        if path.suffix.lower() in AUDIO_SUFFIXES:
+            return write_audio(path, waveform, self.sampling_rate)
+        return write_clip(path, frames, waveform, self.frame_rate, self.sampling_rate, scale)
 
-    def clip(self, index: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def clip(self, index: int = 0) -> tuple[np.ndarray | None, np.ndarray | None]:
         """
         One clip as files and Stage's scorer take it.
 
@@ -74,22 +83,22 @@ class BatonPipelineOutput(BaseOutput):
 
         Returns:
             `tuple[np.ndarray, np.ndarray]`: frames, uint8 of shape `(num_frames, height, width, 3)`, and waveform, float32
-            of shape `(num_channels, num_samples)`.
+            of shape `(num_channels, num_samples)`; `None` for a modality that the clips are without.
 
         Raises:
             ValueError: there is no such clip, or the output holds latents.
         """
-        if not -len(self.frames) <= index < len(self.frames):
-            raise ValueError(f"index {index} of {len(self.frames)} clips: give one from 0 to {len(self.frames) - 1}")
+        if not -self.num_clips <= index < self.num_clips:
+            raise ValueError(f"index {index} of {self.num_clips} clips: give one from 0 to {self.num_clips - 1}")
         if self._holds_latents:
+            name, part = ("audio", self.audio) if self.frames is None else ("frames", self.frames)
             raise ValueError(
-                f"frames of shape {tuple(self.frames.shape)} are latents: generate with an `output_type` of 'pil', 'np' or "
-                "'pt'"
+                f"{name} of shape {tuple(part.shape)} are latents: generate with an `output_type` of 'pil', 'np' or 'pt'"
             )
-        frames, audio = self.frames[index], self.audio[index]
+        frames, audio = (None if part is None else part[index] for part in (self.frames, self.audio))
         if isinstance(frames, list):
             frames = np.stack([np.asarray(frame.convert("RGB")) for frame in frames])
-        else:
+        elif frames is not None:
             if isinstance(frames, torch.Tensor):
                 frames = frames.float().permute(0, 2, 3, 1).cpu().numpy()
             frames = (frames * 255).round().astype(np.uint8)
@@ -100,19 +109,21 @@ class BatonPipelineOutput(BaseOutput):
     @property
     def _holds_latents(self) -> bool:
         # Waveforms have one or two channels in the place where audio latents have their length.
-        return isinstance(self.frames, torch.Tensor) and (self.frames.shape[2] != 3 or self.audio.shape[1] > 2)
+        return (isinstance(self.frames, torch.Tensor) and self.frames.shape[2] != 3) or (
+            isinstance(self.audio, torch.Tensor) and self.audio.shape[1] > 2
+        )
 
     def _repr_html_(self) -> str | None:
         if self._holds_latents:
             return None  # the plain text says what they are
         players = []
         with tempfile.TemporaryDirectory(prefix="baton-") as folder:
-            for index in range(len(self.frames)):
-                frames, waveform = self.clip(index)
-                scale = max(1, 256 // frames.shape[2])
-                path = write_clip(
-                    Path(folder) / "clip.mp4", frames, waveform, self.frame_rate, self.sampling_rate, scale
-                )
-                data = base64.b64encode(path.read_bytes()).decode()
-                players.append(f'<video controls loop src="data:video/mp4;base64,{data}"></video>')
+            for index in range(self.num_clips):
+                if self.frames is None:
+                    kind, path, scale, element = "audio/wav", Path(folder) / "clip.wav", 1, "audio controls"
+                else:
+                    kind, path, element = "video/mp4", Path(folder) / "clip.mp4", "video controls loop"
+                    scale = max(1, 256 // self.clip(index)[0].shape[2])
+                data = base64.b64encode(self.save(path, index, scale).read_bytes()).decode()
+                players.append(f'<{element} src="data:{kind};base64,{data}"></{element.split()[0]}>')
         return "\n".join(players)

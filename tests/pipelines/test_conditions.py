@@ -333,6 +333,16 @@ def test_known_latents_lie_at_timestep_0_and_stay():
         ),
         ({"continue_from": (FRAMES, WAVEFORM[:3000])}, "1.1250 seconds of picture and 0.7500 of sound"),
         ({"continue_from": ([FRAMES, FRAMES], WAVEFORM)}, "2 pictures and 1 sounds"),
+        (
+            {"continue_from": (FRAMES, None)},
+            "`continue_from` has no audio: give a clip that has it, or .*`only='video'`",
+        ),
+        ({"continue_from": (FRAMES, None), "only": "audio"}, "`continue_from` has no audio"),
+        ({"continue_from": (None, WAVEFORM)}, "`continue_from` has no video: .*`only='audio'`"),
+        (
+            {"continue_from": (None, WAVEFORM[:2000]), "only": "audio"},
+            "`continue_from` lasts 0.5000 seconds, but 1.1250 of it are to stay",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_refused(given, message):

@@ -12,7 +12,7 @@ from diffusers.guiders import AdaptiveProjectedGuidance
 
 from baton_diffusers import BatonPipeline
 from baton_diffusers.guiders import ContextGuidance, PlanGuidance, SyncGuidance
-from baton_diffusers.media import Clip
+from baton_diffusers.media import Clip, write_clip
 from baton_diffusers.schedulers import lead_schedulers
 
 from ..tiny import (
@@ -24,6 +24,7 @@ from ..tiny import (
     SIZE,
     random_clip,
     random_plan,
+    tiny_cue_parts,
     tiny_pipeline,
     tiny_transformer,
 )
@@ -181,6 +182,119 @@ def test_a_sound_may_guide_a_picture_that_begins_with_an_image(pipe):
     output = make(pipe, image=FRAMES[0], audio=WAVEFORM)
     assert np.array_equal(output.audio[0, 0].numpy(), WAVEFORM)
     assert not torch.equal(output.frames, make(pipe, audio=WAVEFORM).frames)
+
+
+# One modality alone
+
+
+BRANCHES = {"video": ("attn1", "hidden_states"), "audio": ("audio_attn1", "audio_hidden_states")}
+
+
+@pytest.mark.parametrize("only, other", [("video", "audio"), ("audio", "video")])
+def test_one_modality_alone_takes_no_work_for_the_other(own_pipe, only, other):
+    block = own_pipe.transformer.blocks[0]
+    runs = {modality: record(getattr(block, BRANCHES[modality][0])) for modality in BRANCHES}
+    decodes = {"video": record(own_pipe.vae.decoder), "audio": record(own_pipe.vocoder)}
+    both = make(own_pipe)
+    assert all(map(len, (*runs.values(), *decodes.values())))
+    for calls in (*runs.values(), *decodes.values()):
+        calls.clear()
+    output = make(own_pipe, only=only)
+    assert runs[only] and decodes[only] and not runs[other] and not decodes[other]
+    made, left_out = (output.frames, output.audio) if only == "video" else (output.audio, output.frames)
+    assert left_out is None and made.shape == (both.frames if only == "video" else both.audio).shape
+    assert output.plan is not None and output.num_clips == 1
+    assert_one_same(make(own_pipe, only=only), output)
+    assert not torch.equal(made, make_part(own_pipe, only, seed=1))
+    latents = make(own_pipe, only=only, output_type="latent", return_dict=False)
+    assert [part is None for part in latents] == [only == "audio", only == "video"]
+
+
+def make_part(pipe, only, **kwargs):
+    output = make(pipe, only=only, **kwargs)
+    return output.frames if only == "video" else output.audio
+
+
+def assert_one_same(output, other, atol=0.0):
+    for part, expected in ((output.frames, other.frames), (output.audio, other.audio)):
+        assert (part is None) == (expected is None)
+        if part is not None:
+            torch.testing.assert_close(part, expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("num_context_tokens", [0, 2])
+@pytest.mark.parametrize("only", ["video", "audio"])
+def test_one_modality_alone_reads_context_tokens(only, num_context_tokens):
+    """One step without guidance is the velocity of the state that training knows as T2V or T2A, from the noise of both."""
+    guiders = {"guider": PlanGuidance(1.0), "audio_guider": PlanGuidance(1.0)}
+    pipe = tiny_pipeline(transformer=tiny_transformer(num_context_tokens=num_context_tokens), **guiders)
+    made = make_part(pipe, only, output_type="latent", num_inference_steps=1, use_plan=False)
+    noise, audio_noise = pipe.prepare_latents(1, SIZE, SIZE, NUM_FRAMES, seeds(0))
+    with torch.no_grad():
+        velocities = pipe.transformer(
+            noise,
+            audio_noise,
+            torch.full((1,), 1000.0),
+            pipe.encode_prompt(PROMPT)[0],
+            video_reads_audio=False,
+            audio_reads_video=False,
+            return_dict=False,
+        )
+    index = 0 if only == "video" else 1
+    torch.testing.assert_close(made, (noise, audio_noise)[index] - velocities[index], rtol=0, atol=1e-5)
+
+
+def test_guidance_by_the_other_modality_falls_away(own_pipe, caplog):
+    own_pipe.guider = SyncGuidance(3.0, guidance_scale=2.0)
+    own_pipe.audio_guider = PlanGuidance(2.0)
+    calls = record(own_pipe.transformer)
+    guided = make(own_pipe, only="video", num_inference_steps=2)
+    assert len(calls) == 4 and "without guidance" not in caplog.text
+    own_pipe.guider = PlanGuidance(2.0)
+    assert_one_same(make(own_pipe, only="video", num_inference_steps=2), guided)
+
+    own_pipe.guider, own_pipe.audio_guider = SyncGuidance(3.0), None  # which is not asked
+    calls.clear()
+    with caplog.at_level(logging.WARNING):
+        make(own_pipe, only="video", num_inference_steps=2)
+    assert len(calls) == 2
+    assert "`guider` (`SyncGuidance`) guides by the other modality alone, which a clip of video alone" in caplog.text
+
+
+def test_one_modality_alone_goes_on_from_what_is_given_of_it(pipe, tmp_path):
+    begun = make(pipe, only="video", image=FRAMES[0], output_type="latent").frames
+    torch.testing.assert_close(begun[:, :, :1], encoded_video(pipe, FRAMES)[:, :, :1], rtol=0, atol=1e-5)
+    kwargs = {"continue_seconds": 0.5, "output_type": "latent"}
+    picture = make(pipe, only="video", continue_from=(FRAMES, None), **kwargs)
+    assert torch.equal(picture.frames[:, :, :2], encoded_video(pipe, FRAMES[-KEPT:]))
+    write_clip(tmp_path / "silent.mp4", FRAMES, None, FRAME_RATE)
+    silent = make(pipe, only="video", continue_from=tmp_path / "silent.mp4", **kwargs)
+    assert (silent.frames[:, :, :2] - picture.frames[:, :, :2]).abs().mean() < 0.1
+    sound = make(pipe, only="audio", continue_from=Clip(FRAMES, WAVEFORM[None], FRAME_RATE, SAMPLING_RATE), **kwargs)
+    kept = 2500 // 128
+    assert torch.equal(sound.audio[:, :kept], encoded_audio(pipe, WAVEFORM[-2500:][: kept * 128]))
+    first = make(pipe, only="audio")
+    again = make(pipe, only="audio", continue_from=first, continue_seconds=0.5)
+    assert again.audio.shape == first.audio.shape and not torch.equal(again.audio, first.audio)
+    patched = make(pipe, only="audio", audio=WAVEFORM, audio_mask=[(0.5, 1.0)], reference_audio=OTHER_WAVEFORM)
+    assert patched.audio.shape == (1, 1, 4500) and patched.frames is None
+
+
+@pytest.mark.parametrize("lead", [0.5, -0.5])
+@pytest.mark.parametrize("only", ["video", "audio"])
+def test_a_lead_over_nothing_changes_no_work(only, lead):
+    pipe = tiny_pipeline(transformer=tiny_transformer(num_context_tokens=2), **lead_schedulers(lead))
+    block, other = pipe.transformer.blocks[0], "audio" if only == "video" else "video"
+    runs = record(getattr(block, BRANCHES[other][0]))
+    make(pipe, only=only, num_inference_steps=4)
+    # Where what is made rests at the end, its velocity is asked for all the same, without a cache.
+    rests = (lead > 0) == (only == "video")
+    assert bool(runs) == rests
+
+
+def test_a_planner_writes_cues_for_one_modality_alone():
+    pipe = quiet(tiny_pipeline(**tiny_cue_parts()))
+    assert make(pipe, only="video").cues == make(pipe, only="audio").cues == make(pipe).cues != [""]
 
 
 # Sizes
@@ -350,9 +464,28 @@ def test_a_cache_beside_one_of_diffusers_is_refused(own_pipe):
     )
 
 
+def test_one_modality_alone_beside_a_cache_of_diffusers_is_refused(own_pipe):
+    own_pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
+    forbid(own_pipe)
+    refused(own_pipe, "with `only='audio'` one stream is not run, .*`pipe.transformer.disable_cache", only="audio")
+
+
 @pytest.mark.parametrize(
     "given, message",
     [
+        ({"only": "both"}, r"`only` is 'both', but must be one of \('video', 'audio'\), or None for both"),
+        ({"only": "video", "audio": WAVEFORM}, "`audio` was given with `only='video'`, but a clip of video alone"),
+        ({"only": "video", "reference_audio": WAVEFORM}, "`reference_audio` was given with `only='video'`"),
+        ({"only": "audio", "image": FRAMES[0]}, "`image` was given with `only='audio'`"),
+        ({"only": "audio", "video": FRAMES}, "`video` was given with `only='audio'`"),
+        (
+            {"only": "video", "video": FRAMES},
+            "`video` is given whole and `only='video'`, which leaves nothing to make",
+        ),
+        ({"only": "audio", "audio": WAVEFORM}, "`audio` is given whole and `only='audio'`.* with `audio_mask` what"),
+        ({"only": "video", "continue_from": (FRAMES, WAVEFORM)}, "fills all 9 frames of the clip"),
+        ({"only": "audio", "latents": torch.zeros(1, *LATENTS)}, "`latents` was given with `only='audio'`"),
+        ({"only": "video", "audio_latents": torch.zeros(1, *AUDIO_LATENTS)}, "`audio_latents` was given with `only="),
         ({"video": FRAMES, "audio": WAVEFORM}, "both given whole, which leaves nothing to make"),
         (
             {"video": FRAMES, "num_frames": 5},

@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 import torch
 
-from baton_diffusers.media import read_clip
+from baton_diffusers.media import read_audio, read_clip, read_video
 from baton_diffusers.pipelines.pipeline_output import BatonPipelineOutput
 from baton_diffusers.plan import SemanticPlan
 
@@ -46,6 +46,41 @@ def test_every_output_type_is_the_same_clip(kind, tmp_path):
     assert clip.frames.shape == (9, 64, 64, 3) and clip.waveform.shape == (1, 9000)
     assert np.abs(clip.frames[:, ::2, ::2].astype(int) - frames).max() < 8
     assert (clip.frame_rate, clip.sampling_rate) == (FRAME_RATE, SAMPLING_RATE)
+
+
+@pytest.mark.parametrize("kind", ["np", "pt", "pil"])
+def test_a_picture_alone_is_an_mp4_without_sound(kind, tmp_path):
+    silent = output(kind)
+    silent.audio = None
+    frames, waveform = silent.clip(1)
+    assert waveform is None and np.array_equal(frames, output().clip(1)[0]) and silent.num_clips == 2
+    path = silent.save(tmp_path / "clip.mp4", index=1)
+    assert np.abs(read_video(path)[0].astype(int) - frames).max() < 8
+    with pytest.raises(ValueError, match="has no audio stream"):
+        read_audio(path)
+    with pytest.raises(ValueError, match="ends in '.wav': give a name that ends in .mp4"):
+        silent.save(tmp_path / "clip.wav")
+    assert silent._repr_html_().count("<video controls loop") == 2
+
+
+@pytest.mark.parametrize("kind", ["np", "pt"])
+def test_a_sound_alone_is_a_file_of_sound(kind, tmp_path):
+    dark = output(kind)
+    dark.frames = None
+    frames, waveform = dark.clip(1)
+    assert frames is None and np.array_equal(waveform, output().clip(1)[1]) and dark.num_clips == 2
+    for name in ("clip.wav", "clip.flac", "clip.mp4"):
+        heard, rate = read_audio(dark.save(tmp_path / name, index=1))
+        assert rate == SAMPLING_RATE and np.abs(heard - waveform).mean() < (0.01 if name == "clip.mp4" else 1e-6)
+    with pytest.raises(ValueError, match="has no video stream"):
+        read_video(tmp_path / "clip.mp4")
+    with pytest.raises(ValueError, match="ends in '.ogg'"):
+        dark.save(tmp_path / "clip.ogg")
+    html = dark._repr_html_()
+    assert html.count('<audio controls src="data:audio/wav;base64,') == html.count("</audio>") == 2
+    dark.audio = torch.zeros(1, 96, 16)
+    with pytest.raises(ValueError, match=r"audio of shape \(1, 96, 16\) are latents"):
+        dark.clip()
 
 
 def test_half_precision_is_saved():
