@@ -40,9 +40,20 @@ Guidance = Annotated[
 @app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="What is to be seen and heard.", metavar="PROMPT")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The mp4 to write.", metavar="FILE.mp4")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="The mp4 to write; with --only audio also a wav or flac file.", metavar="FILE.mp4"
+        ),
+    ],
     model: Model = None,
     seed: Seed = 0,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            help="Make the picture (video) or the sound (audio) alone.", show_default="both", metavar="MODALITY"
+        ),
+    ] = None,
     no_plan: Annotated[bool, typer.Option("--no-plan", help="Denoise from the prompt alone, without a plan.")] = False,
     plan: Annotated[
         Path | None, typer.Option(help="Follow this plan (`SemanticPlan.save`) instead of planning.", metavar="FILE")
@@ -91,11 +102,15 @@ def generate(
     ] = None,
 ) -> None:
     """Make a clip from a PROMPT, and from a picture, a film, a sound or a clip where one is given."""
-    from .media import check_target, convert_frame_rate, resample
+    from .media import AUDIO_SUFFIXES, check_target, convert_frame_rate, resample
 
-    check_target(output, (".mp4",))
+    if only not in (None, "video", "audio"):
+        raise ValueError(f"--only {only} is no modality: give video or audio, or leave it out for both")
+    check_target(output, (".mp4", *AUDIO_SUFFIXES) if only == "audio" else (".mp4",))
     if sheet is not None:
         check_target(sheet, (".png",))
+        if only is not None:
+            raise ValueError("--sheet draws picture and sound: leave it out with --only")
     if no_plan and plan is not None:
         raise ValueError("--no-plan and --plan exclude each other: give one of them")
     for file in (image, video, audio, reference_audio, continue_from):
@@ -123,6 +138,7 @@ def generate(
             reference_audio=reference_audio,
             continue_from=continue_from,
             continue_seconds=continue_seconds,
+            only=only,
             plan=loaded_plan,
             use_plan=not no_plan,
             cues=cues,
@@ -131,8 +147,11 @@ def generate(
         )
     path = result.save(output, scale=scale)
     frames, waveform = result.clip()
-    seconds = len(frames) / result.frame_rate
-    print(f"{path}: {len(frames)} frames, {seconds:.2f} s; generated in {measured}")
+    if frames is None:
+        length = f"{waveform.shape[1]} samples, {waveform.shape[1] / result.sampling_rate:.2f} s"
+    else:
+        length = f"{len(frames)} frames, {len(frames) / result.frame_rate:.2f} s"
+    print(f"{path}: {length}; generated in {measured}")
     if result.cues is not None and result.cues[0]:
         print(f"cues: {result.cues[0]}")
     if sheet is not None:

@@ -9,7 +9,7 @@ import pytest
 
 from baton_diffusers import cli
 from baton_diffusers.checkpoints import default_checkpoint
-from baton_diffusers.media import read_clip, write_clip
+from baton_diffusers.media import read_audio, read_clip, read_video, write_clip
 from baton_diffusers.stage import render_clip, sample_scene
 
 
@@ -68,6 +68,17 @@ def test_the_options_decide_about_the_clip(tmp_path, nano):
     assert not np.array_equal(first, frames("--seed", 1, "--guidance", "ccl"))
     alone = frames("--seed", 1, "--guidance", "none")
     assert np.array_equal(alone, frames("--seed", 1, "--guidance", "text", "--guidance-scale", 1))
+
+
+def test_one_modality_is_made_alone(tmp_path, capsys, nano):
+    assert run("generate", PROMPT, "-o", tmp_path / "film.mp4", "--steps", 1, "--only", "video") == 0
+    assert read_video(tmp_path / "film.mp4")[0].shape == (49, 64, 64, 3)
+    with pytest.raises(ValueError, match="has no audio stream"):
+        read_audio(tmp_path / "film.mp4")
+    assert run("generate", PROMPT, "-o", tmp_path / "sound.wav", "--steps", 1, "--only", "audio") == 0
+    assert read_audio(tmp_path / "sound.wav")[0].shape == (1, 49000)
+    printed = capsys.readouterr().out
+    assert "film.mp4: 49 frames, 3.06 s;" in printed and "sound.wav: 49000 samples, 3.06 s;" in printed
 
 
 def test_what_is_given_stays(tmp_path, nano):
@@ -160,6 +171,15 @@ def test_an_ablation_is_kept_and_goes_on(tmp_path, capsys, nano, monkeypatch):
         (["generate", PROMPT], "Missing option '--output'"),
         (["generate", PROMPT, "-o", "clip.gif"], "clip.gif ends in '.gif'"),
         (["generate", PROMPT, "-o", "no/folder/clip.mp4"], "no/folder is not a folder"),
+        (["generate", PROMPT, "-o", "clip.wav", "--only", "video"], "clip.wav ends in '.wav'"),
+        (
+            ["generate", PROMPT, "-o", "clip.mp4", "--only", "sound"],
+            "--only sound is no modality: give video or audio",
+        ),
+        (
+            ["generate", PROMPT, "-o", "c.mp4", "--only", "audio", "--sheet", "c.png"],
+            "--sheet draws picture and sound",
+        ),
         (["generate", PROMPT, "-o", "clip.mp4", "--sheet", "clip.mp4"], "clip.mp4 ends in '.mp4'"),
         (["generate", PROMPT, "-o", "clip.mp4", "--steps", "0"], "'--steps'"),
         (["generate", PROMPT, "-o", "clip.mp4", "--seed", "one"], "'--seed'"),
