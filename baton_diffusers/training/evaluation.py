@@ -119,8 +119,8 @@ def generated_clips(
             paper's; or "ground truth", those of the rendered scene.
 
     Raises:
-        ValueError: an unknown `direction`, `plan` or `cues`, cues for a planner that knows none, or a plan that the pipeline cannot make; a tier of one scene cannot be
-            shuffled.
+        ValueError: an unknown `direction`, `plan` or `cues`, cues for a planner that knows none, or a plan that the pipeline
+            cannot make; a tier of one scene cannot be shuffled.
     """
     check_direction(direction)
     if plan not in PLANS:
@@ -149,6 +149,8 @@ def generated_clips(
         generator = [torch.Generator().manual_seed(example.seed) for example in batch]
         sheets = {"none": [""] * len(batch), "ground truth": [write_cues(o.scene, o.seed) for o in others]}.get(cues)
         if plan == "planner" and not text:
+            if sheets is None and direction in ("a2v", "v2a", "continuation"):
+                sheets = [""] * len(batch)  # as in a call with the text: nothing is written against what is given
             given = pipe.prepare_plan(prompts, cues=pipe.prepare_cues(prompts, cues=sheets, generator=generator))
             sheets = None
         output = pipe(

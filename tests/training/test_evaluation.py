@@ -111,6 +111,15 @@ def test_a_given_modality_is_scored_as_it_is_with_what_is_made_for_it(nano, exam
         )
 
 
+def test_without_the_text_the_plan_alone_tells_what_to_make(nano, examples):
+    (clip,) = generated_clips(nano, examples, 1, text=False)(examples[-1:])
+    generator = torch.Generator().manual_seed(examples[-1].seed)
+    cues = nano.prepare_cues(examples[-1].prompt, generator=generator)
+    plan = nano.prepare_plan(examples[-1].prompt, cues=cues)
+    expected = nano("", plan=plan, generator=generator, num_inference_steps=1, output_type="np").clip()
+    assert all(np.array_equal(part, other) for part, other in zip(clip, expected, strict=True))
+
+
 def test_a_first_frame_or_second_is_given_and_goes_on(nano, examples):
     batch = examples[-2:]
     free, begun, continued = (
