@@ -334,7 +334,7 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         "shard": {"input": ContextParallelInput(split_dim=1)},
         "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
     }
-    _skip_layerwise_casting_patterns = ["patch_embedding", "condition_embedder", "plan_embedder", "norm"]
+    _skip_layerwise_casting_patterns = ["patch_embedding", "condition_embedder", "plan_embedder", "norm", "proj_out"]
     _keep_in_fp32_modules = [
         "time_embedder",
         "scale_shift_table",

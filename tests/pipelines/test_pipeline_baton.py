@@ -197,6 +197,22 @@ def test_embeddings_are_padded_with_zeros_and_repeated_in_a_row(pipe):
     assert pipe.encode_prompt(PROMPT, do_classifier_free_guidance=False)[2:] == (None,) * 4
 
 
+def test_a_pipeline_of_texts_alone_embeds_prompts(pipe):
+    """As where texts are embedded on one machine and clips are made on another."""
+    others = (
+        "transformer",
+        "vae",
+        "audio_vae",
+        "vocoder",
+        "planner",
+        "video_semantic_encoder",
+        "audio_semantic_encoder",
+    )
+    texts = tiny_pipeline(**dict.fromkeys(others), text_encoder=pipe.text_encoder)
+    for found, wanted in zip(texts.encode_prompt(PROMPT, "left"), pipe.encode_prompt(PROMPT, "left"), strict=True):
+        assert found is wanted is None or torch.equal(found, wanted)
+
+
 def test_embeddings_stand_for_their_prompts_bit_for_bit(pipe):
     prompts, negatives = [PROMPT, OTHER], ["left", ""]
     expected = make(pipe, prompts, negative_prompt=negatives)
