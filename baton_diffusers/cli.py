@@ -30,7 +30,7 @@ Seed = Annotated[int, typer.Option(help="The same seed gives the same clip.")]
 Guidance = Annotated[
     str | None,
     typer.Option(
-        help="A published scheme: none, text, harmony, ccl, ltx2 or mova.",
+        help="A published scheme: none, text, harmony, ccl, ltx2, mova or ovi.",
         show_default="the checkpoint's",
         metavar="NAME",
     ),
@@ -87,6 +87,19 @@ def generate(
     continue_seconds: Annotated[
         float | None, typer.Option(help="How much of the end of --continue-from stays.", show_default="1")
     ] = None,
+    audio_prompt: Annotated[
+        str | None, typer.Option(help="What is heard: ends the prompt in the form of the checkpoint.", metavar="TEXT")
+    ] = None,
+    negative_prompt: Annotated[
+        str | None,
+        typer.Option(help="What guidance leads away from.", show_default="the checkpoint's", metavar="TEXT"),
+    ] = None,
+    audio_negative_prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="The same for the sound.", show_default="the checkpoint's, or the picture's", metavar="TEXT"
+        ),
+    ] = None,
     steps: Steps = None,
     guidance: Guidance = None,
     guidance_scale: Annotated[
@@ -139,6 +152,9 @@ def generate(
             continue_from=continue_from,
             continue_seconds=continue_seconds,
             only=only,
+            audio_prompt=audio_prompt,
+            negative_prompt=negative_prompt,
+            audio_negative_prompt=audio_negative_prompt,
             plan=loaded_plan,
             use_plan=not no_plan,
             cues=cues,

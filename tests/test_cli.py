@@ -66,6 +66,8 @@ def test_the_options_decide_about_the_clip(tmp_path, nano):
     assert not np.array_equal(first, frames("--seed", 1, "--no-plan"))
     assert not np.array_equal(first, frames("--seed", 1, "--guidance-scale", 1))
     assert not np.array_equal(first, frames("--seed", 1, "--guidance", "ccl"))
+    assert not np.array_equal(first, frames("--seed", 1, "--negative-prompt", "A bell rings."))
+    assert not np.array_equal(first, frames("--seed", 1, "--audio-negative-prompt", "A bell rings."))
     alone = frames("--seed", 1, "--guidance", "none")
     assert np.array_equal(alone, frames("--seed", 1, "--guidance", "text", "--guidance-scale", 1))
 
@@ -79,6 +81,16 @@ def test_one_modality_is_made_alone(tmp_path, capsys, nano):
     assert read_audio(tmp_path / "sound.wav")[0].shape == (1, 49000)
     printed = capsys.readouterr().out
     assert "film.mp4: 49 frames, 3.06 s;" in printed and "sound.wav: 49000 samples, 3.06 s;" in printed
+
+
+def test_what_the_checkpoint_is_not_made_for_is_refused(tmp_path, nano, capsys):
+    for options, message in (
+        (("--audio-prompt", "rain"), "`audio_prompt` is 'rain', but this checkpoint has no form for it"),
+        (("--guidance", "ovi"), "`guider` leaves out the blocks [11] of the transformer, whose blocks are 0 to 4"),
+    ):
+        assert run("generate", PROMPT, "-o", tmp_path / "clip.mp4", *options) == 2
+        assert message in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
 
 
 def test_what_is_given_stays(tmp_path, nano):
