@@ -408,6 +408,15 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                 f"with `only={given.only!r}` one stream is not run, which the enabled cache of diffusers for whole blocks watches: "
                 "call `pipe.transformer.disable_cache()`."
             )
+        has_context = self.transformer.config.num_context_tokens > 0
+        if self.transformer.is_cache_enabled and any(
+            p.keeps_video and (p.anchor.static or has_context) for p in passes
+        ):
+            raise ValueError(
+                "the enabled cache of diffusers tells by the picture whether a step may be left out, and here the sound is made for a "
+                "picture (a given `video`, or the still one of `SyncGuidance`) that does not change: call "
+                "`pipe.transformer.disable_cache()`."
+            )
         if use_cache and self.transformer.is_cache_enabled and any(p.keeps_video or p.keeps_audio for p in passes):
             raise ValueError(
                 "`use_cache` runs a clean stream once, which the enabled cache of diffusers for whole blocks would disturb: call "
