@@ -27,6 +27,7 @@ class RandomFeatures:
         words = [tiny.WORDS[i] for i in torch.randint(len(tiny.WORDS), (6,), generator=generator).tolist()]
         return {
             "prompt": " ".join(words),
+            "cues": "",
             "latents": torch.randn(tiny.LATENTS, generator=generator),
             "audio_latents": torch.randn(tiny.AUDIO_LATENTS, generator=generator),
             "video_tokens": plan.video_tokens[0],
