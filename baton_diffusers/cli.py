@@ -390,6 +390,8 @@ def cache(
         found = open_clips(source, ClipFormat(buckets, frame_rate, audio_vae.config.sample_rate))
     if clips is None:
         clips = 8192 if source == "stage" else len(found)
+    config = folder / "transformer/config.json"
+    coverage = json.loads(config.read_text()).get("audio_latent_min_coverage", 0.0) if config.is_file() else 0.0
     if text:
         models["max_sequence_length"] = setting("model_index.json", "max_sequence_length", "a pipeline's folder")
     whole = cache_features(
@@ -399,6 +401,7 @@ def cache(
         **models,
         frame_rate=frame_rate,
         audio_latent_rate=audio_vae.config.sample_rate / audio_vae.latent_hop_length,
+        audio_latent_min_coverage=coverage,
         clips_per_shard=clips_per_shard,
         worker=worker,
         num_workers=num_workers,

@@ -227,7 +227,7 @@ def activations(
 
     duration = coordinates.clip_duration(num_frames, sizes.frame_rate)
     latent_frames = coordinates.num_latent_frames(num_frames, stride)
-    audio_length = coordinates.num_audio_latents(duration, sizes.audio_latent_rate)
+    audio_length = coordinates.num_audio_latents(duration, sizes.audio_latent_rate, sizes.audio_latent_min_coverage)
     text_length = config["max_sequence_length"]
     spatial = vae.config.scale_factor_spatial
     latents = torch.empty(1, sizes.in_channels, latent_frames, height // spatial, width // spatial, device="meta")

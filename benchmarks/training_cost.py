@@ -96,7 +96,9 @@ class Clip:
             self.height // space,
             self.width // space,
         )
-        length = coordinates.num_audio_latents(self.duration, transformer["audio_latent_rate"])
+        length = coordinates.num_audio_latents(
+            self.duration, transformer["audio_latent_rate"], transformer.get("audio_latent_min_coverage", 0.0)
+        )
         self.audio_latents = (length, transformer["audio_in_channels"])
         patch = transformer["patch_size"]
         self.video_tokens = self.latents[1] * (self.latents[2] // patch[1]) * (self.latents[3] // patch[2])

@@ -327,7 +327,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
     _supports_gradient_checkpointing = True
     _no_split_modules = ["Qwen3DecoderLayer", "DualAlignmentBlock"]
     _repeated_blocks = ["Qwen3DecoderLayer", "DualAlignmentBlock"]
-    _skip_layerwise_casting_patterns = ["embed_tokens", "rotary_emb", "norm"]
+    _skip_layerwise_casting_patterns = ["embed_tokens", "rotary_emb", "norm", "proj_out", "lm_head"]
 
     @register_to_config
     def __init__(

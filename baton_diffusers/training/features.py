@@ -63,6 +63,7 @@ def cache_features(
     worker: int = 0,
     num_workers: int = 1,
     verify: bool = False,
+    audio_latent_min_coverage: float = 0.0,
 ) -> bool:
     r"""
     Writes normalised latents and plan features of the first `num_clips` clips of a source into shards.
@@ -86,6 +87,7 @@ def cache_features(
         worker (`int`, defaults to 0): number of this worker: it writes every `num_workers`-th shard.
         num_workers (`int`, defaults to 1): workers that share the work.
         verify (`bool`, defaults to `False`): whether to read finished shards again and redo those whose checksum is wrong.
+        audio_latent_min_coverage (`float`, defaults to 0.0): the transformer's, which decides about a clip's last audio latent.
 
     Returns:
         `bool`: whether all shards are there, those of the other workers included.
@@ -116,6 +118,7 @@ def cache_features(
         "clips_per_shard": clips_per_shard,
         "frame_rate": frame_rate,
         "audio_latent_rate": audio_latent_rate,
+        "audio_latent_min_coverage": audio_latent_min_coverage,
         "max_sequence_length": None if text_encoder is None else max_sequence_length,
         "components": {name: _fingerprint(model) for name, model in components.items()},
     }
@@ -176,7 +179,11 @@ def _encode(
     std = torch.tensor(vae.config.latents_std, device=vae.device).view(1, -1, 1, 1, 1)
     latents = (encode_clip(vae, video.to(vae.dtype)).chunk(2, dim=1)[0].float() - mean) / std
     audio_latents = encode_audio_latents(
-        audio_vae, waveform.to(audio_vae.device, audio_vae.dtype), duration, recipe["audio_latent_rate"]
+        audio_vae,
+        waveform.to(audio_vae.device, audio_vae.dtype),
+        duration,
+        recipe["audio_latent_rate"],
+        recipe["audio_latent_min_coverage"],
     )
     heard = resample(waveform, sampling_rate, audio_encoder.sampling_rate)
     plan = read_plan(
@@ -267,11 +274,15 @@ def load_feature_models(folder: str | Path, device: torch.device, text: bool = F
 
 
 def encode_audio_latents(
-    audio_vae: MMAudioVAE, waveform: torch.Tensor, duration: float, audio_latent_rate: float
+    audio_vae: MMAudioVAE,
+    waveform: torch.Tensor,
+    duration: float,
+    audio_latent_rate: float,
+    min_coverage: float = 0.0,
 ) -> torch.Tensor:
     """Scaled latents `(batch_size, audio_length, channels)` of waveforms `(batch_size, num_samples)`, padded with silence
     to whole latents."""
-    length = coordinates.num_audio_latents(duration, audio_latent_rate)
+    length = coordinates.num_audio_latents(duration, audio_latent_rate, min_coverage)
     samples = length * audio_vae.latent_hop_length
     waveform = nn.functional.pad(waveform, (0, samples - waveform.shape[-1]))
     latents = audio_vae.encode(waveform).latent_dist.mode()

@@ -72,6 +72,14 @@ def test_stage_prompts_are_paraphrased_anew(folder):
     assert len({features[index]["prompt"] for index in range(16)}) > 4
 
 
+def test_audio_is_cut_where_the_transformers_latents_end():
+    _, audio_vae = stage_parts.codecs()
+    waveform = torch.randn(1, 49000, generator=torch.Generator().manual_seed(0))
+    whole, cut = (encode_audio_latents(audio_vae, waveform, 49 / 16, 31.25, share) for share in (0.0, 0.75))
+    assert whole.shape[1] == 96 and cut.shape[1] == 95  # of the last one 0.7 lies within the clip
+    torch.testing.assert_close(cut[:, :80], whole[:, :80], atol=1e-2, rtol=1e-2)
+
+
 def test_cues_are_those_of_the_clip_however_it_is_told(folder):
     clips = StageClips("train")
     features, without = CachedFeatures(folder, clips), CachedFeatures(folder)
