@@ -665,6 +665,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         plan: SemanticPlan | None = None,
         use_plan: bool = True,
         cues: list[str] | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         device: torch.device | None = None,
     ) -> SemanticPlan | None:
         r"""
@@ -676,8 +677,9 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             num_clips (`int`, *optional*): clips to be made; by default one for each plan. Every plan is repeated in a row.
             plan (`SemanticPlan`, *optional*): takes the place of the planner's; one for all prompts, or one for each.
             use_plan (`bool`, defaults to `True`): whether to plan at all.
-            cues (`list[str]`, *optional*): cue sheets, one for each clip, from `prepare_cues`. Without them, and for a planner
-                that writes none, the plan is the mean over what the prompt leaves open.
+            cues (`list[str]`, *optional*): cue sheets, one for each prompt or for each clip; by default those of `prepare_cues`.
+                With empty ones the plan is the mean over the times that the prompt leaves open.
+            generator (`torch.Generator` or a list with one for each prompt, *optional*): decides which cues are written.
             device (`torch.device`, *optional*): where the plan goes.
 
         Returns:
@@ -692,7 +694,8 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                 return None
             prompt, planner = [prompt] if isinstance(prompt, str) else prompt, self.planner.config
             if self.planner.writes_cues:
-                cues = [""] * len(prompt) if cues is None else cues
+                if cues is None:
+                    cues = self.prepare_cues(prompt, num_frames, generator=generator, device=device)
                 prompt = [text for text in prompt for _ in range(len(cues) // len(prompt))]
                 input_ids, attention_mask, _ = tokenize_cues(
                     self.planner_tokenizer, prompt, cues, planner.system_prompt, planner.timestamp_rate
@@ -1188,7 +1191,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             if cues is None and (mask[1:].any() or audio_mask.any()):
                 cues = ""
             cues = self.prepare_cues(prompt, num_frames, num_clips, cues, cue_temperature, generator, device)
-        plan = self.prepare_plan(prompt, num_frames, num_clips, plan, use_plan, cues, device)
+        plan = self.prepare_plan(prompt, num_frames, num_clips, plan, use_plan, cues, device=device)
         has_plan, has_other = plan is not None, only is None
 
         # 5. What is given, as clean latents; noise for the rest

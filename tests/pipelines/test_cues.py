@@ -24,6 +24,7 @@ def test_a_clip_follows_the_cues_that_its_planner_wrote(cue_pipe):
     plan = cue_pipe.prepare_plan(PROMPT, cues=[sheet])
     torch.testing.assert_close(plan.video_tokens, output.plan.video_tokens)
     assert_same(make(cue_pipe, plan=plan), output)
+    assert_same(make(cue_pipe, plan=cue_pipe.prepare_plan(PROMPT, generator=seeds(0))), output)
 
 
 def test_other_cues_make_another_clip_from_the_same_noise(cue_pipe):
