@@ -328,6 +328,16 @@ def timestamp_coordinates(times: torch.Tensor, positions_per_second: float) -> t
     return times[:, None] * positions_per_second
 
 
+def nearest_timestamp(time: float, timestamp_rate: float) -> float:
+    """The instant in seconds, of those at `timestamp_rate` per second from 0 on, that is nearest to `time`."""
+    return round(time * timestamp_rate) / timestamp_rate
+
+
+def num_timestamps_within(duration: float, timestamp_rate: float) -> int:
+    """Timestamps, at `timestamp_rate` per second from 0 on, that lie before the end of `duration` seconds."""
+    return math.ceil(duration * timestamp_rate - _SLACK)
+
+
 def rotary_axes_dims(attention_head_dim: int) -> tuple[int, int, int]:
     """Channels of one head that rotate with `t`, `y` and `x`: Wan's split `(d - 4 (d // 6), 2 (d // 6), 2 (d // 6))`."""
     spatial = 2 * (attention_head_dim // 6)

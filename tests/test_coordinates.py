@@ -275,3 +275,8 @@ def test_a_rotation_by_a_quarter_turn():
     rotated = coordinates.apply_rotary_embedding(states, (cos, sin))
     assert rotated.flatten().tolist() == [0.0, 1.0, 0.0, 1.0]
     assert coordinates.timestamp_coordinates(torch.tensor([0.5, 2.0]), 24.0).tolist() == [[12.0], [48.0]]
+
+
+def test_timestamps_lie_on_their_grid_and_before_the_end():
+    assert coordinates.nearest_timestamp(0.31, 16.0) == 0.3125 and coordinates.nearest_timestamp(0.0, 16.0) == 0.0
+    assert [coordinates.num_timestamps_within(duration, 16.0) for duration in (1 / 16, 0.1, 49 / 16)] == [1, 2, 49]

@@ -22,6 +22,8 @@ from ..coordinates import (
     apply_rotary_embedding,
     audio_plan_times,
     keyframe_times,
+    nearest_timestamp,
+    num_timestamps_within,
     patch_centres,
     rotary_embedding,
     timestamp_coordinates,
@@ -140,11 +142,10 @@ def tokenize_cues(
             f"`cues` has to be a list with one sheet for each of the {len(prompts)} prompts, got {cues!r}."
         )
     input_ids, attention_mask = tokenize_prompts(tokenizer, prompts, system_prompt)
-    answers = []
+    answers, known = [], tokenizer.get_added_vocab()
     for sheet in cues:
-        snapped = [Cue(round(cue.time * timestamp_rate) / timestamp_rate, cue.text) for cue in parse_cues(sheet)]
+        snapped = [Cue(nearest_timestamp(cue.time, timestamp_rate), cue.text) for cue in parse_cues(sheet)]
         answer = tokenizer(format_cues(snapped), add_special_tokens=False).input_ids
-        known = tokenizer.get_added_vocab()
         if unknown := [cue.time for cue in snapped if format_timestamp(cue.time) not in known]:
             raise ValueError(f"`cues` name the instant {unknown[0]} seconds, but the planner has no timestamp for it.")
         answers.append([*answer, tokenizer.eos_token_id])
@@ -433,12 +434,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 f"{tuple(attention_mask.shape)} must both have shape (batch_size, text_length)."
             )
         if duration is None and labels is not None:
-            hidden_states = self.language_model(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                position_ids=(attention_mask.cumsum(dim=1) - 1).clamp(min=0),
-                use_cache=False,
-            ).last_hidden_state
+            hidden_states = self._read(self.language_model.embed_tokens(input_ids), attention_mask)
             return None, self._cross_entropy(hidden_states, labels)
         if duration is None or not 0 < duration < math.inf:
             raise ValueError(f"`duration` is {duration} seconds, but must be positive.")
@@ -472,12 +468,8 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         video_embeds = self._placeholders(self.video_placeholder, video_times, batch_size)
         audio_embeds = self._placeholders(self.audio_placeholder, audio_times[:num_audio_tokens], batch_size)
         attention_mask = nn.functional.pad(attention_mask, (0, num_video_tokens + num_audio_tokens), value=1)
-        hidden_states = self.language_model(
-            inputs_embeds=torch.cat([text_embeds, video_embeds.to(text_embeds), audio_embeds.to(text_embeds)], dim=1),
-            attention_mask=attention_mask,
-            position_ids=(attention_mask.cumsum(dim=1) - 1).clamp(min=0),
-            use_cache=False,
-        ).last_hidden_state
+        inputs_embeds = torch.cat([text_embeds, video_embeds.to(text_embeds), audio_embeds.to(text_embeds)], dim=1)
+        hidden_states = self._read(inputs_embeds, attention_mask)
         text_hidden_states, hidden_states, audio_hidden_states = hidden_states.split(
             [text_length, num_video_tokens, num_audio_tokens], dim=1
         )
@@ -567,23 +559,17 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         ).to(device)
         end = self.language_model.config.eos_token_id
         first, number = config.first_timestamp_id, config.num_timestamps
-        last = min(number - 1, math.ceil(duration * config.timestamp_rate) - 1)  # timestamp within the clip
+        last = first + min(number, num_timestamps_within(duration, config.timestamp_rate)) - 1
         tokens = torch.arange(self.language_model.config.vocab_size, device=device)
         is_timestamp = (tokens >= first) & (tokens < first + number)
         earliest = torch.full((batch_size, 1), first, device=device)
 
-        cache, position_ids = DynamicCache(), (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
-        inputs_embeds, written = self.language_model.embed_tokens(input_ids), []
+        cache, written = DynamicCache(), []
+        inputs_embeds = self.language_model.embed_tokens(input_ids)
         finished = torch.zeros(batch_size, dtype=torch.bool, device=device)
         for step in range(max_new_tokens):
-            hidden_states = self.language_model(
-                inputs_embeds=inputs_embeds,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state[:, -1]
-            impossible = is_timestamp & ((tokens < earliest) | (tokens > first + last))
+            hidden_states = self._read(inputs_embeds, attention_mask, cache)[:, -1]
+            impossible = is_timestamp & ((tokens < earliest) | (tokens > last))
             if step == 0:
                 impossible = impossible | ~(is_timestamp | (tokens == end))
             logits = self._logits(hidden_states).masked_fill(impossible, -math.inf)
@@ -599,7 +585,6 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             earliest = torch.where(is_timestamp[token], token, earliest[:, 0])[:, None]
             inputs_embeds = self.language_model.embed_tokens(token)[:, None]
             attention_mask = nn.functional.pad(attention_mask, (0, 1), value=1)
-            position_ids = position_ids[:, -1:] + 1
 
         sheets = []
         for row in torch.stack(written, dim=1).tolist():
@@ -610,6 +595,19 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 row = row[: starts[-1]] if starts else []
             sheets.append(row)
         return sheets
+
+    def _read(
+        self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor, cache: DynamicCache | None = None
+    ) -> torch.Tensor:
+        """The language model's hidden states of its newest tokens; positions count what is no padding."""
+        position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
+        return self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state
 
     def _logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         tied = self.language_model.config.tie_word_embeddings
@@ -628,10 +626,12 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         if self.writes_cues:
             first, number = self.config.first_timestamp_id, self.config.num_timestamps
             timestamps = self.language_model.embed_tokens.weight[first : first + number]
-            place = (times.to(timestamps.device) * self.config.timestamp_rate).clamp(max=number - 1)
-            before = place.floor().long().clamp(max=number - 2)
+            place = (
+                timestamp_coordinates(times, self.config.timestamp_rate).clamp(max=number - 1).to(timestamps.device)
+            )
+            before = place.floor().long().clamp(max=number - 2)[:, 0]
             embeds = embeds + torch.lerp(
-                timestamps[before], timestamps[before + 1], (place - before)[:, None].to(embeds)
+                timestamps[before], timestamps[before + 1], (place - before[:, None]).to(embeds)
             )
         return embeds.expand(batch_size, -1, -1)
 

@@ -180,8 +180,8 @@ def reconstructed_clips(pipe: BatonPipeline) -> MakeClips:
         num_frames = video.shape[2]
         latents = pipe.encode_video(video)
         duration = coordinates.clip_duration(num_frames, pipe.frame_rate)
-        rate = pipe.transformer.config.audio_latent_rate
-        audio_latents = encode_audio_latents(pipe.audio_vae, waveform, duration, rate)
+        grid = pipe.transformer.config.audio_latent_rate, pipe.transformer.config.audio_latent_min_coverage
+        audio_latents = encode_audio_latents(pipe.audio_vae, waveform, duration, *grid)
         frames, audio = pipe.decode_latents(latents, audio_latents, num_frames, output_type="np")
         return list(zip((frames * 255).round().astype(np.uint8), audio, strict=True))
 
