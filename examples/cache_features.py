@@ -18,12 +18,16 @@ if __name__ == "__main__":
     parser.add_argument("--output", type=Path, default=Path("runs/features"))
     parser.add_argument("--clips", type=int, default=8192)
     parser.add_argument("--seed", type=int, default=0, help="of the Stage stream")
+    parser.add_argument(
+        "--verb-shares", nargs="*", default=[], metavar="VERB=SHARE", help="shares of clips that have an action, as hit=0.3"
+    )
     parser.add_argument("--frame-rate", type=float, default=16.0)
     parser.add_argument("--audio-latent-rate", type=float, default=31.25)
     arguments = parser.parse_args()
+    verb_shares = {verb: float(share) for verb, share in (text.split("=") for text in arguments.verb_shares)}
     cache_features(
         arguments.output,
-        StageClips("train", seed=arguments.seed),
+        StageClips("train", arguments.seed, verb_shares=verb_shares),
         arguments.clips,
         **load_feature_models(arguments.parts, torch.device("cpu")),
         frame_rate=arguments.frame_rate,

@@ -50,6 +50,7 @@ class VideoConfig:
     export: str  # folder of the trained autoencoder
     objective: VideoCodecConfig = field(default_factory=VideoCodecConfig)
     tier_weights: dict[str, float] | None = None
+    verb_shares: dict[str, float] | None = None
     initial: str | None = None  # folder of an autoencoder to start from
 
 
@@ -70,7 +71,7 @@ def train_audio(config: AudioConfig, export_only: bool) -> None:
 
 
 def train_video(config: VideoConfig, export_only: bool) -> None:
-    clips = StageClips("train", config.trainer.seed, config.tier_weights, foreground=True)
+    clips = StageClips("train", config.trainer.seed, config.tier_weights, True, config.verb_shares)
     torch.manual_seed(config.trainer.seed)
     if config.initial is None:
         vae = build_video_vae(config.objective.latent_noise, **config.model)

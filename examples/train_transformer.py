@@ -55,7 +55,7 @@ def main(path: str, overrides: list[str]) -> None:
     config = load_config(path, TransformerTraining, overrides)
     torch.manual_seed(config.trainer.seed)
     module = build_transformer(config)
-    clips = None if config.data_seed is None else StageClips("train", seed=config.data_seed)
+    clips = None if config.data_seed is None else StageClips("train", config.data_seed, verb_shares=config.verb_shares)
     features = CachedFeatures(
         config.features, clips, config.trainer.seed, config.trainer.batch_size, include_flagged=config.uses_flagged
     )

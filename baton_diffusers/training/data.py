@@ -8,7 +8,7 @@ import torch
 
 from ..stage import Clip, Scene, render_clip, sample_scene, write_cues, write_prompt
 from ..stage.render import background
-from ..stage.scene import TIERS
+from ..stage.scene import EVENTS, TIERS
 
 
 FOREGROUND_THRESHOLD = 2.0  # of 255: what differs from the empty stage by more belongs to an actor
@@ -23,13 +23,16 @@ class StageClips:
         seed: Streams of different seeds have different clips.
         tier_weights: How often each tier is drawn, in any scale; default: all tiers equally often.
         foreground: Whether a sample also has the mask of its actors.
+        verb_shares: Shares of the clips in which, for each of these verbs, somebody does it, for what is rare and hard: scenes
+            are drawn until one has it. The other clips are drawn as ever, and may have it too.
 
     `clips[index]` is a dictionary: `index`; `prompt` and `cues`, strings; `frames`, uint8 `(num_frames, height, width, 3)`;
     `waveform`, float32 `(num_samples,)` in [-1, 1]; and, if asked for, `foreground`, bool `(num_frames, height, width)`.
     PyTorch's default collation makes batches of them.
 
     Raises:
-        ValueError: If `tier_weights` has an unknown tier, a negative weight, or no positive one.
+        ValueError: If `tier_weights` has an unknown tier, a negative weight, or no positive one; or `verb_shares` an unknown
+            verb, or shares that are negative or sum to more than 1.
     """
 
     def __init__(
@@ -38,15 +41,22 @@ class StageClips:
         seed: int = 0,
         tier_weights: Mapping[str, float] | None = None,
         foreground: bool = False,
+        verb_shares: Mapping[str, float] | None = None,
     ):
         weights = dict.fromkeys(TIERS, 1.0) if tier_weights is None else dict(tier_weights)
         if unknown := set(weights) - set(TIERS):
             raise ValueError(f"`tier_weights` has {sorted(unknown)}; the tiers are {', '.join(TIERS)}.")
         if min(weights.values(), default=0) < 0 or sum(weights.values()) <= 0:
             raise ValueError(f"`tier_weights` must be non-negative with at least one positive, got {weights}.")
+        shares = dict(verb_shares or {})
+        if unknown := set(shares) - set(EVENTS):
+            raise ValueError(f"`verb_shares` has {sorted(unknown)}; the verbs are {', '.join(EVENTS)}.")
+        if min(shares.values(), default=0) < 0 or sum(shares.values()) > 1:
+            raise ValueError(f"`verb_shares` must be non-negative with a sum of at most 1, got {shares}.")
         self.split = split
         self.seed = seed
         self.tier_weights = weights
+        self.verb_shares = shares
         self.foreground = foreground
         self._tiers = list(weights)
         self._shares = np.array(list(weights.values())) / sum(weights.values())
@@ -56,7 +66,15 @@ class StageClips:
         rng = np.random.default_rng((self.seed, index))
         tier = self._tiers[rng.choice(len(self._tiers), p=self._shares)]
         render_seed = int(rng.integers(2**31))
-        return sample_scene(render_seed, tier=tier, split=self.split), render_seed
+        verb = None
+        if self.verb_shares:
+            shares = [*self.verb_shares.values()]
+            verb = rng.choice([*self.verb_shares, None], p=[*shares, 1 - sum(shares)])
+        while True:
+            scene = sample_scene(render_seed, tier=tier, split=self.split)
+            if verb is None or any(action.verb == verb for action in scene.script):
+                return scene, render_seed
+            render_seed = int(rng.integers(2**31))
 
     def prompt(self, index: int) -> str:
         """The prompt of an index."""

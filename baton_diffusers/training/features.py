@@ -300,7 +300,8 @@ def resample(waveform: torch.Tensor, sampling_rate: int, target_rate: int) -> to
 
 def _describe_source(clips: StageClips | ClipFolder | ClipShards) -> dict[str, Any]:
     if isinstance(clips, StageClips):
-        return {"stage": clips.split, "seed": clips.seed, "tier_weights": clips.tier_weights}
+        source = {"stage": clips.split, "seed": clips.seed, "tier_weights": clips.tier_weights}
+        return source | ({"verb_shares": clips.verb_shares} if clips.verb_shares else {})
     form = clips.clip_format
     return {
         "clips": len(clips),

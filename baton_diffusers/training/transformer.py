@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,10 @@ class TransformerTraining:
         initial: Folder with a `transformer` and a `text_encoder` to start from: stage 2's export for stage 3, or a whole
             pipeline to train on. They have to be of the configuration given here, but for `new_layers`.
         new_layers: Parts of names of parameters that `initial` may lack, which then start as in a fresh model.
-        new_layers_learning_rate: Learning rate of the parameters that `new_layers` names; None trains them at the rate of
+        fresh_layers: Parts of names of parameters that start as in a fresh model although `initial` has them, and that the
+            configuration may lack: `("fusion", "context_tokens")` learns anew how the modalities read each other, on towers
+            that know either, as the arms of an ablation do.
+        new_layers_learning_rate: Learning rate of the parameters that these two name; None trains them at the rate of
             the rest. CCL takes ten times the rate of the pretrained layers (papers.md, section 2).
         task_weights: How often a sample is drawn for each of [`TASKS`], relative to the others. "joint" alone is the plain
             training; "t2v", "t2a", "a2v" and "v2a" beside it are CCL's task mix (papers.md, section 2); "mute" and "static"
@@ -110,6 +114,7 @@ class TransformerTraining:
         audio_weight: Weight of the audio loss beside the video's.
         data_seed: Seed of the Stage stream that the features were made from, whose prompts are paraphrased anew each time;
             None takes the prompts of the cache, as for clips of one's own.
+        verb_shares: Those of that stream, see [`StageClips`].
         validation: Clips that are made every `trainer.validate_every` steps, see [`ValidationConfig`]; None for none.
     """
 
@@ -124,6 +129,7 @@ class TransformerTraining:
     planner_tokenizer: str | None = None
     initial: str | None = None
     new_layers: tuple[str, ...] = ("context_tokens",)
+    fresh_layers: tuple[str, ...] = ()
     new_layers_learning_rate: float | None = None
     task_weights: dict[str, float] = field(default_factory=lambda: {"joint": 1.0})
     synergy_weights: dict[str, float] = field(default_factory=dict)
@@ -141,6 +147,7 @@ class TransformerTraining:
     noise_bins: int = 0
     audio_weight: float = 1.0
     data_seed: int | None = 0
+    verb_shares: dict[str, float] = field(default_factory=dict)
     validation: ValidationConfig | None = None
 
     def __post_init__(self):
@@ -159,7 +166,7 @@ class TransformerTraining:
             raise ValueError(
                 "`text_dropout`, `plan_dropout` and `joint_dropout` exclude one another: their sum exceeds 1."
             )
-        self.new_layers = tuple(self.new_layers)
+        self.new_layers, self.fresh_layers = tuple(self.new_layers), tuple(self.fresh_layers)
         if self.new_layers_learning_rate is not None and not self.new_layers_learning_rate > 0:
             raise ValueError(f"`new_layers_learning_rate` must be positive, got {self.new_layers_learning_rate}.")
         for name in ("task_weights", "synergy_weights"):
@@ -284,7 +291,8 @@ def build_transformer(config: TransformerTraining) -> TransformerWithText:
 
     Raises:
         ValueError: if `config.initial` holds models of another configuration: with a parameter of another shape, with one
-            that the configuration does not know, or without one that `config.new_layers` does not name.
+            that the configuration does not know, or without one that `config.new_layers` does not name. Or if
+            `config.fresh_layers` holds a name that no parameter of `config.initial` has.
     """
     transformer = DualBranchTransformer(**config.transformer)
     text_encoder = None if config.text_encoder is None else UMT5EncoderModel(UMT5Config(**config.text_encoder))
@@ -299,10 +307,13 @@ def build_transformer(config: TransformerTraining) -> TransformerWithText:
                 with torch.no_grad():
                     parameter[:, [2, 5]] = 1.0  # gates of self-attention and feed-forward
     if config.initial is not None:
+        names = []
         for model, name in ((transformer, "transformer"), (text_encoder, "text_encoder")):
             if model is None:
                 continue
             weights = type(model).from_pretrained(Path(config.initial) / name, dtype=torch.float32).state_dict()
+            names += weights
+            weights = {key: value for key, value in weights.items() if not _names(config.fresh_layers, key)}
             fresh = {key: value for key, value in model.state_dict().items() if _is_new(key, config)}
             weights = {**fresh, **weights}
             shapes, expected = ({key: value.shape for key, value in d.items()} for d in (weights, model.state_dict()))
@@ -313,11 +324,18 @@ def build_transformer(config: TransformerTraining) -> TransformerWithText:
                     f"{expected.get(key)}: start from models of the same configuration."
                 )
             model.load_state_dict(weights)
+        for part in config.fresh_layers:
+            if not any(part in name for name in names):
+                raise ValueError(f"`fresh_layers` names {part!r}, but no parameter of {config.initial} has it in its name.")
     return TransformerWithText(transformer, text_encoder)
 
 
+def _names(parts: Iterable[str], name: str) -> bool:
+    return any(part in name for part in parts)
+
+
 def _is_new(name: str, config: TransformerTraining) -> bool:
-    return any(part in name for part in config.new_layers)
+    return _names((*config.new_layers, *config.fresh_layers), name)
 
 
 def parameter_groups(module: TransformerWithText, config: TransformerTraining) -> list[dict[str, Any]] | None:

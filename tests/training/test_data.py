@@ -38,6 +38,22 @@ def test_wrong_tier_weights_are_refused(weights):
         StageClips(tier_weights=weights)
 
 
+def test_a_rare_action_comes_as_often_as_asked():
+    clips = StageClips(verb_shares={"hit": 0.5, "ring": 0.5})
+    scenes = [clips.scene(index)[0] for index in range(100)]
+    verbs = [{action.verb for action in scene.script} for scene in scenes]
+    assert all(done & {"hit", "ring"} for done in verbs)
+    assert sum("hit" in done for done in verbs) >= 40 and sum("ring" in done for done in verbs) >= 40
+    assert {scene.split for scene in scenes} == {"train"}
+    assert StageClips(verb_shares={}).scene(7) == StageClips().scene(7)
+
+
+@pytest.mark.parametrize("shares", [{"jump": 0.1}, {"hit": -0.1}, {"hit": 0.6, "ring": 0.6}])
+def test_wrong_verb_shares_are_refused(shares):
+    with pytest.raises(ValueError, match="verb_shares"):
+        StageClips(verb_shares=shares)
+
+
 def test_batches_and_foreground():
     clips = StageClips(foreground=True)
     batch = default_collate([clips[0], clips[1]])

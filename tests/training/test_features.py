@@ -200,6 +200,8 @@ def test_wrong_input_is_named(folder, tmp_path):
         cache(folder, clips=StageClips("train", seed=1))
     with pytest.raises(ValueError, match="were made from .*'seed': 0.*not from .*'seed': 7"):
         CachedFeatures(folder, StageClips("train", seed=7))
+    with pytest.raises(ValueError, match="not from .*'verb_shares': {'hit': 0.4}"):
+        CachedFeatures(folder, StageClips("train", verb_shares={"hit": 0.4}))
     with pytest.raises(ValueError, match="no embeddings of prompts.*--text"):
         _ = CachedFeatures(folder).empty_prompt_embeds
     with pytest.raises(ValueError, match="no features.*baton cache"):

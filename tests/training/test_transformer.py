@@ -619,6 +619,29 @@ def test_an_older_checkpoint_may_lack_the_new_layers_and_nothing_else(tmp_path, 
         build_transformer(config(initial=str(tmp_path / "newer"), transformer=older_changes, new_layers=new_layers))
 
 
+def test_fresh_layers_start_anew_on_towers_that_are_kept(tmp_path):
+    torch.manual_seed(0)
+    older = build_transformer(config(transformer={"num_context_tokens": 2}))
+    export_transformer(older, tmp_path)
+    old_weights = older.state_dict()
+
+    torch.manual_seed(1)
+    parts = ["fusion", "context_tokens"]
+    arguments = {"initial": str(tmp_path), "fresh_layers": parts, "new_layers": ()}
+    newer = build_transformer(config(**arguments, transformer={"num_context_tokens": 0}))  # and context tokens may go
+    torch.manual_seed(1)
+    initialised = build_transformer(config(transformer={"num_context_tokens": 0})).state_dict()
+    for name, value in newer.state_dict().items():
+        source = initialised if any(part in name for part in parts) else old_weights
+        assert torch.equal(value, source[name]), name
+    assert any("fusion" in name for name in initialised)
+
+    with pytest.raises(ValueError, match="context_tokens.*same configuration"):
+        build_transformer(config(**{**arguments, "fresh_layers": ["fusion"]}, transformer={"num_context_tokens": 0}))
+    with pytest.raises(ValueError, match="`fresh_layers` names 'adapter'"):
+        build_transformer(config(**{**arguments, "fresh_layers": ["adapter"]}, transformer={"num_context_tokens": 2}))
+
+
 def test_the_curves_give_the_mean_loss_of_each_task(tmp_path):
     settings = task_config({"joint": 1, "a2v": 1}, tmp_path=tmp_path)
     settings.trainer.steps, settings.trainer.log_every = 6, 2
