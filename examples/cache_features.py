@@ -19,7 +19,11 @@ if __name__ == "__main__":
     parser.add_argument("--clips", type=int, default=8192)
     parser.add_argument("--seed", type=int, default=0, help="of the Stage stream")
     parser.add_argument(
-        "--verb-shares", nargs="*", default=[], metavar="VERB=SHARE", help="shares of clips that have an action, as hit=0.3"
+        "--verb-shares",
+        nargs="*",
+        default=[],
+        metavar="VERB=SHARE",
+        help="shares of clips that have an action, as hit=0.3",
     )
     parser.add_argument("--frame-rate", type=float, default=16.0)
     parser.add_argument("--audio-latent-rate", type=float, default=31.25)

@@ -1,16 +1,20 @@
 """Draws test scenes of Stage as a checkpoint makes them: with its plan (left) and from the text alone (right), from the same
-noise. The scenes are the first of each tier of the test split, not chosen by eye. Needs the extra `eval`.
+noise. The scenes are the first of each tier of the test split, not chosen by eye, and with `--failures` those that follow, tier by
+tier, in which something was missed. Needs the extra `eval`.
 
-python examples/gallery.py --model model_cards/baton-nano --output model_cards/baton-nano/gallery.jpg
+python examples/gallery.py --model model_cards/baton-nano --output model_cards/baton-nano/gallery.jpg --failures 2
 """
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from transformers import UMT5EncoderModel
 
-from baton_diffusers import BatonPipeline
+from baton_diffusers import BatonPipeline, DualBranchTransformer
+from baton_diffusers.stage.scene import TIERS
 from baton_diffusers.stage.scoring import ClipScore, score_clip
 from baton_diffusers.stage.show import contact_sheet
 from baton_diffusers.training.evaluation import Example, draw_examples, generated_clips
@@ -41,19 +45,53 @@ def pair(left: Image.Image, right: Image.Image) -> Image.Image:
     return page
 
 
+def failures(
+    pipe: BatonPipeline, shown: set[Example], seed: int, number: int
+) -> Iterator[tuple[Example, tuple[np.ndarray, np.ndarray]]]:
+    """The first `number` scenes beyond those `shown` whose planned clip misses a fact; tiers take turns."""
+    per_tier = len(shown) // len(TIERS) + 10 * number
+    drawn = draw_examples(per_tier, seed=seed)
+    turns = [drawn[tier * per_tier + i] for i in range(per_tier) for tier in range(len(TIERS))]
+    for example in turns:
+        if example in shown:
+            continue
+        frames, waveform = generated_clips(pipe, [example])([example])[0]
+        if not all(fact.holds for fact in score_clip(frames, waveform[0], example.scene).facts):
+            yield example, (frames, waveform)
+            number -= 1
+            if number == 0:
+                return
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="model_cards/baton-nano", help="folder or Hub id")
     parser.add_argument("--output", type=Path, required=True, help="picture to write")
     parser.add_argument("--scenes-per-tier", type=int, default=1)
+    parser.add_argument(
+        "--failures", type=int, default=0, help="further scenes, the first with a fact that does not hold"
+    )
+    parser.add_argument(
+        "--textual", type=Path, help="export of `train_transformer.py plan=none`, for the right column"
+    )
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other scenes")
     parser.add_argument("--width", type=int, default=1500, help="of the picture, in pixels")
     arguments = parser.parse_args()
 
     pipe = BatonPipeline.from_pretrained(arguments.model)
-    examples = draw_examples(arguments.scenes_per_tier, seed=arguments.seed)
     pipe.set_progress_bar_config(disable=True)
-    planned, textual = (generated_clips(pipe, examples, plan=plan)(examples) for plan in ("planner", "none"))
+    examples = draw_examples(arguments.scenes_per_tier, seed=arguments.seed)
+    planned = generated_clips(pipe, examples)(examples)
+    if arguments.failures:
+        for example, clip in failures(pipe, set(examples), arguments.seed, arguments.failures):
+            examples.append(example)
+            planned.append(clip)
+    if arguments.textual:
+        parts = {"transformer": DualBranchTransformer, "text_encoder": UMT5EncoderModel}
+        pipe.register_modules(
+            **{name: part.from_pretrained(arguments.textual / name).eval() for name, part in parts.items()}
+        )
+    textual = generated_clips(pipe, examples, plan="none")(examples)
     pages = [
         pair(draw(example, *with_plan, "plan"), draw(example, *without, "no plan"))
         for example, with_plan, without in zip(examples, planned, textual, strict=True)

@@ -23,7 +23,6 @@ import scipy.signal
 import torch
 import webdataset
 from diffusers import AutoencoderKLWan, MMAudioVAE
-from safetensors import safe_open
 from safetensors.torch import load, save
 from torch import nn
 from tqdm import tqdm
@@ -473,9 +472,7 @@ class CachedFeatures:
     ) -> None:
         folder = Path(folder)
         if (folder / "manifest.json").is_file():
-            self._store: _Shards | _Tensors = _Shards(folder, include_flagged)
-        elif sorted(folder.glob("features-*.safetensors")):
-            self._store = _Tensors(folder)
+            self._store = _Shards(folder, include_flagged)
         elif (folder / "recipe.json").is_file():
             raise ValueError(f"the features in {folder} are not finished: run `baton cache` again to go on.")
         else:
@@ -491,7 +488,7 @@ class CachedFeatures:
         source = self._store.source
         if clips is not None and "stage" in source:
             expected = _describe_source(clips)
-            if isinstance(self._store, _Shards) and source != expected:
+            if source != expected:
                 raise ValueError(f"the features in {folder} were made from {source}, not from {expected}.")
         self.clips = clips if "stage" in source else None
         self.seed = seed
@@ -606,30 +603,6 @@ class _Shards:
 
     def _read(self, row: tuple[int, dict[str, Any]], suffix: str) -> bytes:
         return read_member(self._paths[row[0]], row[1]["members"][suffix])
-
-
-class _Tensors:
-    # Caches of Stage from before there were WebDataset shards: all clips of a shard in one safetensors file, in memory.
-    # Their stream's seed is not known.
-    source = {"stage": "train"}
-
-    def __init__(self, folder: Path) -> None:
-        shards = []
-        for path in sorted(folder.glob("features-*.safetensors")):
-            with safe_open(path, framework="pt") as file:
-                shards.append({name: file.get_tensor(name) for name in file.keys()})
-        self._layout = {name: shards[0][name] for name in (*_PLAN_LAYOUT, "duration")}
-        self._features = {
-            name: torch.cat([shard[name] for shard in shards])
-            for name in ("index", "latents", "audio_latents", "video_tokens", "audio_tokens")
-        }
-        self.buckets = [list(range(len(self._features["index"])))]
-
-    def tensors(self, row: int) -> dict[str, torch.Tensor]:
-        return {name: value[row] for name, value in self._features.items() if name != "index"} | self._layout
-
-    def facts(self, row: int) -> dict[str, Any]:
-        return {"number": int(self._features["index"][row]), "prompt": "", "silent": False, "static": False}
 
 
 def collate_features(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -326,7 +326,9 @@ def build_transformer(config: TransformerTraining) -> TransformerWithText:
             model.load_state_dict(weights)
         for part in config.fresh_layers:
             if not any(part in name for name in names):
-                raise ValueError(f"`fresh_layers` names {part!r}, but no parameter of {config.initial} has it in its name.")
+                raise ValueError(
+                    f"`fresh_layers` names {part!r}, but no parameter of {config.initial} has it in its name."
+                )
     return TransformerWithText(transformer, text_encoder)
 
 
