@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -72,7 +73,13 @@ class AnchorGuidance(BaseGuidance):
         enabled: bool = True,
         skip_layers: Sequence[int] = (),
     ):
-        super().__init__(start, stop, enabled)
+        # diffusers warns whoever builds a guider that its interface may change: those who load a pipeline have not asked for it.
+        logger = logging.getLogger(BaseGuidance.__module__)
+        disabled, logger.disabled = logger.disabled, True
+        try:
+            super().__init__(start, stop, enabled)
+        finally:
+            logger.disabled = disabled
         if not 0.0 <= guidance_rescale <= 1.0:
             raise ValueError(f"Expected `guidance_rescale` to be between 0.0 and 1.0, but got {guidance_rescale}.")
         self.guidance_rescale = guidance_rescale

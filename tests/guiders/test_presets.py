@@ -1,6 +1,9 @@
+import logging
+
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.guiders import ClassifierFreeGuidance
 
 from baton_diffusers.guiders import (
     JOINT,
@@ -81,3 +84,18 @@ def test_a_pipeline_saves_and_loads_it(name, tmp_path, step):
     guided = step.guide(loaded.guider, loaded.audio_guider)
     for velocity, expected in zip(guided, step.guide(**pair), strict=True):
         assert velocity.isfinite().all() and torch.equal(velocity, expected)
+
+
+def test_presets_are_built_without_a_warning_and_diffusers_own_guiders_with_theirs():
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger = logging.getLogger("diffusers.guiders.guider_utils")
+    logger.addHandler(handler)
+    try:
+        presets()
+        assert not records
+        ClassifierFreeGuidance()
+        assert len(records) == 1 and "experimental" in records[0].getMessage()
+    finally:
+        logger.removeHandler(handler)
