@@ -1298,9 +1298,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         self.maybe_free_model_hooks()
         if not return_dict:
             return frames, audio
-        return BatonPipelineOutput(
-            frames=frames, audio=audio, frame_rate=frame_rate, sampling_rate=sampling_rate, plan=plan, cues=cues
-        )
+        return BatonPipelineOutput(frames, audio, frame_rate, sampling_rate, plan, cues, output_type)
 
     # What the parts share
 

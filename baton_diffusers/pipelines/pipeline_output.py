@@ -35,6 +35,8 @@ class BatonPipelineOutput(BaseOutput):
             The plan that the clips follow, or `None` where they follow none.
         cues (`list[str]`, *optional*):
             When the planner had things happen, a cue sheet for each clip; `None` where it knows no timestamps.
+        output_type (`str`, *optional*):
+            That of the call. `"latent"` says that frames and audio are latents; what else they are, they say themselves.
     """
 
     frames: list[list[PIL.Image.Image]] | np.ndarray | torch.Tensor | None
@@ -43,6 +45,7 @@ class BatonPipelineOutput(BaseOutput):
     sampling_rate: int
     plan: SemanticPlan | None = None
     cues: list[str] | None = None
+    output_type: str | None = None
 
     @property
     def num_clips(self) -> int:
@@ -90,7 +93,7 @@ class BatonPipelineOutput(BaseOutput):
         """
         if not -self.num_clips <= index < self.num_clips:
             raise ValueError(f"index {index} of {self.num_clips} clips: give one from 0 to {self.num_clips - 1}")
-        if self._holds_latents:
+        if self.output_type == "latent":
             name, part = ("audio", self.audio) if self.frames is None else ("frames", self.frames)
             raise ValueError(
                 f"{name} of shape {tuple(part.shape)} are latents: generate with an `output_type` of 'pil', 'np' or 'pt'"
@@ -106,15 +109,8 @@ class BatonPipelineOutput(BaseOutput):
             audio = audio.float().cpu().numpy()
         return frames, audio
 
-    @property
-    def _holds_latents(self) -> bool:
-        # Waveforms have one or two channels in the place where audio latents have their length.
-        return (isinstance(self.frames, torch.Tensor) and self.frames.shape[2] != 3) or (
-            isinstance(self.audio, torch.Tensor) and self.audio.shape[1] > 2
-        )
-
     def _repr_html_(self) -> str | None:
-        if self._holds_latents:
+        if self.output_type == "latent":
             return None  # the plain text says what they are
         players = []
         with tempfile.TemporaryDirectory(prefix="baton-") as folder:
