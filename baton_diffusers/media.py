@@ -31,23 +31,26 @@ AUDIO_SUFFIXES = (".wav", ".flac")
 
 
 class Clip(NamedTuple):
-    """A clip in memory.
+    """A clip in memory, of picture and sound or of one of them.
 
     Args:
-        frames: uint8 of shape `(num_frames, height, width, 3)`.
-        waveform: float32 of shape `(num_channels, num_samples)` in [-1, 1].
+        frames: uint8 of shape `(num_frames, height, width, 3)`, or, in what a pipeline is given, also float in [0, 1]; `None`
+            for sound alone.
+        waveform: float32 of shape `(num_channels, num_samples)` in [-1, 1]; `None` for picture alone.
         frame_rate: frames per second.
         sampling_rate: samples per second.
     """
 
-    frames: np.ndarray
-    waveform: np.ndarray
+    frames: np.ndarray | None
+    waveform: np.ndarray | None
     frame_rate: float
     sampling_rate: int
 
     @property
     def duration(self) -> float:
-        """Seconds of picture."""
+        """Seconds of picture; where there is none, of sound."""
+        if self.frames is None:
+            return self.waveform.shape[1] / self.sampling_rate
         return len(self.frames) / self.frame_rate
 
 

@@ -8,6 +8,7 @@ import pytest
 from baton_diffusers import media
 from baton_diffusers.media import (
     SYNTHETIC_COMMENT,
+    Clip,
     convert_frame_rate,
     read_audio,
     read_clip,
@@ -66,6 +67,13 @@ def test_a_written_clip_reads_back_aligned(clip_path):
     error = np.abs(clip.frames.astype(int) - moving_square())
     middle = error[np.arange(NUM_FRAMES), 46, np.arange(NUM_FRAMES) + 6]
     assert error.mean() < 2 and middle.max() < 16
+
+
+def test_a_clip_lasts_as_long_as_its_picture_or_else_its_sound():
+    frames, waveform = moving_square()[:8], clicks()[None]
+    assert Clip(frames, waveform, FRAME_RATE, SAMPLING_RATE).duration == 0.5
+    assert Clip(frames / 255, None, FRAME_RATE, SAMPLING_RATE).duration == 0.5
+    assert Clip(None, waveform, FRAME_RATE, SAMPLING_RATE).duration == NUM_SAMPLES / SAMPLING_RATE
 
 
 def test_the_file_says_that_it_is_synthetic(clip_path, tmp_path):
