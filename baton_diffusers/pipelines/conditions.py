@@ -69,7 +69,8 @@ class GivenVideo:
         return self.frames.shape[2:4]
 
     def output(self, num_clips: int, output_type: str) -> list[list[PIL.Image.Image]] | np.ndarray | torch.Tensor:
-        """The frames as a [`BatonPipelineOutput`] holds them, each clip repeated in a row to make `num_clips`."""
+        """The frames as a [`BatonPipelineOutput`] holds them, each clip repeated in a row to make `num_clips`; tensors lie on the
+        CPU."""
         frames = np.repeat(self.frames, num_clips // len(self.frames), axis=0)
         if output_type == "pil":
             frames = frames if frames.dtype == np.uint8 else (frames * 255).round().astype(np.uint8)
@@ -101,7 +102,8 @@ class GivenAudio:
         return self.waveform.shape[2] / self.sampling_rate
 
     def output(self, num_clips: int, output_type: str) -> np.ndarray | torch.Tensor:
-        """The samples as a [`BatonPipelineOutput`] holds them, each clip repeated in a row to make `num_clips`."""
+        """The samples as a [`BatonPipelineOutput`] holds them, each clip repeated in a row to make `num_clips`; a tensor lies on
+        the CPU."""
         waveform = np.repeat(self.waveform, num_clips // len(self.waveform), axis=0)
         return torch.from_numpy(waveform) if output_type == "pt" else waveform
 
@@ -246,6 +248,21 @@ def read_given(
     ):
         if value is not None and other is None:
             raise ValueError(f"`{name}` was given without `{needed}`: give both or neither.")
+    pairs = _pairs(continue_from)
+    for name, rate, parts, others in (
+        ("video_frame_rate", video_frame_rate, [video, *(pair[0] for pair in pairs)], "`video` and `continue_from`"),
+        (
+            "audio_sampling_rate",
+            audio_sampling_rate,
+            [audio, reference_audio, *(pair[1] for pair in pairs)],
+            "`audio`, `reference_audio` and `continue_from`",
+        ),
+    ):
+        if rate is not None and not any(_lacks_rate(part) for part in parts):
+            raise ValueError(
+                f"`{name}` is {rate}, but it is for arrays, tensors and images in {others}, and none was given: leave it out. "
+                "Files and clips say their own."
+            )
     video_frame_rate = frame_rate if video_frame_rate is None else video_frame_rate
     audio_sampling_rate = sampling_rate if audio_sampling_rate is None else audio_sampling_rate
     for name, rate in (("video_frame_rate", video_frame_rate), ("audio_sampling_rate", audio_sampling_rate)):
@@ -345,6 +362,20 @@ def _continuation(
         _warn_of_conversion("continue_from", clips[0].sampling_rate, sampling_rate, "samples per second")
         audio = GivenAudio(_stack("continue_from", waveforms), sampling_rate, new)
     return Given(video, audio)
+
+
+def _pairs(clips: Any) -> list[tuple]:
+    """The pairs (frames, audio) among the clips that go on; clips of other kinds say their own rates."""
+    if isinstance(clips, list):
+        return [pair for clip in clips for pair in _pairs(clip)]
+    return [clips] if isinstance(clips, tuple) and not isinstance(clips, Clip) and len(clips) == 2 else []
+
+
+def _lacks_rate(part: Any) -> bool:
+    """Whether anything in it does not say its own rate."""
+    if isinstance(part, (list, tuple)):
+        return any(_lacks_rate(one) for one in part)
+    return isinstance(part, (np.ndarray, torch.Tensor, PIL.Image.Image))
 
 
 def _read_images(image: Any) -> list[np.ndarray]:

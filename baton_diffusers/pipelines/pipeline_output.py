@@ -19,6 +19,9 @@ class BatonPipelineOutput(BaseOutput):
     """
     Clips with their sound. In a notebook the object plays itself.
 
+    With `output_type="pt"`, what was made lies on the pipeline's device, and what was given whole on the CPU, where it was read:
+    a film at its own size could fill a GPU's memory.
+
     Args:
         frames (`list[list[PIL.Image.Image]]`, `np.ndarray` or `torch.Tensor`):
             Frames of each clip: lists of images, an array of shape `(batch_size, num_frames, height, width, 3)` in [0, 1],

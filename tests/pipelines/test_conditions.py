@@ -27,6 +27,7 @@ from ..tiny import FRAME_RATE, NUM_FRAMES, SAMPLING_RATE, SIZE, random_clip
 STRIDE, LATENT_RATE = 4, 31.25
 FRAMES, WAVEFORM = random_clip()
 TENSOR = torch.from_numpy(FRAMES).movedim(-1, 1)
+CLIP = Clip(FRAMES, WAVEFORM[None], FRAME_RATE, SAMPLING_RATE)
 
 
 def read(**given):
@@ -99,6 +100,16 @@ def test_files_say_their_own_rates(tmp_path):
     assert np.array_equal(read(image=tmp_path / "picture.png").video.frames, smooth[None, :1])
     clip = read(continue_from=tmp_path / "clip.mp4", continue_seconds=0.6)
     assert clip.video.frames.shape == (1, 5, 64, 48, 3) and clip.audio.waveform.shape == (1, 1, 2500)
+
+
+def test_rates_are_for_what_says_none(tmp_path):
+    film = write_clip(tmp_path / "film.mp4", FRAMES, None, 8)
+    assert read(video=[FRAMES, film], video_frame_rate=8.0).video.frame_rate == 8
+    given = read(video=film, reference_audio=WAVEFORM, audio_sampling_rate=8000)
+    assert given.reference_audio.sampling_rate == 8000
+    pair = ([pictures()], [torch.from_numpy(WAVEFORM)])
+    given = read(continue_from=[pair], continue_seconds=0.5, video_frame_rate=8.0, audio_sampling_rate=4000)
+    assert given.video.frames.shape[1] == 5 and given.audio.waveform.shape[2] == 2500
 
 
 def test_one_for_each_prompt():
@@ -283,6 +294,18 @@ def test_known_latents_lie_at_timestep_0_and_stay():
         ({"video_mask": [0] * 9}, "`video_mask` was given without `video`"),
         ({"video": FRAMES, "audio_mask": [0] * 9}, "`audio_mask` was given without `audio`"),
         ({"continue_seconds": 1.0}, "`continue_seconds` was given without `continue_from`"),
+        ({"video_frame_rate": 8.0}, "`video_frame_rate` is 8.0, but it is for .* in `video` and `continue_from`"),
+        ({"image": FRAMES[0], "video_frame_rate": 8.0}, "`video_frame_rate` is 8.0, .* none was given: leave it out"),
+        (
+            {"video": "film.mp4", "video_frame_rate": 8.0},
+            "`video_frame_rate` is 8.0, .* Files and clips say their own",
+        ),
+        ({"video": ["film.mp4"], "audio_sampling_rate": 8000}, "`audio_sampling_rate` is 8000, .* `reference_audio`"),
+        (
+            {"continue_from": ("film.mp4", WAVEFORM), "video_frame_rate": 8.0},
+            "`video_frame_rate` is 8.0, but it is for",
+        ),
+        ({"continue_from": [CLIP], "audio_sampling_rate": 8000}, "`audio_sampling_rate` is 8000, but it is for"),
         ({"video": FRAMES, "audio": WAVEFORM}, "both given whole, which leaves nothing to make"),
         ({"video": FRAMES, "video_mask": [0] * 9, "audio": WAVEFORM}, "both given whole"),
         (
