@@ -115,7 +115,7 @@ def generate(
     ] = None,
 ) -> None:
     """Make a clip from a PROMPT, and from a picture, a film, a sound or a clip where one is given."""
-    from .media import AUDIO_SUFFIXES, check_target, convert_frame_rate, resample
+    from .media import AUDIO_SUFFIXES, check_kept, check_target, convert_frame_rate, resample
 
     if only not in (None, "video", "audio"):
         raise ValueError(f"--only {only} is no modality: give video or audio, or leave it out for both")
@@ -129,6 +129,8 @@ def generate(
     for file in (image, video, audio, reference_audio, continue_from):
         if file is not None and not file.is_file():
             raise ValueError(f"{file} is not a file: check the path")
+    if only is None:  # elsewhere neither is kept whole
+        check_kept(video, audio, scale)
 
     import torch
 

@@ -93,11 +93,8 @@ def read_video(path: str | Path, frame_rate: float | None = None) -> tuple[np.nd
     """
     if frame_rate is not None:
         _check_frame_rate(frame_rate)
-    # A Y4M header states size and exact rate: "YUV4MPEG2 W64 H64 F16:1 ...".
-    header = _decode(path, "video", ["-frames:v", "1", "-pix_fmt", "yuv420p", "-f", "yuv4mpegpipe"])
-    fields = {field[:1]: field[1:] for field in header.split(b"\n", 1)[0].decode().split(" ")[1:]}
-    width, height = int(fields["W"]), int(fields["H"])
-    rate = Fraction(*map(int, fields["F"].split(":"))) if frame_rate is None else Fraction(frame_rate)
+    height, width, own_rate = _picture_form(path)
+    rate = Fraction(*map(int, own_rate.split(":"))) if frame_rate is None else Fraction(frame_rate)
     rate = rate.limit_denominator(1001)
     arguments = ["-vf", f"fps=fps={rate}:start_time=0", "-pix_fmt", "rgb24", "-f", "rawvideo"]
     frames = np.frombuffer(bytearray(_decode(path, "video", arguments)), np.uint8)
@@ -223,10 +220,10 @@ def write_clip(
     inputs, outputs = [], []
     if frames is not None:
         frames = _check_frames(frames)
-        _check_scale(frames, scale)
+        height, width = frames.shape[1:3]
+        _check_scale("frames", height, width, scale)
         _check_frame_rate(frame_rate)
         rate = Fraction(frame_rate).limit_denominator(1001)
-        height, width = frames.shape[1:3]
         inputs += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(rate), "-i", "pipe:0"]
         outputs += [
             *("-vf", f"scale={width * scale}:{height * scale}:flags=neighbor:out_color_matrix=bt709:out_range=tv"),
@@ -236,10 +233,7 @@ def write_clip(
     if waveform is not None:
         waveform = _check_waveform(waveform)
         _check_sampling_rate(sampling_rate)
-        if sampling_rate not in AAC_SAMPLING_RATES:
-            raise ValueError(
-                f"sampling_rate {sampling_rate} is not one of AAC's: resample to one of {AAC_SAMPLING_RATES}"
-            )
+        _check_aac("waveform", sampling_rate)
         # AAC holds at most 6144 bits in a packet of 1024 samples.
         outputs += ["-c:a", "aac", "-b:a", str(len(waveform) * min(6 * int(sampling_rate), 160_000))]
     if frames is not None and waveform is not None:
@@ -312,7 +306,34 @@ def check_target(path: str | Path, suffixes: tuple[str, ...]) -> Path:
     return path
 
 
+def check_kept(video: str | Path | None, audio: str | Path | None, scale: int = 1) -> None:
+    """Refuse files whose picture or sound [`write_clip`] could not write as it is, before the work whose result goes with it.
+
+    Args:
+        video: a film whose picture is kept, if there is one.
+        audio: a file whose sound is kept, if there is one.
+        scale: as for [`write_clip`].
+
+    Raises:
+        ValueError: the picture's height or width is odd at this scale, the sound's rate is not AAC's, or a file cannot be read.
+    """
+    if video is not None:
+        height, width, _ = _picture_form(video)
+        _check_scale(video, height, width, scale)
+    if audio is not None:
+        first = _decode(audio, "audio", ["-frames:a", "1", "-c:a", "pcm_f32be", "-f", "au"])
+        _check_aac(audio, soundfile.info(io.BytesIO(first)).samplerate)
+
+
 # Decoding
+
+
+def _picture_form(path: str | Path) -> tuple[int, int, str]:
+    """Height, width and exact frame rate, as "24000:1001", of the first picture of a file."""
+    # A Y4M header states them: "YUV4MPEG2 W64 H64 F16:1 ...".
+    header = _decode(path, "video", ["-frames:v", "1", "-pix_fmt", "yuv420p", "-f", "yuv4mpegpipe"])
+    fields = {field[:1]: field[1:] for field in header.split(b"\n", 1)[0].decode().split(" ")[1:]}
+    return int(fields["H"]), int(fields["W"]), fields["F"]
 
 
 def _decode(path: str | Path, kind: str, arguments: list[str]) -> bytes:
@@ -381,13 +402,20 @@ def _check_frames(frames: np.ndarray) -> np.ndarray:
     return frames
 
 
-def _check_scale(frames: np.ndarray, scale: int) -> None:
+def _check_scale(name: str | Path, height: int, width: int, scale: int) -> None:
     if not isinstance(scale, int) or scale < 1:
         raise ValueError(f"scale is {scale}: give a whole number from 1")
-    if frames.shape[1] * scale % 2 or frames.shape[2] * scale % 2:
+    if height * scale % 2 or width * scale % 2:
         raise ValueError(
-            f"frames of {frames.shape[1] * scale}x{frames.shape[2] * scale} pixels: H.264 in yuv420p needs an even height "
-            "and width; crop or pad by one pixel, or give an even scale"
+            f"{name} of {height * scale}x{width * scale} pixels: H.264 in yuv420p needs an even height and width; crop or pad by "
+            "one pixel, or give an even scale"
+        )
+
+
+def _check_aac(name: str | Path, sampling_rate: int) -> None:
+    if sampling_rate not in AAC_SAMPLING_RATES:
+        raise ValueError(
+            f"{name} has the sampling_rate {sampling_rate}, which AAC has not: resample to one of {AAC_SAMPLING_RATES}"
         )
 
 

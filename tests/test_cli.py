@@ -10,7 +10,7 @@ import torch
 
 from baton_diffusers import cli
 from baton_diffusers.checkpoints import default_checkpoint
-from baton_diffusers.media import read_audio, read_clip, read_video, write_clip
+from baton_diffusers.media import read_audio, read_clip, read_video, write_audio, write_clip
 from baton_diffusers.stage import render_clip, sample_scene
 
 
@@ -112,6 +112,22 @@ def test_what_is_given_stays(tmp_path, nano):
     goes_on = clip("on.mp4", "--continue-from", tmp_path / "film.mp4", "--continue-seconds", 0.5)
     assert np.abs(begun.frames[0] - 1.0 * film.frames[0]).mean() < 16  # the error of the codec in a first frame
     assert np.abs(goes_on.frames[:9] - 1.0 * film.frames[-9:]).mean() < 16
+
+
+def test_what_an_mp4_does_not_take_is_refused_before_weights_are_loaded(tmp_path, monkeypatch, capsys):
+    def refuse(model):
+        raise AssertionError("loaded in vain")
+
+    monkeypatch.setattr(cli, "_load_pipeline", refuse)
+    write_audio(tmp_path / "take.wav", np.zeros(19_200, np.float32), 192_000)
+    PIL.Image.new("RGB", (33, 32)).save(tmp_path / "odd.gif")
+    for options, message in (
+        (("--audio", tmp_path / "take.wav"), "take.wav has the sampling_rate 192000, which AAC has not"),
+        (("--video", tmp_path / "odd.gif", "--scale", 3), "odd.gif of 96x99 pixels"),
+    ):
+        assert run("generate", PROMPT, "-o", tmp_path / "clip.mp4", *options) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "clip.mp4").exists()
 
 
 def test_a_kept_plan_is_followed(tmp_path, nano):

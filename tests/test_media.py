@@ -9,6 +9,7 @@ from baton_diffusers import media
 from baton_diffusers.media import (
     SYNTHETIC_COMMENT,
     Clip,
+    check_kept,
     convert_frame_rate,
     read_audio,
     read_clip,
@@ -220,6 +221,20 @@ def test_failure_leaves_the_old_file_and_nothing_else(clip_path, monkeypatch):
     assert list(clip_path.parent.iterdir()) == [clip_path] and clip_path.read_bytes() == before
 
 
+def test_what_cannot_be_kept_is_refused_before_the_work(clip_path, tmp_path):
+    check_kept(clip_path, clip_path)
+    sound = write_audio(tmp_path / "sound.wav", clicks(), 192_000)
+    with pytest.raises(ValueError, match="sound.wav has the sampling_rate 192000, which AAC has not: resample to"):
+        check_kept(None, sound)
+    with pytest.raises(ValueError, match="sound.wav has no video stream"):
+        check_kept(sound, None)
+    odd = tmp_path / "odd.gif"
+    PIL.Image.fromarray(moving_square()[0, :63]).save(odd)
+    check_kept(odd, None, scale=2)
+    with pytest.raises(ValueError, match="odd.gif of 189x192 pixels: .* even height and width"):
+        check_kept(odd, None, scale=3)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -232,7 +247,7 @@ def test_failure_leaves_the_old_file_and_nothing_else(clip_path, monkeypatch):
         ({"waveform": clicks()[:, None]}, "shape"),
         ({"waveform": np.zeros(NUM_SAMPLES, np.int16)}, "int16, not float"),
         ({"sampling_rate": 0}, "sampling_rate is 0"),
-        ({"sampling_rate": 16001}, "16001 is not one of AAC's"),
+        ({"sampling_rate": 16001}, "waveform has the sampling_rate 16001, which AAC has not"),
         ({"sampling_rate": None}, "sampling_rate is None"),
         ({"frame_rate": -16}, "frame_rate is -16"),
         ({"frames": None, "waveform": None}, "both None"),

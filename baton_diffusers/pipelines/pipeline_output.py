@@ -10,7 +10,7 @@ import PIL.Image
 import torch
 from diffusers.utils import BaseOutput
 
-from ..media import AUDIO_SUFFIXES, check_target, write_audio, write_clip
+from ..media import AAC_SAMPLING_RATES, AUDIO_SUFFIXES, check_target, resample, write_audio, write_clip
 from ..plan import SemanticPlan
 
 
@@ -118,11 +118,19 @@ class BatonPipelineOutput(BaseOutput):
         players = []
         with tempfile.TemporaryDirectory(prefix="baton-") as folder:
             for index in range(self.num_clips):
-                if self.frames is None:
-                    kind, path, scale, element = "audio/wav", Path(folder) / "clip.wav", 1, "audio controls"
+                frames, waveform = self.clip(index)
+                if frames is None:
+                    kind, element = "audio/wav", "audio controls"
+                    path = write_audio(Path(folder) / "clip.wav", waveform, self.sampling_rate)
                 else:
-                    kind, path, element = "video/mp4", Path(folder) / "clip.mp4", "video controls loop"
-                    scale = max(1, 256 // self.clip(index)[0].shape[2])
-                data = base64.b64encode(self.save(path, index, scale).read_bytes()).decode()
+                    kind, element = "video/mp4", "video controls loop"
+                    height, width = frames.shape[1:3]
+                    scale = max(1, 256 // width)
+                    scale += scale % 2 * (height % 2 or width % 2)  # H.264 takes even sizes alone
+                    rate = self.sampling_rate
+                    if waveform is not None and rate not in AAC_SAMPLING_RATES:
+                        waveform, rate = resample(waveform, rate, 48_000).clip(-1, 1), 48_000
+                    path = write_clip(Path(folder) / "clip.mp4", frames, waveform, self.frame_rate, rate, scale)
+                data = base64.b64encode(path.read_bytes()).decode()
                 players.append(f'<{element} src="data:{kind};base64,{data}"></{element.split()[0]}>')
         return "\n".join(players)

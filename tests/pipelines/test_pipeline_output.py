@@ -98,6 +98,22 @@ def test_a_notebook_plays_every_clip(tmp_path):
     assert read_clip(path).frames.shape == (9, 256, 256, 3)
 
 
+def test_a_notebook_plays_what_an_mp4_does_not_take(tmp_path):
+    """An odd size and a rate that AAC has not, as a given film and a given sound may have."""
+    frames, audio = arrays()
+    odd = BatonPipelineOutput(frames[:, :, :31, :27], audio.repeat(12, axis=2), FRAME_RATE, 192_000)
+    with pytest.raises(ValueError, match="even height and width"):
+        odd.save(tmp_path / "clip.mp4")
+    players = re.findall(r'base64,([^"]+)">', odd._repr_html_())
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(base64.b64decode(players[0]))
+    clip = read_clip(path)
+    assert len(players) == 2 and clip.frames.shape == (9, 310, 270, 3)
+    assert clip.sampling_rate == 48_000 and clip.waveform.shape == (1, 27_000)
+    alone = BatonPipelineOutput(None, audio, FRAME_RATE, 192_000)
+    assert alone._repr_html_().count("<audio controls") == 2
+
+
 def test_latents_are_not_a_clip(tmp_path):
     with pytest.raises(ValueError, match=r"\(1, 12, 3, 8, 8\) are latents.*output_type"):
         latents().save(tmp_path / "clip.mp4")
