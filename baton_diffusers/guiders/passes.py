@@ -187,12 +187,21 @@ class GuidancePass:
 
     @property
     def keeps_video(self) -> bool:
-        """Whether the video branch is the same at every step: a clean clip, given or still, that does not read the audio."""
+        """
+        Whether the video branch is the same at every step: a clean clip, given or still, that does not read the audio.
+
+        A transformer without context tokens (Ovi's form) is not used to that: `BatonPipeline` lets a given video read the audio
+        that is made for it, and keeps nothing.
+        """
         return self.runs_video and not self.predicts_video and not self.video_reads_audio
 
     @property
     def keeps_audio(self) -> bool:
-        """Whether the audio branch is the same at every step: a clean clip, given or silent, that does not read the video."""
+        """
+        Whether the audio branch is the same at every step: a clean clip, given or silent, that does not read the video.
+
+        Without context tokens a given audio reads the video that is made for it, as in [`~GuidancePass.keeps_video`].
+        """
         return self.runs_audio and not self.predicts_audio and not self.audio_reads_video
 
 
@@ -205,7 +214,8 @@ def guidance_passes(
     r"""
     The passes that both modalities need at this step, each once, the joint one first.
 
-    A modality that is given reads nothing of the one that is made (CCL's routing, papers.md, section 2).
+    A modality that is given reads nothing of the one that is made (CCL's routing, papers.md, section 2). For a transformer without
+    context tokens `BatonPipeline` has it read that all the same.
 
     Args:
         guider (`BaseGuidance` or `None`):
@@ -320,6 +330,9 @@ def num_forward_passes(
     The runs are those under the transformer's cache, by which a branch that is the same at every step is computed once for a clip,
     and a branch that no prediction needs not at all. Without it each call runs both branches. A run that leaves out blocks counts
     as one.
+
+    Where one modality is given whole, this holds for a transformer with context tokens. In one without (`num_context_tokens=0`,
+    Ovi's form) the given one reads the one that is made, and is computed in each call that reads it: not once, but at every step.
 
     Args:
         guider (`BaseGuidance` or `None`): The video guider, as for [`guidance_passes`].
