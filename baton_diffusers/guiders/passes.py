@@ -332,7 +332,7 @@ def num_forward_passes(
     as one.
 
     Where one modality is given whole, this holds for a transformer with context tokens. In one without (`num_context_tokens=0`,
-    Ovi's form) the given one reads the one that is made, and is computed in each call that reads it: not once, but at every step.
+    Ovi's form) the given one reads the one that is made, and is computed not once but in each call: its runs are then `calls`.
 
     Args:
         guider (`BaseGuidance` or `None`): The video guider, as for [`guidance_passes`].
