@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -321,6 +322,34 @@ def audio_plan_times(duration: float, tokens_per_chunk: int, chunk_duration: flo
     num_chunks = math.ceil(duration / chunk_duration - _SLACK)
     tokens = torch.arange(num_chunks * tokens_per_chunk, dtype=torch.float32)
     return (tokens + 0.5) * (chunk_duration / tokens_per_chunk)
+
+
+class PlanLayout(NamedTuple):
+    """Where and when the tokens of a plan are, as [`SemanticPlan`] has it; `audio_mask` is of shape `(num_audio_tokens,)`."""
+
+    video_times: torch.Tensor
+    video_centres: torch.Tensor
+    audio_times: torch.Tensor
+    audio_mask: torch.Tensor
+
+
+def plan_layout(
+    duration: float,
+    keyframe_rate: float,
+    video_grid: tuple[int, int],
+    audio_tokens_per_chunk: int,
+    chunk_duration: float = 1.0,
+) -> PlanLayout:
+    """The plan of `duration` seconds: keyframe by keyframe its grid row by row, and whole chunks of sound, of which the tokens
+    beyond the end are masked."""
+    frame_times, centres = keyframe_times(duration, keyframe_rate), patch_centres(*video_grid)
+    audio_times = audio_plan_times(duration, audio_tokens_per_chunk, chunk_duration)
+    return PlanLayout(
+        video_times=frame_times.repeat_interleave(len(centres)),
+        video_centres=centres.repeat(len(frame_times), 1),
+        audio_times=audio_times,
+        audio_mask=audio_times < duration,
+    )
 
 
 def timestamp_coordinates(times: torch.Tensor, positions_per_second: float) -> torch.Tensor:

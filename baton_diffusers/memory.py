@@ -242,17 +242,12 @@ def activations(
             models["text_encoder"](ids)
     if "planner" in models:
         planner = models["planner"].config
-        frame_times = coordinates.keyframe_times(duration, planner.keyframe_rate)
-        centres = coordinates.patch_centres(*planner.video_grid)
-        audio_times = coordinates.audio_plan_times(duration, planner.audio_tokens_per_chunk, planner.chunk_duration)
-        plan = SemanticPlan(
-            video_tokens=torch.empty(1, len(frame_times) * len(centres), planner.video_dim, device="meta"),
-            video_times=frame_times.repeat_interleave(len(centres)),
-            video_centres=centres.repeat(len(frame_times), 1),
-            audio_tokens=torch.empty(1, len(audio_times), planner.audio_dim, device="meta"),
-            audio_times=audio_times,
+        layout = models["planner"].plan_layout(duration)
+        plan = SemanticPlan(  # its times are computed with
+            video_tokens=torch.empty(1, len(layout.video_times), planner.video_dim, device="meta"),
+            audio_tokens=torch.empty(1, len(layout.audio_times), planner.audio_dim, device="meta"),
             duration=duration,
-            audio_mask=(audio_times < duration)[None],
+            **layout._replace(audio_mask=layout.audio_mask[None])._asdict(),
         )
         with _Stage(peaks, "plan"):
             models["planner"](ids, torch.ones_like(ids), duration)

@@ -13,6 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from .coordinates import PlanLayout
+
 
 _FORMAT = "baton_diffusers.SemanticPlan"
 
@@ -77,6 +79,22 @@ class SemanticPlan:
                     f"`{name}` has shape {tuple(value.shape)}, but `video_tokens` of shape {tuple(self.video_tokens.shape)} "
                     f"and `audio_tokens` of shape {tuple(self.audio_tokens.shape)} need {shape}."
                 )
+
+    @classmethod
+    def laid_out(
+        cls, layout: PlanLayout, video_tokens: torch.Tensor, audio_tokens: torch.Tensor, duration: float
+    ) -> SemanticPlan:
+        """The plan of tokens in a layout, see [`~coordinates.plan_layout`], on their device."""
+        device = video_tokens.device
+        return cls(
+            video_tokens=video_tokens,
+            video_times=layout.video_times.to(device),
+            video_centres=layout.video_centres.to(device),
+            audio_tokens=audio_tokens.to(device),
+            audio_times=layout.audio_times.to(device),
+            duration=duration,
+            audio_mask=layout.audio_mask.to(device).expand(len(video_tokens), -1),
+        )
 
     @property
     def batch_size(self) -> int:

@@ -109,18 +109,12 @@ class Clip:
 
 def random_plan(duration: float, planner: dict) -> SemanticPlan:
     """A plan in the layout of nano's planner."""
-    frame_times = coordinates.keyframe_times(duration, planner["keyframe_rate"])
-    centres = coordinates.patch_centres(*planner["video_grid"])
-    audio_times = coordinates.audio_plan_times(duration, planner["audio_tokens_per_chunk"])
-    return SemanticPlan(
-        video_tokens=torch.randn(1, len(frame_times) * len(centres), planner["video_dim"]),
-        video_times=frame_times.repeat_interleave(len(centres)),
-        video_centres=centres.repeat(len(frame_times), 1),
-        audio_tokens=torch.randn(1, len(audio_times), planner["audio_dim"]),
-        audio_times=audio_times,
-        duration=duration,
-        audio_mask=(audio_times < duration)[None],
+    layout = coordinates.plan_layout(
+        duration, planner["keyframe_rate"], planner["video_grid"], planner["audio_tokens_per_chunk"]
     )
+    video_tokens = torch.randn(1, len(layout.video_times), planner["video_dim"])
+    audio_tokens = torch.randn(1, len(layout.audio_times), planner["audio_dim"])
+    return SemanticPlan.laid_out(layout, video_tokens, audio_tokens, duration)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from baton_diffusers.coordinates import audio_plan_times, keyframe_times, num_samples, patch_centres
+from baton_diffusers.coordinates import num_samples, plan_layout
 from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
 from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
 from baton_diffusers.models.va_planner import VAPlannerModel, add_timestamps
@@ -150,14 +150,15 @@ def tiny_planner(**config) -> VAPlannerModel:
     return seeded(VAPlannerModel, **{**defaults, **config})
 
 
-def tiny_cue_parts() -> dict[str, VAPlannerModel | PreTrainedTokenizerFast]:
-    """A planner that writes cues, and its tokenizer, as parts of a pipeline."""
+def tiny_cue_parts(tied: bool = False) -> dict[str, VAPlannerModel | PreTrainedTokenizerFast]:
+    """A planner that writes cues, and its tokenizer, as parts of a pipeline. The head may be `tied` to the embeddings."""
     tokenizer, base = tiny_tokenizer(), tiny_planner().config
     first = add_timestamps(tokenizer, 20, FRAME_RATE)
     language_model = {
         **base.language_model_config,
         "vocab_size": len(tokenizer),
         "eos_token_id": tokenizer.eos_token_id,
+        "tie_word_embeddings": tied,
     }
     planner = tiny_planner(
         language_model_config=language_model,
@@ -165,7 +166,8 @@ def tiny_cue_parts() -> dict[str, VAPlannerModel | PreTrainedTokenizerFast]:
         num_timestamps=20,
         timestamp_rate=FRAME_RATE,
     )
-    torch.nn.init.normal_(planner.lm_head.weight, generator=torch.Generator().manual_seed(0))
+    head = planner.language_model.embed_tokens if tied else planner.lm_head
+    torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(0))
     return {"planner": planner, "planner_tokenizer": tokenizer}
 
 
@@ -226,18 +228,10 @@ def tiny_pipeline(**overrides) -> BatonPipeline:
 def random_plan(batch_size: int = 1, duration: float = DURATION, seed: int = 0) -> SemanticPlan:
     """A plan in the layout of `tiny_planner`, masked tail included."""
     generator = torch.Generator().manual_seed(seed)
-    frame_times, centres = keyframe_times(duration, KEYFRAME_RATE), patch_centres(*VIDEO_GRID)
-    audio_times = audio_plan_times(duration, TOKENS_PER_CHUNK)
-    num_video_tokens = len(frame_times) * len(centres)
-    return SemanticPlan(
-        video_tokens=torch.randn(batch_size, num_video_tokens, VIDEO_PLAN_DIM, generator=generator),
-        video_times=frame_times.repeat_interleave(len(centres)),
-        video_centres=centres.repeat(len(frame_times), 1),
-        audio_tokens=torch.randn(batch_size, len(audio_times), AUDIO_PLAN_DIM, generator=generator),
-        audio_times=audio_times,
-        duration=duration,
-        audio_mask=(audio_times < duration).expand(batch_size, -1),
-    )
+    layout = plan_layout(duration, KEYFRAME_RATE, VIDEO_GRID, TOKENS_PER_CHUNK)
+    video_tokens = torch.randn(batch_size, len(layout.video_times), VIDEO_PLAN_DIM, generator=generator)
+    audio_tokens = torch.randn(batch_size, len(layout.audio_times), AUDIO_PLAN_DIM, generator=generator)
+    return SemanticPlan.laid_out(layout, video_tokens, audio_tokens, duration)
 
 
 def random_clip(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

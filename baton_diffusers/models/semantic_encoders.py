@@ -11,7 +11,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from transformers import EncodecConfig, EncodecModel, SiglipVisionConfig, SiglipVisionModel
 
-from ..coordinates import audio_plan_times, clip_duration, keyframe_times, nearest_frames, num_samples, patch_centres
+from ..coordinates import audio_plan_times, clip_duration, keyframe_times, nearest_frames, num_samples, plan_layout
 from ..plan import SemanticPlan
 
 
@@ -220,18 +220,6 @@ def read_plan(
     difference = num_samples(duration, sampling_rate) - waveform.shape[-1]
     audio_tokens = audio_encoder.encode(F.pad(waveform, (0, difference)), sampling_rate)
 
-    device = video_tokens.device
-    frame_times = keyframe_times(duration, video_encoder.config.keyframe_rate)
-    centres = patch_centres(*video_encoder.config.video_grid)
-    audio_times = audio_plan_times(
-        duration, audio_encoder.config.tokens_per_chunk, audio_encoder.config.chunk_duration
-    )
-    return SemanticPlan(
-        video_tokens=video_tokens,
-        video_times=frame_times.repeat_interleave(len(centres)).to(device),
-        video_centres=centres.repeat(len(frame_times), 1).to(device),
-        audio_tokens=audio_tokens.to(device),
-        audio_times=audio_times.to(device),
-        duration=duration,
-        audio_mask=(audio_times < duration).to(device).expand(len(video_tokens), -1),
-    )
+    video, audio = video_encoder.config, audio_encoder.config
+    layout = plan_layout(duration, video.keyframe_rate, video.video_grid, audio.tokens_per_chunk, audio.chunk_duration)
+    return SemanticPlan.laid_out(layout, video_tokens, audio_tokens, duration)

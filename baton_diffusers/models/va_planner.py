@@ -19,12 +19,11 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from transformers import DynamicCache, Qwen3Config, Qwen3Model
 
 from ..coordinates import (
+    PlanLayout,
     apply_rotary_embedding,
-    audio_plan_times,
-    keyframe_times,
     nearest_timestamp,
     num_timestamps_within,
-    patch_centres,
+    plan_layout,
     rotary_embedding,
     timestamp_coordinates,
 )
@@ -392,6 +391,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.proj_out = nn.Linear(tower_dim if tower_depth else hidden_size, video_dim)
         self.audio_proj_out = nn.Linear(tower_dim if tower_depth else hidden_size, audio_dim)
 
+        self.lm_head = None
         if first_timestamp_id is not None and not language_model_config.tie_word_embeddings:
             self.lm_head = nn.Linear(hidden_size, language_model_config.vocab_size, bias=False)
 
@@ -401,6 +401,44 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
     def writes_cues(self) -> bool:
         """Whether the planner knows timestamps, and so can write cues before it plans."""
         return self.config.first_timestamp_id is not None
+
+    def plan_layout(self, duration: float) -> PlanLayout:
+        """Where and when the tokens of a plan of `duration` seconds are."""
+        config = self.config
+        return plan_layout(
+            duration, config.keyframe_rate, config.video_grid, config.audio_tokens_per_chunk, config.chunk_duration
+        )
+
+    def check_lengths(self, text_length: int, duration: float) -> None:
+        """
+        Refuses clips that are too short or too long to be planned.
+
+        Args:
+            text_length (`int`): tokens of the longest prompt, with its cue sheet.
+            duration (`float`): seconds to plan.
+
+        Raises:
+            ValueError: if `duration` ends before the first audio token or, where the planner knows timestamps, after the last
+                of them; or if text and plan exceed the language model's positions.
+        """
+        config, layout = self.config, self.plan_layout(duration)
+        if not layout.audio_mask.any():
+            raise ValueError(
+                f"the clip ends at {duration:g} seconds, but the planner's first audio token lies at "
+                f"{layout.audio_times[0].item():g} seconds: make a longer clip, or go without the planner."
+            )
+        if self.writes_cues and num_timestamps_within(duration, config.timestamp_rate) > config.num_timestamps:
+            raise ValueError(
+                f"the clip lasts {duration:g} seconds, but the planner knows times up to "
+                f"{config.num_timestamps / config.timestamp_rate:g} seconds: make a shorter clip, or go without the planner."
+            )
+        num_video_tokens, num_audio_tokens = len(layout.video_times), int(layout.audio_mask.sum())
+        max_length = self.language_model.config.max_position_embeddings
+        if text_length + num_video_tokens + num_audio_tokens > max_length:
+            raise ValueError(
+                f"{text_length} text tokens and {num_video_tokens} + {num_audio_tokens} plan tokens for {duration:g} seconds "
+                f"exceed the language model's {max_length} positions: shorten the prompt or the clip."
+            )
 
     def forward(
         self,
@@ -443,25 +481,12 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         batch_size, text_length = input_ids.shape
 
         # 1. The plan's layout. Audio tokens beyond the clip's end would be last in every sequence: they are left out.
-        frame_times = keyframe_times(duration, config.keyframe_rate)
-        centres = patch_centres(*config.video_grid)
-        video_times = frame_times.repeat_interleave(len(centres)).to(device)
-        audio_times = audio_plan_times(duration, config.audio_tokens_per_chunk, config.chunk_duration)
+        self.check_lengths(text_length, duration)
+        layout = self.plan_layout(duration)
+        video_times, audio_times = layout.video_times.to(device), layout.audio_times.to(device)
+        num_keyframes = len(video_times) // math.prod(config.video_grid)
         num_chunks = len(audio_times) // config.audio_tokens_per_chunk
-        num_video_tokens, num_audio_tokens = len(video_times), int((audio_times < duration).sum())
-        audio_times = audio_times.to(device)
-        if not num_audio_tokens:
-            raise ValueError(
-                f"`duration` is {duration} seconds, but the first audio token lies at {audio_times[0].item()} seconds: "
-                "plan a longer clip."
-            )
-        length = text_length + num_video_tokens + num_audio_tokens
-        max_length = self.language_model.config.max_position_embeddings
-        if length > max_length:
-            raise ValueError(
-                f"{text_length} text tokens and {num_video_tokens} + {num_audio_tokens} plan tokens for {duration} seconds "
-                f"exceed the language model's {max_length} positions: shorten the prompt or the clip."
-            )
+        num_video_tokens, num_audio_tokens = len(video_times), int(layout.audio_mask.sum())
 
         # 2. One causal pass over [prompt; video placeholders; audio placeholders]
         text_embeds = self.language_model.embed_tokens(input_ids)
@@ -479,7 +504,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             encoder_hidden_states, audio_encoder_hidden_states = hidden_states, audio_hidden_states
             rotary_emb = self._timestamp_rotary_embedding(video_times)
             audio_rotary_emb = self._timestamp_rotary_embedding(audio_times[:num_audio_tokens])
-            hidden_states = self.video_queries.to(hidden_states.dtype).repeat(len(frame_times), 1)
+            hidden_states = self.video_queries.to(hidden_states.dtype).repeat(num_keyframes, 1)
             audio_hidden_states = self.audio_queries.to(audio_hidden_states.dtype).repeat(num_chunks, 1)
             hidden_states = hidden_states.expand(batch_size, -1, -1)
             audio_hidden_states = audio_hidden_states[:num_audio_tokens].expand(batch_size, -1, -1)
@@ -502,15 +527,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         video_tokens = self.proj_out(hidden_states)
         audio_tokens = self.audio_proj_out(audio_hidden_states)
         audio_tokens = nn.functional.pad(audio_tokens, (0, 0, 0, len(audio_times) - num_audio_tokens))
-        plan = SemanticPlan(
-            video_tokens=video_tokens,
-            video_times=video_times,
-            video_centres=centres.repeat(len(frame_times), 1).to(device),
-            audio_tokens=audio_tokens,
-            audio_times=audio_times,
-            duration=duration,
-            audio_mask=(audio_times < duration).expand(batch_size, -1),
-        )
+        plan = SemanticPlan.laid_out(layout, video_tokens, audio_tokens, duration)
         return plan if labels is None else (plan, self._cross_entropy(text_hidden_states, labels))
 
     @apply_forward_hook
@@ -542,13 +559,15 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             `list[list[int]]`: the sheets' tokens, without the end of the text.
 
         Raises:
-            ValueError: if the planner knows no timestamps, or `temperature` is negative.
+            ValueError: if the planner knows no timestamps, or not all that lie within `duration`; the text exceeds the language
+                model's positions; or `temperature` is negative.
         """
         config = self.config
         if not self.writes_cues:
             raise ValueError("this planner knows no timestamps (`first_timestamp_id` is None), and so writes no cues.")
         if not 0 <= temperature < math.inf:
             raise ValueError(f"`temperature` is {temperature}, but must be a number from 0 on.")
+        self.check_lengths(input_ids.shape[1], duration)
         batch_size, device = len(input_ids), input_ids.device
         generators = generator if isinstance(generator, Sequence) else [generator] * batch_size
         draws = torch.stack(
@@ -559,8 +578,10 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         ).to(device)
         end = self.language_model.config.eos_token_id
         first, number = config.first_timestamp_id, config.num_timestamps
-        last = first + min(number, num_timestamps_within(duration, config.timestamp_rate)) - 1
+        last = first + num_timestamps_within(duration, config.timestamp_rate) - 1
         tokens = torch.arange(self.language_model.config.vocab_size, device=device)
+        # Called, and not taken from the layer: hooks of offloading bring it to the device then.
+        head = self.language_model.embed_tokens(tokens) if self.lm_head is None else None
         is_timestamp = (tokens >= first) & (tokens < first + number)
         earliest = torch.full((batch_size, 1), first, device=device)
 
@@ -572,7 +593,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             impossible = is_timestamp & ((tokens < earliest) | (tokens > last))
             if step == 0:
                 impossible = impossible | ~(is_timestamp | (tokens == end))
-            logits = self._logits(hidden_states).masked_fill(impossible, -math.inf)
+            logits = self._logits(hidden_states, head).masked_fill(impossible, -math.inf)
             if temperature == 0:
                 token = logits.argmax(dim=-1)
             else:
@@ -609,10 +630,13 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             use_cache=cache is not None,
         ).last_hidden_state
 
-    def _logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        tied = self.language_model.config.tie_word_embeddings
-        weight = self.language_model.embed_tokens.weight if tied else self.lm_head.weight
-        return nn.functional.linear(hidden_states, weight).float()
+    def _logits(self, hidden_states: torch.Tensor, head: torch.Tensor | None = None) -> torch.Tensor:
+        """Of the next token. `head` is the embeddings of all tokens, where they are the head and already at hand."""
+        if self.lm_head is not None:
+            return self.lm_head(hidden_states).float()
+        return nn.functional.linear(
+            hidden_states, self.language_model.embed_tokens.weight if head is None else head
+        ).float()
 
     def _cross_entropy(self, hidden_states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The mean over the labels, each predicted from the tokens before it; 0 where there are none."""
@@ -625,10 +649,8 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         embeds = placeholder.expand(len(times), -1)
         if self.writes_cues:
             first, number = self.config.first_timestamp_id, self.config.num_timestamps
-            timestamps = self.language_model.embed_tokens.weight[first : first + number]
-            place = (
-                timestamp_coordinates(times, self.config.timestamp_rate).clamp(max=number - 1).to(timestamps.device)
-            )
+            timestamps = self.language_model.embed_tokens(torch.arange(first, first + number, device=times.device))
+            place = timestamp_coordinates(times, self.config.timestamp_rate).clamp(max=number - 1)
             before = place.floor().long().clamp(max=number - 2)[:, 0]
             embeds = embeds + torch.lerp(
                 timestamps[before], timestamps[before + 1], (place - before[:, None]).to(embeds)

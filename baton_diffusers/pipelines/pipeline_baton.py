@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -308,7 +309,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             ("num_inference_steps", num_inference_steps),
             ("num_videos_per_prompt", num_videos_per_prompt),
         ):
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, numbers.Integral) or value < 1:
                 raise ValueError(f"`{name}` is {value!r}, but must be an integer of at least 1.")
         check_schedulers(self.scheduler, self.audio_scheduler, num_inference_steps)
 
@@ -368,15 +369,16 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
 
         # 2. Sizes and lengths
         for name, value, multiple in zip(("height", "width"), (height, width), self._size_multiples, strict=True):
-            if not isinstance(value, int) or value < 1 or value % multiple:
-                nearest = max(round(value / multiple), 1) * multiple if isinstance(value, (int, float)) else multiple
+            if not isinstance(value, numbers.Integral) or value < 1 or value % multiple:
+                nearest = max(round(value / multiple), 1) * multiple if isinstance(value, numbers.Real) else multiple
                 raise ValueError(f"`{name}` is {value!r}, but must be a multiple of {multiple}: use {nearest}.")
         num_clips = batch_size * num_videos_per_prompt
         video_shape, audio_shape = self._latent_shapes(num_clips, height, width, num_frames)
 
         # 3. What is given
         self._check_given(given, batch_size, num_frames)
-        num_steps = len(set_timesteps(self.scheduler, num_inference_steps))
+        timesteps = set_timesteps(self.scheduler, num_inference_steps)
+        num_steps = len(timesteps)
         passes = [p for step in self._passes_of_steps(num_steps, given, num_frames) for p in step]
         anchors = {guidance_pass.anchor for guidance_pass in passes}
         needed = {"negative_prompt": negative_prompt_embeds}
@@ -417,6 +419,11 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                 "picture (a given `video`, or the still one of `SyncGuidance`) that does not change: call "
                 "`pipe.transformer.disable_cache()`."
             )
+        if self.transformer.is_cache_enabled and (timesteps[1:] == timesteps[:-1]).any() | (timesteps == 0).any():
+            raise ValueError(
+                "the enabled cache of diffusers tells by the picture whether a step may be left out, and with these schedulers the "
+                "picture rests while the sound goes on: call `pipe.transformer.disable_cache()`, or let neither of them lead."
+            )
         if use_cache and self.transformer.is_cache_enabled and any(p.keeps_video or p.keeps_audio for p in passes):
             raise ValueError(
                 "`use_cache` runs a clean stream once, which the enabled cache of diffusers for whole blocks would disturb: call "
@@ -440,7 +447,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         # 5. The plan
         duration = coordinates.clip_duration(num_frames, self.frame_rate)
         if plan is not None:
-            self._check_plan(plan, batch_size, num_frames)
+            self._check_plan(plan, batch_size, num_clips, num_frames)
             if not use_plan:
                 raise ValueError("`plan` was given together with `use_plan=False`: leave one of them out.")
         elif use_plan and self.planner is not None:
@@ -454,12 +461,9 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                     "`pipe.prepare_plan`), or call with `use_plan=False`."
                 )
             planner = self.planner.config
-            first = coordinates.audio_plan_times(duration, planner.audio_tokens_per_chunk, planner.chunk_duration)[0]
-            if duration <= first:
-                raise ValueError(
-                    f"`num_frames` is {num_frames}, but the planner's first audio token lies at {first:.4f} seconds and the clip "
-                    f"ends at {duration:.4f}: make a longer clip, give `plan`, or call with `use_plan=False`."
-                )
+            prompts = [prompt] if isinstance(prompt, str) else prompt
+            tokens, _ = tokenize_prompts(self.planner_tokenizer, prompts, planner.system_prompt)
+            self.planner.check_lengths(tokens.shape[1], duration)
 
         if cues is not None:
             planner = self.planner if use_plan and plan is None else None
@@ -475,10 +479,19 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                     "one, one for each prompt, or one for each clip."
                 )
             _check_texts("cues", cues)
+            written = (
+                max(len(self.planner_tokenizer(sheet, add_special_tokens=False).input_ids) for sheet in sheets) + 1
+            )
+            planner.check_lengths(tokens.shape[1] + written, duration)
+            rate = planner.config.timestamp_rate
+            last = (coordinates.num_timestamps_within(duration, rate) - 1) / rate
             for sheet in sheets:
-                late = [cue.time for cue in parse_cues(sheet) if cue.time >= duration]
+                late = [cue.time for cue in parse_cues(sheet) if coordinates.nearest_timestamp(cue.time, rate) > last]
                 if late:
-                    raise ValueError(f"`cues` name {late[0]} seconds, but the clip ends at {duration:.4f}.")
+                    raise ValueError(
+                        f"`cues` name {late[0]} seconds, but the clip ends at {duration:.4f} and the last timestamp before is "
+                        f"{last:g}."
+                    )
         if not 0 <= cue_temperature < math.inf:
             raise ValueError(f"`cue_temperature` is {cue_temperature}, but must be a number from 0 on.")
 
@@ -635,6 +648,9 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
 
         Returns:
             `list[str]` of `num_clips` sheets; or `None` with a planner that knows no timestamps.
+
+        Raises:
+            ValueError: if the clips cannot be shared out among the prompts, or among the sheets given.
         """
         if self.planner is None or not self.planner.writes_cues:
             return None
@@ -643,6 +659,12 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         num_clips = num_clips or len(prompt)
         if cues is not None:
             cues = [cues] if isinstance(cues, str) else cues
+        for name, texts in (("prompts", prompt), ("sheets of `cues`", cues)):
+            if texts is not None and num_clips % len(texts):
+                raise ValueError(
+                    f"{num_clips} clips cannot be shared out among {len(texts)} {name}: give as many, or one."
+                )
+        if cues is not None:
             return [sheet for sheet in cues for _ in range(num_clips // len(cues))]
         if isinstance(generator, list):
             generator = [_fork(g) for g in generator]
@@ -675,7 +697,8 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             prompt (`str` or `list[str]`, *optional*): what to plan; not read if `plan` is given.
             num_frames (`int`, *optional*): length of the clips; by default the pipeline's.
             num_clips (`int`, *optional*): clips to be made; by default one for each plan. Every plan is repeated in a row.
-            plan (`SemanticPlan`, *optional*): takes the place of the planner's; one for all prompts, or one for each.
+            plan (`SemanticPlan`, *optional*): takes the place of the planner's; one for all prompts, one for each, or one for
+                each clip.
             use_plan (`bool`, defaults to `True`): whether to plan at all.
             cues (`list[str]`, *optional*): cue sheets, one for each prompt or for each clip; by default those of `prepare_cues`.
                 With empty ones the plan is the mean over the times that the prompt leaves open.
@@ -1056,8 +1079,8 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             audio_mask (*optional*): the same for `audio`, with a value for each sample.
             video_frame_rate (`float`, *optional*): frames per second of arrays, tensors and images in `video` and
                 `continue_from`; by default the pipeline's. Files say their own.
-            audio_sampling_rate (`int`, *optional*): samples per second of arrays and tensors in `audio` and `continue_from`; by
-                default the pipeline's. Files say their own.
+            audio_sampling_rate (`int`, *optional*): samples per second of arrays and tensors in `audio`, `reference_audio` and
+                `continue_from`; by default the pipeline's. Files say their own.
             only (`str`, *optional*): "video" or "audio" makes clips of that modality alone, without the work for the other, which
                 is `None` in the output. The one that is made reads context tokens in its place (CCL's routing, papers.md 2):
                 a checkpoint must have been trained so. Guidance by the other modality falls away.
@@ -1072,12 +1095,13 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             negative_prompt_attention_mask (`torch.Tensor`, *optional*): with `negative_prompt_embeds`.
             audio_negative_prompt_embeds (`torch.Tensor`, *optional*): instead of `audio_negative_prompt`.
             audio_negative_prompt_attention_mask (`torch.Tensor`, *optional*): with `audio_negative_prompt_embeds`.
-            plan (`SemanticPlan`, *optional*): takes the place of the planner's; one for all prompts, or one for each.
+            plan (`SemanticPlan`, *optional*): takes the place of the planner's; one for all prompts, one for each, or one for
+                each clip.
             use_plan (`bool`, defaults to `True`): `False` makes the clips from the text alone.
             cues (`str` or `list[str]`, *optional*): when things happen, for a planner that knows timestamps, as
                 `"<|0.50|> red ball <|1.56|> purple face three"`; one sheet for all prompts, one for each, or one for each
-                clip. By default the planner writes them, but none for a clip of which `video` or `audio` is given. The empty
-                sheet leaves times open, as the paper's planner does: the plan is then the mean over them.
+                clip. By default the planner writes them, but for a clip of which `video`, `audio` or a beginning is given, which
+                settles when things happen, the empty sheet is taken. That leaves times open, as the paper's planner does: the plan is then the mean over them.
             cue_temperature (`float`, defaults to 0.5): how freely the planner writes cues; 0 takes the likeliest. At 1, with which it
                 is trained, times are as varied as in its data, and slips more frequent (ours).
             use_cache (`bool`, defaults to `False`): whether keys and values that do not change over the steps are kept for the
@@ -1229,6 +1253,11 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                 predictions, audio_predictions = {}, {}
                 for guidance_pass in guidance_passes(guider, audio_guider, has_plan, has_other):
                     anchor = guidance_pass.anchor
+                    if not anchor.text and negative_prompt_embeds is None:
+                        raise ValueError(
+                            "the guider drops the text, and did not when the clip was begun, so that no negative prompt was encoded: "
+                            "set it before the call."
+                        )
                     with self.transformer.cache_context(anchor.name):
                         velocity, audio_velocity = self.transformer(
                             hidden_states=(still if anchor.static else latents).to(dtype),
@@ -1407,10 +1436,11 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                     f"{number} clips of {name} are given for {batch_size} prompts: give one for each, or one for all."
                 )
         if given.duration is not None and num_frames != self._num_frames_of(given):
-            whole = given.audio if given.video is None else given.video
+            decides = given.video is not None and given.video.duration == given.duration  # and is no first frame alone
+            name, whole = ("video", given.video) if decides else ("audio", given.audio)
             duration = coordinates.clip_duration(num_frames, self.frame_rate)
             raise ValueError(
-                f"`{'audio' if given.video is None else 'video'}` lasts {whole}, but `num_frames` {num_frames} at "
+                f"`{name}` lasts {whole}, but `num_frames` {num_frames} at "
                 f"{self.frame_rate:g} per second last {duration:.4f}: leave `num_frames` out, or cut one to the other."
             )
         mask, audio_mask = self._settled_masks(given, num_frames)
@@ -1431,7 +1461,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                 "more, or leave `audio` out."
             )
 
-    def _check_plan(self, plan: SemanticPlan, batch_size: int, num_frames: int) -> None:
+    def _check_plan(self, plan: SemanticPlan, batch_size: int, num_clips: int, num_frames: int) -> None:
         config = self.transformer.config
         if config.video_plan_dim is None:
             raise ValueError("`plan` was given, but the transformer has no plan layers: leave it out.")
@@ -1447,9 +1477,10 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                 f"`plan` lasts {plan.duration:.4f} seconds, but {num_frames} frames at {self.frame_rate:g} per second last "
                 f"{duration:.4f}: use `plan.slice`, `SemanticPlan.concat`, or another `num_frames`."
             )
-        if plan.batch_size not in (1, batch_size):
+        if plan.batch_size not in (1, batch_size, num_clips):
             raise ValueError(
-                f"`plan` is for {plan.batch_size} clips, but there are {batch_size} prompts: give one for each, or one for all."
+                f"`plan` is for {plan.batch_size} clips, but there are {batch_size} prompts with {num_clips // batch_size} videos "
+                "each: give one for all, one for each prompt, or one for each clip."
             )
 
     def _require_components(self) -> None:

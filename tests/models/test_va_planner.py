@@ -181,7 +181,7 @@ def test_wrong_input_is_refused(planner, prompt):
     input_ids, mask = prompt
     with pytest.raises(ValueError, match="`duration` is -1 seconds"):
         planner(input_ids, mask, -1)
-    with pytest.raises(ValueError, match="`duration` is 0.01 seconds, but the first audio token lies at 0.0625"):
+    with pytest.raises(ValueError, match="ends at 0.01 seconds, but the planner's first audio token lies at 0.0625"):
         planner(input_ids, mask, 0.01)
     with pytest.raises(ValueError, match=r"`attention_mask` of shape \(1, 4\)"):
         planner(input_ids, mask[:, :4], DURATION)

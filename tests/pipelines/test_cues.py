@@ -109,6 +109,10 @@ def test_cues_are_saved_with_the_planner(cue_pipe, tmp_path):
     [
         ({"cues": ["", "", ""]}, "3 sheets for 1 prompts with 1 videos each"),
         ({"cues": "<|2.00|> red circle"}, r"name 2.0 seconds, but the clip ends at 1.1250"),
+        ({"cues": "<|1.12|> red circle"}, r"name 1.12 seconds, .* the last timestamp before is 1"),
+        ({"cues": "<|0.25|> red circle " * 90}, r"\d+ text tokens and .* exceed the language model's 256 positions"),
+        ({"num_frames": 25}, r"lasts 3.125 seconds, but the planner knows times up to 2.5 seconds"),
+        ({"num_frames": 25, "cues": ""}, r"knows times up to 2.5 seconds"),
         ({"cues": "red circle"}, "begins with a timestamp"),
         ({"cues": [3]}, "cues.*list of at least one string"),
         ({"cues": "", "use_plan": False}, "leave them out"),
@@ -118,6 +122,20 @@ def test_cues_are_saved_with_the_planner(cue_pipe, tmp_path):
 def test_wrong_cues_are_refused_before_any_model_runs(call, message):
     with pytest.raises(ValueError, match=message):
         make(forbid(tiny_pipeline(**tiny_cue_parts())), **call)
+
+
+def test_clips_are_shared_out_among_prompts_and_sheets(cue_pipe):
+    assert len(cue_pipe.prepare_cues([PROMPT, OTHER], num_clips=4, generator=seeds(0, 1, 2, 3))) == 4
+    with pytest.raises(ValueError, match="3 clips cannot be shared out among 2 prompts"):
+        cue_pipe.prepare_cues([PROMPT, OTHER], num_clips=3)
+    with pytest.raises(ValueError, match="2 clips cannot be shared out among 3 sheets"):
+        cue_pipe.prepare_cues([PROMPT, OTHER], cues=["", "", ""])
+
+
+def test_the_plan_of_a_call_with_several_videos_can_be_given_again(cue_pipe):
+    several = {"num_videos_per_prompt": 2, "cue_temperature": 1.0}
+    output = make(cue_pipe, **several, generator=seeds(0, 1))
+    assert_same(make(cue_pipe, **several, generator=seeds(0, 1), plan=output.plan), output, atol=1e-6)
 
 
 def test_cues_for_a_planner_without_timestamps_are_refused(idle_pipe):

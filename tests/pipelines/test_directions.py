@@ -504,6 +504,10 @@ def test_one_modality_alone_beside_a_cache_of_diffusers_is_refused(own_pipe):
             {"audio": WAVEFORM, "num_frames": 13},
             r"`audio` lasts 1.1250 .* `num_frames` 13 at 8 per second last 1.6250",
         ),
+        (
+            {"image": FRAMES[0], "audio": WAVEFORM, "num_frames": 13},
+            r"`audio` lasts 1.1250 .* `num_frames` 13 at 8 per second last 1.6250",
+        ),
         ({"audio": WAVEFORM, "plan": random_plan(duration=2.0)}, "`plan` lasts 2.0000 seconds, but 9 frames"),
         ({"prompt": ["a"] * 3, "video": [FRAMES] * 2}, "2 clips of video are given for 3 prompts: give one for each"),
         ({"prompt": ["a"] * 3, "audio": [WAVEFORM] * 2}, "2 clips of audio are given for 3 prompts"),

@@ -10,7 +10,7 @@ from baton_diffusers import BatonPipeline
 from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
 from baton_diffusers.models.va_planner import VAPlannerModel
 
-from ..tiny import FRAME_RATE, SAMPLING_RATE, random_clip, tiny_pipeline, tiny_planner
+from ..tiny import FRAME_RATE, SAMPLING_RATE, random_clip, tiny_cue_parts, tiny_pipeline, tiny_planner
 from .calls import PROMPT, assert_same, differ, make, quiet
 
 
@@ -56,6 +56,19 @@ def test_no_weight_of_any_model_is_left_behind_when_layers_are_offloaded(pipe, o
         assert {weight.device.type for weight in model.parameters()} <= {"meta"}, name
     for found, value in zip(read_and_make(own_pipe), wanted, strict=True):
         torch.testing.assert_close(found, value, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_planner_writes_cues_while_its_layers_are_offloaded(tied):
+    """It reads its embeddings where it predicts tokens and marks times, too: not behind the back of their hook."""
+    wanted, pipe = (quiet(tiny_pipeline(**tiny_cue_parts(tied))) for _ in range(2))
+    wanted = make(wanted, cue_temperature=8.0)
+    assert wanted.cues != [""]
+    accelerate.cpu_offload(pipe.planner, "cpu", offload_buffers=len(pipe.planner._parameters) > 0)
+    assert {weight.device.type for weight in pipe.planner.parameters()} == {"meta"}
+    found = make(pipe, cue_temperature=8.0)
+    assert found.cues == wanted.cues
+    assert_same(found, wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from peft import LoraConfig
 from baton_diffusers import BatonPipeline, SemanticPlan
 from baton_diffusers.guiders import PlanGuidance, presets
 from baton_diffusers.models.semantic_encoders import read_plan
+from baton_diffusers.schedulers import lead_schedulers
 
 from ..tiny import (
     AUDIO_LATENTS,
@@ -558,6 +559,18 @@ def test_a_callback_changes_the_guidance(own_pipe):
     assert len(calls) == 2 + 1 + 1
 
 
+def test_a_callback_that_begins_to_guide_has_to_bring_the_negative_prompt(own_pipe):
+    def callback(pipe, step, timestep, tensors):
+        pipe.guider = PlanGuidance(4.0)
+        return {}
+
+    own_pipe.register_modules(guider=PlanGuidance(1.0), audio_guider=PlanGuidance(1.0))
+    with pytest.raises(
+        ValueError, match="drops the text, and did not when the clip was begun.*set it before the call"
+    ):
+        make(own_pipe, callback_on_step_end=callback)
+
+
 def test_a_callback_interrupts(own_pipe):
     def callback(pipe, step, timestep, tensors):
         pipe._interrupt = step == 1
@@ -892,7 +905,7 @@ REFUSALS = {
     ),
     "too few plans": (
         {"prompt": ["a"] * 3, "plan": random_plan(2)},
-        "`plan` is for 2 clips, but there are 3 prompts: give one for each, or one for all",
+        "`plan` is for 2 clips, but there are 3 prompts with 1 videos each: give one for all, one for",
     ),
     "a plan that is not to be used": ({"plan": random_plan(), "use_plan": False}, "`plan` .* with `use_plan=False`"),
     "an unknown output": ({"output_type": "mp4"}, r"`output_type` is 'mp4', but must be one of \('pil', 'np', 'pt'"),
@@ -948,10 +961,7 @@ def test_an_absent_optional_component_is_named_where_it_is_needed(name, kwargs, 
 
 def test_a_clip_too_short_to_plan_is_refused_before_its_text_is_read():
     pipe = forbid(tiny_pipeline(planner=tiny_planner(audio_tokens_per_chunk=2)))
-    message = (
-        "`num_frames` is 1, but the planner's first audio token lies at 0.2500 seconds and the clip ends at 0.1250"
-    )
-    refused(pipe, message, num_frames=1)
+    refused(pipe, "ends at 0.125 seconds, but the planner's first audio token lies at 0.25 seconds", num_frames=1)
 
 
 def test_guiders_of_scale_one_need_no_negative_text(pipe):
@@ -980,6 +990,18 @@ def test_blocks_that_cannot_be_left_out_are_refused(own_pipe):
     own_pipe.guider = own_pipe.audio_guider = PlanGuidance(4.0, skip_layers=(2,))
     own_pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
     refused(own_pipe, "leave out block 2, at one of the transformer's ends.*`pipe.transformer.disable_cache")
+
+
+def test_a_modality_that_leads_beside_a_cache_of_diffusers_is_refused(own_pipe):
+    forbid(own_pipe).transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
+    for lead in (0.25, -0.25):
+        own_pipe.register_modules(**lead_schedulers(lead))
+        refused(own_pipe, "with these schedulers the picture rests while the sound goes on", num_inference_steps=8)
+
+
+def test_numbers_of_numpy_are_numbers(pipe):
+    sizes = {"num_frames": NUM_FRAMES, "height": SIZE, "width": SIZE, "num_inference_steps": 2}
+    assert_same(make(pipe, **{name: np.int64(value) for name, value in sizes.items()}), make(pipe, **sizes))
 
 
 @pytest.mark.parametrize(
