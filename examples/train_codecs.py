@@ -66,7 +66,9 @@ def train_audio(config: AudioConfig, export_only: bool) -> None:
         vae = build_audio_vae(log_mels, config.objective.latent_noise, **config.model)
     else:
         vae = MMAudioVAE.from_pretrained(config.initial)
-    trainer = Trainer(config.trainer, AudioCodec(vae), AudioCodecObjective(config.objective, vae), clips)
+    trainer = Trainer(
+        config.trainer, AudioCodec(vae), AudioCodecObjective(config.objective, vae), clips, settings=config
+    )
     save(finish(trainer, export_only), config.export)
 
 
@@ -78,7 +80,7 @@ def train_video(config: VideoConfig, export_only: bool) -> None:
     else:
         vae = AutoencoderKLWan.from_pretrained(config.initial)
     codec = VideoCodec(vae, config.objective.train_encoder)
-    trainer = Trainer(config.trainer, codec, VideoCodecObjective(config.objective, vae), clips)
+    trainer = Trainer(config.trainer, codec, VideoCodecObjective(config.objective, vae), clips, settings=config)
     vae = finish(trainer, export_only)
     if config.objective.train_encoder:
         probe = StageClips("train", config.trainer.seed + 1)

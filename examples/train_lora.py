@@ -40,7 +40,7 @@ def main(path: str, overrides: list[str]) -> None:
     if config.validation is not None:
         settings = replace(config.validation, model=config.validation.model or config.model)
         validation = Validation(settings, Path(config.trainer.run_dir) / "samples")
-    trainer = Trainer(config.trainer, module, loss, features, None, collate_features, False, validation)
+    trainer = Trainer(config.trainer, module, loss, features, None, collate_features, False, validation, config)
     if planner is not None:
         planner.to(trainer.device)
     trained = trainer.fit()

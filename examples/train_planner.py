@@ -51,7 +51,11 @@ def main() -> None:
         if config.features is None:
             dataset = PlannedScenes(*encoders, config.num_scenes, config.clips_per_prompt)
         else:
-            clips = None if config.data_seed is None else StageClips("train", seed=config.data_seed)
+            clips = (
+                None
+                if config.data_seed is None
+                else StageClips("train", config.data_seed, verb_shares=config.verb_shares)
+            )
             features = CachedFeatures(config.features, clips, config.trainer.seed, config.trainer.batch_size)
             dataset = CachedPlans(features)
 
@@ -67,6 +71,7 @@ def main() -> None:
             dataset,
             collate_fn=PlanCollator(),
             validate=validate if validates else None,
+            settings=config,
         )
         planner = trainer.fit()
         if not trainer.accelerator.is_main_process:

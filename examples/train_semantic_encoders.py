@@ -30,7 +30,7 @@ def train_video(path: str, overrides: list[str]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
     collator = FrameCollator(tokenizer, config.text_config["max_position_embeddings"])
     module, loss = VideoSemanticTraining(config), VideoSemanticLoss(config)
-    trained = Trainer(config.trainer, module, loss, dataset, collate_fn=collator).fit()
+    trained = Trainer(config.trainer, module, loss, dataset, collate_fn=collator, settings=config).fit()
     export_video_encoder(trained, config).save_pretrained(config.output)
 
 
@@ -38,7 +38,7 @@ def train_audio(path: str, overrides: list[str]) -> None:
     config = load_config(path, AudioSemanticConfig, overrides)
     dataset = SoundDataset(config.tokens_per_chunk, config.chunk_duration)
     module, loss = AudioSemanticTraining(config), AudioSemanticLoss(config)
-    trained = Trainer(config.trainer, module, loss, dataset).fit()
+    trained = Trainer(config.trainer, module, loss, dataset, settings=config).fit()
     export_audio_encoder(trained, config).save_pretrained(config.output)
 
 

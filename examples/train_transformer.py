@@ -70,7 +70,9 @@ def main(path: str, overrides: list[str]) -> None:
     run_dir = Path(config.trainer.run_dir)
     validation = None if config.validation is None else Validation(config.validation, run_dir / "samples")
     groups = parameter_groups(module, config)
-    trainer = Trainer(config.trainer, module, loss, features, groups, collate_features, validate=validation)
+    trainer = Trainer(
+        config.trainer, module, loss, features, groups, collate_features, validate=validation, settings=config
+    )
     if planner is not None:
         planner.to(trainer.device)
     with float32_attention():

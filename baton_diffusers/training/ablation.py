@@ -431,7 +431,8 @@ def summarise_arms(
         examples: The scenes.
 
     Returns:
-        For each tier, "all" included, and each arm: [`summarise_direction`]'s figures; `against`, the arm that it is compared
+        For each tier, "all" included, and each arm: [`summarise_direction`]'s figures, with intervals over scenes, not over what
+        several checkpoints made of one; `against`, the arm that it is compared
         with; and [`paired_differences`]'s `differences` from it. An arm that is the first one of its direction has `None` in
         both.
     """
@@ -445,13 +446,20 @@ def summarise_arms(
         of_tier = {name: [s for s in values if tier in ("all", s.tier)] for name, values in scores.items()}
         table[tier] = {}
         for arm in arms:
+            # Drawn by scenes: clips of one scene, from several checkpoints, are no independent ones.
+            parts = _parts(of_tier[arm.name], num_scenes, arm.direction).items()
+            ratios = {name: _Ratio(*part) for name, part in parts}
+            figures = {
+                name: None if np.isnan(ratio(np.arange(num_scenes))) else bootstrap(ratio, num_scenes)
+                for name, ratio in ratios.items()
+            }
             against = arm.against or next(other.name for other in arms if other.direction == arm.direction)
             against = None if against == arm.name else against
             differences = None
             if against is not None:
                 differences = paired_differences(of_tier[arm.name], of_tier[against], num_scenes, arm.direction)
             compared = {"against": against, "differences": differences}
-            table[tier][arm.name] = {"direction": arm.direction} | summaries[arm.name][tier] | compared
+            table[tier][arm.name] = {"direction": arm.direction} | summaries[arm.name][tier] | figures | compared
     return table
 
 

@@ -489,7 +489,10 @@ class CachedFeatures:
         if clips is not None and "stage" in source:
             expected = _describe_source(clips)
             if source != expected:
-                raise ValueError(f"the features in {folder} were made from {source}, not from {expected}.")
+                raise ValueError(
+                    f"the features in {folder} were made from {source}, not from {expected}: say so (`data_seed`, `verb_shares`), "
+                    "or take the prompts as they were cached (`data_seed=null`)."
+                )
         self.clips = clips if "stage" in source else None
         self.seed = seed
         self.batch_size = 1 if batch_size is None else batch_size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -41,6 +41,7 @@ class PlannerConfig:
             come up, see `num_scenes` and `clips_per_prompt`.
         data_seed: Seed of the Stage stream that the features were made from, whose prompts are paraphrased anew each time;
             None takes the prompts of the cache, as for clips of one's own.
+        verb_shares: Those of that stream, see [`StageClips`].
         num_scenes: Training scenes, whose features are computed once; their prompts are paraphrased at every epoch.
         clips_per_prompt: Renders of a scene whose features are averaged into one target. The prompt does not say when
             things happen, so that a scene has many clips; the squared distances to all of them have the gradient of the
@@ -64,6 +65,7 @@ class PlannerConfig:
     lora_rank: int | None = None
     features: str | None = None
     data_seed: int | None = 0
+    verb_shares: dict[str, float] = field(default_factory=dict)
     num_scenes: int = 5000
     clips_per_prompt: int = 1
     audio_weight: float = 1.0

@@ -39,6 +39,10 @@ from transformers import PreTrainedModel
 Config = TypeVar("Config")
 
 
+# Settings of a training that may change while a run lasts.
+_OF_THE_RUN = ("trainer", "validation", "evaluation_scenes", "output", "export")
+
+
 @dataclass
 class TrainerConfig:
     """
@@ -104,6 +108,8 @@ class TrainerConfig:
         for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if self.validate_every is not None and self.validate_every < 1:
+            raise ValueError(f"`validate_every` must be at least 1, or None, got {self.validate_every}.")
         for name in ("learning_rate", "max_grad_norm", "max_minutes", "checkpoint_minutes"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -146,6 +152,8 @@ class Trainer:
             they are as small as what is trained; the module has to be built alike to resume.
         validate: `validate(module, step)` looks at what is trained so far (the moving average, where there is one) and
             returns numbers by name, for `validation.csv` and the trackers. It takes no time of `max_minutes`.
+        settings: A dataclass with all that decides what is learnt, `config` as its `trainer`. The run keeps it, and goes on only
+            with the same, but for what is said of the trainer, of validation and of where results go.
 
     Raises:
         ValueError: If nothing in `module` requires a gradient, `batch_size` does not divide into parts, nothing in `module`
@@ -163,6 +171,7 @@ class Trainer:
         collate_fn: Callable[[list[Any]], Any] | None = None,
         save_frozen: bool = True,
         validate: Callable[[nn.Module, int], dict[str, float]] | None = None,
+        settings: Any = None,
     ):
         if (config.validate_every is None) != (validate is None):
             raise ValueError(
@@ -175,6 +184,7 @@ class Trainer:
         self.dataset = dataset
         self.collate_fn = collate_fn
         self.validate = validate
+        self.settings = _plain({"trainer": asdict(config)} if settings is None else asdict(settings))
         self._left_out = set()
         if not save_frozen:
             self._left_out = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
@@ -289,15 +299,17 @@ class Trainer:
             The trained module: [`Trainer.ema_module`].
 
         Raises:
+            ValueError: If the run was begun with other `settings`.
             FloatingPointError: If the loss is no longer finite. The checkpoints before it remain.
             KeyboardInterrupt: After Ctrl-C, when the checkpoint is written.
             SystemExit: After SIGTERM, likewise.
         """
         config, main = self.config, self.accelerator.is_main_process
+        self._check_settings()
+        self.accelerator.wait_for_everyone()
         if main:
             self.run_dir.mkdir(parents=True, exist_ok=True)
-            text = yaml.safe_dump(_plain(asdict(config)), sort_keys=False)
-            _replace(self.run_dir / "config.yaml", text)
+            _replace(self.run_dir / "config.yaml", yaml.safe_dump(self.settings, sort_keys=False))
         self.accelerator.wait_for_everyone()
         self.resume()
         if self.progress() >= 1:
@@ -409,6 +421,18 @@ class Trainer:
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
         self.accelerator.wait_for_everyone()
         return path
+
+    def _check_settings(self) -> None:
+        path = self.run_dir / "config.yaml"
+        if not path.is_file() or not checkpoints(self.run_dir):
+            return
+        begun = yaml.safe_load(path.read_text())
+        for name in {**begun, **self.settings}:
+            if name not in _OF_THE_RUN and begun.get(name) != self.settings.get(name):
+                raise ValueError(
+                    f"{self.run_dir} was begun with `{name}` {begun.get(name)!r}, and cannot go on with "
+                    f"{self.settings.get(name)!r}: give another `trainer.run_dir`, with this one's export as `initial` to start there."
+                )
 
     def resume(self) -> bool:
         """Loads the newest checkpoint of the run; returns whether there was one."""
@@ -565,10 +589,15 @@ def load_checkpoint(run_dir: str | Path, module: nn.Module, ema: bool = True) ->
 
     Raises:
         FileNotFoundError: If the run has no checkpoint.
+        ValueError: If its weights are spread over files, as processes that share a model write them.
     """
     paths = checkpoints(run_dir)
     if not paths:
         raise FileNotFoundError(f"No checkpoint in {Path(run_dir) / 'checkpoints'}.")
+    if paths[-1].is_dir():
+        raise ValueError(
+            f"{paths[-1]} is spread over processes: export it by running the training's own command, in as many, to its end."
+        )
     state = torch.load(paths[-1], map_location="cpu", weights_only=True)
     module.load_state_dict(state["ema"] if ema and state["ema"] is not None else state["module"])
     return state["step"]

@@ -6,10 +6,11 @@ import re
 import signal
 import time
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
+import yaml
 from accelerate.utils import is_wandb_available
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -291,6 +292,34 @@ def test_parameter_groups_keep_their_rate(tmp_path):
     torch.testing.assert_close(module.weight.detach(), frozen, rtol=0, atol=0)
     with pytest.raises(ValueError, match="Nothing to train"):
         Trainer(config, nn.Linear(4, 4).requires_grad_(False), noisy_loss, Numbers())
+
+
+@dataclass
+class Settings:
+    trainer: TrainerConfig
+    features: str = "runs/features"
+    output: str = "runs/export"
+
+
+def test_a_run_goes_on_only_with_what_it_was_begun_with(tmp_path):
+    config = TrainerConfig(run_dir=str(tmp_path), steps=3, batch_size=2, checkpoint_every=2, trackers=())
+
+    def train(**changes):
+        settings = replace(Settings(config), **changes)
+        return Trainer(settings.trainer, nn.Linear(4, 4), noisy_loss, Numbers(), settings=settings).fit()
+
+    train()
+    kept = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert kept["features"] == "runs/features" and kept["trainer"]["steps"] == 3
+    train(trainer=replace(config, steps=5), output="elsewhere")
+    with pytest.raises(ValueError, match="begun with `features` 'runs/features', and cannot go on with 'other'"):
+        train(features="other")
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["features"] == "runs/features"
+
+
+def test_steps_between_validations_are_counted_from_one(tmp_path):
+    with pytest.raises(ValueError, match="`validate_every` must be at least 1, or None, got 0"):
+        TrainerConfig(run_dir=str(tmp_path), steps=3, validate_every=0)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
