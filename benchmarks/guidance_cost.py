@@ -34,7 +34,7 @@ from baton_diffusers.guiders import (
 
 
 NANO = Path(__file__).parents[1] / "examples" / "configs" / "nano"
-NUM_FRAMES, LATENT_SIZE = 49, 8
+NUM_FRAMES, SIZE = 49, 64
 SYNC_LIMIT, GIVEN_LIMIT = 2.1, 1.1
 
 
@@ -75,8 +75,11 @@ class Clip:
 
         duration = coordinates.clip_duration(NUM_FRAMES, model["frame_rate"])
         num_latent_frames = coordinates.num_latent_frames(NUM_FRAMES, model["temporal_stride"])
-        audio_length = coordinates.num_audio_latents(duration, model["audio_latent_rate"])
-        shape = (1, model["in_channels"], num_latent_frames, LATENT_SIZE, LATENT_SIZE)
+        audio_length = coordinates.num_audio_latents(
+            duration, model["audio_latent_rate"], model.get("audio_latent_min_coverage", 0.0)
+        )
+        size = SIZE // yaml.safe_load((NANO / "video_vae.yaml").read_text())["model"]["scale_factor_spatial"]
+        shape = (1, model["in_channels"], num_latent_frames, size, size)
         audio_shape = (1, audio_length, model["audio_in_channels"])
         self.latents, self.still = torch.randn(2, *shape)
         self.audio_latents, self.silence = torch.randn(2, *audio_shape)

@@ -1,0 +1,31 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "guidance_cost.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_is_counted_is_what_is_promised(benchmark, capsys):
+    benchmark.measure(benchmark.Clip(), num_steps=2, repeats=1)  # raises otherwise
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
+    runs = {row[0].removeprefix("| "): tuple(map(int, row[1:5])) for row in rows}
+    # calls, runs of the video and of the audio branch, and projections: of a text for either branch, and of the plan for either
+    assert runs["no guidance"] == (2, 2, 2, 4)
+    assert runs["text"] == (4, 4, 4, 6)
+    assert runs["SyncCFG, context tokens"] == (6, 5, 5, 4)
+    assert runs["V2A, no guidance"] == (2, 1, 2, 4)
+
+
+@pytest.mark.slow
+def test_guidance_and_given_modalities_cost_no_more_than_they_may(benchmark):
+    assert benchmark.measure(benchmark.Clip(), num_steps=20, repeats=3)
