@@ -112,9 +112,6 @@ class TransformerTraining:
         noise_std: See `noise_mean`.
         noise_bins: Equal ranges of noise levels for which the losses are also logged apart; 0 logs none.
         audio_weight: Weight of the audio loss beside the video's.
-        motion_weight: How much more a place of the video counts where its clean latents change in time: `1 + motion_weight * m`,
-            with `m` the squared change to the frame before or after, the larger of both, in parts of the batch's mean; then
-            scaled to a mean of 1. 0 weighs all places alike. A small thing that moves is little of a picture (ours).
         data_seed: Seed of the Stage stream that the features were made from, whose prompts are paraphrased anew each time;
             None takes the prompts of the cache, as for clips of one's own.
         verb_shares: Those of that stream, see [`StageClips`].
@@ -149,7 +146,6 @@ class TransformerTraining:
     noise_std: float = 1.2
     noise_bins: int = 0
     audio_weight: float = 1.0
-    motion_weight: float = 0.0
     data_seed: int | None = 0
     verb_shares: dict[str, float] = field(default_factory=dict)
     validation: ValidationConfig | None = None
@@ -186,8 +182,6 @@ class TransformerTraining:
         for name in ("independent_timesteps", "given_share", "cue_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` is a share of the samples, in [0, 1], got {getattr(self, name)}.")
-        if not 0 <= self.motion_weight < math.inf:
-            raise ValueError(f"`motion_weight` must be a number from 0 on, got {self.motion_weight}.")
         if self.noise_bins < 0:
             raise ValueError(f"`noise_bins` must be 0 or more, got {self.noise_bins}.")
         for task, name in (("static", "vae"), ("mute", "audio_vae")):
@@ -394,25 +388,6 @@ def mute_latents(audio_vae: MMAudioVAE, audio_length: int) -> torch.Tensor:
     return (audio_vae.encode(silence).latent_dist.mode() * audio_vae.config.scaling_factor).transpose(1, 2)
 
 
-def motion_weights(latents: torch.Tensor, motion_weight: float) -> torch.Tensor:
-    """
-    How much each place of a video counts, see `motion_weight` of [`TransformerTraining`].
-
-    Args:
-        latents: Clean, `(batch_size, num_channels, num_frames, height, width)`.
-        motion_weight: What the mean change adds to the 1 of a place at rest.
-
-    Returns:
-        Of shape `(batch_size, num_frames, height, width)`, with a mean of 1.
-    """
-    change = latents.diff(dim=2).square().mean(dim=1)
-    change = torch.maximum(
-        nn.functional.pad(change, (0, 0, 0, 0, 1, 0)), nn.functional.pad(change, (0, 0, 0, 0, 0, 1))
-    )
-    weights = 1 + motion_weight * change / change.mean().clamp(min=1e-12)
-    return weights / weights.mean()
-
-
 class FlowMatchingLoss:
     r"""
     Flow matching for both modalities: `z_t = (1 - t) x + t noise`, velocity `noise - x`.
@@ -535,10 +510,7 @@ class FlowMatchingLoss:
         )
 
         # 6. Errors of each row, over its noisy latents; the loss takes those of supervised modalities, weighted by term
-        errors = (velocity.float() - (noise - latents)).square().mean(dim=1)
-        if config.motion_weight:
-            errors = errors * motion_weights(latents, config.motion_weight)
-        errors = errors.mean(dim=(2, 3))
+        errors = (velocity.float() - (noise - latents)).square().mean(dim=(1, 3, 4))
         audio_errors = (audio_velocity.float() - (audio_noise - audio_latents)).square().mean(dim=2)
         errors = (errors * noisy).sum(dim=1) / noisy.sum(dim=1).clamp(min=1)
         audio_errors = (audio_errors * audio_noisy).sum(dim=1) / audio_noisy.sum(dim=1).clamp(min=1)

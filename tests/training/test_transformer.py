@@ -22,7 +22,6 @@ from baton_diffusers.training.transformer import (
     build_transformer,
     export_transformer,
     mean_losses,
-    motion_weights,
     mute_latents,
     parameter_groups,
     static_latents,
@@ -618,30 +617,6 @@ def test_an_older_checkpoint_may_lack_the_new_layers_and_nothing_else(tmp_path, 
     export_transformer(newer, tmp_path / "newer")
     with pytest.raises(ValueError, match=f"{new_layers[0]}.*same configuration"):
         build_transformer(config(initial=str(tmp_path / "newer"), transformer=older_changes, new_layers=new_layers))
-
-
-def test_what_moves_counts_more_by_as_much_as_it_moves():
-    latents = torch.zeros(1, 2, 3, 1, 4)
-    latents[:, :, 1:, 0, 1] = 1.0  # jumps from frame 0 to frame 1
-    weights = motion_weights(latents, 0.5)
-    # two of the twelve places change, by 6 times the mean
-    torch.testing.assert_close(weights[0, :, 0, 1] / weights[0, :, 0, 0], torch.tensor([4.0, 4.0, 1.0]))
-    assert weights.mean().item() == pytest.approx(1) and torch.equal(weights[0, 2], weights[0, 2, :, :1].expand(1, 4))
-    torch.testing.assert_close(motion_weights(latents[:, :, 1:], 0.5), torch.ones(1, 2, 1, 4))  # nothing moves
-
-
-def test_the_loss_follows_the_weights_of_motion(tmp_path):
-    """An error where something moves costs more; where the error is everywhere the same, weights change nothing."""
-    features, losses = Features(), {}
-    batch = collate_features(features.clips[:2])
-    for weight in (0.0, 2.0):
-        torch.manual_seed(0)
-        settings = config(motion_weight=weight)
-        loss = FlowMatchingLoss(settings, features, tiny.tiny_tokenizer())
-        losses[weight] = loss(build_transformer(settings), batch, torch.Generator().manual_seed(0), 0)
-    assert losses[0.0]["audio"] == losses[2.0]["audio"] and losses[0.0]["video"] != losses[2.0]["video"]
-    with pytest.raises(ValueError, match="`motion_weight` must be a number from 0 on, got -1"):
-        config(motion_weight=-1)
 
 
 def test_fresh_layers_start_anew_on_towers_that_are_kept(tmp_path):
