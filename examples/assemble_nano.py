@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, MMAudioVAE
+from diffusers import AutoencoderKLWan, ConfigMixin, FlowMatchEulerDiscreteScheduler, MMAudioVAE
 from transformers import AutoTokenizer, UMT5EncoderModel
 
 from baton_diffusers import BatonPipeline, DualBranchTransformer, VAPlannerModel
@@ -79,6 +79,8 @@ if __name__ == "__main__":
     for name, component in pipe.components.items():
         if isinstance(component, torch.nn.Module) and name != "vocoder":  # the vocoder is a filter bank, no weights
             component.half()
+        if isinstance(component, ConfigMixin):
+            component.register_to_config(_name_or_path="")  # where it lay while it was trained is of no use to anybody
     pipe.save_pretrained(arguments.output, max_shard_size="15MB")
     for file in arguments.output.rglob("*.safetensors"):
         file.chmod(0o644)  # safetensors writes files for their owner alone
