@@ -76,6 +76,7 @@ if __name__ == "__main__":
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other scenes")
     parser.add_argument("--width", type=int, default=1500, help="of the picture, in pixels")
+    parser.add_argument("--quality", type=int, default=80, help="of a JPEG")
     arguments = parser.parse_args()
 
     pipe = BatonPipeline.from_pretrained(arguments.model)
@@ -104,6 +105,6 @@ if __name__ == "__main__":
         top += page.height + GAP
     scale = arguments.width / gallery.width
     gallery.resize((arguments.width, round(height * scale)), Image.Resampling.LANCZOS).save(
-        arguments.output, quality=80
+        arguments.output, quality=arguments.quality
     )
     print(arguments.output)
