@@ -12,7 +12,7 @@ from baton_diffusers.guiders import PlanGuidance, presets
 from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
 from baton_diffusers.schedulers import LeadFlowMatchScheduler
 from baton_diffusers.training import ablation
-from baton_diffusers.training.evaluation import draw_examples, evaluate
+from baton_diffusers.training.evaluation import DIRECTIONS, draw_examples, evaluate
 
 
 ARMS = """
@@ -289,7 +289,7 @@ def test_the_arms_of_nano_can_be_read(monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     arms = ablation.load_arms("examples/configs/nano/ablation.toml")
     assert {arm.plan for arm in arms} == {"planner", "ground truth", "none"} and arms[0].name == "planner"
-    assert {arm.direction for arm in arms} == {"t2av", "a2v", "v2a"}
+    assert {arm.direction for arm in arms} == set(DIRECTIONS)
     assert {type(arm.build_guiders()["guider"]).__name__ for arm in arms if arm.guidance} >= {
         "PlanGuidance",
         "SyncGuidance",

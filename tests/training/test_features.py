@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 import webdataset
-from safetensors.torch import load, save_file
+from safetensors.torch import load
 
 from baton_diffusers.stage import write_cues
 from baton_diffusers.training.clips import Bucket, ClipFolder, ClipFormat
@@ -175,18 +175,6 @@ def test_clips_of_ones_own_with_odd_ones_among_them(tmp_path):
     assert stage_too[4]["prompt"] == features[4]["prompt"], "own prompts are not Stage's to paraphrase"
     with pytest.raises(ValueError, match="several durations"):
         _ = features.plan_layout
-
-
-def test_a_cache_from_before_the_shards_is_read(tmp_path):
-    names = {"latents": (4, 13, 4, 4), "audio_latents": (96, 6), "video_tokens": (76, 8), "audio_tokens": (24, 4)}
-    shard = {name: torch.randn(3, *shape).half() for name, shape in names.items()}
-    layout = {"video_times": torch.zeros(76), "video_centres": torch.zeros(76, 2), "audio_times": torch.zeros(24)}
-    shard |= layout | {"index": torch.arange(3), "duration": torch.tensor(49 / 16, dtype=torch.float64)}
-    save_file(shard, tmp_path / "features-00000.safetensors")
-    features = CachedFeatures(tmp_path, StageClips("train"))
-    sample = features[1]
-    assert features.num_clips == 3 and features.plan_layout["duration"] == 49 / 16
-    assert any(torch.equal(sample["latents"], row.float()) for row in shard["latents"])
 
 
 def test_wrong_input_is_named(folder, tmp_path):
