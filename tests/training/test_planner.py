@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
+from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder, read_plan
 from baton_diffusers.models.va_planner import VAPlannerModel, add_timestamps, tokenize_cues, tokenize_prompts
 from baton_diffusers.plan import SemanticPlan
-from baton_diffusers.training.data import StageClips
+from baton_diffusers.training.data import StageClips, to_video
 from baton_diffusers.training.features import CachedFeatures, cache_features
 from baton_diffusers.training.planner import (
     CachedPlans,
@@ -154,7 +154,8 @@ def test_a_perfect_planner_explains_as_much_as_can_be(tokenizer, encoders):
 
 def test_cached_features_are_targets_too(encoders, tmp_path):
     clips = StageClips("train")
-    plan = SemanticPlan.collate([PlannedScenes(*encoders, 2).read(number) for number in range(2)]).trimmed()
+    frames, waveforms = (torch.stack([clips[i][name] for i in range(2)]) for name in ("frames", "waveform"))
+    plan = read_plan(*encoders, to_video(frames), 16.0, waveforms[:, None], 16000).trimmed()
     cache_features(tmp_path, clips, 2, *stage_parts.codecs(), *encoders, 16.0, 31.25)
     cached = CachedPlans(CachedFeatures(tmp_path, clips))
     samples = [cached[0], cached[1]]
