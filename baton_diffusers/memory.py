@@ -243,7 +243,7 @@ def activations(
     if "planner" in models:
         planner = models["planner"].config
         layout = models["planner"].plan_layout(duration)
-        plan = SemanticPlan(  # its times are computed with
+        plan = SemanticPlan(  # times and places are real, since rotary embeddings are computed from them
             video_tokens=torch.empty(1, len(layout.video_times), planner.video_dim, device="meta"),
             audio_tokens=torch.empty(1, len(layout.audio_times), planner.audio_dim, device="meta"),
             duration=duration,

@@ -6,14 +6,8 @@ python examples/train_transformer.py examples/configs/nano/transformer_stage3.ya
 Interrupted, the same command goes on from the last checkpoint. The result is in RUN_DIR/export. To train the shipped checkpoint
 on, add `initial=model_cards/baton-nano trainer.run_dir=runs/longer`.
 
-Any value of the file can be overridden. The arms of the ablation in nano's card, each with a `trainer.run_dir` of its own:
-
-    global attention, joint training   task_weights='{joint: 1}' independent_timesteps=0 transformer.num_context_tokens=0
-                                       transformer.cross_modal_window=null transformer.audio_cross_modal_window=null
-    + aligned windows                  task_weights='{joint: 1}' independent_timesteps=0 transformer.num_context_tokens=0
-    + context tokens, routing, tasks   (the file as it is)
-    + Cross-Task Synergy               task_weights='{joint: 0.614, a2v: 0.061, v2a: 0.185, t2v: 0.05, t2a: 0.05, mute: 0.02,
-                                       static: 0.02}'
+Any value of the file can be overridden. `fresh_layers='[fusion, context_tokens]'` learns anew how the modalities read each other, on
+trained towers: examples/configs/nano/arms.toml has the overrides of each arm in nano's card.
 
 Harmony's loss as published is `task_weights='{joint: 1}' synergy_weights='{a2v: 0.1, v2a: 0.3}'`: three terms on every sample, at
 three times the cost of a step. Drawn tasks in these proportions have the same gradient on average, up to a factor, at one.

@@ -419,7 +419,8 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                 "picture (a given `video`, or the still one of `SyncGuidance`) that does not change: call "
                 "`pipe.transformer.disable_cache()`."
             )
-        if self.transformer.is_cache_enabled and (timesteps[1:] == timesteps[:-1]).any() | (timesteps == 0).any():
+        rests = (timesteps[1:] == timesteps[:-1]).any() or (timesteps == 0).any()
+        if self.transformer.is_cache_enabled and rests:
             raise ValueError(
                 "the enabled cache of diffusers tells by the picture whether a step may be left out, and with these schedulers the "
                 "picture rests while the sound goes on: call `pipe.transformer.disable_cache()`, or let neither of them lead."
@@ -657,8 +658,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         device = device or self._execution_device
         prompt = [prompt] if isinstance(prompt, str) else prompt
         num_clips = num_clips or len(prompt)
-        if cues is not None:
-            cues = [cues] if isinstance(cues, str) else cues
+        cues = [cues] if isinstance(cues, str) else cues
         for name, texts in (("prompts", prompt), ("sheets of `cues`", cues)):
             if texts is not None and num_clips % len(texts):
                 raise ValueError(
@@ -1100,8 +1100,9 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             use_plan (`bool`, defaults to `True`): `False` makes the clips from the text alone.
             cues (`str` or `list[str]`, *optional*): when things happen, for a planner that knows timestamps, as
                 `"<|0.50|> red ball <|1.56|> purple face three"`; one sheet for all prompts, one for each, or one for each
-                clip. By default the planner writes them, but for a clip of which `video`, `audio` or a beginning is given, which
-                settles when things happen, the empty sheet is taken. That leaves times open, as the paper's planner does: the plan is then the mean over them.
+                clip. By default the planner writes them; but where `video`, `audio` or a beginning is given, which settles when
+                things happen, the empty sheet is taken. That leaves times open, as the paper's planner does: the plan is then
+                the mean over them.
             cue_temperature (`float`, defaults to 0.5): how freely the planner writes cues; 0 takes the likeliest. At 1, with which it
                 is trained, times are as varied as in its data, and slips more frequent (ours).
             use_cache (`bool`, defaults to `False`): whether keys and values that do not change over the steps are kept for the

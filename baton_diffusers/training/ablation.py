@@ -432,9 +432,8 @@ def summarise_arms(
 
     Returns:
         For each tier, "all" included, and each arm: [`summarise_direction`]'s figures, with intervals over scenes, not over what
-        several checkpoints made of one; `against`, the arm that it is compared
-        with; and [`paired_differences`]'s `differences` from it. An arm that is the first one of its direction has `None` in
-        both.
+        several checkpoints made of one; `against`, the arm that it is compared with; and [`paired_differences`]'s `differences`
+        from it. An arm that is the first one of its direction has `None` in both.
     """
     arms = [arm for arm in arms if arm.name in scores]
     summaries = {arm.name: summarise_direction(scores[arm.name], arm.direction) for arm in arms}

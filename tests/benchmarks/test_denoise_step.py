@@ -1,19 +1,12 @@
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "denoise_step.py"
+from tests.scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/denoise_step.py")
 
 
 def test_the_tiny_step_is_timed_against_its_floor(benchmark, capsys):

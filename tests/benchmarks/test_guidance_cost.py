@@ -1,18 +1,11 @@
-import importlib.util
-from pathlib import Path
-
 import pytest
 
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "guidance_cost.py"
+from tests.scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/guidance_cost.py")
 
 
 def test_what_is_counted_is_what_is_promised(benchmark, capsys):

@@ -1,18 +1,13 @@
-import importlib.util
 import re
-from pathlib import Path
 
 import pytest
 
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "windowed_attention.py"
+from tests.scripts import load_script
 
 
 def growth(capsys, *arguments):
     """What the benchmark prints: growth within windows and globally, of the layers and of their attention alone."""
-    spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("benchmarks/windowed_attention.py")
     module.main(list(arguments))
     lines = re.findall(
         r"4x the duration: ([\d.]+)x the time within windows, ([\d.]+)x globally", capsys.readouterr().out

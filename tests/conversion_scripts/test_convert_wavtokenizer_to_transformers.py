@@ -1,16 +1,13 @@
 """A published WavTokenizer in, an `AudioSemanticEncoder` out: `conversion_scripts/convert_wavtokenizer_to_transformers.py`."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 
 from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder
+from tests.scripts import load_script
 from tests.tiny import seeded
 
 
-SCRIPT = Path(__file__).parents[2] / "conversion_scripts" / "convert_wavtokenizer_to_transformers.py"
 CONFIG = {
     "sampling_rate": 24_000,
     "hidden_size": 12,
@@ -23,10 +20,7 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("conversion_scripts/convert_wavtokenizer_to_transformers.py")
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Validation: clips of what is trained so far, as files, with their scores."""
 
 import csv
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +12,15 @@ from baton_diffusers.cli import main
 from baton_diffusers.media import read_clip
 from baton_diffusers.training.transformer import TransformerWithText
 from baton_diffusers.training.validation import Validation, ValidationConfig
+from tests.scripts import load_script
 
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-CONFIGS = EXAMPLES / "configs" / "nano"
+CONFIGS = Path(__file__).parents[2] / "examples" / "configs" / "nano"
 
 
 @pytest.fixture(scope="module")
 def pipe():
     return BatonPipeline.from_pretrained(default_checkpoint())
-
-
-def example(name):
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_a_clip_of_ones_own_prompt_is_written_with_a_sheet_and_not_scored(tmp_path, pipe):
@@ -77,7 +69,9 @@ def test_the_scripts_write_and_score_clips_as_they_train(tmp_path, capsys):
         run_dir = tmp_path / stage
         overrides += [f"trainer.run_dir={run_dir}", f"validation.model={model}", "validation.scenes_per_tier=1"]
         used = parts if stage == "transformer_stage3" else parts[:3]
-        example("train_transformer").main(str(CONFIGS / f"{stage}.yaml"), [*shared, *used, *precision, *overrides])
+        load_script("examples/train_transformer.py").main(
+            str(CONFIGS / f"{stage}.yaml"), [*shared, *used, *precision, *overrides]
+        )
         rows = rows_of(run_dir / "validation.csv")
         assert [row["step"] for row in rows] == ["1", "2"]
         assert all(0 <= float(row["p_acc"]) <= 1 and float(row["desync"]) >= 0 for row in rows)
@@ -91,7 +85,7 @@ def test_the_scripts_write_and_score_clips_as_they_train(tmp_path, capsys):
         f"trainer.run_dir={tmp_path / 'lora_run'}",
         "validation.prompts=[A red ball bounces twice., A bell rings.]",
     ]
-    example("train_lora").main(str(CONFIGS / "lora.yaml"), [*shared, *lora])
+    load_script("examples/train_lora.py").main(str(CONFIGS / "lora.yaml"), [*shared, *lora])
     clips = [tmp_path / "lora_run" / "samples" / "step_00000002" / f"prompt-{i}.mp4" for i in (0, 1)]
     assert clips[0].read_bytes() != clips[1].read_bytes()
     assert not (tmp_path / "lora_run" / "validation.csv").exists(), "there is nothing to score one's own prompts with"
@@ -105,7 +99,9 @@ def test_the_scripts_write_and_score_clips_as_they_train(tmp_path, capsys):
         f"features={features}",
         *trainer[:3],
     ]
-    example("train_lora").main(str(CONFIGS / "lora.yaml"), [*uncached, f"trainer.run_dir={tmp_path / 'other_run'}"])
+    load_script("examples/train_lora.py").main(
+        str(CONFIGS / "lora.yaml"), [*uncached, f"trainer.run_dir={tmp_path / 'other_run'}"]
+    )
     losses = [float(rows_of(tmp_path / run / "log.csv")[-1]["loss"]) for run in ("lora_run", "other_run")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3) and losses[0] != 0
 
