@@ -1,7 +1,8 @@
-"""Trains one of the two autoencoders on Stage, and exports it as a diffusers folder.
+"""Trains an autoencoder or the vocoder on Stage, and exports it as a diffusers folder.
 
     python examples/train_codecs.py audio examples/configs/nano/audio_vae.yaml [key=value ...]
     python examples/train_codecs.py video examples/configs/nano/video_vae.yaml [key=value ...]
+    python examples/train_codecs.py vocoder examples/configs/nano/vocoder.yaml [key=value ...]
 
 Interrupt it when you like: the same command goes on from the last checkpoint. With `--export-only` it trains nothing and
 exports the newest checkpoint, also of a run that is under way.
@@ -12,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLWan, MMAudioVAE
+from diffusers import AutoencoderKLWan, MMAudioVAE, MMAudioVocoder, ModelMixin
+from torch import nn
 
 from baton_diffusers.training.codecs import (
     AudioCodec,
@@ -29,6 +31,7 @@ from baton_diffusers.training.codecs import (
 )
 from baton_diffusers.training.data import StageClips, to_video
 from baton_diffusers.training.trainer import Trainer, TrainerConfig, load_config
+from baton_diffusers.training.vocoder import VocoderConfig, VocoderObjective, check_vocoder
 
 
 NUM_STATISTICS_CLIPS = 256
@@ -41,6 +44,7 @@ class AudioConfig:
     export: str  # folder of the trained autoencoder
     objective: AudioCodecConfig = field(default_factory=AudioCodecConfig)
     initial: str | None = None  # folder of an autoencoder to start from
+    teacher: str | None = None  # folder of an autoencoder whose latents are to be learnt
 
 
 @dataclass
@@ -52,6 +56,16 @@ class VideoConfig:
     tier_weights: dict[str, float] | None = None
     verb_shares: dict[str, float] | None = None
     initial: str | None = None  # folder of an autoencoder to start from
+
+
+@dataclass
+class SoundConfig:
+    trainer: TrainerConfig
+    model: dict[str, Any]
+    export: str  # folder of the trained vocoder
+    audio_vae: str  # folder of the autoencoder whose spectrograms it takes
+    objective: VocoderConfig = field(default_factory=VocoderConfig)
+    initial: str | None = None  # folder of a vocoder to start from
 
 
 def train_audio(config: AudioConfig, export_only: bool) -> None:
@@ -66,10 +80,10 @@ def train_audio(config: AudioConfig, export_only: bool) -> None:
         vae = build_audio_vae(log_mels, config.objective.latent_noise, **config.model)
     else:
         vae = MMAudioVAE.from_pretrained(config.initial)
-    trainer = Trainer(
-        config.trainer, AudioCodec(vae), AudioCodecObjective(config.objective, vae), clips, settings=config
-    )
-    save(finish(trainer, export_only), config.export)
+    teacher = None if config.teacher is None else MMAudioVAE.from_pretrained(config.teacher)
+    objective = AudioCodecObjective(config.objective, vae, teacher)
+    trainer = Trainer(config.trainer, AudioCodec(vae), objective, clips, settings=config)
+    save(finish(trainer, export_only).vae, config.export)
 
 
 def train_video(config: VideoConfig, export_only: bool) -> None:
@@ -81,7 +95,7 @@ def train_video(config: VideoConfig, export_only: bool) -> None:
         vae = AutoencoderKLWan.from_pretrained(config.initial)
     codec = VideoCodec(vae, config.objective.train_encoder)
     trainer = Trainer(config.trainer, codec, VideoCodecObjective(config.objective, vae), clips, settings=config)
-    vae = finish(trainer, export_only)
+    vae = finish(trainer, export_only).vae
     if config.objective.train_encoder:
         probe = StageClips("train", config.trainer.seed + 1)
         frames = (torch.from_numpy(probe.clip(i).frames)[None] for i in range(NUM_STATISTICS_CLIPS))
@@ -95,29 +109,48 @@ def train_video(config: VideoConfig, export_only: bool) -> None:
     save(vae, config.export)
 
 
-def save(vae: AutoencoderKLWan | MMAudioVAE, folder: str) -> None:
-    """Saves an autoencoder without the trace of the folder that it was started from."""
-    vae.register_to_config(_name_or_path="")
-    vae.save_pretrained(folder)
+def train_vocoder(config: SoundConfig, export_only: bool) -> None:
+    audio_vae = MMAudioVAE.from_pretrained(config.audio_vae)
+    torch.manual_seed(config.trainer.seed)
+    if config.initial is None:
+        vocoder = MMAudioVocoder(**config.model)
+    else:
+        vocoder = MMAudioVocoder.from_pretrained(config.initial)
+    check_vocoder(vocoder, audio_vae)
+    clips = StageClips("train", config.trainer.seed)
+    objective = VocoderObjective(config.objective, audio_vae)
+    trainer = Trainer(config.trainer, vocoder, objective, clips, settings=config)
+    save(finish(trainer, export_only), config.export)
 
 
-def finish(trainer: Trainer, export_only: bool) -> AutoencoderKLWan | MMAudioVAE:
+def save(model: ModelMixin, folder: str) -> None:
+    """Saves a model without the trace of the folder that it was started from."""
+    model.register_to_config(_name_or_path="")
+    model.save_pretrained(folder)
+
+
+def finish(trainer: Trainer, export_only: bool) -> nn.Module:
     """Trains, or takes the newest checkpoint as it is."""
     if not export_only:
-        return trainer.fit().vae
+        return trainer.fit()
     if not trainer.resume():
         raise SystemExit(f"No checkpoint to export in {trainer.run_dir}.")
-    return trainer.ema_module().vae
+    return trainer.ema_module()
+
+
+TRAINERS = {
+    "audio": (AudioConfig, train_audio),
+    "video": (VideoConfig, train_video),
+    "vocoder": (SoundConfig, train_vocoder),
+}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("codec", choices=("audio", "video"))
+    parser.add_argument("codec", choices=tuple(TRAINERS))
     parser.add_argument("config", help="YAML file")
     parser.add_argument("overrides", nargs="*", help="key=value, keys dotted: trainer.steps=100")
     parser.add_argument("--export-only", action="store_true", help="export the newest checkpoint, train nothing")
     arguments = parser.parse_intermixed_args()
-    if arguments.codec == "audio":
-        train_audio(load_config(arguments.config, AudioConfig, arguments.overrides), arguments.export_only)
-    else:
-        train_video(load_config(arguments.config, VideoConfig, arguments.overrides), arguments.export_only)
+    settings, train = TRAINERS[arguments.codec]
+    train(load_config(arguments.config, settings, arguments.overrides), arguments.export_only)

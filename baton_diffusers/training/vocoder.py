@@ -1,0 +1,149 @@
+"""Objective of the vocoder, diffusers' `MMAudioVocoder` (BigVGAN), on the spectrograms of a trained `MMAudioVAE`.
+
+It is trained without a discriminator (ours): the mel term of BigVGAN's generator (Lee et al. 2023, arXiv:2206.04658) and the
+multi-resolution STFT loss (Yamamoto et al. 2020, arXiv:1910.11480). Stage's sounds are few, and a regression hits them.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import MMAudioVAE, MMAudioVocoder
+from torch import nn
+
+from .codecs import pad_waveform
+
+
+@dataclass
+class VocoderConfig:
+    """
+    Objective of the vocoder.
+
+    Args:
+        segment_frames: Mel frames of the segment that is cut from each clip.
+        quiet_share: Share of the segments that may begin anywhere. The others begin where something is heard: most of a clip
+            is silence.
+        loud_threshold: Log-mel magnitude from which a frame is taken to be heard.
+        decoded_share: Share of the clips whose spectrogram is the autoencoder's reconstruction, from latents with noise, as
+            they are when a clip is generated. The others have the true one.
+        latent_noise: Standard deviation of that noise.
+        fft_sizes: Lengths of the windows of the STFT loss, in samples; hops are a quarter.
+        stft_weight: Weight of the STFT loss, beside 1 for the mel term.
+    """
+
+    segment_frames: int = 32
+    quiet_share: float = 0.25
+    loud_threshold: float = -7.0
+    decoded_share: float = 0.5
+    latent_noise: float = 0.1
+    fft_sizes: tuple[int, ...] = (256, 512, 1024, 2048)
+    stft_weight: float = 1.0
+
+    def __post_init__(self):
+        if self.segment_frames < 1:
+            raise ValueError(f"`segment_frames` must be at least 1, got {self.segment_frames}.")
+
+
+def check_vocoder(vocoder: MMAudioVocoder, audio_vae: MMAudioVAE) -> None:
+    """
+    Raises:
+        ValueError: If `vocoder` does not take the spectrograms of `audio_vae`: as many mel bins, as many samples for a frame.
+    """
+    samples_per_frame = 1
+    for rate in vocoder.config.upsample_rates:
+        samples_per_frame *= rate
+    theirs = {"mel_bins": vocoder.config.num_mels, "hop_length": samples_per_frame}
+    for name, value in theirs.items():
+        if audio_vae.config[name] != value:
+            raise ValueError(
+                f"The audio autoencoder has `{name}` {audio_vae.config[name]}, but the vocoder takes {value}: change "
+                f"`{'num_mels' if name == 'mel_bins' else 'upsample_rates'}` of the vocoder."
+            )
+
+
+class VocoderObjective:
+    """
+    The loss of an `MMAudioVocoder` on batches with a `waveform` `(batch_size, num_samples)`: distance of log-mel spectrograms,
+    and of magnitudes at several resolutions, between a segment and what the vocoder makes of its spectrogram.
+
+    Args:
+        config: Objective.
+        audio_vae: Trained autoencoder, which gives the spectrograms; it is left as it is.
+    """
+
+    def __init__(self, config: VocoderConfig, audio_vae: MMAudioVAE):
+        self.config = config
+        self.audio_vae = audio_vae.requires_grad_(False).eval()
+
+    def __call__(
+        self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator, step: int
+    ) -> dict[str, torch.Tensor]:
+        vae = self.audio_vae.to(batch["waveform"].device)
+        waveform = pad_waveform(vae, batch["waveform"])
+        true, given = self.spectrograms(vae, waveform, generator)
+        frames = self.segments(true, generator)
+        clips = torch.arange(len(waveform), device=waveform.device)[:, None]
+        given = given.transpose(1, 2)[clips, frames].transpose(1, 2)
+        target = waveform.unflatten(1, (-1, vae.config.hop_length))[clips, frames].flatten(1)
+
+        output = module(given, return_dict=False)[0].squeeze(1).float()
+        mel = (vae.mel_converter(output) - vae.mel_converter(target)).abs().mean()
+        convergence, magnitude = stft_loss(output, target, self.config.fft_sizes)
+        loss = mel + self.config.stft_weight * (convergence + magnitude)
+        return {"loss": loss, "mel": mel, "convergence": convergence, "magnitude": magnitude}
+
+    @torch.no_grad()
+    def spectrograms(
+        self, vae: MMAudioVAE, waveform: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The true log-mel spectrograms `(batch_size, mel_bins, num_frames)`, and those that the vocoder is given."""
+        true = vae.mel_converter(waveform)
+        mean = vae.vae.encode(true)[:, : vae.config.latent_channels]
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        decoded = vae.vae.decode(mean + self.config.latent_noise * noise)
+        chosen = torch.rand(len(true), generator=generator, device=true.device) < self.config.decoded_share
+        return true, torch.where(chosen[:, None, None], decoded, true)
+
+    def segments(self, mel: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Indices of the mel frames of each clip's segment, `(batch_size, segment_frames)`."""
+        config = self.config
+        length = min(config.segment_frames, mel.shape[2])
+        heard = (mel.amax(dim=1) > config.loud_threshold).float()
+        # A start counts if something is heard in the segment's first half: an onset has its beginning before it.
+        after = F.max_pool1d(F.pad(heard, (0, length)), max(length // 2, 1), stride=1)[:, : mel.shape[2] - length + 1]
+        share = after / after.sum(dim=1, keepdim=True).clamp(min=1)
+        share = (1 - config.quiet_share) * share + config.quiet_share / after.shape[1] + 1e-6
+        starts = torch.multinomial(share, 1, generator=generator)
+        return starts + torch.arange(length, device=mel.device)
+
+
+def stft_loss(
+    output: torch.Tensor, target: torch.Tensor, fft_sizes: tuple[int, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The multi-resolution STFT loss of arXiv:1910.11480, equations 4 to 6: spectral convergence, and the distance of the
+    logarithms of magnitudes, each the mean over resolutions.
+
+    Args:
+        output: Waveform of the vocoder, `(batch_size, num_samples)`.
+        target: True waveform, likewise.
+        fft_sizes: Lengths of the windows in samples; those longer than the segment are left out.
+
+    Raises:
+        ValueError: If all windows are longer than the segment.
+    """
+    fft_sizes = tuple(size for size in fft_sizes if size <= output.shape[1])
+    if not fft_sizes:
+        raise ValueError(f"Every window of `fft_sizes` is longer than the segment of {output.shape[1]} samples.")
+    convergences, magnitudes = [], []
+    for size in fft_sizes:
+        window = torch.hann_window(size, device=output.device)
+        ours, theirs = (
+            torch.stft(x, size, size // 4, window=window, return_complex=True).abs().clamp(min=1e-3)
+            for x in (output, target)
+        )
+        # Over the whole batch: a silent segment has no energy to be measured by.
+        convergences.append((theirs - ours).norm() / theirs.norm())
+        magnitudes.append((theirs.log() - ours.log()).abs().mean())
+    return torch.stack(convergences).mean(), torch.stack(magnitudes).mean()

@@ -1,0 +1,124 @@
+"""The vocoder's objective: what it is given, where segments lie, the STFT loss written out, and that it learns."""
+
+import pytest
+import torch
+from diffusers import MMAudioVocoder
+from torch.utils.data import default_collate
+
+from baton_diffusers.training.codecs import pad_waveform
+from baton_diffusers.training.data import StageClips
+from baton_diffusers.training.trainer import Trainer, TrainerConfig
+from baton_diffusers.training.vocoder import VocoderConfig, VocoderObjective, check_vocoder, stft_loss
+from tests import stage_parts
+
+
+def make_vocoder(**kwargs):
+    torch.manual_seed(0)
+    config = {
+        "num_mels": 16,
+        "upsample_initial_channel": 32,
+        "upsample_rates": (16, 16),
+        "upsample_kernel_sizes": (32, 32),
+        "resblock_kernel_sizes": (3,),
+        "resblock_dilation_sizes": ((1,),),
+    }
+    return MMAudioVocoder(**config | kwargs)
+
+
+def make_objective(**kwargs):
+    return VocoderObjective(VocoderConfig(**kwargs), stage_parts.codecs()[1])
+
+
+def test_it_learns_and_leaves_the_autoencoder(tmp_path):
+    objective = make_objective(segment_frames=16)
+    weights = {name: value.clone() for name, value in objective.audio_vae.state_dict().items()}
+    vocoder, clips = make_vocoder(), StageClips()
+    batch = default_collate([clips[10**6 + index] for index in range(4)])
+    settings = TrainerConfig(
+        run_dir=str(tmp_path), steps=80, batch_size=2, learning_rate=3e-3, warmup_steps=5, ema_decay=None
+    )
+    trainer = Trainer(settings, vocoder, objective, clips)
+    losses = []
+    for _ in range(2):
+        with torch.no_grad():
+            losses.append(objective(vocoder, batch, torch.Generator().manual_seed(0), 0))
+        trainer.fit()
+    before, after = losses
+    assert after["mel"] < 0.6 * before["mel"] and after["magnitude"] < 0.7 * before["magnitude"]
+    assert all(torch.equal(value, weights[name]) for name, value in objective.audio_vae.state_dict().items())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_it_is_given_true_and_decoded_spectrograms(share):
+    objective = make_objective(decoded_share=share, latent_noise=0.0)
+    vae = objective.audio_vae
+    waveform = pad_waveform(vae, torch.stack([StageClips()[index]["waveform"] for index in range(12)]))
+    true, given = objective.spectrograms(vae, waveform, torch.Generator().manual_seed(0))
+    decoded = vae.decode(vae.encode(waveform).latent_dist.mean).sample
+    is_true = (given == true).flatten(1).all(dim=1)
+    torch.testing.assert_close(given[~is_true], decoded[~is_true])
+    assert is_true.float().mean() == pytest.approx(1 - share, abs=0.35 if share == 0.5 else 0)
+
+
+def test_segments_begin_shortly_before_what_is_heard():
+    objective = make_objective(segment_frames=8, quiet_share=0.0)
+    mel = torch.full((2, 16, 40), -11.0)
+    mel[0, 3, 20] = mel[1, 5, 39] = -2.0
+    generator = torch.Generator().manual_seed(0)
+    starts = torch.stack([objective.segments(mel, generator)[:, 0] for _ in range(200)])
+    assert starts[:, 0].unique().tolist() == [17, 18, 19, 20]
+    # The last segment of the second clip reaches its end; what is heard there is in its second half.
+    segments = objective.segments(mel, generator)
+    assert segments.shape == (2, 8) and segments.max() < 40
+    assert (segments.diff(dim=1) == 1).all()
+    anywhere = make_objective(segment_frames=8, quiet_share=1.0)
+    starts = torch.stack([anywhere.segments(mel, generator)[:, 0] for _ in range(400)])
+    assert starts[:, 0].min() < 3 and starts[:, 0].max() > 29
+
+
+def test_a_clip_shorter_than_a_segment_is_taken_whole():
+    objective = make_objective(segment_frames=64)
+    assert objective.segments(torch.zeros(1, 16, 10), torch.Generator()).tolist() == [list(range(10))]
+
+
+def test_stft_loss_is_the_published_one():
+    generator = torch.Generator().manual_seed(0)
+    output, target = torch.randn(2, 3, 2048, generator=generator)
+    convergences, magnitudes = [], []
+    for size in (256, 512):
+        ours, theirs = (
+            torch.stft(x, size, size // 4, window=torch.hann_window(size), return_complex=True).abs()
+            for x in (output, target)
+        )
+        convergences.append(torch.sqrt(((theirs - ours) ** 2).sum()) / torch.sqrt((theirs**2).sum()))
+        magnitudes.append((torch.log(theirs) - torch.log(ours)).abs().mean())
+    convergence, magnitude = stft_loss(output, target, (256, 512, 4096))  # the last is longer than the segment
+    torch.testing.assert_close(convergence, sum(convergences) / 2)
+    torch.testing.assert_close(
+        magnitude, sum(magnitudes) / 2, atol=2e-3, rtol=0
+    )  # magnitudes below 1e-3 count as that
+    assert stft_loss(target, target, (256,)) == (0, 0)
+    with pytest.raises(ValueError, match="longer than the segment of 2048 samples"):
+        stft_loss(output, target, (4096,))
+
+
+def test_silence_gives_finite_gradients():
+    vocoder, objective = make_vocoder(), make_objective(segment_frames=16)
+    loss = objective(vocoder, {"waveform": torch.zeros(2, 49000)}, torch.Generator().manual_seed(0), 0)["loss"]
+    loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in vocoder.parameters())
+
+
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        ({"num_mels": 80}, "`mel_bins` 16, but the vocoder takes 80: change `num_mels`"),
+        (
+            {"upsample_rates": (16, 8), "upsample_kernel_sizes": (32, 16)},
+            "`hop_length` 256, but the vocoder takes 128",
+        ),
+    ],
+)
+def test_a_vocoder_of_other_spectrograms_is_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        check_vocoder(make_vocoder(**kwargs), stage_parts.codecs()[1])
