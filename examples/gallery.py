@@ -3,10 +3,15 @@ noise. The scenes are the first of each tier of the test split, not chosen by ey
 tier, in which something was missed. Needs the extra `eval`.
 
 python examples/gallery.py --model model_cards/baton-nano --output model_cards/baton-nano/gallery.jpg --failures 2
+
+With `--over-training`, the scenes stand side by side instead, each row by another transformer, with the plan: exports of one training
+at several times.
+
+python examples/gallery.py --output progress.jpg --over-training "1,672 steps=runs/a/export" "4,793 steps=runs/b/export"
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,19 +35,35 @@ def verdict(score: ClipScore) -> str:
     return f"{text}; not: {', '.join(missing)}" if missing else text
 
 
-def draw(example: Example, frames: np.ndarray, waveform: np.ndarray, made: str) -> Image.Image:
+def draw(example: Example, clip: tuple[np.ndarray, np.ndarray], made: str) -> Image.Image:
     """One clip's sheet: what the scorer saw and heard in it is marked."""
+    frames, waveform = clip
     score = score_clip(frames, waveform[0], example.scene)
     caption = f"{example.prompt} [{made}: {verdict(score)}]"
     return contact_sheet(frames, waveform[0], sorted([*score.sights, *score.sounds], key=lambda e: e.time), caption)
 
 
-def pair(left: Image.Image, right: Image.Image) -> Image.Image:
-    """Two sheets side by side."""
-    page = Image.new("RGB", (left.width + right.width + GAP, max(left.height, right.height)), "white")
-    page.paste(left, (0, 0))
-    page.paste(right, (left.width + GAP, 0))
-    return page
+def page(rows: Sequence[Sequence[Image.Image]], width: int) -> Image.Image:
+    """Sheets in rows, `width` pixels wide."""
+    heights = [max(sheet.height for sheet in row) for row in rows]
+    size = (
+        max(sum(sheet.width + GAP for sheet in row) for row in rows) - GAP,
+        sum(height + GAP for height in heights),
+    )
+    image, top = Image.new("RGB", size, "white"), 0
+    for row, height in zip(rows, heights, strict=True):
+        left = 0
+        for sheet in row:
+            image.paste(sheet, (left, top))
+            left += sheet.width + GAP
+        top += height + GAP
+    return image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
+
+
+def use_transformer(pipe: BatonPipeline, export: Path) -> None:
+    """Puts what `train_transformer.py` exported in place of the pipeline's own."""
+    parts = {"transformer": DualBranchTransformer, "text_encoder": UMT5EncoderModel}
+    pipe.register_modules(**{name: part.from_pretrained(export / name).eval() for name, part in parts.items()})
 
 
 def failures(
@@ -74,6 +95,9 @@ if __name__ == "__main__":
     parser.add_argument(
         "--textual", type=Path, help="export of `train_transformer.py plan=none`, for the right column"
     )
+    parser.add_argument(
+        "--over-training", nargs="+", metavar="NAME=FOLDER", help="exports of `train_transformer.py`, one for each row"
+    )
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other scenes")
     parser.add_argument("--width", type=int, default=1500, help="of the picture, in pixels")
     parser.add_argument("--quality", type=int, default=80, help="of a JPEG")
@@ -82,29 +106,23 @@ if __name__ == "__main__":
     pipe = BatonPipeline.from_pretrained(arguments.model)
     pipe.set_progress_bar_config(disable=True)
     examples = draw_examples(arguments.scenes_per_tier, seed=arguments.seed)
-    planned = generated_clips(pipe, examples)(examples)
-    if arguments.failures:
-        for example, clip in failures(pipe, set(examples), arguments.seed, arguments.failures):
-            examples.append(example)
-            planned.append(clip)
-    if arguments.textual:
-        parts = {"transformer": DualBranchTransformer, "text_encoder": UMT5EncoderModel}
-        pipe.register_modules(
-            **{name: part.from_pretrained(arguments.textual / name).eval() for name, part in parts.items()}
-        )
-    textual = generated_clips(pipe, examples, plan="none")(examples)
-    pages = [
-        pair(draw(example, *with_plan, "plan"), draw(example, *without, "no plan"))
-        for example, with_plan, without in zip(examples, planned, textual, strict=True)
-    ]
-    height = sum(page.height + GAP for page in pages)
-    gallery = Image.new("RGB", (max(page.width for page in pages), height), "white")
-    top = 0
-    for page in pages:
-        gallery.paste(page, (0, top))
-        top += page.height + GAP
-    scale = arguments.width / gallery.width
-    gallery.resize((arguments.width, round(height * scale)), Image.Resampling.LANCZOS).save(
-        arguments.output, quality=arguments.quality
-    )
+    rows = []
+    if arguments.over_training:
+        for stage in arguments.over_training:
+            name, _, export = stage.rpartition("=")
+            use_transformer(pipe, Path(export))
+            clips = generated_clips(pipe, examples)(examples)
+            rows.append([draw(example, clip, name) for example, clip in zip(examples, clips, strict=True)])
+    else:
+        planned = generated_clips(pipe, examples)(examples)
+        if arguments.failures:
+            for example, clip in failures(pipe, set(examples), arguments.seed, arguments.failures):
+                examples.append(example)
+                planned.append(clip)
+        if arguments.textual:
+            use_transformer(pipe, arguments.textual)
+        textual = generated_clips(pipe, examples, plan="none")(examples)
+        for example, with_plan, without in zip(examples, planned, textual, strict=True):
+            rows.append([draw(example, with_plan, "plan"), draw(example, without, "no plan")])
+    page(rows, arguments.width).save(arguments.output, quality=arguments.quality)
     print(arguments.output)

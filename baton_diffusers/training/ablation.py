@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 from transformers import UMT5EncoderModel
 
 from .. import guiders
@@ -257,11 +258,10 @@ def _score_from(row: dict[str, Any]) -> ClipScore:
 def _settings(arm: Arm, model: str, transformer: str | None, num_inference_steps: int | None) -> str:
     """A name for all that decides about the clips of one checkpoint of an arm but their scenes: what it is made of, and how it is
     used."""
-    parts = {} if Path(model).is_dir() else {"model": model}
-    if not parts:
-        index = json.loads((Path(model) / "model_index.json").read_text())
-        parts = {name: Path(model, name) for name, value in index.items() if isinstance(value, list) and value[0]}
-        parts |= {name: str(value) for name, value in index.items() if not isinstance(value, list) and name[0] != "_"}
+    folder = Path(model if Path(model).is_dir() else DiffusionPipeline.download(model))
+    index = json.loads((folder / "model_index.json").read_text())
+    parts = {name: folder / name for name, value in index.items() if isinstance(value, list) and value[0]}
+    parts |= {name: str(value) for name, value in index.items() if not isinstance(value, list) and name[0] != "_"}
     if transformer is not None:
         parts |= {name: Path(transformer, name) for name in ("transformer", "text_encoder")}
     if arm.planner is not None:

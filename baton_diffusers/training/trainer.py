@@ -408,6 +408,7 @@ class Trainer:
                     "module": self._saved(self.module),
                     "ema": None if self._ema is None else self._saved(self._ema),
                     "optimizer": self.optimizer.state_dict(),
+                    "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
                     **position,
                 }
                 torch.save(state, temporary)
@@ -450,6 +451,8 @@ class Trainer:
             state = torch.load(paths[-1], map_location=self.device, weights_only=True)
             self._load(self.module, state["module"])
             self.optimizer.load_state_dict(state["optimizer"])
+            if self.accelerator.scaler is not None and state["scaler"] is not None:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
             if self._ema is not None:
                 self._load(self._ema, state["module"] if state["ema"] is None else state["ema"])
         self.step = state["step"]

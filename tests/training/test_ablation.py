@@ -285,6 +285,20 @@ def test_a_part_that_is_not_read_may_change(tmp_path, examples):
     assert settings()[1] != before[1]
 
 
+def test_a_checkpoint_of_the_hub_is_known_by_what_it_holds(tmp_path, monkeypatch):
+    shutil.copytree(NANO, tmp_path / "snapshot")
+    downloaded = []
+    monkeypatch.setattr(
+        ablation.DiffusionPipeline, "download", lambda name: downloaded.append(name) or str(tmp_path / "snapshot")
+    )
+    arm = ablation.Arm("hub", ("somebody/nano",))
+    assert ablation._settings(arm, "somebody/nano", None, None) == ablation._settings(arm, NANO, None, None)
+    with (tmp_path / "snapshot" / "planner" / "config.json").open("a") as file:  # another revision
+        file.write("\n")
+    assert ablation._settings(arm, "somebody/nano", None, None) != ablation._settings(arm, NANO, None, None)
+    assert downloaded == ["somebody/nano"] * 2
+
+
 def test_the_arms_of_nano_can_be_read(monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     arms = ablation.load_arms("examples/configs/nano/ablation.toml")

@@ -88,6 +88,17 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, number):
     assert [int(row["step"]) for row in rows(tmp_path / "part")] == [4, 7, 8, 12]
 
 
+def test_the_scale_of_half_precision_gradients_goes_on(tmp_path):
+    trainer = make_trainer(tmp_path, steps=4)
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**7)  # accelerate makes one on a GPU alone
+    trainer.save_checkpoint()
+    resumed = make_trainer(tmp_path, steps=4)
+    resumed.accelerator.scaler = torch.amp.GradScaler("cpu")
+    assert resumed.resume() and resumed.accelerator.scaler.state_dict()["scale"] == 2.0**7
+    without = make_trainer(tmp_path, steps=4)
+    assert without.resume() and without.accelerator.scaler is None
+
+
 def test_finished_run_does_nothing(tmp_path):
     make_trainer(tmp_path).fit()
     again = make_trainer(tmp_path, dataset := Numbers())
