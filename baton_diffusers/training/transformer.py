@@ -19,7 +19,7 @@ from ..guiders import Anchor
 from ..models.transformer_dual_branch import DualBranchTransformer
 from ..models.va_planner import VAPlannerModel, tokenize_cues, tokenize_prompts
 from ..plan import SemanticPlan
-from .codecs import encode_clip
+from .codecs import decode_clip, encode_clip
 from .features import CachedFeatures
 from .trainer import TrainerConfig
 from .validation import ValidationConfig
@@ -100,14 +100,15 @@ class TransformerTraining:
         independent_timesteps: Share of samples whose audio has a noise level of its own, drawn apart from the video's.
         given_share: Share of samples of which a part is given clean, at timestep 0, and not supervised: the first picture,
             the beginning of both modalities, or all but a span of time of each. It trains what a pipeline does with
-            `image`, `continue_from` and masks (architecture.md, decision 2), and takes timesteps for each token.
+            `image`, `continue_from` and masks (architecture.md, decision 2), and takes timesteps for each token. Half of the
+            still clips of "static" are then held at the clip's own first picture, as SyncCFG's are where one is given.
         vae: Folder of the video's autoencoder, for "static".
         audio_vae: Folder of the audio's autoencoder, for "mute".
         text_dropout: Share of samples that lose the text but keep the plan.
         plan_dropout: Share of samples that lose the plan but keep the text.
         joint_dropout: Share of samples that lose both.
-        cue_dropout: Share of samples whose plan is made without cues, by a planner that writes them. Where a modality is given
-            ("a2v", "v2a") none has any.
+        cue_dropout: Share of samples whose plan is made without cues, by a planner that writes them. Where more is given than the
+            first picture ("a2v", "v2a", beginnings and masks of `given_share`) none has any, as in a pipeline.
         noise_mean: Noise levels are `sigmoid(noise_mean + noise_std * N(0, 1))`.
         noise_std: See `noise_mean`.
         noise_bins: Equal ranges of noise levels for which the losses are also logged apart; 0 logs none.
@@ -373,12 +374,28 @@ def static_latents(vae: AutoencoderKLWan, num_frames: int, height: int, width: i
     Returns:
         Of shape `(1, num_channels, num_frames, height, width)`.
     """
-    config = vae.config
-    size = (height * config.scale_factor_spatial, width * config.scale_factor_spatial)
-    grey = torch.zeros(1, 3, 1 + (num_frames - 1) * config.scale_factor_temporal, *size, device=vae.device)
-    mean = torch.tensor(config.latents_mean, device=vae.device).view(1, -1, 1, 1, 1)
-    std = torch.tensor(config.latents_std, device=vae.device).view(1, -1, 1, 1, 1)
-    return (encode_clip(vae, grey).chunk(2, dim=1)[0] - mean) / std
+    scale = vae.config.scale_factor_spatial
+    return _still_clips(vae, torch.zeros(1, 3, 1, height * scale, width * scale, device=vae.device), num_frames)
+
+
+@torch.no_grad()
+def held_latents(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
+    """Normalised latents of clips that stand still at their first picture, the static anchor of SyncCFG where a picture is given;
+    `latents` and the result are `(batch_size, num_channels, num_frames, height, width)`."""
+    mean, std = _latent_statistics(vae)
+    pictures = decode_clip(vae, latents[:, :, :1] * std + mean).clamp(-1, 1)
+    return _still_clips(vae, pictures, latents.shape[2])
+
+
+def _still_clips(vae: AutoencoderKLWan, pictures: torch.Tensor, num_frames: int) -> torch.Tensor:
+    mean, std = _latent_statistics(vae)
+    clips = pictures.expand(-1, -1, 1 + (num_frames - 1) * vae.config.scale_factor_temporal, -1, -1)
+    return (encode_clip(vae, clips).chunk(2, dim=1)[0] - mean) / std
+
+
+def _latent_statistics(vae: AutoencoderKLWan) -> tuple[torch.Tensor, torch.Tensor]:
+    mean, std = (torch.tensor(x, device=vae.device) for x in (vae.config.latents_mean, vae.config.latents_std))
+    return mean.view(1, -1, 1, 1, 1), std.view(1, -1, 1, 1, 1)
 
 
 @torch.no_grad()
@@ -480,7 +497,7 @@ class FlowMatchingLoss:
         audio_noised = (1 - audio_t) * audio_latents + audio_t * audio_noise
         if "static" in config.tasks:
             still = self._where(task, "video", "still")[:, None, None, None, None]
-            noised = torch.where(still, self._still_latents(latents), noised)
+            noised = torch.where(still, self._still_videos(latents, still.flatten(), generator), noised)
         if "mute" in config.tasks:
             still = self._where(task, "audio", "still")[:, None, None]
             audio_noised = torch.where(still, self._still_latents(audio_latents), audio_noised)
@@ -492,7 +509,9 @@ class FlowMatchingLoss:
             draw < config.text_dropout + config.joint_dropout + config.plan_dropout
         )
         text, attention_mask = self._text(batch, repeats, loses_text)
-        plan = self._plan(batch, task, generator)
+        settled = (~noisy[:, 1:]).any(dim=1) & ~self._where(task, "video", "still")
+        audio_settled = (~audio_noisy).any(dim=1) & ~self._where(task, "audio", "still")
+        plan = self._plan(batch, settled | audio_settled, generator)
         if plan is not None:
             plan = plan.masked(~loses_plan)
 
@@ -594,6 +613,18 @@ class FlowMatchingLoss:
             self._still[shape] = still.to(like)
         return self._still[shape]
 
+    def _still_videos(self, latents: torch.Tensor, still: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """What stands for the video in the rows that are `still`: a grey clip, or where pictures are given, half of the time the
+        row's own first one, held."""
+        videos = self._still_latents(latents)
+        if self.config.given_share == 0:
+            return videos
+        held = still & (torch.rand(len(still), generator=generator, device=still.device) < 0.5)
+        if held.any():
+            videos = videos.repeat(len(still), 1, 1, 1, 1)
+            videos[held] = held_latents(self.vae, latents[held])
+        return videos
+
     def _losses_by_group(
         self,
         modality: str,
@@ -633,11 +664,11 @@ class FlowMatchingLoss:
         ).to(lost.device)
         return tokens.input_ids, tokens.attention_mask
 
-    def _plan(self, batch: dict[str, Any], task: torch.Tensor, generator: torch.Generator) -> SemanticPlan | None:
-        """The plan of each row."""
+    def _plan(self, batch: dict[str, Any], settled: torch.Tensor, generator: torch.Generator) -> SemanticPlan | None:
+        """The plan of each row; `settled` says of which something is given that settles the times."""
         if self.config.plan == "none":
             return None
-        device, repeats = task.device, len(task) // len(batch["prompt"])
+        device, repeats = settled.device, len(settled) // len(batch["prompt"])
         features_plan = self.features.plan(batch["video_tokens"], batch["audio_tokens"]).to(device)
         if self.config.plan == "encoders":
             return features_plan.repeat_interleave(repeats)
@@ -647,9 +678,9 @@ class FlowMatchingLoss:
                 tokens = tokenize_prompts(self.planner_tokenizer, batch["prompt"], planner.system_prompt)
                 plan = self.planner(*(value.to(device) for value in tokens), features_plan.duration)
                 return plan.trimmed().repeat_interleave(repeats)
-            # The clip's own cues, with which the plan agrees with the clip; none where a modality is given, as in a pipeline
-            drawn = torch.rand(len(task), generator=generator, device=device) >= self.config.cue_dropout
-            written = drawn & ~self._where(task, "video", "clean") & ~self._where(task, "audio", "clean")
+            # The clip's own cues, with which the plan agrees with the clip; none where times are settled, as in a pipeline
+            written = torch.rand(len(settled), generator=generator, device=device) >= self.config.cue_dropout
+            written = written & ~settled
             prompts = [prompt for prompt in batch["prompt"] for _ in range(repeats)]
             cues = [cues for cues in batch["cues"] for _ in range(repeats)]
             cues = [sheet if write else "" for sheet, write in zip(cues, written.tolist(), strict=True)]

@@ -28,6 +28,8 @@ class VocoderConfig:
         decoded_share: Share of the clips whose spectrogram is the autoencoder's reconstruction, from latents with noise, as
             they are when a clip is generated. The others have the true one.
         latent_noise: Standard deviation of that noise.
+        mel_floor: Log-mel magnitude below which cells count as equal, and `stft_floor` the magnitude likewise. Most of a clip is
+            digital silence, and a logarithm's gradient there would outweigh all that is heard.
         fft_sizes: Lengths of the windows of the STFT loss, in samples; hops are a quarter.
         stft_weight: Weight of the STFT loss, beside 1 for the mel term.
     """
@@ -37,6 +39,8 @@ class VocoderConfig:
     loud_threshold: float = -7.0
     decoded_share: float = 0.5
     latent_noise: float = 0.1
+    mel_floor: float = -9.0
+    stft_floor: float = 1e-2
     fft_sizes: tuple[int, ...] = (256, 512, 1024, 2048)
     stft_weight: float = 1.0
 
@@ -79,6 +83,7 @@ class VocoderObjective:
     def __call__(
         self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator, step: int
     ) -> dict[str, torch.Tensor]:
+        config = self.config
         vae = self.audio_vae.to(batch["waveform"].device)
         waveform = pad_waveform(vae, batch["waveform"])
         true, given = self.spectrograms(vae, waveform, generator)
@@ -88,9 +93,10 @@ class VocoderObjective:
         target = waveform.unflatten(1, (-1, vae.config.hop_length))[clips, frames].flatten(1)
 
         output = module(given, return_dict=False)[0].squeeze(1).float()
-        mel = (vae.mel_converter(output) - vae.mel_converter(target)).abs().mean()
-        convergence, magnitude = stft_loss(output, target, self.config.fft_sizes)
-        loss = mel + self.config.stft_weight * (convergence + magnitude)
+        ours, theirs = (vae.mel_converter(x).clamp(min=config.mel_floor) for x in (output, target))
+        mel = (ours - theirs).abs().mean()
+        convergence, magnitude = stft_loss(output, target, config.fft_sizes, config.stft_floor)
+        loss = mel + config.stft_weight * (convergence + magnitude)
         return {"loss": loss, "mel": mel, "convergence": convergence, "magnitude": magnitude}
 
     @torch.no_grad()
@@ -119,7 +125,7 @@ class VocoderObjective:
 
 
 def stft_loss(
-    output: torch.Tensor, target: torch.Tensor, fft_sizes: tuple[int, ...]
+    output: torch.Tensor, target: torch.Tensor, fft_sizes: tuple[int, ...], floor: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     The multi-resolution STFT loss of arXiv:1910.11480, equations 4 to 6: spectral convergence, and the distance of the
@@ -129,6 +135,7 @@ def stft_loss(
         output: Waveform of the vocoder, `(batch_size, num_samples)`.
         target: True waveform, likewise.
         fft_sizes: Lengths of the windows in samples; those longer than the segment are left out.
+        floor: Magnitude below which all count as equal (ours).
 
     Raises:
         ValueError: If all windows are longer than the segment.
@@ -140,7 +147,7 @@ def stft_loss(
     for size in fft_sizes:
         window = torch.hann_window(size, device=output.device)
         ours, theirs = (
-            torch.stft(x, size, size // 4, window=window, return_complex=True).abs().clamp(min=1e-3)
+            torch.stft(x, size, size // 4, window=window, return_complex=True).abs().clamp(min=floor)
             for x in (output, target)
         )
         # Over the whole batch: a silent segment has no energy to be measured by.

@@ -531,6 +531,17 @@ def test_a_planner_that_writes_cues_plans_with_those_of_the_clip():
     # a given modality settles the times
     torch.testing.assert_close(plan_of("v2a", 0.0)[0].video_tokens, without)
     torch.testing.assert_close(plan_of("a2v", 0.0)[0].video_tokens, without)
+    # silence and stillness as conditions of guidance do not
+    torch.testing.assert_close(plan_of("mute", 0.0)[0].video_tokens, plan.video_tokens)
+    torch.testing.assert_close(plan_of("static", 0.0)[0].video_tokens, plan.video_tokens)
+
+    # nor does a first picture; a beginning does, or what is given around a span
+    settings = task_config({"joint": 1.0}, cue_dropout=0.0, given_share=1.0, **sources, **shares)
+    _, spy, batch = losses_of(settings, **parts)
+    settled = (spy.timestep[:, 4:] == 0).any(dim=1) | (spy.audio_timestep == 0).any(dim=1)
+    assert 0 < settled.sum() < len(settled)
+    cues = ["" if given else sheet for sheet, given in zip(batch["cues"], settled.tolist(), strict=True)]
+    torch.testing.assert_close(spy.plan.video_tokens, expected(batch, cues))
 
 
 def test_without_a_plan_the_text_arm_sees_none():
@@ -552,6 +563,20 @@ def test_still_conditions_are_what_the_codecs_make_of_a_grey_picture_and_of_sile
         ),
     )
     assert MUTE.shape == (1, *tiny.AUDIO_LATENTS)
+
+
+def test_where_pictures_are_given_still_clips_show_them():
+    """As in a pipeline: a grey clip, or the first picture for the whole clip."""
+    _, spy, batch = losses_of(task_config({"static": 1}, given_share=0.01), num_clips=32)
+    vae = tiny.tiny_vae()
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
+    with torch.no_grad():
+        pictures = vae.decode(batch["latents"][:, :, :1] * std + mean).sample
+        held = vae.encode(pictures.expand(-1, -1, tiny.NUM_FRAMES, -1, -1)).latent_dist.mode()
+    held = (held - mean) / std
+    is_grey = ((spy.latents - STATIC).abs() < 1e-4).all((1, 2, 3, 4))
+    is_held = ((spy.latents - held).abs() < 1e-3).all((1, 2, 3, 4))
+    assert (is_grey ^ is_held).all() and 8 < is_held.sum() < 24
 
 
 def test_a_few_steps_lower_the_loss_and_the_export_loads(tmp_path):

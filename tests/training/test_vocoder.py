@@ -92,14 +92,14 @@ def test_stft_loss_is_the_published_one():
         )
         convergences.append(torch.sqrt(((theirs - ours) ** 2).sum()) / torch.sqrt((theirs**2).sum()))
         magnitudes.append((torch.log(theirs) - torch.log(ours)).abs().mean())
-    convergence, magnitude = stft_loss(output, target, (256, 512, 4096))  # the last is longer than the segment
+    convergence, magnitude = stft_loss(output, target, (256, 512, 4096), 1e-3)  # the last is longer than the segment
     torch.testing.assert_close(convergence, sum(convergences) / 2)
     torch.testing.assert_close(
         magnitude, sum(magnitudes) / 2, atol=2e-3, rtol=0
     )  # magnitudes below 1e-3 count as that
-    assert stft_loss(target, target, (256,)) == (0, 0)
+    assert stft_loss(target, target, (256,), 1e-3) == (0, 0)
     with pytest.raises(ValueError, match="longer than the segment of 2048 samples"):
-        stft_loss(output, target, (4096,))
+        stft_loss(output, target, (4096,), 1e-3)
 
 
 def test_silence_gives_finite_gradients():
