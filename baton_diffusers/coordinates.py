@@ -124,7 +124,7 @@ def latent_time(frame: torch.Tensor, temporal_stride: int) -> torch.Tensor:
     """Latent coordinate of a (fractional) frame number.
 
     Piecewise linear through the centres of what the latent frames cover: `(0, 0)`, `((s + 1) / 2, 1)`,
-    `((s + 1) / 2 + s, 2)`, ... ; the first piece is continued to the left of 0. papers.md 1.3, ours.
+    `((s + 1) / 2 + s, 2)`, ... ; the first piece is continued to the left of 0. Ours.
 
     Args:
         frame (`torch.Tensor`): frame numbers, of any shape.
@@ -155,7 +155,8 @@ def video_plan_coordinates(
     height: int,
     width: int,
 ) -> torch.Tensor:
-    """Fractional latent coordinates `(t, y, x)` of video plan tokens: RS-RoPE's keys. papers.md 1.3, ours.
+    """Fractional latent coordinates `(t, y, x)` of video plan tokens: RS-RoPE's keys (Baton, arXiv:2605.25195; the
+    equations are ours).
 
     Args:
         times (`torch.Tensor` of shape `(num_tokens,)`): keyframe times in seconds.
@@ -179,7 +180,7 @@ def audio_latent_times(num_latents: int, audio_latent_rate: float) -> torch.Tens
 
 def reference_audio_times(num_latents: int, audio_latent_rate: float) -> torch.Tensor:
     """Seconds in the middle of each of `num_latents` audio latents that are heard just before the clip and end at 0: where
-    Harmony's reference audio lies (papers.md 3b; ours). Shape `(num_latents,)`, float32."""
+    Harmony's reference audio (arXiv:2511.21579) lies; ours. Shape `(num_latents,)`, float32."""
     return (torch.arange(-num_latents, 0, dtype=torch.float32) + 0.5) / audio_latent_rate
 
 
@@ -193,7 +194,7 @@ def audio_coordinates(
     """Latent coordinates `(t, 0, 0)` of anything that sounds around `times`: audio latents and audio plan tokens alike.
 
     With an `audio_rope_scale` (Ovi's weights: 0.19676), latent `j` lies at `j * audio_rope_scale`. Without it the exact
-    map is used: a sound lies where the pixel frame that is on screen at that instant lies (papers.md 4, ours).
+    map is used: a sound lies where the pixel frame that is on screen at that instant lies (ours).
 
     Args:
         times (`torch.Tensor` of shape `(num_tokens,)`): the middle of each token, in seconds.
@@ -231,7 +232,7 @@ def audio_windows(
     temporal_stride: int,
     audio_latent_rate: float,
 ) -> list[tuple[int, int]]:
-    """The audio latents `first .. end - 1` that each video latent frame attends: TARP's windows (papers.md 2).
+    """The audio latents `first .. end - 1` that each video latent frame attends: TARP's windows (CCL, arXiv:2603.18600).
 
     The window is `window * temporal_stride / frame_rate` seconds long and centred on the frame's own span, latent 0's
     shorter span included. It holds the audio latents whose middle lies in it, and ends where the clip ends; ours: where
@@ -269,7 +270,7 @@ def video_windows(
     temporal_stride: int,
     audio_latent_rate: float,
 ) -> list[tuple[int, int]]:
-    """The video latent frames `first .. end - 1` that each audio latent attends: TARP's mirror (papers.md 2).
+    """The video latent frames `first .. end - 1` that each audio latent attends: TARP's mirror (CCL, arXiv:2603.18600).
 
     They are the frame whose span covers the middle of the audio latent (ours: the last one, for sound beyond the video's
     end) and `(window - 1) / 2` frames to each side of it, as far as the clip goes. Published: `window = 1`.
@@ -314,7 +315,7 @@ def patch_centres(height: int, width: int) -> torch.Tensor:
 def audio_plan_times(duration: float, tokens_per_chunk: int, chunk_duration: float = 1.0) -> torch.Tensor:
     """Times in seconds of the audio plan tokens: token `k` of chunk `c` at `(c + (k + 1/2) / tokens_per_chunk)` chunks.
 
-    The last, partial chunk is whole: tokens at times `>= duration` are there to be masked (papers.md 1.1, ours).
+    The last, partial chunk is whole: tokens at times `>= duration` are there to be masked (ours).
 
     Returns:
         `torch.Tensor` of shape `(num_chunks * tokens_per_chunk,)`, float32.

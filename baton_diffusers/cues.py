@@ -2,8 +2,8 @@
 
 A cue is an instant and what happens then. A sheet is one line of text, in which each instant is a timestamp token in the form
 that Whisper made common: `"<|0.50|> red ball <|0.88|> red ball <|1.56|> purple face three"`. A prompt rarely says when; a clip
-cannot leave it open. papers.md 1.1 regresses the plan from the prompt alone, and a regression answers with the mean over all
-times: cues, ours, commit to one.
+cannot leave it open. Baton (arXiv:2605.25195) regresses the plan from the prompt alone, and a regression answers with the
+mean over all times: cues, ours, commit to one.
 """
 
 from __future__ import annotations

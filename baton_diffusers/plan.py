@@ -27,7 +27,8 @@ class SemanticPlan:
     """A blueprint of a clip in time: semantic tokens of picture and sound, in the space of frozen semantic encoders.
 
     Made by `VAPlannerModel` from a prompt or read off a real clip by the semantic encoders; read by
-    `DualBranchTransformer`. One plan holds a batch of clips of equal duration and layout (papers.md 1.1).
+    `DualBranchTransformer`. One plan holds a batch of clips of equal duration and layout (Baton,
+    arXiv:2605.25195).
 
     Args:
         video_tokens (`torch.Tensor` of shape `(batch_size, num_video_tokens, video_dim)`): keyframe tokens.

@@ -110,7 +110,7 @@ def test_audio_latents_under_ovis_linear_map_lie_at_multiples_of_its_scale():
     times = coordinates.audio_latent_times(157, 31.25)
     found = coordinates.audio_coordinates(times, 31.25, 0.19676, 24.0, 4)[:, 0]
     torch.testing.assert_close(found, 0.19676 * torch.arange(157), rtol=0, atol=1e-5)
-    # a plan token at tau: (tau * rate - 1/2) * scale (papers.md 1.3)
+    # a plan token at tau: (tau * rate - 1/2) * scale
     torch.testing.assert_close(
         coordinates.audio_coordinates(tensor(1.0), 31.25, 0.19676, 24.0, 4)[:, 0], tensor(30.75 * 0.19676)
     )

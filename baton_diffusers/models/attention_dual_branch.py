@@ -168,7 +168,7 @@ class FusionAttnProcessor:
     """Cross-attention to the text and to the other modality, which share query, query norm and output projection.
 
     `o(attn(q, k_text, v_text) + attn(rope(q), [k_context ; rope(k_fusion)], [v_context ; v_fusion]))`: Ovi's form
-    (papers.md 4) with CCL's context tokens (papers.md 2), where the layer has any. The other modality's term is
+    with CCL's context tokens (arXiv:2603.18600), where the layer has any. The other modality's term is
 
     - global, or within `windows` of the other modality, of which each asks the context tokens too;
     - for a sample that does not read the other modality, attention to the context tokens alone, or, without such tokens,
@@ -265,7 +265,7 @@ class FusionAttnProcessor:
 
 
 class RSRoPEAttnProcessor:
-    """Plan attention under Relative Semantic RoPE (papers.md 1.3).
+    """Plan attention under Relative Semantic RoPE (Baton, arXiv:2605.25195; the equations are ours).
 
     Latents (queries) and plan tokens (keys) are rotated by one frequency table at their coordinates in the shared
     space-time frame, so that a score depends on offsets in that frame only.
@@ -357,7 +357,7 @@ class DualBranchAttention(nn.Module, AttentionModuleMixin):
 
 
 class FusionAttention(DualBranchAttention):
-    """Cross-attention to the text and to the other modality, with learnable context tokens after CCL (papers.md 2).
+    """Cross-attention to the text and to the other modality, with learnable context tokens after CCL (arXiv:2603.18600).
 
     Ours, where CCL's formulas are not public: the table of context tokens stands where the other modality's tokens stand
     after `norm_fusion`, and passes the same projections and the same norm of the keys; its keys are not rotated. It starts
@@ -382,7 +382,7 @@ class FusionAttention(DualBranchAttention):
 
 
 class PlanAttention(DualBranchAttention):
-    """Cross-attention from the latents of one modality to its plan: `VCAttn` and `ACAttn` of papers.md 1.2.
+    """Cross-attention from the latents of one modality to its plan: Baton's `VCAttn` and `ACAttn` (arXiv:2605.25195).
 
     The output projection starts at zero, so that fresh plan layers leave a converted checkpoint's output unchanged.
     """

@@ -1,4 +1,4 @@
-"""MMAudio's 16 kHz autoencoder and vocoder, where they differ from the 44.1 kHz ones that diffusers has. papers.md 4."""
+"""MMAudio's 16 kHz autoencoder and vocoder, where they differ from the 44.1 kHz ones that diffusers has."""
 
 from __future__ import annotations
 

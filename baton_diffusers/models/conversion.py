@@ -28,7 +28,7 @@ OVI_AUDIO_NEGATIVE_PROMPT = "robotic, muffled, echo, distorted"
 # 0.56 to 0.80 gives both; the choice is ours.
 OVI_AUDIO_LATENT_MIN_COVERAGE = 0.75
 
-# Ovi 1.1 (papers.md 4): parts of names within one branch, ours and theirs.
+# Ovi 1.1: parts of names within one branch, ours and theirs.
 _OVI_BLOCK = {
     "attn1.to_q": "self_attn.q",
     "attn1.to_k": "self_attn.k",

@@ -1,4 +1,4 @@
-"""What plan tokens mean: features of frozen encoders, at keyframes of the picture and in chunks of the sound. papers.md 1.1."""
+"""What plan tokens mean: features of frozen encoders, at keyframes of the picture and in chunks of the sound."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class VideoSemanticEncoder(ModelMixin, ConfigMixin):
     r"""
     Semantic tokens of keyframes: penultimate-layer features of a SigLIP vision tower, averaged onto a coarse grid.
 
-    papers.md 1.1 (`google/siglip2-so400m-patch14-384`: 27x27 patches of width 1152, pooled to 8x8). Only what these
-    features need is built: the tower's last layer, its final norm and its pooling head are left out.
+    Baton (arXiv:2605.25195) takes `google/siglip2-so400m-patch14-384`: 27x27 patches of width 1152, here pooled to 8x8. Only
+    what these features need is built: the tower's last layer, its final norm and its pooling head are left out.
 
     Features are standardised per channel by the buffers `feature_mean` and `feature_std` (ours), which are saved with the
     weights and leave the features as they are until they are set.
@@ -108,8 +108,8 @@ class AudioSemanticEncoder(ModelMixin, ConfigMixin):
     r"""
     Semantic tokens of sound: continuous features of an EnCodec encoder, averaged in time to a fixed number per chunk.
 
-    papers.md 1.1 (WavTokenizer, whose encoder is EnCodec's: 75 features of width 512 per second at 24 kHz, averaged by
-    three). Standardised as in [`VideoSemanticEncoder`].
+    Baton (arXiv:2605.25195) takes WavTokenizer, whose encoder is EnCodec's: 75 features of width 512 per second at 24 kHz,
+    here averaged by three. Standardised as in [`VideoSemanticEncoder`].
 
     Args:
         audio_config (`dict`): configuration of the `transformers.EncodecModel`; only its encoder is built.

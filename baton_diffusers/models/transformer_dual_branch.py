@@ -102,7 +102,7 @@ class GatedConvMLP(nn.Module):
 
 
 class AudioPatchEmbedding(nn.Module):
-    """Embeds audio latents `(batch_size, audio_length, in_channels)` with their neighbours (Ovi, papers.md 4)."""
+    """Embeds audio latents `(batch_size, audio_length, in_channels)` with their neighbours, as Ovi does."""
 
     def __init__(self, in_channels: int, dim: int, hidden_dim: int, kernel_size: int = 7) -> None:
         super().__init__()
@@ -284,8 +284,8 @@ _FAULTS_OF_CACHES = {
 
 class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, CacheMixin, FromOviFileMixin):
     r"""
-    Two Wan-style towers with Ovi's block order and fusion attention (papers.md 4), and Baton's plan attention after the
-    text in every block (papers.md 1.2). Predicts the velocities of flow matching for video and audio latents.
+    Two Wan-style towers with Ovi's block order and fusion attention, and Baton's plan attention (arXiv:2605.25195) after
+    the text in every block. Predicts the velocities of flow matching for video and audio latents.
 
     Args:
         patch_size (`tuple[int, int, int]`, defaults to `(1, 2, 2)`): video latents in each token, by axis; 1 in time, where
@@ -317,7 +317,7 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         num_context_tokens (`int`, defaults to 0): learnable context tokens for each block and direction, which stand beside
             the other modality and alone where it is not read, see [`FusionAttention`]. 0 is Ovi's form.
         cross_modal_window (`int`, *optional*): length, in video latent frames, of the window of audio that a video latent
-            frame reads (TARP, papers.md 2: 3), see `coordinates.audio_windows`. By default, and where the window is at least
+            frame reads (CCL's TARP: 3), see `coordinates.audio_windows`. By default, and where the window is at least
             as long as the clip, each video token reads all of the audio.
         audio_cross_modal_window (`int`, *optional*): how many video latent frames an audio token reads (TARP: 1), an odd
             number, see `coordinates.video_windows`; given exactly if `cross_modal_window` is.
@@ -544,13 +544,13 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
             audio_encoder_hidden_states (`torch.Tensor`, *optional*): text for the audio branch; by default the video's.
             plan (`SemanticPlan`, *optional*): the plan; without one the plan layers are left out.
             video_reads_audio (`bool` or `torch.Tensor` of shape `(batch_size,)`, defaults to `True`): whether the video
-                branch may read the audio branch, for the batch or for each sample (CCL's routing, papers.md 2). A sample
+                branch may read the audio branch, for the batch or for each sample (CCL's routing, arXiv:2603.18600). A sample
                 that may not reads the context tokens alone, if the model has any, and depends on the other modality in no
                 bit. The other samples do not notice.
             audio_reads_video (`bool` or `torch.Tensor` of shape `(batch_size,)`, defaults to `True`): the mirror.
             skip_layers (`Sequence[int]`, *optional*): blocks to leave out, as Ovi does in the negative pass.
             reference_audio_hidden_states (`torch.Tensor` of shape `(batch_size, reference_length, audio_channels)`,
-                *optional*): clean audio latents whose style the clip is to have (Harmony's global path, papers.md 3b). They
+                *optional*): clean audio latents whose style the clip is to have (Harmony's global path, arXiv:2511.21579). They
                 stand before the audio with timestep 0 and read the whole video, whatever the windows. Ours: they lie in
                 time before the clip's first instant (`coordinates.reference_audio_times`); the audio reads them in its
                 self-attention, the video does not.

@@ -1,4 +1,4 @@
-"""Baton's VA-Planner: a language model reads the prompt, two towers write the clip's semantic plan. papers.md 1.1."""
+"""Baton's VA-Planner: a language model reads the prompt, two towers write the clip's semantic plan (arXiv:2605.25195)."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ class AlignmentAttention(nn.Module, AttentionModuleMixin):
 class DualAlignmentBlock(nn.Module):
     """One layer of both semantic alignment towers.
 
-    Each tower reads its own placeholders' hidden states (`H_hat = CrossAttn(Q, H)`, papers.md 1.1), then the other
+    Each tower reads its own placeholders' hidden states (`H_hat = CrossAttn(Q, H)`), then the other
     tower's current state, then passes an MLP. Both directions of the cross-modal attention read the states from before
     it, so that neither modality comes first. Residual form and normalisation are ours.
 
@@ -281,7 +281,8 @@ class DualAlignmentBlock(nn.Module):
 
 class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
     r"""
-    Plans a clip from its prompt: continuous semantic tokens of picture and sound, aligned in time. papers.md 1.1.
+    Plans a clip from its prompt: continuous semantic tokens of picture and sound, aligned in time (Baton,
+    arXiv:2605.25195).
 
     A language model makes one causal pass over `[system; prompt; video placeholders; audio placeholders]`, with one
     placeholder per token of the plan. The hidden states at the placeholders feed two *semantic alignment towers*, whose

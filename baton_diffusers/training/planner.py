@@ -1,4 +1,4 @@
-"""Stage 1 of Baton's training: the planner learns to regress the semantic encoders' features from prompts. papers.md 1.4."""
+"""Stage 1 of Baton's training: the planner learns to regress the semantic encoders' features from prompts (arXiv:2605.25195)."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ class PlanCollator:
 
 
 class PlannerLoss:
-    """The plain L2 of papers.md 1.1, over the tokens of both modalities, and for a planner with timestamps the cross-entropy
+    """Baton's plain L2, over the tokens of both modalities, and for a planner with timestamps the cross-entropy
     of its cues beside it.
 
     Args:

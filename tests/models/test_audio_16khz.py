@@ -4,7 +4,7 @@ from baton_diffusers.models.audio_16khz import MMAudioVAE16kHz, MMAudioVocoder16
 
 
 def test_the_published_sizes_are_the_defaults():
-    # papers.md 4: 31.25 latents per second of 20 channels, 80 mel bins; a vocoder of 112 million parameters.
+    # MMAudio's: 31.25 latents per second of 20 channels, 80 mel bins; a vocoder of 112 million parameters.
     with torch.device("meta"):
         vae, vocoder = MMAudioVAE16kHz(), MMAudioVocoder16kHz()
     assert vae.config.sample_rate / vae.latent_hop_length == 31.25
