@@ -17,6 +17,7 @@ def presets() -> dict[str, dict[str, AnchorGuidance]]:
 
     - `"none"`: one pass.
     - `"text"`: plain classifier-free guidance of each modality, with Ovi's scales.
+    - `"plan"`: guidance by the plan alone, away from the clip that has the prompt but no plan, and its scale, are ours.
     - `"harmony"`: SyncCFG with Harmony's scales.
     - `"ccl"`: Unconditional Context Guidance. CCL's scales are not public: of the text they are Ovi's, of the context LTX-2's.
     - `"ltx2"`: text and modality guidance with LTX-2's scales and rescale.
@@ -28,6 +29,7 @@ def presets() -> dict[str, dict[str, AnchorGuidance]]:
     return {
         "none": _pair(PlanGuidance(1.0), PlanGuidance(1.0)),
         "text": _pair(PlanGuidance(4.0), PlanGuidance(3.0)),
+        "plan": _pair(PlanGuidance(1.0, plan_guidance_scale=3.0), PlanGuidance(1.0, plan_guidance_scale=3.0)),
         "harmony": _pair(SyncGuidance(3.0), SyncGuidance(2.0, modality="audio")),
         "ccl": _pair(ContextGuidance(3.0, guidance_scale=4.0), ContextGuidance(3.0, guidance_scale=3.0)),
         "ltx2": _pair(

@@ -58,7 +58,7 @@ from .conditions import (
 )
 from .lora import BatonLoraLoaderMixin
 from .pipeline_output import BatonPipelineOutput
-from .prompt_forms import PROMPT_FORMS, write_prompt
+from .prompt_forms import PROMPT_FORMS, unknown_words, write_prompt
 
 
 logger = logging.get_logger(__name__)
@@ -391,6 +391,13 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                 f"the guiders drop the text, which takes `{lacking[0]}_embeds` with `{lacking[0]}_attention_mask`, or "
                 "`text_encoder` and `tokenizer` to make them: give one or the other, or guiders of scale 1."
             )
+        if not self.transformer.config.num_context_tokens and any(
+            (anchor.mute or anchor.static) and not anchor.clean_reads for anchor in anchors
+        ):
+            logger.warning(
+                "In guidance by a silent or still clip, that clip reads nothing of the other modality, which a transformer without "
+                "context tokens has usually not been trained for: set `clean_reads=True` in the `SyncGuidance` of both modalities."
+            )
         given_sound = given.audio is not None or given.reference_audio is not None
         if (given_sound or any(anchor.mute for anchor in anchors)) and self.audio_vae.dtype != torch.float32:
             raise ValueError(
@@ -480,6 +487,11 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                     "one, one for each prompt, or one for each clip."
                 )
             _check_texts("cues", cues)
+            if unknown := unknown_words(self.planner_tokenizer, sheets):
+                raise ValueError(
+                    f"`cues` have words that the planner does not know: {', '.join(unknown)}. Write them as it does "
+                    "(`pipe.prepare_cues(prompt)` shows how)."
+                )
             written = (
                 max(len(self.planner_tokenizer(sheet, add_special_tokens=False).input_ids) for sheet in sheets) + 1
             )
@@ -811,7 +823,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         return latents.repeat_interleave(num_clips // len(latents), dim=0)
 
     @torch.no_grad()
-    def prepare_replacements(
+    def prepare_still(
         self,
         given: Given,
         num_clips: int,
@@ -819,29 +831,38 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         width: int,
         num_frames: int,
         device: torch.device | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> torch.Tensor:
         r"""
-        Clean latents of a still picture and of silence: what guidance puts in a modality's place (Harmony's anchors).
-
-        The picture is the given clip's first frame, or mid-grey where none is given (ours).
+        Clean latents of a still picture, which guidance puts in the video's place (Harmony's static anchor): the given clip's
+        first frame, or mid-grey where none is given (ours).
 
         Args:
             given, num_clips, height, width, num_frames, device: as for `prepare_conditions`.
 
         Returns:
-            Video and audio latents, shaped as `prepare_latents` shapes them.
+            Video latents, shaped as `prepare_latents` shapes them.
         """
-        device = device or self._execution_device
-        video_shape, audio_shape = self._latent_shapes(num_clips, height, width, num_frames)
         frame = torch.zeros(1, 3, 1, height, width)
         if self._known_masks(given, num_frames)[0][0]:
             frame = model_frames(given.video, 1, self.frame_rate, height, width)
-        still = self.encode_video(frame.expand(-1, -1, num_frames, -1, -1).to(device))
-        silence = torch.zeros(1, audio_shape[1] * self.audio_vae.latent_hop_length, device=device)
-        return (
-            still.repeat_interleave(num_clips // len(still), dim=0),
-            self.encode_audio(silence).expand(audio_shape),
-        )
+        frames = frame.expand(-1, -1, num_frames, -1, -1).to(device or self._execution_device)
+        still = self.encode_video(frames)
+        return still.repeat_interleave(num_clips // len(still), dim=0)
+
+    @torch.no_grad()
+    def prepare_silence(self, num_clips: int, num_frames: int, device: torch.device | None = None) -> torch.Tensor:
+        r"""
+        Clean latents of silence, which guidance puts in the audio's place (Harmony's mute anchor).
+
+        Args:
+            num_clips, num_frames, device: as for `prepare_conditions`.
+
+        Returns:
+            Audio latents, shaped as `prepare_latents` shapes them.
+        """
+        num_samples = self._audio_length(num_frames) * self.audio_vae.latent_hop_length
+        silence = torch.zeros(1, num_samples, device=device or self._execution_device)
+        return self.encode_audio(silence).expand(num_clips, -1, -1)
 
     @torch.no_grad()
     def encode_video(self, frames: torch.Tensor) -> torch.Tensor:
@@ -1024,7 +1045,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         negative_prompt_attention_mask: torch.Tensor | None = None,
         audio_negative_prompt_embeds: torch.Tensor | None = None,
         audio_negative_prompt_attention_mask: torch.Tensor | None = None,
-        plan: SemanticPlan | None = None,
+        plan: SemanticPlan | str | os.PathLike | None = None,
         use_plan: bool = True,
         cues: str | list[str] | None = None,
         cue_temperature: float = 0.5,
@@ -1095,8 +1116,8 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             negative_prompt_attention_mask (`torch.Tensor`, *optional*): with `negative_prompt_embeds`.
             audio_negative_prompt_embeds (`torch.Tensor`, *optional*): instead of `audio_negative_prompt`.
             audio_negative_prompt_attention_mask (`torch.Tensor`, *optional*): with `audio_negative_prompt_embeds`.
-            plan (`SemanticPlan`, *optional*): takes the place of the planner's; one for all prompts, one for each, or one for
-                each clip.
+            plan (`SemanticPlan` or the path of its file, *optional*): takes the place of the planner's; one for all prompts, one
+                for each, or one for each clip.
             use_plan (`bool`, defaults to `True`): `False` makes the clips from the text alone.
             cues (`str` or `list[str]`, *optional*): when things happen, for a planner that knows timestamps, as
                 `"<|0.50|> red ball <|1.56|> purple face three"`; one sheet for all prompts, one for each, or one for each
@@ -1129,6 +1150,8 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
 
         # 1. Read what is given, and check inputs
         self._require_components()
+        if isinstance(plan, (str, os.PathLike)):
+            plan = SemanticPlan.load(plan)
         given = read_given(
             self.frame_rate,
             self.sampling_rate,
@@ -1223,8 +1246,10 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         known, audio_known = self.prepare_conditions(given, num_clips, height, width, num_frames, device)
         reference = self.prepare_reference_audio(given, num_clips, device)
         still = silence = None
-        if any(guidance_pass.anchor.static or guidance_pass.anchor.mute for guidance_pass in passes):
-            still, silence = self.prepare_replacements(given, num_clips, height, width, num_frames, device)
+        if any(guidance_pass.anchor.static for guidance_pass in passes):
+            still = self.prepare_still(given, num_clips, height, width, num_frames, device)
+        if any(guidance_pass.anchor.mute for guidance_pass in passes):
+            silence = self.prepare_silence(num_clips, num_frames, device)
         latents, audio_latents = self.prepare_latents(
             num_clips, height, width, num_frames, generator, latents, audio_latents, device
         )
@@ -1235,9 +1260,10 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         reference = None if reference is None else reference.to(dtype)
         # Under a cache, a stream that is clean and read by nobody is not run: so is a modality that the clips are without.
         cache = self.transformer.make_cache(len({p.anchor for p in passes})) if use_cache or not has_other else None
-        # A modality that has arrived before the other one (`LeadFlowMatchScheduler`) is no clean stream: its velocity is asked for.
-        resting = (timesteps == 0) & (not known.all) | (audio_timesteps == 0) & (not audio_known.all)
-        resting = resting.tolist()
+        # A modality that has arrived before the other one (`LeadFlowMatchScheduler`) is from then on as if it were given.
+        made, audio_made = (
+            (scheduler.sigmas[: len(timesteps)] > 0).tolist() for scheduler in (self.scheduler, self.audio_scheduler)
+        )
         # Without context tokens a branch is used to reading the other one; a clean one is no exception.
         given_reads = has_other and not self.transformer.config.num_context_tokens
         with self.progress_bar(total=len(timesteps)) as progress_bar:
@@ -1245,8 +1271,10 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                 if self.interrupt:
                     continue
                 self._current_timestep = t
-                guider = None if known.all else self.guider
-                audio_guider = None if audio_known.all else self.audio_guider
+                guider = self.guider if made[i] and not known.all else None
+                audio_guider = self.audio_guider if audio_made[i] and not audio_known.all else None
+                # A noise level that a scheduler rounds to timestep 0 is not to be taken for a clean stream.
+                rounded = (guider is not None and t == 0) or (audio_guider is not None and audio_t == 0)
                 for g, timestep in ((guider, t), (audio_guider, audio_t)):
                     if g is not None:
                         g.set_state(step=i, num_inference_steps=len(timesteps), timestep=timestep)
@@ -1259,6 +1287,11 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                             "the guider drops the text, and did not when the clip was begun, so that no negative prompt was encoded: "
                             "set it before the call."
                         )
+                    if (anchor.static and still is None) or (anchor.mute and silence is None):
+                        raise ValueError(
+                            f"the guider puts {'a still clip' if anchor.static else 'silence'} in a modality's place, and did not when "
+                            "the clip was begun, so that none was encoded: set it before the call."
+                        )
                     with self.transformer.cache_context(anchor.name):
                         velocity, audio_velocity = self.transformer(
                             hidden_states=(still if anchor.static else latents).to(dtype),
@@ -1268,11 +1301,12 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                             encoder_hidden_states=prompt_embeds if anchor.text else negative_prompt_embeds,
                             audio_encoder_hidden_states=None if anchor.text else audio_negative_prompt_embeds,
                             plan=plan if anchor.plan else None,
-                            video_reads_audio=guidance_pass.video_reads_audio or (known.all and given_reads),
-                            audio_reads_video=guidance_pass.audio_reads_video or (audio_known.all and given_reads),
+                            video_reads_audio=guidance_pass.video_reads_audio or (guider is None and given_reads),
+                            audio_reads_video=guidance_pass.audio_reads_video
+                            or (audio_guider is None and given_reads),
                             skip_layers=anchor.skip_layers,
                             reference_audio_hidden_states=reference,
-                            cache=None if resting[i] else cache,
+                            cache=None if rounded else cache,
                             attention_kwargs=attention_kwargs,
                             return_dict=False,
                         )
@@ -1339,6 +1373,8 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             kept = length - self.tokenizer.num_special_tokens_to_add()
             lost = self.tokenizer.batch_decode(untruncated[:, kept:], skip_special_tokens=True)
             logger.warning(f"The text encoder reads {length} tokens; this part of the text was cut off: {lost}")
+        if unknown := unknown_words(self.tokenizer, texts):
+            logger.warning(f"The text encoder does not know these words, which are left out: {', '.join(unknown)}.")
         inputs = self.tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         mask = inputs.attention_mask.to(device)
         return self.text_encoder(inputs.input_ids.to(device), attention_mask=mask).last_hidden_state, mask
@@ -1421,14 +1457,15 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         config = self.transformer.config
         stride = self.vae.config.scale_factor_spatial
         latent_frames = coordinates.num_latent_frames(num_frames, self.vae.config.scale_factor_temporal)
-        duration = coordinates.clip_duration(num_frames, self.frame_rate)
-        audio_length = coordinates.num_audio_latents(
-            duration, config.audio_latent_rate, config.audio_latent_min_coverage
-        )
         return (
             (num_clips, config.in_channels, latent_frames, height // stride, width // stride),
-            (num_clips, audio_length, config.audio_in_channels),
+            (num_clips, self._audio_length(num_frames), config.audio_in_channels),
         )
+
+    def _audio_length(self, num_frames: int) -> int:
+        config = self.transformer.config
+        duration = coordinates.clip_duration(num_frames, self.frame_rate)
+        return coordinates.num_audio_latents(duration, config.audio_latent_rate, config.audio_latent_min_coverage)
 
     def _check_given(self, given: Given, batch_size: int, num_frames: int) -> None:
         for name, number in given.num_clips.items():
@@ -1464,6 +1501,10 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
 
     def _check_plan(self, plan: SemanticPlan, batch_size: int, num_clips: int, num_frames: int) -> None:
         config = self.transformer.config
+        if not isinstance(plan, SemanticPlan):
+            raise ValueError(
+                f"`plan` is a {type(plan).__name__}, but has to be a `SemanticPlan`, or the path of its file."
+            )
         if config.video_plan_dim is None:
             raise ValueError("`plan` was given, but the transformer has no plan layers: leave it out.")
         widths = plan.video_tokens.shape[2], plan.audio_tokens.shape[2]

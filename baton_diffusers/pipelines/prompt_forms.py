@@ -7,8 +7,10 @@ prompt, in the form that the checkpoint was trained with.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from diffusers.utils import logging
+from transformers import PreTrainedTokenizerBase
 
 
 logger = logging.get_logger(__name__)
@@ -60,3 +62,23 @@ def write_prompt(prompt: str, audio_prompt: str | None, form: str | None) -> str
             f"the prompt has {opened} `<S>` and {closed} `<E>`: this checkpoint was trained with speech as `<S>words<E>`."
         )
     return prompt if audio_prompt is None else f"{prompt.rstrip()} {template.format(audio_prompt.strip())}"
+
+
+def unknown_words(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[str]:
+    """
+    The parts of the texts that the vocabulary of a tokenizer lacks, each once, in their order.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): one that tells where its tokens stand in a text; of others nothing is known.
+        texts (`Sequence[str]`): what it is to read.
+    """
+    if not tokenizer.is_fast or tokenizer.unk_token_id is None:
+        return []
+    tokens = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
+    unknown = {
+        text[start:end]: None
+        for text, ids, offsets in zip(texts, tokens.input_ids, tokens.offset_mapping, strict=True)
+        for token, (start, end) in zip(ids, offsets, strict=True)
+        if token == tokenizer.unk_token_id
+    }
+    return list(unknown)

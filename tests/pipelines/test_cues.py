@@ -70,6 +70,11 @@ def test_nothing_is_written_against_what_is_given(cue_pipe):
     assert make(cue_pipe, image=picture[0]).cues == make(cue_pipe).cues != [""]
 
 
+def test_cues_in_words_that_the_planner_does_not_know_are_refused(cue_pipe):
+    with pytest.raises(ValueError, match="words that the planner does not know: dragon, roars"):
+        make(cue_pipe, cues="<|0.25|> green dragon roars")
+
+
 def test_the_likeliest_cues_need_no_seed(cue_pipe):
     written = {make(cue_pipe, seed=seed, cue_temperature=0.0).cues[0] for seed in range(3)}
     assert len(written) == 1

@@ -287,9 +287,7 @@ def test_a_lead_over_nothing_changes_no_work(only, lead):
     block, other = pipe.transformer.blocks[0], "audio" if only == "video" else "video"
     runs = record(getattr(block, BRANCHES[other][0]))
     make(pipe, only=only, num_inference_steps=4)
-    # Where what is made rests at the end, its velocity is asked for all the same, without a cache.
-    rests = (lead > 0) == (only == "video")
-    assert bool(runs) == rests
+    assert not runs
 
 
 def test_a_planner_writes_cues_for_one_modality_alone():
@@ -380,6 +378,38 @@ def test_the_still_clip_shows_the_image_where_there_is_one(own_pipe):
     torch.testing.assert_close(calls[-1]["hidden_states"], still, rtol=0, atol=1e-5)
 
 
+def test_only_what_takes_a_place_is_encoded(own_pipe):
+    """A still film is the most expensive encoding of a clip, and silence none of a video autoencoder's affair."""
+    pictures, sounds = record(own_pipe.vae.encoder), record(own_pipe.audio_vae.vae.encoder)
+    own_pipe.guider = SyncGuidance(3.0)
+    make(own_pipe, num_inference_steps=1)
+    assert (len(pictures), len(sounds)) == (0, 1)
+    own_pipe.guider, own_pipe.audio_guider = PlanGuidance(1.0), SyncGuidance(2.0, modality="audio")
+    sounds.clear()
+    own_pipe.audio_vae.to(torch.bfloat16)  # in which it can decode, but not encode
+    make(own_pipe, num_inference_steps=1)
+    assert pictures and not sounds
+
+
+def test_a_guider_that_replaces_a_modality_is_set_before_the_call(own_pipe):
+    def begin(pipe, step, timestep, tensors):
+        pipe.guider = SyncGuidance(3.0)
+        return {}
+
+    with pytest.raises(ValueError, match="puts silence in a modality's place, and did not when the clip was begun"):
+        make(own_pipe, callback_on_step_end=begin)
+
+
+@pytest.mark.parametrize("clean_reads", [False, True])
+@pytest.mark.parametrize("num_context_tokens", [0, 2])
+def test_an_untrained_clean_stream_is_told(caplog, clean_reads, num_context_tokens):
+    guider = SyncGuidance(3.0, clean_reads=clean_reads)
+    pipe = tiny_pipeline(transformer=tiny_transformer(num_context_tokens=num_context_tokens), guider=guider)
+    with caplog.at_level(logging.WARNING):
+        make(pipe, num_inference_steps=1)
+    assert ("set `clean_reads=True`" in caplog.text) == (num_context_tokens == 0 and not clean_reads)
+
+
 # Constant work, once
 
 
@@ -401,6 +431,26 @@ def test_a_cache_lets_one_modality_run_ahead():
     pipe = tiny_pipeline(transformer=tiny_transformer(num_context_tokens=2), **guiders, **lead_schedulers(0.5))
     expected = make(pipe, num_inference_steps=3)
     assert_same(make(pipe, num_inference_steps=3, use_cache=True), expected, atol=1e-5)
+
+
+def test_a_modality_that_has_arrived_is_as_if_it_were_given():
+    """Under a lead of 1 the picture is whole before the sound begins: then it is kept, and nothing guides it any more."""
+    guiders = {"guider": PlanGuidance(2.0), "audio_guider": PlanGuidance(2.0)}
+    pipe = tiny_pipeline(transformer=tiny_transformer(num_context_tokens=2), **guiders, **lead_schedulers(1.0))
+    block, steps, passes = pipe.transformer.blocks[0], 4, 2
+    video, audio = record(block.attn1), record(block.audio_attn1)
+    clips = []
+
+    def keep(pipe, step, timestep, tensors):
+        clips.append(tensors["latents"])
+        return {}
+
+    made = make(pipe, num_inference_steps=steps, use_cache=True, callback_on_step_end=keep, output_type="latent")
+    assert (len(video), len(audio)) == (passes * (steps // 2 + 1), passes * steps)
+    assert torch.equal(clips[1], clips[3]) and not torch.equal(clips[0], clips[1])
+    torch.testing.assert_close(
+        make(pipe, num_inference_steps=steps, output_type="latent").audio, made.audio, rtol=0, atol=1e-5
+    )
 
 
 def test_with_a_cache_a_given_modality_is_run_once_for_each_pass():

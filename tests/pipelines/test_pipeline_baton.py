@@ -353,6 +353,26 @@ def test_what_is_cut_off_a_prompt_is_told(pipe, caplog):
     assert "reads 16 tokens" in caplog.text and "cut off: ['jumps']" in caplog.text
 
 
+def test_words_that_the_text_encoder_does_not_know_are_told(pipe, caplog):
+    with caplog.at_level(logging.WARNING):
+        make(pipe, "a Zebra jumps, the zebra and 2 green stars jumps", use_plan=False)
+        assert "does not know these words, which are left out: Zebra" in caplog.text
+        caplog.clear()
+        make(pipe, use_plan=False)
+    assert "does not know" not in caplog.text
+
+
+def test_a_plan_is_given_as_a_file_too(pipe, tmp_path):
+    plan = pipe.prepare_plan(PROMPT)
+    plan.save(tmp_path / "plan.safetensors")
+    assert_same(make(pipe, plan=tmp_path / "plan.safetensors"), make(pipe, plan=plan))
+    assert_same(make(pipe, plan=str(tmp_path / "plan.safetensors")), make(pipe, plan=plan))
+    with pytest.raises(ValueError, match="there is no plan at"):
+        make(pipe, plan=tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="`plan` is a dict, but has to be a `SemanticPlan`"):
+        make(pipe, plan={})
+
+
 # Guidance
 
 
