@@ -23,7 +23,11 @@ app = typer.Typer(
 
 Model = Annotated[
     str | None,
-    typer.Option(help="A checkpoint: a folder or a Hub id.", show_default="baton-nano", metavar="DIR_OR_HUB_ID"),
+    typer.Option(
+        help="A checkpoint: a folder, a Hub id, or baton-nano, which comes with the package.",
+        show_default="baton-nano",
+        metavar="DIR_OR_HUB_ID",
+    ),
 ]
 Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps.", show_default="the pipeline's")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same clip.")]
@@ -56,7 +60,11 @@ def generate(
     ] = None,
     no_plan: Annotated[bool, typer.Option("--no-plan", help="Denoise from the prompt alone, without a plan.")] = False,
     plan: Annotated[
-        Path | None, typer.Option(help="Follow this plan (`SemanticPlan.save`) instead of planning.", metavar="FILE")
+        Path | None,
+        typer.Option(help="Follow this plan (--save-plan, `SemanticPlan.save`) instead of planning.", metavar="FILE"),
+    ] = None,
+    save_plan: Annotated[
+        Path | None, typer.Option(help="Keep the plan that the planner makes.", metavar="FILE.safetensors")
     ] = None,
     cues: Annotated[
         str | None,
@@ -106,6 +114,23 @@ def generate(
         float | None,
         typer.Option(help="How far from the unprompted clip, 1 for not at all.", show_default="the scheme's"),
     ] = None,
+    num_frames: Annotated[
+        int | None,
+        typer.Option(help="Frames of the clip.", show_default="the checkpoint's, or as long as what is given"),
+    ] = None,
+    height: Annotated[
+        int | None, typer.Option(help="Pixels.", show_default="the checkpoint's, or in the shape of what is given")
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels.", show_default="as --height")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Load in bfloat16, and run on the GPU in this way: gpu, model-offload, group-offload, sequential-offload, gpu-fp8 "
+            "or model-offload-fp8. `baton memory` says what each will need.",
+            show_default="float32, all of it on the GPU where there is one",
+            metavar="NAME",
+        ),
+    ] = None,
     scale: Annotated[int, typer.Option(min=1, help="Write every pixel as SCALE x SCALE pixels.")] = 1,
     sheet: Annotated[
         Path | None,
@@ -126,6 +151,10 @@ def generate(
             raise ValueError("--sheet draws picture and sound: leave it out with --only")
     if no_plan and plan is not None:
         raise ValueError("--no-plan and --plan exclude each other: give one of them")
+    if save_plan is not None:
+        check_target(save_plan, (".safetensors",))
+        if no_plan or plan is not None:
+            raise ValueError("--save-plan keeps the plan that the planner makes: leave --no-plan and --plan out")
     for file in (image, video, audio, reference_audio, continue_from):
         if file is not None and not file.is_file():
             raise ValueError(f"{file} is not a file: check the path")
@@ -138,7 +167,10 @@ def generate(
 
     loaded_plan = SemanticPlan.load(plan) if plan is not None else None
     guiders = _guiders(guidance)
-    pipe = _load_pipeline(model)
+    _check_guidance(guidance, guiders, model)
+    pipe = _load_pipeline(model, recipe)
+    if save_plan is not None and pipe.planner is None:
+        raise ValueError("--save-plan keeps what a planner makes, and this checkpoint has none: leave it out")
     pipe.register_modules(**guiders)
     if guidance_scale is not None:
         pipe.guider = pipe.guider.new(guidance_scale=guidance_scale)
@@ -160,6 +192,9 @@ def generate(
             plan=loaded_plan,
             use_plan=not no_plan,
             cues=cues,
+            num_frames=num_frames,
+            height=height,
+            width=width,
             output_type="np",
             **({"num_inference_steps": steps} if steps is not None else {}),
         )
@@ -172,6 +207,9 @@ def generate(
     print(f"{path}: {length}; generated in {measured}")
     if result.cues is not None and result.cues[0]:
         print(f"cues: {result.cues[0]}")
+    if save_plan is not None:
+        result.plan.save(save_plan)
+        print(save_plan)
     if sheet is not None:
         from .stage.hearing import hear
         from .stage.scene import FRAME_RATE, SAMPLING_RATE
@@ -497,22 +535,107 @@ def _guiders(guidance: str | None) -> dict:
     return presets()[guidance]
 
 
-def _load_pipeline(model: str | None):
-    """The pipeline of a folder or Hub id, or of baton-nano, on the GPU where there is one."""
+def _check_guidance(guidance: str | None, guiders: dict, model: str | None) -> None:
+    """Refuses a scheme that leaves out blocks which the transformer has not; no weights are loaded for it."""
+    import json
+
+    skipped = [layer for guider in guiders.values() for layer in guider.skip_layers]
+    if not skipped:
+        return
+    _, configurations = _find_checkpoint(model)
+    num_layers = json.loads((configurations / "transformer/config.json").read_text())["num_layers"]
+    if max(skipped) >= num_layers:
+        raise ValueError(
+            f"--guidance {guidance} leaves out block {max(skipped)} of the transformer, and that of {model or 'baton-nano'} has "
+            f"the blocks 0 to {num_layers - 1}: give --guidance text, which leaves none out"
+        )
+
+
+def _folder(model: str | None) -> Path:
+    """The folder that a name stands for: one here, or a checkpoint that comes with the package; it need not exist."""
+    from .checkpoints import default_checkpoint
+
+    if model is None:
+        return default_checkpoint()
+    folder = Path(model)
+    if folder.is_dir() or folder.name != model:
+        return folder
+    shipped = default_checkpoint().parent / model
+    return shipped if shipped.is_dir() else folder
+
+
+def _find_checkpoint(model: str | None) -> tuple[Path | str, Path]:
+    """What `BatonPipeline.from_pretrained` takes, and the folder of its configurations; of a Hub id, only those are fetched."""
+    folder = _folder(model)
+    if folder.is_dir():
+        index, weights = folder / "model_index.json", (".safetensors", ".bin")
+        if not index.is_file():
+            raise ValueError(f"{folder} has no {index.name}: it is not the folder of a saved pipeline")
+        if not any(file.suffix in weights for file in folder.glob("transformer/*")):
+            raise ValueError(
+                f"{folder} holds configurations without weights: make a folder with weights by "
+                "conversion_scripts/convert_ovi_to_diffusers.py, see the card of baton-11b, and give that"
+            )
+        return folder, folder
+    if model.count("/") != 1:
+        raise ValueError(f"{model} is neither a folder nor a Hub id like 'owner/name'")
+
+    from huggingface_hub import snapshot_download
+
+    try:
+        return model, Path(snapshot_download(model, allow_patterns=["model_index.json", "*/config.json"]))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{model} is no folder here, and could not be loaded from the Hub: {error}") from error
+
+
+def _load_pipeline(model: str | None, recipe: str | None = None):
+    """The pipeline of a folder or Hub id, or of baton-nano: in float32 on the GPU where there is one, or by a recipe."""
     import torch
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    from .checkpoints import default_checkpoint
     from .pipelines.pipeline_baton import BatonPipeline
 
     diffusers_logging.set_verbosity_error()  # no word of its guiders being experimental
     transformers_logging.disable_progress_bar()  # one bar for all components is enough
 
-    path = default_checkpoint() if model is None else model
-    if not Path(path).is_dir() and str(path).count("/") != 1:
-        raise ValueError(f"{path} is neither a folder nor a Hub id like 'owner/name'")
-    return BatonPipeline.from_pretrained(path).to("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = None if recipe is None else _recipe(recipe)
+    checkpoint, _ = _find_checkpoint(model)
+    if chosen is None:
+        return BatonPipeline.from_pretrained(checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
+    pipe = BatonPipeline.from_pretrained(checkpoint, dtype=torch.bfloat16)
+    _follow(chosen, pipe)
+    return pipe
+
+
+def _recipe(name: str):
+    """The recipe of a name; none can be followed without a GPU."""
+    import torch
+
+    from .memory import RECIPES
+
+    if name not in RECIPES:
+        raise ValueError(f"--recipe {name} is not known: choose one of {', '.join(RECIPES)}")
+    if not torch.cuda.is_available():
+        raise ValueError(f"--recipe {name} needs a GPU with CUDA, and there is none here: leave it out")
+    return RECIPES[name]
+
+
+def _follow(recipe, pipe) -> None:
+    """Makes the calls that the recipe's `how` shows."""
+    import torch
+
+    if recipe.fp8:
+        pipe.transformer.enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16)
+    match recipe.offload:
+        case None:
+            pipe.to("cuda")
+        case "model":
+            pipe.enable_model_cpu_offload()
+        case "group":
+            pipe.enable_group_offload(torch.device("cuda"), offload_type="leaf_level", use_stream=True)
+        case "sequential":
+            pipe.enable_sequential_cpu_offload()
 
 
 class _Measured:

@@ -2,6 +2,7 @@ import copy
 import json
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import PIL.Image
@@ -11,6 +12,7 @@ import torch
 from baton_diffusers import cli
 from baton_diffusers.checkpoints import default_checkpoint
 from baton_diffusers.media import read_audio, read_clip, read_video, write_audio, write_clip
+from baton_diffusers.memory import RECIPES
 from baton_diffusers.stage import render_clip, sample_scene
 
 
@@ -24,6 +26,11 @@ def run(*arguments):
     return exit.value.code
 
 
+def loaded_in_vain(*_):
+    """Stands for loading where nothing is to be loaded."""
+    raise AssertionError("loaded in vain")
+
+
 @pytest.fixture(scope="module")
 def loaded():
     return cli._load_pipeline(None)
@@ -33,7 +40,7 @@ def loaded():
 def nano(loaded, monkeypatch):
     """baton-nano, loaded once for all tests instead of once for each command."""
     guiders = loaded.guider, loaded.audio_guider
-    monkeypatch.setattr(cli, "_load_pipeline", lambda model: loaded)
+    monkeypatch.setattr(cli, "_load_pipeline", lambda *_: loaded)
     yield loaded
     loaded.guider, loaded.audio_guider = guiders
 
@@ -84,14 +91,74 @@ def test_one_modality_is_made_alone(tmp_path, capsys, nano):
     assert "film.mp4: 49 frames, 3.06 s;" in printed and "sound.wav: 49000 samples, 3.06 s;" in printed
 
 
+def test_the_size_of_the_clip_is_chosen(tmp_path, nano, capsys):
+    path, options = tmp_path / "clip.mp4", ("--steps", 1, "--no-plan", "--guidance", "none")
+    size = ("--num-frames", 17, "--height", 48, "--width", 80)
+    assert run("generate", PROMPT, "-o", path, *options, *size) == 0
+    clip = read_clip(path)
+    assert clip.frames.shape == (17, 48, 80, 3) and clip.waveform.shape == (1, 17000)
+    path.unlink()
+    for option, number in (("--num-frames", 18), ("--height", 50), ("--width", 0)):
+        assert run("generate", PROMPT, "-o", path, *options, option, number) == 2
+        name = option.strip("-").replace("-", "_")
+        assert f"`{name}` is {number}, but " in capsys.readouterr().err
+    assert not path.exists()
+
+
 def test_what_the_checkpoint_is_not_made_for_is_refused(tmp_path, nano, capsys):
-    for options, message in (
-        (("--audio-prompt", "rain"), "`audio_prompt` is 'rain', but this checkpoint has no form for it"),
-        (("--guidance", "ovi"), "`guider` leaves out the blocks [11] of the transformer, whose blocks are 0 to 4"),
-    ):
-        assert run("generate", PROMPT, "-o", tmp_path / "clip.mp4", *options) == 2
-        assert message in capsys.readouterr().err
+    assert run("generate", PROMPT, "-o", tmp_path / "clip.mp4", "--audio-prompt", "rain") == 2
+    assert "`audio_prompt` is 'rain', but this checkpoint has no form for it" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("model", [(), ("--model", "baton-nano")])
+def test_a_scheme_for_deeper_transformers_is_refused_before_weights_are_loaded(tmp_path, monkeypatch, capsys, model):
+    monkeypatch.setattr(cli, "_load_pipeline", loaded_in_vain)
+    assert run("generate", PROMPT, "-o", tmp_path / "clip.mp4", "--guidance", "ovi", *model) == 2
+    message = "block 11 of the transformer, and that of baton-nano has the blocks 0 to 4: give --guidance text"
+    assert message in capsys.readouterr().err
+
+
+def test_checkpoints_of_the_package_are_known_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    nano = default_checkpoint()
+    assert cli._find_checkpoint(None) == cli._find_checkpoint("baton-nano") == (nano, nano)
+    (tmp_path / "baton-nano").mkdir()  # a folder here comes first
+    assert run("generate", PROMPT, "-o", "clip.mp4", "--model", "baton-nano") == 2
+
+
+def test_what_the_hub_does_not_give_is_said_in_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    for name, cause in (
+        ("some-owner/some-model", "outgoing traffic has been disabled"),
+        ("a b/c", "Repo id must use"),
+    ):
+        assert run("generate", PROMPT, "-o", tmp_path / "clip.mp4", "--model", name) == 2
+        error = capsys.readouterr().err
+        assert f"baton: {name} is no folder here, and could not be loaded from the Hub: " in error and cause in error
+        assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_followed_as_its_text_says(name):
+    followed, told = Mock(), Mock()
+    cli._follow(RECIPES[name], followed)
+    exec(RECIPES[name].how, {"pipe": told, "torch": torch})
+    assert followed.mock_calls == told.mock_calls
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_clip_is_made_by_a_recipe(name, tmp_path):
+    assert run("generate", PROMPT, "-o", tmp_path / "clip.mp4", "--steps", 2, "--recipe", name) == 0
+    assert read_clip(tmp_path / "clip.mp4").frames.shape == (49, 64, 64, 3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_recipe_without_a_gpu_is_refused(tmp_path, capsys):
+    assert run("generate", PROMPT, "-o", tmp_path / "clip.mp4", "--recipe", "model-offload") == 2
+    assert "--recipe model-offload needs a GPU with CUDA, and there is none here" in capsys.readouterr().err
 
 
 def test_what_is_given_stays(tmp_path, nano):
@@ -115,10 +182,7 @@ def test_what_is_given_stays(tmp_path, nano):
 
 
 def test_what_an_mp4_does_not_take_is_refused_before_weights_are_loaded(tmp_path, monkeypatch, capsys):
-    def refuse(model):
-        raise AssertionError("loaded in vain")
-
-    monkeypatch.setattr(cli, "_load_pipeline", refuse)
+    monkeypatch.setattr(cli, "_load_pipeline", loaded_in_vain)
     write_audio(tmp_path / "take.wav", np.zeros(19_200, np.float32), 192_000)
     PIL.Image.new("RGB", (33, 32)).save(tmp_path / "odd.gif")
     for options, message in (
@@ -130,13 +194,21 @@ def test_what_an_mp4_does_not_take_is_refused_before_weights_are_loaded(tmp_path
     assert not (tmp_path / "clip.mp4").exists()
 
 
-def test_a_kept_plan_is_followed(tmp_path, nano):
-    nano.prepare_plan(PROMPT, generator=torch.Generator().manual_seed(0)).save(tmp_path / "plan.safetensors")
+def test_a_kept_plan_is_followed(tmp_path, nano, capsys):
+    kept = tmp_path / "plan.safetensors"
     options = ("-o", tmp_path / "clip.mp4", "--steps", 2)
-    assert run("generate", PROMPT, *options) == 0
+    assert run("generate", PROMPT, *options, "--save-plan", kept) == 0
+    assert capsys.readouterr().out.endswith(f"{kept}\n")
     planned = read_clip(tmp_path / "clip.mp4").frames
-    assert run("generate", PROMPT, *options, "--plan", tmp_path / "plan.safetensors") == 0
+    assert run("generate", PROMPT, *options, "--plan", kept) == 0
     assert np.array_equal(planned, read_clip(tmp_path / "clip.mp4").frames)
+
+
+def test_a_plan_that_is_not_made_is_not_kept(tmp_path, nano, monkeypatch, capsys):
+    monkeypatch.setattr(nano, "planner", None)
+    assert run("generate", PROMPT, "-o", tmp_path / "a.mp4", "--save-plan", tmp_path / "plan.safetensors") == 2
+    assert "--save-plan keeps what a planner makes, and this checkpoint has none" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
 
 
 def test_stage_shows_scenes(tmp_path, capsys):
@@ -176,16 +248,13 @@ def test_an_ablation_is_kept_and_goes_on(tmp_path, capsys, nano, monkeypatch):
         f'[defaults]\nmodels = "{default_checkpoint()}"\nplan = "none"\nguidance = "none"\nsteps = 1\n'
         '[[arm]]\nname = "free"\n[[arm]]\nname = "led"\nlead = 0.5\n'
     )
-    monkeypatch.setattr(cli, "_load_pipeline", lambda model: copy.copy(nano))
+    monkeypatch.setattr(cli, "_load_pipeline", lambda *_: copy.copy(nano))
     assert run("evaluate", "--ablation", arms, "--scenes-per-tier", 1, "--json", path) == 0
     printed = capsys.readouterr().out
     assert "| all | led | free | " in printed and len((tmp_path / "scores.jsonl").read_text().splitlines()) == 6
     assert json.loads(path.read_text())["tiers"]["all"]["led"]["against"] == "free"
 
-    def refuse(model):
-        raise AssertionError("measured twice")
-
-    monkeypatch.setattr(cli, "_load_pipeline", refuse)
+    monkeypatch.setattr(cli, "_load_pipeline", loaded_in_vain)
     path.unlink()
     assert run("evaluate", "--ablation", arms, "--scenes-per-tier", 1, "--json", path) == 0
     assert capsys.readouterr().out == printed and path.is_file()
@@ -214,12 +283,23 @@ def test_an_ablation_is_kept_and_goes_on(tmp_path, capsys, nano, monkeypatch):
         (["generate", PROMPT, "-o", "clip.mp4", "--seed", "one"], "'--seed'"),
         (["generate", PROMPT, "-o", "clip.mp4", "--no-plan", "--plan", "x"], "exclude each other"),
         (["generate", PROMPT, "-o", "clip.mp4", "--plan", "missing.safetensors"], "missing.safetensors"),
+        (["generate", PROMPT, "-o", "clip.mp4", "--save-plan", "plan.pt"], "plan.pt ends in '.pt'"),
+        (["generate", PROMPT, "-o", "c.mp4", "--no-plan", "--save-plan", "p.safetensors"], "leave --no-plan and"),
+        (
+            ["generate", PROMPT, "-o", "clip.mp4", "--recipe", "cheap"],
+            "choose one of gpu, model-offload, group-offload",
+        ),
         (["generate", PROMPT, "-o", "clip.mp4", "--image", "missing.png"], "missing.png is not a file"),
         (["generate", PROMPT, "-o", "clip.mp4", "--model", "nowhere"], "nowhere is neither a folder nor a Hub id"),
         (["generate", PROMPT, "-o", "clip.mp4", "--model", "."], "model_index.json"),
+        (
+            ["generate", PROMPT, "-o", "clip.mp4", "--model", "baton-11b"],
+            "conversion_scripts/convert_ovi_to_diffusers.py",
+        ),
+        (["evaluate", "--model", "baton-11b"], "holds configurations without weights"),
         (["stage", "-o", "scenes", "--tier", "easy"], "easy"),
         (["evaluate", "--json", "no/folder/scores.json"], "no/folder is not a folder"),
-        (["generate", PROMPT, "-o", "clip.mp4", "--guidance", "strong"], "choose one of none, text, harmony, ccl"),
+        (["generate", PROMPT, "-o", "clip.mp4", "--guidance", "strong"], "choose one of none, text, "),
         (["evaluate", "--codec-only", "--no-plan"], "exclude"),
         (["evaluate", "--codec-only", "--direction", "v2a"], "--codec-only generates nothing"),
         (["evaluate", "--direction", "t2v"], "`direction` is 't2v'"),
