@@ -357,7 +357,7 @@ def cache(
     model: Annotated[
         str | None,
         typer.Option(
-            help="A folder with the autoencoders and semantic encoders: a pipeline's.",
+            help="A folder with the autoencoders and semantic encoders: a pipeline's, or one of parts.",
             show_default="baton-nano",
             metavar="DIR",
         ),
@@ -377,6 +377,14 @@ def cache(
         float | None, typer.Option(help="Frames per second.", show_default="the transformer's")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the stream, for stage.")] = 0,
+    verb_shares: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A share of the clips in which somebody does this, as hit=0.4, for stage; may be given several times.",
+            show_default="as the scenes have it",
+            metavar="VERB=SHARE",
+        ),
+    ] = None,
     clips_per_shard: Annotated[int, typer.Option(min=1, help="Clips in each file.")] = 512,
     text: Annotated[
         bool, typer.Option("--text", help="Keep the text encoder's embeddings, too: for one that stays frozen.")
@@ -387,21 +395,29 @@ def cache(
     baton_diffusers.cli cache ...`, or anything that sets RANK and WORLD_SIZE."""
     import json
 
-    from .checkpoints import default_checkpoint
-
-    folder = Path(default_checkpoint() if model is None else model)
+    folder = _folder(model)
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")
+    if verb_shares and source != "stage":
+        raise ValueError(f"--verb-shares {verb_shares[0]} is for stage: the clips of {source} are what they are")
+    shares = dict(_verb_share(text) for text in verb_shares or [])
 
-    def setting(file: str, name: str, option: str):
+    from .stage.scene import FRAME_RATE
+
+    # Folders of parts know no format of clips.
+    options = f"--frame-rate {FRAME_RATE:g}, Stage's," if source == "stage" else "--frame-rate and --bucket"
+    remedy = "give a pipeline's folder" if text else f"give {options} or a pipeline's folder"
+
+    def setting(file: str, name: str):
         path = folder / file
         value = json.loads(path.read_text()).get(name) if path.is_file() else None
         if value is None:
-            raise ValueError(f"{folder} does not say what its `{name}` is ({file}): give {option}")
+            raise ValueError(f"{folder} does not say what its `{name}` is, as pipelines do in {file}: {remedy}")
         return value
 
     if frame_rate is None:
-        frame_rate = setting("transformer/config.json", "frame_rate", "--frame-rate")
+        frame_rate = setting("transformer/config.json", "frame_rate")
+    max_sequence_length = {"max_sequence_length": setting("model_index.json", "max_sequence_length")} if text else {}
 
     import torch
 
@@ -414,7 +430,7 @@ def cache(
     local = os.environ.get("LOCAL_RANK", "0")
     device = torch.device(f"cuda:{local}" if torch.cuda.is_available() else "cpu")
     if source == "stage":
-        found: StageClips | None = StageClips("train", seed=seed)
+        found: StageClips | None = StageClips("train", seed=seed, verb_shares=shares)
     else:
         found = None
         if not Path(source).exists():
@@ -423,7 +439,7 @@ def cache(
             buckets = tuple(Bucket.parse(text) for text in bucket)
         else:
             names = ("num_frames", "height", "width")
-            buckets = (Bucket(*(setting("model_index.json", name, "--bucket") for name in names)),)
+            buckets = (Bucket(*(setting("model_index.json", name) for name in names)),)
     models = load_feature_models(folder, device, text)
     audio_vae = models["audio_vae"]
     if found is None:
@@ -432,13 +448,12 @@ def cache(
         clips = 8192 if source == "stage" else len(found)
     config = folder / "transformer/config.json"
     coverage = json.loads(config.read_text()).get("audio_latent_min_coverage", 0.0) if config.is_file() else 0.0
-    if text:
-        models["max_sequence_length"] = setting("model_index.json", "max_sequence_length", "a pipeline's folder")
     whole = cache_features(
         output,
         found,
         clips,
         **models,
+        **max_sequence_length,
         frame_rate=frame_rate,
         audio_latent_rate=audio_vae.config.sample_rate / audio_vae.latent_hop_length,
         audio_latent_min_coverage=coverage,
@@ -521,6 +536,15 @@ def _run(arguments: Sequence[str] | None) -> int:
     if code == 130:
         print("baton: interrupted", file=sys.stderr)
     return code
+
+
+def _verb_share(text: str) -> tuple[str, float]:
+    """A verb and its share of the clips, of a text like "hit=0.4"."""
+    verb, _, share = text.partition("=")
+    try:
+        return verb, float(share)
+    except ValueError:
+        raise ValueError(f"--verb-shares {text} is not of the form VERB=SHARE, as hit=0.4") from None
 
 
 def _guiders(guidance: str | None) -> dict:

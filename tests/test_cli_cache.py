@@ -40,13 +40,33 @@ def test_workers_share_the_shards(tmp_path, capsys, monkeypatch):
     assert baton(*command) == 0 and "3 clips (3 of 49x64x64) in 2 shards" in capsys.readouterr().out
 
 
+def test_what_is_rare_on_stage_can_be_cached_more_often(tmp_path):
+    command = ("cache", "stage", "--model", "baton-nano", "--clips", 2, "--output", tmp_path)
+    assert baton(*command, "--verb-shares", "hit=0.75", "--verb-shares", "bounce=0.25") == 0
+    source = json.loads((tmp_path / "recipe.json").read_text())["source"]
+    assert source["verb_shares"] == {"hit": 0.75, "bounce": 0.25}
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
         (("nowhere",), "nowhere is neither a folder of clips, nor a tar file, nor `stage`"),
         ((".", "--bucket", "49x64"), "FRAMESxHEIGHTxWIDTH"),
         (("stage", "--model", "nowhere"), "nowhere is not a folder"),
-        (("stage", "--model", "tests"), "tests does not say what its `frame_rate` is"),
+        (
+            ("stage", "--model", "tests"),
+            "tests does not say what its `frame_rate` is, as pipelines do in transformer/config.json: give --frame-rate 16, "
+            "Stage's, or a pipeline's folder",
+        ),
+        ((".", "--model", "tests"), "give --frame-rate and --bucket or a pipeline's folder"),
+        ((".", "--model", "tests", "--frame-rate", "16"), "`num_frames` is, as pipelines do in model_index.json"),
+        (
+            ("stage", "--model", "tests", "--frame-rate", "16", "--text"),
+            "`max_sequence_length` is, as pipelines do in model_index.json: give a pipeline's folder",
+        ),
+        (("stage", "--verb-shares", "hit"), "--verb-shares hit is not of the form VERB=SHARE, as hit=0.4"),
+        (("stage", "--verb-shares", "fly=0.4"), "`verb_shares` has ['fly']; the verbs are"),
+        ((".", "--verb-shares", "hit=0.4"), "--verb-shares hit=0.4 is for stage"),
         (("stage", "--model", "tests", "--frame-rate", "16"), "tests has no vae, audio_vae"),
     ],
 )
