@@ -35,6 +35,7 @@ from ..guiders import (
     guidance_passes,
     passes_of_steps,
 )
+from ..models.latents import decode_spectrograms, denormalise_latents, encode_waveforms, normalise_latents
 from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder, read_plan
 from ..models.transformer_dual_branch import DualBranchTransformer
 from ..models.va_planner import VAPlannerModel, tokenize_cues, tokenize_prompts
@@ -875,9 +876,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         Returns:
             `torch.Tensor` of shape `(num_clips, num_channels, num_latent_frames, latent_height, latent_width)`, float32.
         """
-        latents = self.vae.encode(frames.to(self.vae.dtype)).latent_dist.mode().float()
-        mean, std = _latent_statistics(self.vae, latents)
-        return (latents - mean) / std
+        return normalise_latents(self.vae, self.vae.encode(frames.to(self.vae.dtype)).latent_dist.mode())
 
     @torch.no_grad()
     def encode_audio(self, waveform: torch.Tensor) -> torch.Tensor:
@@ -890,8 +889,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         Returns:
             `torch.Tensor` of shape `(num_clips, audio_length, audio_channels)`, float32.
         """
-        latents = self.audio_vae.encode(waveform.float()).latent_dist.mode().float()
-        return (latents * self.audio_vae.config.scaling_factor).transpose(1, 2)
+        return encode_waveforms(self.audio_vae, waveform.float())
 
     def prepare_latents(
         self,
@@ -954,14 +952,12 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         duration = clip_duration if duration is None else min(duration, clip_duration)
         frames = waveform = None
         if latents is not None:
-            mean, std = _latent_statistics(self.vae, latents)
-            latents = (latents.float() * std + mean).to(self.vae.dtype)
+            latents = denormalise_latents(self.vae, latents).to(self.vae.dtype)
             video = self.vae.decode(latents, return_dict=False)[0]
             video = video[:, :, : coordinates.num_frames_within(duration, self.frame_rate)]
             frames = self.video_processor.postprocess_video(video.float(), output_type=output_type)
         if audio_latents is not None:
-            audio_latents = audio_latents.transpose(1, 2).float() / self.audio_vae.config.scaling_factor
-            mel = self.audio_vae.decode(audio_latents.to(self.audio_vae.dtype), return_dict=False)[0]
+            mel = decode_spectrograms(self.audio_vae, audio_latents)
             waveform = self.vocoder(mel.to(self.vocoder.dtype), return_dict=False)[0].float().clamp(-1, 1)
             num_samples = coordinates.num_samples(duration, self.sampling_rate)
             # Latents may end a little before the clip (`audio_latent_min_coverage`): silence follows.
@@ -1587,12 +1583,3 @@ def _check_texts(name: str, texts: Any) -> None:
         return
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"`{name}` is {texts!r}, but must be a string or a list of at least one string.")
-
-
-def _latent_statistics(vae: AutoencoderKLWan, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Per-channel mean and standard deviation of the VAE's latents, shaped for broadcasting."""
-    mean, std = (
-        torch.tensor(values, device=like.device, dtype=torch.float32).view(1, -1, 1, 1, 1)
-        for values in (vae.config.latents_mean, vae.config.latents_std)
-    )
-    return mean, std

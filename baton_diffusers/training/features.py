@@ -30,6 +30,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderMode
 
 from .. import coordinates
 from ..models.audio_16khz import MMAudioVAE16kHz
+from ..models.latents import encode_waveforms, normalise_latents
 from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder, read_plan
 from ..plan import SemanticPlan
 from ..stage import write_cues, write_prompt
@@ -174,9 +175,7 @@ def _encode(
     video = to_video(torch.stack([sample["frames"] for sample in samples]).to(vae.device))
     waveform = torch.stack([sample["waveform"] for sample in samples])
     duration = coordinates.clip_duration(video.shape[2], frame_rate)
-    mean = torch.tensor(vae.config.latents_mean, device=vae.device).view(1, -1, 1, 1, 1)
-    std = torch.tensor(vae.config.latents_std, device=vae.device).view(1, -1, 1, 1, 1)
-    latents = (encode_clip(vae, video.to(vae.dtype)).chunk(2, dim=1)[0].float() - mean) / std
+    latents = normalise_latents(vae, encode_clip(vae, video.to(vae.dtype)).chunk(2, dim=1)[0])
     audio_latents = encode_audio_latents(
         audio_vae,
         waveform.to(audio_vae.device, audio_vae.dtype),
@@ -283,9 +282,7 @@ def encode_audio_latents(
     to whole latents."""
     length = coordinates.num_audio_latents(duration, audio_latent_rate, min_coverage)
     samples = length * audio_vae.latent_hop_length
-    waveform = nn.functional.pad(waveform, (0, samples - waveform.shape[-1]))
-    latents = audio_vae.encode(waveform).latent_dist.mode()
-    return (latents * audio_vae.config.scaling_factor).transpose(1, 2)
+    return encode_waveforms(audio_vae, nn.functional.pad(waveform, (0, samples - waveform.shape[-1])))
 
 
 def resample(waveform: torch.Tensor, sampling_rate: int, target_rate: int) -> torch.Tensor:

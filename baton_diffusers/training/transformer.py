@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
 
 from .. import coordinates
 from ..guiders import Anchor
+from ..models.latents import denormalise_latents, encode_waveforms, normalise_latents
 from ..models.transformer_dual_branch import DualBranchTransformer
 from ..models.va_planner import VAPlannerModel, tokenize_cues, tokenize_prompts
 from ..plan import SemanticPlan
@@ -382,27 +383,21 @@ def static_latents(vae: AutoencoderKLWan, num_frames: int, height: int, width: i
 def held_latents(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
     """Normalised latents of clips that stand still at their first picture, the static anchor of SyncCFG where a picture is given;
     `latents` and the result are `(batch_size, num_channels, num_frames, height, width)`."""
-    mean, std = _latent_statistics(vae)
-    pictures = decode_clip(vae, latents[:, :, :1] * std + mean).clamp(-1, 1)
+    pictures = decode_clip(vae, denormalise_latents(vae, latents[:, :, :1])).clamp(-1, 1)
     return _still_clips(vae, pictures, latents.shape[2])
 
 
 def _still_clips(vae: AutoencoderKLWan, pictures: torch.Tensor, num_frames: int) -> torch.Tensor:
-    mean, std = _latent_statistics(vae)
     clips = pictures.expand(-1, -1, 1 + (num_frames - 1) * vae.config.scale_factor_temporal, -1, -1)
-    return (encode_clip(vae, clips).chunk(2, dim=1)[0] - mean) / std
-
-
-def _latent_statistics(vae: AutoencoderKLWan) -> tuple[torch.Tensor, torch.Tensor]:
-    mean, std = (torch.tensor(x, device=vae.device) for x in (vae.config.latents_mean, vae.config.latents_std))
-    return mean.view(1, -1, 1, 1, 1), std.view(1, -1, 1, 1, 1)
+    return normalise_latents(vae, encode_clip(vae, clips).chunk(2, dim=1)[0])
 
 
 @torch.no_grad()
 def mute_latents(audio_vae: MMAudioVAE, audio_length: int) -> torch.Tensor:
     """Scaled latents of silence, `(1, audio_length, channels)`: the mute anchor of SyncCFG (papers.md, section 3)."""
-    silence = torch.zeros(1, audio_length * audio_vae.latent_hop_length, device=audio_vae.device)
-    return (audio_vae.encode(silence).latent_dist.mode() * audio_vae.config.scaling_factor).transpose(1, 2)
+    return encode_waveforms(
+        audio_vae, torch.zeros(1, audio_length * audio_vae.latent_hop_length, device=audio_vae.device)
+    )
 
 
 class FlowMatchingLoss:

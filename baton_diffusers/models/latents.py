@@ -1,0 +1,48 @@
+"""The one place that says how the autoencoders' latents are scaled before the transformer takes them."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import AutoencoderKLWan, MMAudioVAE
+
+
+def normalise_latents(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
+    """Latents `(batch_size, num_channels, num_frames, height, width)` of a video autoencoder, as the transformer takes them: each
+    channel with mean 0 and deviation 1, float32."""
+    mean, std = _statistics(vae, latents)
+    return (latents.float() - mean) / std
+
+
+def denormalise_latents(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
+    """The reverse of [`normalise_latents`], float32."""
+    mean, std = _statistics(vae, latents)
+    return latents.float() * std + mean
+
+
+def encode_waveforms(audio_vae: MMAudioVAE, waveforms: torch.Tensor) -> torch.Tensor:
+    """
+    Latents of sound, as the transformer takes them.
+
+    Args:
+        audio_vae: The audio's autoencoder.
+        waveforms: `(batch_size, num_samples)` in [-1, 1], at its rate, in whole latents.
+
+    Returns:
+        `(batch_size, audio_length, audio_channels)`, float32.
+    """
+    latents = audio_vae.encode(waveforms).latent_dist.mode().float()
+    return (latents * audio_vae.config.scaling_factor).transpose(1, 2)
+
+
+def decode_spectrograms(audio_vae: MMAudioVAE, latents: torch.Tensor) -> torch.Tensor:
+    """Log-mel spectrograms `(batch_size, mel_bins, num_mel_frames)` of latents as [`encode_waveforms`] gives them."""
+    latents = latents.transpose(1, 2).float() / audio_vae.config.scaling_factor
+    return audio_vae.decode(latents.to(audio_vae.dtype), return_dict=False)[0]
+
+
+def _statistics(vae: AutoencoderKLWan, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    mean, std = (
+        torch.tensor(values, device=like.device, dtype=torch.float32).view(1, -1, 1, 1, 1)
+        for values in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    return mean, std
