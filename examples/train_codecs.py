@@ -44,7 +44,6 @@ class AudioConfig:
     export: str  # folder of the trained autoencoder
     objective: AudioCodecConfig = field(default_factory=AudioCodecConfig)
     initial: str | None = None  # folder of an autoencoder to start from
-    teacher: str | None = None  # folder of an autoencoder whose latents are to be learnt
 
 
 @dataclass
@@ -80,8 +79,7 @@ def train_audio(config: AudioConfig, export_only: bool) -> None:
         vae = build_audio_vae(log_mels, config.objective.latent_noise, **config.model)
     else:
         vae = MMAudioVAE.from_pretrained(config.initial)
-    teacher = None if config.teacher is None else MMAudioVAE.from_pretrained(config.teacher)
-    objective = AudioCodecObjective(config.objective, vae, teacher)
+    objective = AudioCodecObjective(config.objective, vae)
     trainer = Trainer(config.trainer, AudioCodec(vae), objective, clips, settings=config)
     save(finish(trainer, export_only).vae, config.export)
 

@@ -41,7 +41,6 @@ class AudioCodecConfig:
         log_variance_weight: Weight that keeps the posterior's log-variance at `2 * log(latent_noise)`.
         loud_weight: Weight of a mel cell that can be heard, added to the 1 that every cell has. Most of a clip is silence.
         loud_threshold: Log-mel magnitude from which a cell is taken to be heard.
-        latents_weight: Weight of the squared distance from another autoencoder's latents, where they are to be learnt.
     """
 
     latent_noise: float = 0.1
@@ -49,7 +48,6 @@ class AudioCodecConfig:
     log_variance_weight: float = 0.01
     loud_weight: float = 4.0
     loud_threshold: float = -7.0
-    latents_weight: float = 1.0
 
 
 @dataclass
@@ -213,49 +211,30 @@ def pad_waveform(vae: MMAudioVAE, waveform: torch.Tensor) -> torch.Tensor:
 
 class AudioCodec(nn.Module):
     """
-    The trained form of an `MMAudioVAE`: `forward(waveform, noise, latents=None)` gives the standardised log-mel spectrogram,
-    its reconstruction from noised latents (its own, or those given), and the posterior's mean and log-variance.
+    The trained form of an `MMAudioVAE`: `forward(waveform, noise)` gives the standardised log-mel spectrogram, its
+    reconstruction from noised latents, and the posterior's mean and log-variance.
     """
 
     def __init__(self, vae: MMAudioVAE):
         super().__init__()
         self.vae = vae
 
-    def forward(
-        self, waveform: torch.Tensor, noise: torch.Tensor, latents: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, ...]:
+    def forward(self, waveform: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, ...]:
         inner = self.vae.vae
         mel = (self.vae.mel_converter(waveform) - inner.data_mean) / inner.data_std
         mean, log_variance = inner.encoder(mel).chunk(2, dim=1)
-        return mel, inner.decoder((mean if latents is None else latents) + noise), mean, log_variance
+        return mel, inner.decoder(mean + noise), mean, log_variance
 
 
 class AudioCodecObjective:
     """
     The loss of [`AudioCodec`] on batches with a `waveform` `(batch_size, num_samples)`: weighted
     squared plus absolute error of the standardised log-mel spectrogram, and the conditions on the latents.
-
-    Args:
-        config: Objective.
-        vae: The autoencoder that is trained.
-        teacher: An autoencoder whose latents it is to have, so that a transformer trained on them can be used with it: the
-            encoder learns them, and the decoder is trained on the teacher's own. It is left as it is.
-
-    Raises:
-        ValueError: If `teacher` has latents of another shape.
     """
 
-    def __init__(self, config: AudioCodecConfig, vae: MMAudioVAE, teacher: MMAudioVAE | None = None):
+    def __init__(self, config: AudioCodecConfig, vae: MMAudioVAE):
         self.config = config
         self.vae = vae
-        self.teacher = None if teacher is None else teacher.requires_grad_(False).eval()
-        if teacher is not None:
-            for name in ("latent_channels", "sample_rate", "hop_length"):
-                if teacher.config[name] != vae.config[name]:
-                    raise ValueError(
-                        f"The teacher has `{name}` {teacher.config[name]}, but the autoencoder has {vae.config[name]}: it "
-                        "cannot have the same latents."
-                    )
 
     def __call__(
         self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator, step: int
@@ -264,12 +243,7 @@ class AudioCodecObjective:
         waveform = pad_waveform(self.vae, batch["waveform"])
         shape = (waveform.shape[0], self.vae.config.latent_channels, waveform.shape[1] // self.vae.latent_hop_length)
         noise = config.latent_noise * torch.randn(shape, generator=generator, device=waveform.device)
-        latents = None
-        if self.teacher is not None:
-            with torch.no_grad():
-                teacher = self.teacher.to(waveform.device)
-                latents = teacher.encode(waveform).latent_dist.mean
-        mel, reconstruction, mean, log_variance = module(waveform, noise, latents)
+        mel, reconstruction, mean, log_variance = module(waveform, noise)
         error = reconstruction - mel
         inner = self.vae.vae
         loud = mel * inner.data_std + inner.data_mean > config.loud_threshold
@@ -277,19 +251,18 @@ class AudioCodecObjective:
         weight = weight / weight.mean()
         moments = moments_loss(mean)
         posterior = (log_variance - 2 * math.log(config.latent_noise)).square().mean()
-        losses = {
+        loss = (
+            (weight * (error.square() + error.abs())).mean()
+            + config.moments_weight * moments
+            + config.log_variance_weight * posterior
+        )
+        return {
+            "loss": loss,
             "mel_squared": error.square().mean(),  # the share of the variance that is lost
             "loud_absolute": (error.abs() * inner.data_std * loud).sum() / loud.sum().clamp(min=1),  # nepers
             "moments": moments,
             "log_variance": posterior,
         }
-        loss = (weight * (error.square() + error.abs())).mean() + config.log_variance_weight * posterior
-        if latents is None:
-            loss = loss + config.moments_weight * moments
-        else:
-            losses["latents"] = (mean - latents).square().mean()
-            loss = loss + config.latents_weight * losses["latents"]
-        return {"loss": loss} | losses
 
 
 def moments_loss(mean: torch.Tensor) -> torch.Tensor:
