@@ -29,7 +29,7 @@ class GriffinLimVocoder(ModelMixin, ConfigMixin):
         num_inversion_steps (`int`, defaults to `64`): Multiplicative updates of the non-negative least squares.
     """
 
-    _keep_in_fp32_modules = ["mel_basis"]
+    _keep_in_fp32_modules = ["window"]
 
     @register_to_config
     def __init__(
@@ -52,8 +52,10 @@ class GriffinLimVocoder(ModelMixin, ConfigMixin):
                 "`num_iterations` and `num_inversion_steps` must be at least 1, got "
                 f"{num_iterations} and {num_inversion_steps}."
             )
-        # The only tensor of the model: it is what tells the model's device and dtype, and what is saved.
-        self.register_buffer("mel_basis", mel_filterbank(sampling_rate, n_fft, mel_bins, 0.0, sampling_rate / 2))
+        # What is saved, and tells the model's device and dtype; the filters follow from the configuration.
+        self.register_buffer("window", torch.hann_window(n_fft))
+        mel_basis = mel_filterbank(sampling_rate, n_fft, mel_bins, 0.0, sampling_rate / 2)
+        self.register_buffer("mel_basis", mel_basis, persistent=False)
 
     @torch.no_grad()
     def forward(self, mel: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[torch.Tensor]:
@@ -74,7 +76,7 @@ class GriffinLimVocoder(ModelMixin, ConfigMixin):
         if mel.ndim != 3 or mel.shape[1] != config.mel_bins:
             raise ValueError(f"`mel` must be (batch_size, {config.mel_bins}, num_mel_frames), got {tuple(mel.shape)}.")
         magnitude = self._invert_mel(mel.float())
-        window = torch.hann_window(config.n_fft, device=mel.device)
+        window = self.window.float()
 
         # Start from phases drawn with a fixed seed. Regular ones (all zero, or those of steady tones) cancel exactly in
         # many places, where rounding then decides what is heard.
