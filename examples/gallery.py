@@ -19,6 +19,7 @@ from PIL import Image
 from transformers import UMT5EncoderModel
 
 from baton_diffusers import BatonPipeline, DualBranchTransformer
+from baton_diffusers.media import check_target
 from baton_diffusers.stage.scene import TIERS
 from baton_diffusers.stage.scoring import ClipScore, score_clip
 from baton_diffusers.stage.show import contact_sheet
@@ -26,6 +27,10 @@ from baton_diffusers.training.evaluation import Example, draw_examples, generate
 
 
 GAP = 12
+PARTS = {
+    "transformer": DualBranchTransformer,
+    "text_encoder": UMT5EncoderModel,
+}  # of an export of `train_transformer.py`
 
 
 def verdict(score: ClipScore) -> str:
@@ -60,10 +65,35 @@ def page(rows: Sequence[Sequence[Image.Image]], width: int) -> Image.Image:
     return image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
 
 
+def check_export(folder: Path) -> Path:
+    """
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If it is not what `train_transformer.py` exports.
+    """
+    missing = [name for name in PARTS if not (folder / name / "config.json").is_file()]
+    if missing:
+        raise ValueError(f"{folder} has no {' and no '.join(missing)}: give an export of `train_transformer.py`")
+    return folder
+
+
+def parse_stage(text: str) -> tuple[str, Path]:
+    """Name and folder of a stage of training, of a text like "1,672 steps=runs/a/export".
+
+    Raises:
+        ValueError: If it has no name, or the folder holds no export.
+    """
+    name, _, folder = text.rpartition("=")
+    if not name:
+        raise ValueError(f"{text} is not of the form NAME=FOLDER, as 'first=runs/a/export'")
+    return name, check_export(Path(folder))
+
+
 def use_transformer(pipe: BatonPipeline, export: Path) -> None:
     """Puts what `train_transformer.py` exported in place of the pipeline's own."""
-    parts = {"transformer": DualBranchTransformer, "text_encoder": UMT5EncoderModel}
-    pipe.register_modules(**{name: part.from_pretrained(export / name).eval() for name, part in parts.items()})
+    pipe.register_modules(**{name: part.from_pretrained(export / name).eval() for name, part in PARTS.items()})
 
 
 def failures(
@@ -84,7 +114,7 @@ def failures(
                 return
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="model_cards/baton-nano", help="folder or Hub id")
     parser.add_argument("--output", type=Path, required=True, help="picture to write")
@@ -101,16 +131,26 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other scenes")
     parser.add_argument("--width", type=int, default=1500, help="of the picture, in pixels")
     parser.add_argument("--quality", type=int, default=80, help="of a JPEG")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(arguments)
+    if arguments.over_training and (arguments.textual or arguments.failures):
+        parser.error(
+            "--over-training draws no failures and no clips without a plan: leave --textual and --failures out"
+        )
+    try:
+        check_target(arguments.output, (".jpg", ".jpeg", ".png"))
+        stages = [parse_stage(stage) for stage in arguments.over_training or []]
+        if arguments.textual:
+            check_export(arguments.textual)
+    except ValueError as error:
+        parser.error(str(error))
 
     pipe = BatonPipeline.from_pretrained(arguments.model)
     pipe.set_progress_bar_config(disable=True)
     examples = draw_examples(arguments.scenes_per_tier, seed=arguments.seed)
     rows = []
-    if arguments.over_training:
-        for stage in arguments.over_training:
-            name, _, export = stage.rpartition("=")
-            use_transformer(pipe, Path(export))
+    if stages:
+        for name, export in stages:
+            use_transformer(pipe, export)
             clips = generated_clips(pipe, examples)(examples)
             rows.append([draw(example, clip, name) for example, clip in zip(examples, clips, strict=True)])
     else:
@@ -126,3 +166,7 @@ if __name__ == "__main__":
             rows.append([draw(example, with_plan, "plan"), draw(example, without, "no plan")])
     page(rows, arguments.width).save(arguments.output, quality=arguments.quality)
     print(arguments.output)
+
+
+if __name__ == "__main__":
+    main()
