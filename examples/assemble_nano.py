@@ -1,30 +1,32 @@
 """Puts nano's trained parts together as a pipeline folder.
 
-python examples/assemble_nano.py --parts runs/export --transformer runs/transformer/export --output model_cards/baton-nano
+python examples/assemble_nano.py --parts runs/export --transformer runs/transformer/export --output my_checkpoint
 
-Weights are stored in float16; the card and everything else that is not written here stays as it is.
+With `--overwrite`, the parts of the pipeline that lies in the folder make way for the new ones; its card and everything else
+stays as it is. Weights are stored in float16. Spectrograms become sound by Griffin-Lim, or by `--vocoder`.
 """
 
 import argparse
+import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLWan, ConfigMixin, FlowMatchEulerDiscreteScheduler, MMAudioVAE
+from diffusers import AutoencoderKLWan, ConfigMixin, FlowMatchEulerDiscreteScheduler, MMAudioVAE, MMAudioVocoder
 from transformers import AutoTokenizer, UMT5EncoderModel
 
 from baton_diffusers import BatonPipeline, DualBranchTransformer, VAPlannerModel
 from baton_diffusers.guiders import PlanGuidance
 from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
 from baton_diffusers.models.vocoder_griffin_lim import GriffinLimVocoder
+from baton_diffusers.training.vocoder import check_vocoder
 
 
-def assemble(
-    parts: Path, transformer: Path, planner: Path | None, shift: float, scales: tuple[float, float], **config: int
-) -> BatonPipeline:
-    """The pipeline of the exported parts, in float32."""
-    audio_vae = MMAudioVAE.from_pretrained(parts / "audio_vae")
+def griffin_lim(audio_vae: MMAudioVAE) -> GriffinLimVocoder:
+    """The vocoder without weights for the spectrograms of an autoencoder."""
     # A low momentum costs 0.01 of spectral error, and keeps rounding errors 50 times smaller than the usual 0.99.
-    vocoder = GriffinLimVocoder(
+    return GriffinLimVocoder(
         sampling_rate=audio_vae.config.sample_rate,
         n_fft=audio_vae.config.n_fft,
         hop_length=audio_vae.config.hop_length,
@@ -32,11 +34,43 @@ def assemble(
         num_iterations=32,
         momentum=0.5,
     )
+
+
+def trained_vocoder(folder: Path, audio_vae: MMAudioVAE) -> MMAudioVocoder:
+    """
+    What `train_codecs.py vocoder` exported.
+
+    Raises:
+        ValueError: If the folder holds no such vocoder, or one for other spectrograms than the autoencoder's.
+    """
+    config = folder / "config.json"
+    if not config.is_file() or json.loads(config.read_text()).get("_class_name") != MMAudioVocoder.__name__:
+        raise ValueError(f"{folder} holds no MMAudioVocoder: give an export of `train_codecs.py vocoder`")
+    vocoder = MMAudioVocoder.from_pretrained(folder)
+    check_vocoder(vocoder, audio_vae)
+    return vocoder
+
+
+def assemble(
+    parts: Path,
+    transformer: Path,
+    planner: Path | None,
+    vocoder: Path | None,
+    shift: float,
+    scales: tuple[float, float],
+    **config: int,
+) -> BatonPipeline:
+    """The pipeline of the exported parts, in float32.
+
+    Raises:
+        ValueError: If parts do not fit together, see `trained_vocoder` and `BatonPipeline`.
+    """
+    audio_vae = MMAudioVAE.from_pretrained(parts / "audio_vae")
     return BatonPipeline(
         transformer=DualBranchTransformer.from_pretrained(transformer / "transformer"),
         vae=AutoencoderKLWan.from_pretrained(parts / "vae"),
         audio_vae=audio_vae,
-        vocoder=vocoder,
+        vocoder=griffin_lim(audio_vae) if vocoder is None else trained_vocoder(vocoder, audio_vae),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=shift),
         audio_scheduler=FlowMatchEulerDiscreteScheduler(shift=shift),
         text_encoder=UMT5EncoderModel.from_pretrained(transformer / "text_encoder"),
@@ -51,38 +85,61 @@ def assemble(
     )
 
 
-if __name__ == "__main__":
+def remove_parts(folder: Path) -> None:
+    """Removes the components of the pipeline in a folder, if there is one: shards of theirs could outlive them."""
+    index = folder / BatonPipeline.config_name
+    if index.is_file():
+        for name, value in json.loads(index.read_text()).items():
+            if isinstance(value, list) and (folder / name).is_dir():
+                shutil.rmtree(folder / name)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", type=Path, default=Path("runs/export"), help="folder of the exported components")
     parser.add_argument("--transformer", type=Path, default=Path("runs/transformer/export"))
     parser.add_argument("--planner", type=Path, default=Path("runs/export/planner"))
     parser.add_argument("--no-planner", action="store_true", help="leave the planner out")
-    parser.add_argument("--output", type=Path, default=Path("model_cards/baton-nano"))
+    parser.add_argument("--vocoder", type=Path, help="export of `train_codecs.py vocoder`; by default Griffin-Lim")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the pipeline, new or empty")
+    parser.add_argument("--overwrite", action="store_true", help="replace the pipeline in --output")
     parser.add_argument("--shift", type=float, default=2.0, help="of both schedulers")
     parser.add_argument("--guidance-scale", type=float, default=2.5)
     parser.add_argument("--audio-guidance-scale", type=float, default=2.5)
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--max-sequence-length", type=int, default=80)
-    arguments = parser.parse_args()
-    pipe = assemble(
-        arguments.parts,
-        arguments.transformer,
-        None if arguments.no_planner else arguments.planner,
-        arguments.shift,
-        (arguments.guidance_scale, arguments.audio_guidance_scale),
-        height=64,
-        width=64,
-        num_frames=49,
-        num_inference_steps=arguments.steps,
-        max_sequence_length=arguments.max_sequence_length,
-    )
-    for name, component in pipe.components.items():
-        if isinstance(component, torch.nn.Module) and name != "vocoder":  # the vocoder is a filter bank, no weights
+    arguments = parser.parse_args(arguments)
+    output = arguments.output
+    if output.is_dir() and any(output.iterdir()) and not arguments.overwrite:
+        parser.error(f"{output} is not empty: give a new folder, or --overwrite to replace the pipeline in it")
+    try:
+        pipe = assemble(
+            arguments.parts,
+            arguments.transformer,
+            None if arguments.no_planner else arguments.planner,
+            arguments.vocoder,
+            arguments.shift,
+            (arguments.guidance_scale, arguments.audio_guidance_scale),
+            height=64,
+            width=64,
+            num_frames=49,
+            num_inference_steps=arguments.steps,
+            max_sequence_length=arguments.max_sequence_length,
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    for component in pipe.components.values():
+        if isinstance(component, torch.nn.Module) and not isinstance(component, GriffinLimVocoder):  # a filter bank
             component.half()
         if isinstance(component, ConfigMixin):
             component.register_to_config(_name_or_path="")  # where it lay while it was trained is of no use to anybody
-    pipe.save_pretrained(arguments.output, max_shard_size="15MB")
-    for file in arguments.output.rglob("*.safetensors"):
+    remove_parts(output)
+    pipe.save_pretrained(output, max_shard_size="15MB")
+    for file in output.rglob("*.safetensors"):
         file.chmod(0o644)  # safetensors writes files for their owner alone
-    size = sum(file.stat().st_size for file in arguments.output.rglob("*") if file.is_file())
-    print(f"{arguments.output}: {size / 1e6:.1f} MB")
+    size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
+    print(f"{output}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
