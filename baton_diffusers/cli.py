@@ -34,7 +34,7 @@ Seed = Annotated[int, typer.Option(help="The same seed gives the same clip.")]
 Guidance = Annotated[
     str | None,
     typer.Option(
-        help="A published scheme: none, text, harmony, ccl, ltx2, mova or ovi.",
+        help="A scheme: none, text, plan, harmony, ccl, ltx2, mova or ovi.",
         show_default="the checkpoint's",
         metavar="NAME",
     ),
