@@ -15,7 +15,7 @@ from ..media import Clip as MediaClip
 from ..pipelines.conditions import KEPT_SECONDS
 from ..plan import SemanticPlan
 from ..stage import Clip, Scene, render_clip, sample_scene, write_cues, write_prompt
-from ..stage.scene import TIERS
+from ..stage.scene import EVENTS, TIERS, VERBS
 from ..stage.scoring import ASPECTS, ClipScore, score_clip, summarise
 from .data import to_video
 from .features import encode_audio_latents
@@ -245,12 +245,36 @@ def p_acc_made(score: ClipScore, direction: str = "t2av") -> float:
 
 
 def summarise_direction(scores: Sequence[ClipScore], direction: str = "t2av") -> dict[str, dict[str, Any]]:
-    """`stage.scoring.summarise`'s figures of clips made in this direction, and `p_acc_made` beside them, see [`p_acc_made`]."""
+    """`stage.scoring.summarise`'s figures of clips made in this direction, and beside them `p_acc_made`, see [`p_acc_made`], and
+    `verbs`, see [`facts_by_verb`]."""
     summary = summarise(scores)
     for tier, values in summary.items():
-        made = np.array([p_acc_made(score, direction) for score in scores if tier in ("all", score.tier)])
+        chosen = [score for score in scores if tier in ("all", score.tier)]
+        made = np.array([p_acc_made(score, direction) for score in chosen])
         values["p_acc_made"] = bootstrap(lambda scenes, made=made: made[scenes].mean(axis=-1), len(made))
+        values["verbs"] = facts_by_verb(chosen)
     return summary
+
+
+def facts_by_verb(scores: Sequence[ClipScore]) -> dict[str, dict[str, dict[str, float]]]:
+    """
+    What is got right of each verb of Stage: bounce (of balls), ring (bells), hit (boxes) and say (faces).
+
+    Args:
+        scores: One for each clip.
+
+    Returns:
+        For each verb, and each aspect of its facts: `share`, that of the facts that hold, and `facts`, their number. That an
+        actor is *present* counts for the verb of its kind, whether or not it acts. What the scenes lack is left out.
+    """
+    holds: dict[str, dict[str, list[bool]]] = {}
+    for fact in (fact for score in scores for fact in score.facts):
+        word = fact.subject.split()[-1]  # the kind in "red ball", the verb in "1. red ball bounce"
+        holds.setdefault(VERBS.get(word, word), {}).setdefault(fact.aspect, []).append(fact.holds)
+    return {
+        verb: {a: {"share": float(np.mean(of[a])), "facts": len(of[a])} for a in ASPECTS if a in of}
+        for verb, of in ((verb, holds[verb]) for verb in EVENTS if verb in holds)
+    }
 
 
 def bootstrap(
@@ -280,13 +304,26 @@ def format_summary(summary: dict[str, dict[str, Any]]) -> str:
     columns = {"p_acc": "P-Acc", "p_acc_made": "made", "strict": "strict", "m_wer": "M-WER", "desync": "DeSync (s)"}
     if all(values["p_acc_made"] == values["p_acc"] for values in summary.values()):
         del columns["p_acc_made"]
-    header = ["tier", "clips", *columns.values(), *ASPECTS]
-    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    lines = [["tier", "clips", *columns.values(), *ASPECTS]]
     for tier, values in summary.items():
         scores = [format_estimate(values[name]) for name in columns]
         shares = [f"{values['facts'][aspect]:.2f}" for aspect in ASPECTS]
-        lines.append(f"| {' | '.join([tier, str(values['clips']), *scores, *shares])} |")
-    return "\n".join(lines)
+        lines.append([tier, str(values["clips"]), *scores, *shares])
+    return markdown_table(lines)
+
+
+def format_verbs(verbs: dict[str, dict[str, dict[str, float]]]) -> str:
+    """[`facts_by_verb`]'s result as a Markdown table: the share of the facts that hold, and of how many."""
+    lines = [["verb", *ASPECTS]]
+    for verb, of in verbs.items():
+        lines.append([verb, *(f"{of[a]['share']:.2f} of {of[a]['facts']}" if a in of else "-" for a in ASPECTS)])
+    return markdown_table(lines)
+
+
+def markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    """Cells as a Markdown table; the first line is its header."""
+    header, *rows = (f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([header, "|---" * len(lines[0]) + "|", *rows])
 
 
 def format_estimate(estimate: Estimate | None, form: str = ".3f") -> str:

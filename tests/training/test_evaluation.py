@@ -6,13 +6,16 @@ from baton_diffusers import BatonPipeline
 from baton_diffusers.checkpoints import default_checkpoint
 from baton_diffusers.guiders import presets
 from baton_diffusers.pipelines.pipeline_output import BatonPipelineOutput
+from baton_diffusers.stage.scene import VERBS
 from baton_diffusers.stage.scoring import summarise
 from baton_diffusers.training.evaluation import (
     DIRECTIONS,
     bootstrap,
     draw_examples,
     evaluate,
+    facts_by_verb,
     format_summary,
+    format_verbs,
     generated_clips,
     p_acc_made,
     reconstructed_clips,
@@ -154,6 +157,28 @@ def test_what_is_given_does_not_count_as_made(examples):
     assert lines["v2a"][0].startswith("| tier | clips | P-Acc | made | strict |")
     assert all("| 0.000 [0.000, 0.000] | 0.000 [" in line for line in lines["v2a"][2:])
     assert len({line.count("|") for line in lines["v2a"]}) == 1
+
+
+def test_facts_are_told_apart_by_their_verb(examples):
+    truth, mute = evaluate(rendered, examples), evaluate(silent, examples)
+    summary = summarise_direction(mute)
+    verbs = summary["all"]["verbs"]
+    assert set(verbs) == {action.verb for example in examples for action in example.scene.script}
+    for verb, of in verbs.items():
+        times = sum(action.verb == verb for example in examples for action in example.scene.script)
+        actors = sum(VERBS[actor.kind] == verb for example in examples for actor in example.scene.actors)
+        assert of["present"] == {"share": 1.0, "facts": actors} and of["seen"] == {"share": 1.0, "facts": times}
+        assert of["heard"] == of["pitch"] == of["order"] == {"share": 0.0, "facts": times}
+    for tier, values in summary.items():  # together they are the shares of the aspects
+        for aspect, share in values["facts"].items():
+            counts = [of[aspect] for of in values["verbs"].values() if aspect in of]
+            number = sum(count["facts"] for count in counts)
+            assert share == pytest.approx(sum(count["share"] * count["facts"] for count in counts) / number), tier
+    assert {of["heard"]["share"] for of in facts_by_verb(truth).values()} == {1.0}
+
+    lines = format_verbs(verbs | {"ring": {"present": {"share": 0.5, "facts": 2}}}).splitlines()
+    assert lines[0] == "| verb | present | seen | heard | pitch | order |" and len(lines) == 2 + len({*verbs, "ring"})
+    assert "| ring | 0.50 of 2 | - | - | - | - |" in lines
 
 
 def test_an_interval_is_drawn_as_the_scorer_draws_it(examples):
