@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -270,8 +271,7 @@ def evaluate(
     ablation: Annotated[
         Path | None,
         typer.Option(
-            help="Score the arms of this file on the same scenes, in one table. With --json, the scores of each clip are kept "
-            "in FILE.jsonl, and what is there is not measured again.",
+            help="Score the arms of this file on the same scenes, in one table.",
             metavar="FILE.toml",
             exists=True,
             dir_okay=False,
@@ -279,7 +279,14 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips made together.")] = 8,
     seed: Annotated[int, typer.Option(help="Another seed draws other scenes.")] = 0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Keep the scores.", metavar="FILE.json")] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--json",
+            help="Keep the scores. Those of each clip are in FILE.jsonl beside it, and what is there is not measured again.",
+            metavar="FILE.json",
+        ),
+    ] = None,
 ) -> None:
     """Score a checkpoint on Stage's test split, by tier, with bootstrap intervals."""
     import json
@@ -305,32 +312,40 @@ def evaluate(
         raise ValueError(f"--ablation says itself which models and plans are scored: change {ablation} instead")
 
     from .training import evaluation
+    from .training.ablation import Arm, run_arm
 
     evaluation.check_direction(direction)
-    guiders = _guiders(guidance)
+    _check_guidance(guidance, _guiders(guidance), model)
     examples = evaluation.draw_examples(scenes_per_tier, seed=seed)
     if ablation is not None:
         _evaluate_arms(ablation, examples, steps, batch_size, json_file)
         return
     pipe = _load_pipeline(model)
-    pipe.register_modules(**guiders)
+    name = str(model or "baton-nano")
     if codec_only:
-        make_clips = evaluation.reconstructed_clips(pipe)
+        use = {"codec_only": True}
     else:
         plan = "none" if no_plan or pipe.planner is None else "planner"
         plan = "ground truth" if ground_truth_plan else plan
-        make_clips = evaluation.generated_clips(pipe, examples, steps, plan, shuffle_prompts, direction=direction)
-    pipe.set_progress_bar_config(disable=True)
+        use = {"direction": direction, "plan": plan, "guidance": guidance, "shuffle_prompts": shuffle_prompts}
+    arm = Arm(name, (str(pipe.name_or_path),), **use)
     start = time.perf_counter()
-    summary = evaluation.summarise_direction(evaluation.evaluate(make_clips, examples, batch_size), direction)
+    with _kept_scores(json_file) as kept:
+        scores = run_arm(arm, lambda _: pipe, examples, steps, batch_size, kept)
     seconds = time.perf_counter() - start
+    summary = evaluation.summarise_direction(scores, direction)
     print(evaluation.format_summary(summary))
-    print(f"{len(examples)} clips in {seconds:.0f} s on {pipe.device.type}; 95% bootstrap intervals in brackets")
+    clips = f"{len(examples)} clips"
+    if kept.measured < len(examples):
+        clips += f", {len(examples) - kept.measured} of them kept in {kept.path},"
+    print(f"{clips} in {seconds:.0f} s on {pipe.device.type}; 95% bootstrap intervals in brackets")
     if direction in evaluation.GIVEN_ASPECTS:
         print(f"made: P-Acc without what is given, the aspects {', '.join(evaluation.GIVEN_ASPECTS[direction])}")
+    print("the facts of all tiers that hold, verb by verb:")
+    print(evaluation.format_verbs(summary["all"]["verbs"]))
     if json_file is not None:
         settings = {
-            "model": str(model or "baton-nano"),
+            "model": name,
             "steps": steps or pipe.config.num_inference_steps,
             "clips": "codec only" if codec_only else f"plan: {plan}",
             "direction": direction,
@@ -338,6 +353,7 @@ def evaluate(
             "shuffle_prompts": shuffle_prompts,
             "seed": seed,
             "seconds": round(seconds, 1),
+            "clips_measured": kept.measured,
             "device": pipe.device.type,
         }
         json_file.write_text(json.dumps({"settings": settings, "tiers": summary}, indent=2) + "\n")
@@ -476,24 +492,46 @@ def cache(
 
 
 def _evaluate_arms(path: Path, examples: list, steps: int | None, batch_size: int, json_file: Path | None) -> None:
-    """Prints one table of all arms of an ablation, and keeps it after each of them. The scores of each clip are kept beside it, so
-    that nothing is measured twice."""
+    """Prints one table of all arms of an ablation, or of those that are complete when it ends early, and keeps it after each of
+    them. The scores of each clip are kept beside it, so that nothing is measured twice."""
     import json
 
     from .training import ablation
 
     arms, scores, table = ablation.load_arms(path), {}, {}
-    kept = ablation.ScoreFile(None if json_file is None else json_file.with_suffix(".jsonl"))
-    for arm in arms:
-        print(f"{arm.name}: {', '.join(arm.transformer or arm.models)}", file=sys.stderr)
-        scores[arm.name] = ablation.run_arm(arm, _load_pipeline, examples, steps, batch_size, kept)
-        table = ablation.summarise_arms(arms, scores, examples)
-        if json_file is not None:
-            json_file.write_text(json.dumps({"arms": str(path), "tiers": table}, indent=2) + "\n")
-    print(ablation.format_arms(table))
-    print(
-        "95% bootstrap intervals in brackets; those of differences are drawn over pairs, the same scenes for both arms"
-    )
+    try:
+        with _kept_scores(json_file) as kept:
+            for arm in arms:
+                print(f"{arm.name}: {', '.join(arm.transformer or arm.models)}", file=sys.stderr)
+                scores[arm.name] = ablation.run_arm(arm, _load_pipeline, examples, steps, batch_size, kept)
+                table = ablation.summarise_arms(arms, scores, examples)
+                if json_file is not None:
+                    json_file.write_text(json.dumps({"arms": str(path), "tiers": table}, indent=2) + "\n")
+    finally:
+        if table:
+            print(ablation.format_arms(table))
+            print(
+                "95% bootstrap intervals in brackets; those of differences are drawn over pairs, the same scenes for both arms"
+            )
+        if len(scores) < len(arms):
+            print(f"{len(scores)} of {len(arms)} arms are complete", file=sys.stderr)
+
+
+@contextmanager
+def _kept_scores(json_file: Path | None):
+    """The scores of clips in a file beside `json_file`. Where the work is cut short, says how to go on."""
+    from .training.ablation import ScoreFile
+
+    kept = ScoreFile(None if json_file is None else json_file.with_suffix(".jsonl"))
+    try:
+        yield kept
+    except BaseException:
+        if kept.measured and kept.path is not None:
+            print(f"{kept.path} keeps what was scored: the same command goes on from there", file=sys.stderr)
+        elif kept.measured:
+            lost = f"{kept.measured} clips were scored, and none is kept"
+            print(f"{lost}: with --json FILE.json, the same command goes on where it ended", file=sys.stderr)
+        raise
 
 
 @app.command()

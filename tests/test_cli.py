@@ -304,6 +304,7 @@ def test_an_ablation_is_kept_and_goes_on(tmp_path, capsys, nano, monkeypatch):
         (["evaluate", "--codec-only", "--direction", "v2a"], "--codec-only generates nothing"),
         (["evaluate", "--direction", "t2v"], "`direction` is 't2v'"),
         (["evaluate", "--guidance", "strong"], "--guidance strong is not known"),
+        (["evaluate", "--guidance", "ovi"], "--guidance ovi leaves out block 11 of the transformer"),
         (["evaluate", "--ablation", __file__, "--no-plan"], "--ablation says itself"),
         (["evaluate", "--ablation", __file__, "--direction", "a2v"], "--ablation says itself"),
         (["evaluate", "--ablation", "arms.toml"], "arms.toml"),

@@ -32,7 +32,9 @@ from .evaluation import (
     check_direction,
     format_estimate,
     generated_clips,
+    markdown_table,
     p_acc_made,
+    reconstructed_clips,
     scored_batches,
     summarise_direction,
 )
@@ -44,6 +46,13 @@ if TYPE_CHECKING:
 
 
 FIGURES = {"p_acc": "P-Acc", "p_acc_made": "made", "m_wer": "M-WER", "desync": "DeSync (s)"}
+
+# The components that each source of plans needs, beside those of every clip.
+PARTS_OF_PLANS = {
+    "planner": ("planner", "planner_tokenizer"),
+    "none": (),
+    "ground truth": ("video_semantic_encoder", "audio_semantic_encoder"),
+}
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,9 @@ class Arm:
         steps: Denoising steps; by default those of the command, or the checkpoint's.
         lead: Fraction of the schedule by which the video runs ahead of the audio, below 0 behind it, see
             [`~schedulers.lead_schedulers`]; the shifts stay those of the checkpoint.
+        shuffle_prompts: The control, see [`generated_clips`].
+        codec_only: Generate nothing, but score the scenes' own renders after both autoencoders: the ceiling, see
+            [`reconstructed_clips`].
     """
 
     name: str
@@ -85,6 +97,8 @@ class Arm:
     audio_guider: dict[str, Any] | None = None
     steps: int | None = None
     lead: float | None = None
+    shuffle_prompts: bool = False
+    codec_only: bool = False
 
     def __post_init__(self):
         if not self.models:
@@ -115,10 +129,22 @@ class Arm:
             check_direction(self.direction)
             if self.lead is not None:
                 lead_schedulers(self.lead)
-            none = {"guider": guiders.PlanGuidance(1.0), "audio_guider": guiders.PlanGuidance(1.0)}
-            guiders.check_guiders(**{**none, **self.build_guiders()})
+            self.check_guiders()
         except ValueError as error:
             raise ValueError(f"the arm {self.name!r}: {error}") from error
+        told = [f.name for f in fields(self) if f.name not in ("name", "models", "against", "steps", "codec_only")]
+        told = [name for name in told if getattr(self, name) != getattr(type(self), name)]
+        if self.codec_only and told:
+            raise ValueError(f"the arm {self.name!r} is `codec_only`, which generates nothing: leave `{told[0]}` out.")
+
+    def check_guiders(self, num_layers: int | None = None) -> None:
+        """As [`guiders.check_guiders`], of those that the arm puts in place of the checkpoint's.
+
+        Raises:
+            ValueError: as it, and as `build_guiders`.
+        """
+        none = {"guider": guiders.PlanGuidance(1.0), "audio_guider": guiders.PlanGuidance(1.0)}
+        guiders.check_guiders(**{**none, **self.build_guiders()}, num_layers=num_layers)
 
     def build_guiders(self) -> dict[str, AnchorGuidance]:
         """The guiders in place of the checkpoint's: none, one or both of `guider` and `audio_guider`.
@@ -149,11 +175,13 @@ def load_arms(path: str | Path) -> list[Arm]:
     """
     Reads arms from a TOML file: a table `[[arm]]` for each, and a table `[defaults]` with what those have that do not say it.
 
-    A folder is relative to the working directory.
+    A folder is relative to the working directory. What it lacks for an arm is found here, by its configurations; a checkpoint of
+    the Hub is judged when it is loaded.
 
     Raises:
         ValueError: for a file that is not TOML, unknown or missing keys, two arms of one name, an arm that is compared with one
-            that does not come before it, or a folder that is missing.
+            that does not come before it, or a folder that is missing, or lacks what the arm needs: the components of its plan, a
+            planner that knows timestamps, the blocks that its guiders leave out.
     """
     try:
         with open(path, "rb") as file:
@@ -184,16 +212,57 @@ def load_arms(path: str | Path) -> list[Arm]:
             raise ValueError(f"{path}: {arm.name!r} stands `against` {arm.against!r}, which is no arm before it.")
         arms.append(arm)
     for arm in arms:
-        for model in arm.models:
-            if not Path(model).is_dir() and model.count("/") != 1:
-                raise ValueError(f"{path}: the model {model!r} of arm {arm.name!r} is neither a folder nor a Hub id.")
-        parts = [Path(folder, name) for folder in arm.transformer for name in ("transformer", "text_encoder")]
-        for part in parts if arm.planner is None else [*parts, Path(arm.planner)]:
-            if not (part / "config.json").is_file():
-                raise ValueError(
-                    f"{path}: {part} of arm {arm.name!r} has no config.json: give the folder of an export."
-                )
+        try:
+            _check_folders(arm)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     return arms
+
+
+def _check_folders(arm: Arm) -> None:
+    """Refuses an arm whose folders lack what it needs."""
+    folders = [Path(model) for model in arm.models if Path(model).is_dir()]
+    for model in arm.models:
+        if Path(model) not in folders and model.count("/") != 1:
+            raise ValueError(f"the model {model!r} of arm {arm.name!r} is neither a folder nor a Hub id.")
+    for folder in folders:
+        index = _read(arm, folder / "model_index.json")
+        given = () if arm.planner is None else ("planner",)
+        for part in () if arm.codec_only else PARTS_OF_PLANS[arm.plan]:
+            if part not in given and index.get(part, [None])[0] is None:
+                or_planner = ", or `planner` to the export of one" if part == "planner" else ""
+                raise ValueError(
+                    f'the arm {arm.name!r} has the `plan` "{arm.plan}", but {folder} has no {part}: set `plan = "none"`'
+                    f"{or_planner}."
+                )
+    for exported in arm.transformer:
+        _read(arm, Path(exported, "text_encoder", "config.json"))
+    for folder in [Path(exported) for exported in arm.transformer] or folders:
+        num_layers = _read(arm, folder / "transformer" / "config.json").get("num_layers")
+        try:
+            arm.check_guiders(num_layers)
+        except ValueError as error:
+            raise ValueError(
+                f"the arm {arm.name!r} with the transformer of {folder}: {error} In an arm that is "
+                "`guider = {skip_layers = []}`, and so for `audio_guider`."
+            ) from error
+    if arm.plan != "planner" or arm.codec_only:
+        return
+    for planner in [Path(arm.planner)] if arm.planner is not None else [folder / "planner" for folder in folders]:
+        config = _read(arm, planner / "config.json")
+        if arm.cues != "written" and config.get("first_timestamp_id") is None:
+            raise ValueError(
+                f"the arm {arm.name!r} has the `cues` {arm.cues!r}, but the planner in {planner} knows no timestamps: leave "
+                "`cues` out."
+            )
+
+
+def _read(arm: Arm, path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(
+            f"{path.parent} of arm {arm.name!r} has no {path.name}: give the folder of a checkpoint or an export."
+        )
+    return json.loads(path.read_text())
 
 
 # Scores that are kept
@@ -209,10 +278,14 @@ class ScoreFile:
 
     Args:
         path: The file; `None` keeps the scores in memory alone.
+
+    Attributes:
+        measured: How many scores were added to what was there.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = None if path is None else Path(path)
+        self.measured = 0
         self._scores: dict[tuple, ClipScore] = {}
         if self.path is None or not self.path.is_file():
             return
@@ -232,6 +305,7 @@ class ScoreFile:
         """Keeps a score. `arm` is for those who read the file."""
         key = self._key(settings, example)
         self._scores[key] = score
+        self.measured += 1
         if self.path is not None:
             row = dict(zip(("settings", "scene", "seed", "prompt"), key, strict=True)) | {"arm": arm} | _row_of(score)
             with self.path.open("a") as file:
@@ -255,9 +329,15 @@ def _score_from(row: dict[str, Any]) -> ClipScore:
     return ClipScore(facts=facts, cast=(), sights=(), sounds=(), **values)
 
 
-def _settings(arm: Arm, model: str, transformer: str | None, num_inference_steps: int | None) -> str:
+def _settings(
+    arm: Arm,
+    model: str,
+    transformer: str | None,
+    num_inference_steps: int | None,
+    examples: Sequence[Example] = (),
+) -> str:
     """A name for all that decides about the clips of one checkpoint of an arm but their scenes: what it is made of, and how it is
-    used."""
+    used; where prompts are shuffled, among which `examples`."""
     folder = Path(model if Path(model).is_dir() else DiffusionPipeline.download(model))
     index = json.loads((folder / "model_index.json").read_text())
     parts = {name: folder / name for name, value in index.items() if isinstance(value, list) and value[0]}
@@ -266,17 +346,17 @@ def _settings(arm: Arm, model: str, transformer: str | None, num_inference_steps
         parts |= {name: Path(transformer, name) for name in ("transformer", "text_encoder")}
     if arm.planner is not None:
         parts["planner"] = Path(arm.planner)
-    unread = {
-        "planner": ("video_semantic_encoder", "audio_semantic_encoder"),
-        "ground truth": ("planner", "planner_tokenizer"),
-    }
-    unread["none"] = unread["planner"] + unread["ground truth"]
+    unread = [name for plan, names in PARTS_OF_PLANS.items() if plan != arm.plan for name in names]
     replaced = arm.build_guiders()
-    for name in (*unread[arm.plan], *replaced):
+    for name in (*unread, *replaced):
         parts.pop(name, None)
     contents = {name: _digest(part) if isinstance(part, Path) else part for name, part in parts.items()}
     replaced = {name: [type(guider).__name__, dict(guider.config)] for name, guider in replaced.items()}
     use = {"direction": arm.direction, "plan": arm.plan, "cues": arm.cues, "text": arm.text, "lead": arm.lead}
+    if arm.shuffle_prompts:  # whose prompt a clip is made from depends on what scenes there are
+        use["shuffle_prompts"] = [(example.scene.digest, example.seed) for example in examples]
+    if arm.codec_only:
+        use["codec_only"] = True
     settings = [contents, replaced, use, num_inference_steps]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -314,13 +394,16 @@ def run_arm(
     steps = num_inference_steps if arm.steps is None else arm.steps
     scores: list[ClipScore] = []
     for model, transformer in [(model, part) for model in arm.models for part in arm.transformer or (None,)]:
-        settings = _settings(arm, model, transformer, steps)
+        settings = _settings(arm, model, transformer, steps, examples)
         missing = [example for example in examples if kept.get(settings, example) is None]
         if missing:
             pipe = _pipeline(arm, load_pipeline(model), transformer)
-            make_clips = generated_clips(
-                pipe, examples, steps, arm.plan, text=arm.text, direction=arm.direction, cues=arm.cues
-            )
+            if arm.codec_only:
+                make_clips = reconstructed_clips(pipe)
+            else:
+                make_clips = generated_clips(
+                    pipe, examples, steps, arm.plan, arm.shuffle_prompts, arm.text, arm.direction, arm.cues
+                )
             done = 0
             for batch in scored_batches(make_clips, missing, batch_size):
                 for example, score in zip(missing[done:], batch, strict=False):
@@ -473,22 +556,17 @@ def format_arms(table: dict[str, dict[str, dict[str, Any]]]) -> str:
     lines = [["tier", "arm", "clips", *figures.values()]]
     for tier, name, values in rows:
         lines.append([tier, name, str(values["clips"]), *(format_estimate(values[key]) for key in figures)])
-    tables = [_markdown(lines)]
+    tables = [markdown_table(lines)]
     compared = [row for row in rows if row[2]["against"] is not None]
     if compared:
         lines = [["tier", "arm", "against", *figures.values()]]
         for tier, name, values in compared:
             differences = [_format_difference(**values["differences"][key]) for key in figures]
             lines.append([tier, name, values["against"], *differences])
-        tables.append(_markdown(lines))
+        tables.append(markdown_table(lines))
     return "\n\n".join(tables)
 
 
 def _format_difference(difference: Estimate | None, relative: Estimate | None) -> str:
     percent = "" if relative is None else f" ({format_estimate(relative, '+.0%')})"
     return format_estimate(difference, "+.3f") + percent
-
-
-def _markdown(lines: list[list[str]]) -> str:
-    header, *rows = (f"| {' | '.join(line)} |" for line in lines)
-    return "\n".join([header, "|---" * len(lines[0]) + "|", *rows])

@@ -1,4 +1,5 @@
 import copy
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -6,13 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from baton_diffusers import BatonPipeline
+from baton_diffusers import BatonPipeline, cli
 from baton_diffusers.checkpoints import default_checkpoint
 from baton_diffusers.guiders import PlanGuidance, presets
 from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
 from baton_diffusers.schedulers import LeadFlowMatchScheduler
+from baton_diffusers.stage.scoring import score_clip
 from baton_diffusers.training import ablation
-from baton_diffusers.training.evaluation import DIRECTIONS, draw_examples, evaluate
+from baton_diffusers.training.evaluation import (
+    DIRECTIONS,
+    draw_examples,
+    evaluate,
+    generated_clips,
+    reconstructed_clips,
+)
 
 
 ARMS = """
@@ -44,8 +52,10 @@ lead = -0.25
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "seed0").mkdir()
-    (tmp_path / "seed1").mkdir()
+    for seed in ("seed0", "seed1"):
+        for file in ("model_index.json", "planner/config.json", "transformer/config.json"):
+            (tmp_path / seed / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(default_checkpoint() / file, tmp_path / seed / file)
     for name in ("transformer", "text_encoder"):
         (tmp_path / "apart" / name).mkdir(parents=True)
         (tmp_path / "apart" / name / "config.json").write_text("{}")
@@ -96,7 +106,7 @@ def test_arms_are_read_from_a_file(folder):
         (
             'transformer = "apart"',
             'transformer = "seed1"',
-            "seed1/transformer of arm 'trained apart' has no config.json",
+            "seed1/text_encoder of arm 'trained apart' has no config.json",
         ),
         (
             'transformer = "apart"',
@@ -112,6 +122,7 @@ def test_arms_are_read_from_a_file(folder):
         ("steps = 8", "steps = 0", "has `steps` 0"),
         ("lead = -0.25", "lead = 2.0", "Expected `lead` to be between"),
         ("text = false", "prose = false", "unknown key `prose`"),
+        ("text = false", "codec_only = true", "is `codec_only`, which generates nothing: leave `guider` out"),
         ("text = false", 'plan = "oracle"', "the `plan` 'oracle'"),
         ("text = false", 'text = false\nplan = "none"', "neither text nor plan"),
         ("PlanGuidance", "PlainGuidance", "`guider` is of class 'PlainGuidance'"),
@@ -123,6 +134,56 @@ def test_wrong_arms_are_refused(folder, old, new, message):
     (folder / "arms.toml").write_text(ARMS.replace(old, new))
     with pytest.raises(ValueError, match=message):
         ablation.load_arms("arms.toml")
+
+
+def edit(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    "told, message",
+    [
+        (
+            "",
+            'the arm \'x\' has the `plan` "planner", but seed1 has no planner: set `plan = "none"`, or `planner` to the',
+        ),
+        ('plan = "ground truth"', 'but seed1 has no video_semantic_encoder: set `plan = "none"`.'),
+        ('plan = "none"', None),
+        ("codec_only = true", None),
+        ('planner = "seed0/planner"', None),
+        ('planner = "silent"\ncues = "none"', "the planner in silent knows no timestamps: leave `cues` out"),
+        ('planner = "silent"', None),
+        ('models = "seed0"', None),
+        ('models = "seed0"\ncues = "none"', None),
+        ('models = "mute"\ncues = "none"', "mute of arm 'x' has no model_index.json: give the folder of a checkpoint"),
+        (
+            'models = "seed0"\nguidance = "ovi"',
+            "the arm 'x' with the transformer of seed0: `guider` leaves out the blocks",
+        ),
+        ('models = "seed0"\nguidance = "ovi"\ntransformer = "deep"', None),
+        (
+            'models = "seed0"\nguidance = "ovi"\nguider = {skip_layers = []}\naudio_guider = {skip_layers = [5]}',
+            "`audio_guider` leaves out the blocks [5] of the transformer, whose blocks are 0 to 4",
+        ),
+        ('models = "seed0"\nguidance = "ovi"\nguider = {skip_layers = []}\naudio_guider = {skip_layers = [4]}', None),
+        ('models = "somebody/of-the-hub"\ncues = "none"\nguidance = "ovi"', None),
+    ],
+)
+def test_what_the_folders_lack_for_an_arm_is_found_before_the_first_clip(folder, told, message):
+    edit(folder / "seed1" / "model_index.json", planner=[None, None], video_semantic_encoder=[None, None])
+    shutil.copytree(folder / "seed1" / "planner", folder / "silent")
+    edit(folder / "silent" / "config.json", first_timestamp_id=None)
+    (folder / "mute").mkdir()
+    shutil.copytree(folder / "apart", folder / "deep")
+    edit(folder / "deep" / "transformer" / "config.json", num_layers=30)
+    model = "" if "models" in told else 'models = "seed1"'
+    (folder / "arms.toml").write_text(f'[[arm]]\nname = "x"\n{model}\n{told}')
+    if message is None:
+        assert [arm.name for arm in ablation.load_arms("arms.toml")] == ["x"]
+        return
+    with pytest.raises(ValueError) as error:
+        ablation.load_arms("arms.toml")
+    assert str(error.value).startswith("arms.toml: ") and message in str(error.value)
 
 
 def test_arms_are_compared_scene_by_scene(examples):
@@ -260,11 +321,31 @@ def test_other_settings_are_measured_apart(apart):
         replace(arm, plan="planner", text=False),
         replace(arm, lead=0.25),
         replace(arm, transformer=(apart,)),
+        replace(arm, shuffle_prompts=True),
+        ablation.Arm("nano", (NANO,), codec_only=True),
     ]
     settings = [ablation._settings(x, NANO, *x.transformer[:1] or (None,), 1) for x in (arm, *others)]
     settings.append(ablation._settings(arm, NANO, None, 2))
-    assert len(set(settings)) == 9
+    assert len(set(settings)) == 11
     assert ablation._settings(replace(arm, name="by another name"), NANO, None, 1) == settings[0]
+
+
+def test_a_shuffled_clip_is_known_by_the_scenes_it_was_shuffled_with(examples):
+    arm = ablation.Arm("control", (NANO,), shuffle_prompts=True, **QUICK)
+    of = {n: ablation._settings(arm, NANO, None, 1, examples[:n]) for n in (2, 4)}
+    assert of[2] != of[4] and of[2] == ablation._settings(arm, NANO, None, 1, examples[:2])
+    plain = replace(arm, shuffle_prompts=False)
+    assert len({ablation._settings(plain, NANO, None, 1, examples[:n]) for n in (2, 4)}) == 1
+
+
+def test_the_ceiling_and_the_control_are_arms(load, nano, examples):
+    (score,) = ablation.run_arm(ablation.Arm("ceiling", (NANO,), codec_only=True), load, examples[:1])
+    assert score == evaluate(reconstructed_clips(nano), examples[:1])[0]
+    pipe = copy.copy(nano)
+    pipe.register_modules(**presets()["none"])
+    shuffled = evaluate(generated_clips(pipe, examples[:2], 1, "none", shuffle_prompts=True), examples[:2])
+    control = ablation.Arm("control", (NANO,), shuffle_prompts=True, **QUICK)
+    assert ablation.run_arm(control, load, examples[:2]) == shuffled
 
 
 def test_a_part_that_is_not_read_may_change(tmp_path, examples):
@@ -302,6 +383,10 @@ def test_a_checkpoint_of_the_hub_is_known_by_what_it_holds(tmp_path, monkeypatch
 def test_the_arms_of_nano_can_be_read(monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     arms = ablation.load_arms("examples/configs/nano/ablation.toml")
+    names = [arm.name for arm in arms]
+    assert all(
+        names.index(f"{block}, no plan") < names.index(block) for block in ("A2V", "V2A")
+    )  # as the card compares them
     assert {arm.plan for arm in arms} == {"planner", "ground truth", "none"} and arms[0].name == "planner"
     assert {arm.direction for arm in arms} == set(DIRECTIONS)
     assert {type(arm.build_guiders()["guider"]).__name__ for arm in arms if arm.guidance} >= {
@@ -309,3 +394,90 @@ def test_the_arms_of_nano_can_be_read(monkeypatch):
         "SyncGuidance",
         "ContextGuidance",
     }
+
+
+# The command
+
+
+@pytest.fixture
+def command(load, nano, monkeypatch):
+    """Runs `baton evaluate` on a scene of each tier with nano, loaded once; gives the exit code."""
+    monkeypatch.setattr(cli, "_load_pipeline", load)
+    return lambda *told: cli._run(["evaluate", "--scenes-per-tier", "1", "--batch-size", "1", *map(str, told)])
+
+
+@pytest.fixture
+def arms_file(tmp_path):
+    path = tmp_path / "arms.toml"
+    path.write_text(
+        f'[defaults]\nmodels = "{NANO}"\nplan = "none"\nguidance = "none"\nsteps = 1\n'
+        '[[arm]]\nname = "free"\n[[arm]]\nname = "led"\nlead = 0.5\n[[arm]]\nname = "late"\nlead = -0.5\n'
+    )
+    return path
+
+
+def ending_after(number, error):
+    """`score_clip` for this many clips, then an error."""
+    left = iter(range(number))
+
+    def score(*clip):
+        if next(left, None) is None:
+            raise error
+        return score_clip(*clip)
+
+    return score
+
+
+def test_an_interrupted_ablation_prints_what_is_complete(command, arms_file, monkeypatch, capsys):
+    monkeypatch.setattr("baton_diffusers.training.evaluation.score_clip", ending_after(7, KeyboardInterrupt()))
+    assert command("--ablation", arms_file) == 130
+    printed = capsys.readouterr()
+    assert "| all | free | 3 |" in printed.out and "| all | led | free |" in printed.out and "late" not in printed.out
+    assert "2 of 3 arms are complete" in printed.err
+    assert "7 clips were scored, and none is kept: with --json FILE.json, the same command goes on" in printed.err
+
+
+def test_a_failing_ablation_prints_what_is_complete(command, arms_file, monkeypatch, capsys):
+    monkeypatch.setattr("baton_diffusers.training.evaluation.score_clip", ending_after(4, RuntimeError("too hot")))
+    path = arms_file.with_name("scores.json")
+    assert command("--ablation", arms_file, "--json", path) == 1
+    printed = capsys.readouterr()
+    assert "| all | free | 3 |" in printed.out and "led" not in printed.out and "baton: too hot" in printed.err
+    assert f"{path.with_suffix('.jsonl')} keeps what was scored: the same command goes on from there" in printed.err
+    assert list(json.loads(path.read_text())["tiers"]["all"]) == ["free"]
+
+
+def test_an_evaluation_goes_on_and_knows_its_settings(command, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "scores.json"
+    told = ("--json", path, "--no-plan", "--guidance", "none", "--steps", 1)
+    monkeypatch.setattr("baton_diffusers.training.evaluation.score_clip", ending_after(2, KeyboardInterrupt()))
+    assert command(*told) == 130 and not path.exists()
+    printed = capsys.readouterr()
+    assert printed.out == "" and "scores.jsonl keeps what was scored: the same command goes on" in printed.err
+
+    monkeypatch.setattr(
+        "baton_diffusers.training.evaluation.score_clip", ending_after(1, AssertionError("measured twice"))
+    )
+    assert command(*told) == 0
+    printed = capsys.readouterr().out
+    assert f"3 clips, 2 of them kept in {path.with_suffix('.jsonl')}, in " in printed
+    went_on = json.loads(path.read_text())
+    assert went_on["settings"]["clips_measured"] == 1 and went_on["settings"]["clips"] == "plan: none"
+
+    monkeypatch.setattr("baton_diffusers.training.evaluation.score_clip", score_clip)
+    path.with_suffix(".jsonl").unlink()
+    assert command(*told) == 0
+    at_once = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("3 clips in ") for line in at_once)
+    assert "| verb | present | seen | heard | pitch | order |" in at_once
+    assert json.loads(path.read_text())["tiers"] == went_on["tiers"]
+    assert command("--codec-only", "--json", path) == 0
+    assert json.loads(path.read_text())["settings"]["clips_measured"] == 3
+
+    # An ablation's arm of the same settings is the same measurement.
+    monkeypatch.setattr(
+        "baton_diffusers.training.evaluation.score_clip", ending_after(0, AssertionError("measured twice"))
+    )
+    arms = tmp_path / "arms.toml"
+    arms.write_text(f'[[arm]]\nname = "free"\nmodels = "{NANO}"\nplan = "none"\nguidance = "none"\nsteps = 1\n')
+    assert command("--ablation", arms, "--json", path) == 0
