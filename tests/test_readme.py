@@ -1,5 +1,6 @@
 """What the README and the quickstart notebook tell people to type is run here."""
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -17,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-FEW_STEPS = 3  # what is shown here is that the code runs, not how good the clips are
+FEW_STEPS = 2  # what is shown here is that the code runs, not how good the clips are
 
 
 @pytest.fixture
@@ -40,7 +41,8 @@ def test_the_python_snippets_run(tmp_path, monkeypatch, few_steps):
     monkeypatch.chdir(tmp_path)
     namespace = {}
     for snippet in blocks("python"):
-        exec(snippet, namespace)
+        if "torchao" not in snippet or importlib.util.find_spec("torchao"):
+            exec(snippet, namespace)
     clip = read_clip("clip.mp4")
     assert clip.frames.shape == (49, 512, 512, 3) and clip.waveform.shape == (1, 49000)
     assert namespace["plan"].duration == namespace["clip"].plan.duration == 49 / 16
@@ -66,7 +68,7 @@ def test_the_make_targets_exist():
 
 
 def test_its_links_lead_somewhere():
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith(("http", "#"))]
     missing = [link for link in links if not (ROOT / link).exists()]
     assert links and not missing, missing
 
