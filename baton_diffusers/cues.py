@@ -30,7 +30,7 @@ def format_timestamp(time: float) -> str:
 
 def format_cues(cues: Iterable[Cue | tuple[float, str]]) -> str:
     """The sheet of some cues, in order of time. The empty sheet says nothing of times."""
-    return " ".join(f"{format_timestamp(time)} {text}" for time, text in sorted(cues, key=lambda cue: cue[0]))
+    return " ".join(f"{format_timestamp(time)} {text}".rstrip() for time, text in sorted(cues, key=lambda cue: cue[0]))
 
 
 def parse_cues(sheet: str) -> list[Cue]:

@@ -112,6 +112,11 @@ def add_timestamps(tokenizer: PreTrainedTokenizerBase, num_timestamps: int, time
     return first
 
 
+def snap_cues(sheet: str, timestamp_rate: float) -> str:
+    """A cue sheet with its instants moved to the nearest timestamps of a planner, as it reads them."""
+    return format_cues(Cue(nearest_timestamp(cue.time, timestamp_rate), cue.text) for cue in parse_cues(sheet))
+
+
 def tokenize_cues(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
@@ -143,9 +148,9 @@ def tokenize_cues(
     input_ids, attention_mask = tokenize_prompts(tokenizer, prompts, system_prompt)
     answers, known = [], tokenizer.get_added_vocab()
     for sheet in cues:
-        snapped = [Cue(nearest_timestamp(cue.time, timestamp_rate), cue.text) for cue in parse_cues(sheet)]
-        answer = tokenizer(format_cues(snapped), add_special_tokens=False).input_ids
-        if unknown := [cue.time for cue in snapped if format_timestamp(cue.time) not in known]:
+        sheet = snap_cues(sheet, timestamp_rate)
+        answer = tokenizer(sheet, add_special_tokens=False).input_ids
+        if unknown := [cue.time for cue in parse_cues(sheet) if format_timestamp(cue.time) not in known]:
             raise ValueError(f"`cues` name the instant {unknown[0]} seconds, but the planner has no timestamp for it.")
         answers.append([*answer, tokenizer.eos_token_id])
     rows = [

@@ -38,7 +38,7 @@ from ..guiders import (
 from ..models.latents import decode_spectrograms, denormalise_latents, encode_waveforms, normalise_latents
 from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder, read_plan
 from ..models.transformer_dual_branch import DualBranchTransformer
-from ..models.va_planner import VAPlannerModel, tokenize_cues, tokenize_prompts
+from ..models.va_planner import VAPlannerModel, snap_cues, tokenize_cues, tokenize_prompts
 from ..models.vocoder_griffin_lim import GriffinLimVocoder
 from ..plan import SemanticPlan
 from ..schedulers import check_schedulers, set_timesteps, step_kwargs
@@ -488,7 +488,8 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                     "one, one for each prompt, or one for each clip."
                 )
             _check_texts("cues", cues)
-            if unknown := unknown_words(self.planner_tokenizer, sheets):
+            texts = [cue.text for sheet in sheets for cue in parse_cues(sheet)]
+            if unknown := unknown_words(self.planner_tokenizer, texts):
                 raise ValueError(
                     f"`cues` have words that the planner does not know: {', '.join(unknown)}. Write them as it does "
                     "(`pipe.prepare_cues(prompt)` shows how)."
@@ -661,7 +662,8 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             device (`torch.device`, *optional*): where the planner runs.
 
         Returns:
-            `list[str]` of `num_clips` sheets; or `None` with a planner that knows no timestamps.
+            `list[str]` of `num_clips` sheets, their instants moved to the planner's timestamps; or `None` with a planner that knows
+            none.
 
         Raises:
             ValueError: if the clips cannot be shared out among the prompts, or among the sheets given.
@@ -678,7 +680,8 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                     f"{num_clips} clips cannot be shared out among {len(texts)} {name}: give as many, or one."
                 )
         if cues is not None:
-            return [sheet for sheet in cues for _ in range(num_clips // len(cues))]
+            rate = self.planner.config.timestamp_rate
+            return [snap_cues(sheet, rate) for sheet in cues for _ in range(num_clips // len(cues))]
         if isinstance(generator, list):
             generator = [_fork(g) for g in generator]
         else:

@@ -70,6 +70,12 @@ def test_nothing_is_written_against_what_is_given(cue_pipe):
     assert make(cue_pipe, image=picture[0]).cues == make(cue_pipe).cues != [""]
 
 
+def test_a_clip_tells_the_instants_that_it_was_made_for(cue_pipe):
+    output = make(cue_pipe, cues="<|0.27|> red circle")  # between timestamps a quarter of a second apart
+    assert output.cues == ["<|0.25|> red circle"]
+    assert_same(output, make(cue_pipe, cues="<|0.25|> red circle"))
+
+
 def test_cues_in_words_that_the_planner_does_not_know_are_refused(cue_pipe):
     with pytest.raises(ValueError, match="words that the planner does not know: dragon, roars"):
         make(cue_pipe, cues="<|0.25|> green dragon roars")
