@@ -72,7 +72,7 @@ def unknown_words(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> l
         tokenizer (`PreTrainedTokenizerBase`): one that tells where its tokens stand in a text; of others nothing is known.
         texts (`Sequence[str]`): what it is to read.
     """
-    if not tokenizer.is_fast or tokenizer.unk_token_id is None:
+    if not texts or not tokenizer.is_fast or tokenizer.unk_token_id is None:
         return []
     tokens = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
     unknown = {
