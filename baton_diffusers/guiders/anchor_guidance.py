@@ -39,8 +39,8 @@ class AnchorGuidance(BaseGuidance):
         pred = joint + sum_k w_k (joint - anchor_k)
 
     where `joint` is the pass with every condition and an anchor is the same pass with some conditions dropped or replaced.
-    Two-pass classifier-free guidance of scale s is the case of one anchor with w = s - 1; schemes with more passes (papers.md,
-    section 3) are further choices of anchors and weights.
+    Two-pass classifier-free guidance of scale s is the case of one anchor with w = s - 1; schemes with more passes are
+    further choices of anchors and weights.
 
     A subclass names its anchors in `_input_predictions` (`JOINT.name` first) and gives their weights in
     [`~AnchorGuidance.anchor_weights`]. Anchors of weight 0 are not run. It keeps no state from step to step.
@@ -58,7 +58,7 @@ class AnchorGuidance(BaseGuidance):
             Whether the guider guides at all. If not, the joint pass alone is run.
         skip_layers (`Sequence[int]`, defaults to `()`):
             Blocks of the transformer, counted from 0, that the passes without the prompt leave out, whatever else they drop:
-            what is moved away from is then the clip of a weaker model. Ovi leaves out block 11 (papers.md, section 4). The
+            what is moved away from is then the clip of a weaker model. Ovi leaves out block 11. The
             two guiders of a pipeline share their passes if they leave out the same.
 
     Raises:

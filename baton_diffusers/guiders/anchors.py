@@ -18,7 +18,7 @@ class Anchor:
             Whether the pass reads the semantic plan. Where it does not, the transformer is called with `plan=None`.
         cross_modal (`bool`, defaults to `True`):
             Whether picture and sound read each other. Where they do not, both branches read their context tokens alone, which
-            is CCL's unconditional context (papers.md, section 2); on a transformer without context tokens the cross-modal term
+            is CCL's unconditional context (arXiv:2603.18600); on a transformer without context tokens the cross-modal term
             is left out, as in LTX-2.
         mute (`bool`, defaults to `False`):
             Whether the audio is replaced by the clean latents of silence, at audio timestep 0 (Harmony). Such a pass gives a

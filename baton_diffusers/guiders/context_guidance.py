@@ -20,9 +20,9 @@ class ContextGuidance(PlanGuidance):
                      + the terms of PlanGuidance, s_t - 1 being the weight of (joint - unconditional)
 
     On a transformer with learnable context tokens a branch that does not read the other reads those alone: a state of training,
-    so that this is Unconditional Context Guidance after CCL (papers.md, section 2; the formula is ours, as only the idea is
+    so that this is Unconditional Context Guidance after CCL (arXiv:2603.18600; the formula is ours, as only the idea is
     public). On a transformer without context tokens the cross-modal term is left out of that pass, and this is the guidance of
-    LTX-2 (papers.md, section 3): `c + (s_t - 1) (c - no_text) + (s_m - 1) (c - no_cross)`, with the prompt dropped in both its
+    LTX-2: `c + (s_t - 1) (c - no_text) + (s_m - 1) (c - no_cross)`, with the prompt dropped in both its
     forms, text and plan.
 
     In a clip of one modality there is no other to drop, and the term vanishes.
@@ -79,7 +79,7 @@ class ContextGuidance(PlanGuidance):
 
 class DualGuidance(AnchorGuidance):
     r"""
-    Guidance first by the other modality, then by the prompt, as in MOVA (papers.md, section 3):
+    Guidance first by the other modality, then by the prompt, as in MOVA :
 
         pred = nothing + s_b (unconditional - nothing) + s_t (joint - unconditional)
 

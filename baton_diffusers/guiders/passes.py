@@ -214,7 +214,7 @@ def guidance_passes(
     r"""
     The passes that both modalities need at this step, each once, the joint one first.
 
-    A modality that is given reads nothing of the one that is made (CCL's routing, papers.md, section 2). For a transformer without
+    A modality that is given reads nothing of the one that is made (CCL's routing, arXiv:2603.18600). For a transformer without
     context tokens `BatonPipeline` has it read that all the same.
 
     Args:

@@ -21,7 +21,7 @@ class PlanGuidance(AnchorGuidance):
 
     An anchor whose scale is 1 is not run: the default costs two passes, all scales at 1 cost one. With s_t = s_p = 1 it is
     the two-pass guidance of [Classifier-Free Diffusion Guidance](https://huggingface.co/papers/2207.12598). Baton does not
-    say how a plan is guided by: the two other terms are ours, in the form that LTX-2 gives its terms (papers.md, section 3).
+    say how a plan is guided by: the two other terms are ours, in the form that LTX-2 gives its terms.
 
     Without a plan, `no_plan` is the joint pass and its term vanishes; `unconditional` and `no_text` are one pass.
 

@@ -10,7 +10,7 @@ from .sync_guidance import SyncGuidance
 
 def presets() -> dict[str, dict[str, AnchorGuidance]]:
     r"""
-    The published schemes by name, each as a fresh `guider` and `audio_guider` (papers.md, section 3):
+    The published schemes by name, each as a fresh `guider` and `audio_guider`:
 
         pipe.register_modules(**presets()["harmony"])
         pipe = BatonPipeline.from_pretrained(folder, **presets()["ltx2"])

@@ -1,7 +1,7 @@
 """What is given of a clip besides its prompt: pictures and sounds are read and checked, then become clean tokens.
 
 Every direction of generation is one mechanism: what is known of a clip is clean, lies at timestep 0, and stays as it is while
-the rest is denoised around it (architecture.md, decision 2). Two steps lead there:
+the rest is denoised around it. Two steps lead there:
 
 1. [`read_given`] turns pictures, clips and sounds of any kind, size and rate into one [`Given`]: arrays, and the spans of time
    that are to be made anew. It refuses what cannot be used.

@@ -102,7 +102,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         negative_prompt (`str`, defaults to `""`): default text where guidance drops the prompt.
         audio_negative_prompt (`str`, *optional*): the same for the sound; by default it is the picture's.
         prompt_form (`str`, *optional*): how prompts describe the sound, which is a value of the checkpoint: `"audcap"`, as
-            `<AUDCAP>...<ENDAUDCAP>`, or `"audio"`, as `Audio: ...` (Ovi, papers.md 4). By default they have no form.
+            `<AUDCAP>...<ENDAUDCAP>`, or `"audio"`, as `Audio: ...` (Ovi). By default they have no form.
 
     Raises:
         ValueError: if the components do not fit one another, or there is no such form.
@@ -1089,7 +1089,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             audio (*optional*): the sound: a file, or an array or tensor `(num_samples,)` or `(num_channels, num_samples)` of
                 one or two channels in [-1, 1].
             reference_audio (*optional*): a sound whose style (voice, timbre, room) the clip is to have, as `audio` takes it and
-                of any length (Harmony's global path, papers.md 3). A checkpoint must have been trained with it.
+                of any length (Harmony's global path, arXiv:2511.21579). A checkpoint must have been trained with it.
             continue_from (*optional*): the clip that goes on: a file, a [`BatonPipelineOutput`], a [`~media.Clip`], or a pair
                 of what `video` and `audio` take.
             continue_seconds (`float`, *optional*): how much of its end is the start of the new clip, to the nearest whole
@@ -1102,7 +1102,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             audio_sampling_rate (`int`, *optional*): samples per second of arrays and tensors in `audio`, `reference_audio` and
                 `continue_from`; by default the pipeline's. Files say their own.
             only (`str`, *optional*): "video" or "audio" makes clips of that modality alone, without the work for the other, which
-                is `None` in the output. The one that is made reads context tokens in its place (CCL's routing, papers.md 2):
+                is `None` in the output. The one that is made reads context tokens in its place (CCL's routing, arXiv:2603.18600):
                 a checkpoint must have been trained so. Guidance by the other modality falls away.
             generator (`torch.Generator` or a list with one for each clip, *optional*): makes the noise repeatable. With a
                 list, a clip does not depend on the batch that it is made in.

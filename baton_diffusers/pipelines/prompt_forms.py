@@ -1,6 +1,6 @@
 """How the prompts of a checkpoint are written: where in the text its sound is described, and what is said.
 
-Ovi's text is one for both branches (papers.md 4): speech stands between `<S>` and `<E>`, and a description of the sound ends the
+Ovi's text is one for both branches: speech stands between `<S>` and `<E>`, and a description of the sound ends the
 prompt, in the form that the checkpoint was trained with.
 """
 

@@ -1,4 +1,4 @@
-"""Stages 2 and 3: the transformer, with its text encoder, learns to denoise clips under a plan (papers.md 1.4)."""
+"""Stages 2 and 3: the transformer, with its text encoder, learns to denoise clips under a plan (Baton, arXiv:2605.25195)."""
 
 from __future__ import annotations
 
@@ -88,20 +88,20 @@ class TransformerTraining:
             configuration may lack: `("fusion", "context_tokens")` learns anew how the modalities read each other, on towers
             that know either, as the arms of an ablation do.
         new_layers_learning_rate: Learning rate of the parameters that these two name; None trains them at the rate of
-            the rest. CCL takes ten times the rate of the pretrained layers (papers.md, section 2).
+            the rest. CCL takes ten times the rate of the pretrained layers (arXiv:2603.18600).
         task_weights: How often a sample is drawn for each of [`TASKS`], relative to the others. "joint" alone is the plain
-            training; "t2v", "t2a", "a2v" and "v2a" beside it are CCL's task mix (papers.md, section 2); "mute" and "static"
-            train the anchors of SyncCFG (papers.md, section 3).
+            training; "t2v", "t2a", "a2v" and "v2a" beside it are CCL's task mix; "mute" and "static"
+            train the anchors of Harmony's SyncCFG.
         synergy_weights: Weights of further terms of the loss, in which *every* sample is trained in these tasks too, in the
-            same step. `{a2v: 0.1, v2a: 0.3}` is Harmony's Cross-Task Synergy (papers.md, section 3), at three times the
+            same step. `{a2v: 0.1, v2a: 0.3}` is Harmony's Cross-Task Synergy (arXiv:2511.21579), at three times the
             cost. `task_weights={joint: 1, a2v: 0.1, v2a: 0.3}` has, up to a factor, the same gradient on average, at one.
         clean_reads_noisy: Whether a clean modality reads the noisy one. Harmony says nothing of a routing, and both of its
-            streams attend to each other: `True`. The default is CCL's routing (papers.md, section 2): the clean modality
+            streams attend to each other: `True`. The default is CCL's routing: the clean modality
             reads the context tokens alone, and so does not change while the other is denoised.
         independent_timesteps: Share of samples whose audio has a noise level of its own, drawn apart from the video's.
         given_share: Share of samples of which a part is given clean, at timestep 0, and not supervised: the first picture,
             the beginning of both modalities, or all but a span of time of each. It trains what a pipeline does with
-            `image`, `continue_from` and masks (architecture.md, decision 2), and takes timesteps for each token. Half of the
+            `image`, `continue_from` and masks, and takes timesteps for each token. Half of the
             still clips of "static" are then held at the clip's own first picture, as SyncCFG's are where one is given.
         vae: Folder of the video's autoencoder, for "static".
         audio_vae: Folder of the audio's autoencoder, for "mute".
@@ -366,7 +366,7 @@ def parameter_groups(module: TransformerWithText, config: TransformerTraining) -
 @torch.no_grad()
 def static_latents(vae: AutoencoderKLWan, num_frames: int, height: int, width: int) -> torch.Tensor:
     """
-    Normalised latents of a motionless mid-grey clip: the static anchor of SyncCFG (papers.md, section 3).
+    Normalised latents of a motionless mid-grey clip: the static anchor of SyncCFG (arXiv:2511.21579).
 
     Args:
         vae: The video's autoencoder.
@@ -394,7 +394,7 @@ def _still_clips(vae: AutoencoderKLWan, pictures: torch.Tensor, num_frames: int)
 
 @torch.no_grad()
 def mute_latents(audio_vae: MMAudioVAE, audio_length: int) -> torch.Tensor:
-    """Scaled latents of silence, `(1, audio_length, channels)`: the mute anchor of SyncCFG (papers.md, section 3)."""
+    """Scaled latents of silence, `(1, audio_length, channels)`: the mute anchor of SyncCFG (arXiv:2511.21579)."""
     return encode_waveforms(
         audio_vae, torch.zeros(1, audio_length * audio_vae.latent_hop_length, device=audio_vae.device)
     )
@@ -405,7 +405,7 @@ class FlowMatchingLoss:
     Flow matching for both modalities: `z_t = (1 - t) x + t noise`, velocity `noise - x`.
 
     Every sample of a batch is drawn for one of the configured tasks, as evenly as the batch allows, and all of them pass the
-    model together: a task is a choice of noise levels and of who reads whom, not a code path (architecture.md, decision 3).
+    model together: a task is a choice of noise levels and of who reads whom, not a code path.
     Clips that the batch flags as `silent` or `static` are trained in "t2v" or "t2a" instead, the one task that they can teach.
     Samples lose text, plan or both with the configured shares, whatever their task, so that every anchor of guidance, and
     the use without a planner, is a trained state.
