@@ -371,6 +371,12 @@ def test_every_anchor_of_every_preset_is_a_state_that_nano_was_trained_in(name, 
         assert not untrained_passes(settings, guiders, direction), preset
 
 
+def test_nano_was_trained_with_given_pictures_and_their_still_clips():
+    """What SyncCFG puts in the picture's place where one is given, see test_where_pictures_are_given_still_clips_show_them."""
+    settings = nano_config("transformer_stage3")
+    assert settings.given_share > 0 and "static" in settings.tasks
+
+
 @pytest.mark.parametrize(
     "changes, preset, direction, untrained",
     [
