@@ -83,6 +83,8 @@ class TransformerTraining:
         planner_tokenizer: Folder of its tokenizer.
         initial: Folder with a `transformer` and a `text_encoder` to start from: stage 2's export for stage 3, or a whole
             pipeline to train on. They have to be of the configuration given here, but for `new_layers`.
+        initial_text_encoder: Folder of the text encoder to start from in place of `initial`'s: one that has learnt to read,
+            see `train_text_encoder.py`.
         new_layers: Parts of names of parameters that `initial` may lack, which then start as in a fresh model.
         fresh_layers: Parts of names of parameters that start as in a fresh model although `initial` has them, and that the
             configuration may lack: `("fusion", "context_tokens")` learns anew how the modalities read each other, on towers
@@ -130,6 +132,7 @@ class TransformerTraining:
     planner: str | None = None
     planner_tokenizer: str | None = None
     initial: str | None = None
+    initial_text_encoder: str | None = None
     new_layers: tuple[str, ...] = ("context_tokens",)
     fresh_layers: tuple[str, ...] = ()
     new_layers_learning_rate: float | None = None
@@ -159,6 +162,11 @@ class TransformerTraining:
             raise ValueError('`plan="planner"` needs `planner` and `planner_tokenizer`, the folders of both.')
         if self.text_encoder is not None and self.tokenizer is None:
             raise ValueError("`text_encoder` needs `tokenizer`, the folder of its tokenizer.")
+        if self.text_encoder is None and self.initial_text_encoder is not None:
+            raise ValueError(
+                f"`initial_text_encoder` is {self.initial_text_encoder}, but `text_encoder` is null, so that none learns: leave it "
+                "out."
+            )
         if self.text_encoder is None and self.data_seed is not None:
             raise ValueError(
                 "`text_encoder` is null, so that prompts are those whose embeddings the features hold, but `data_seed` "
@@ -308,24 +316,29 @@ def build_transformer(config: TransformerTraining) -> TransformerWithText:
             if parameter.shape[1] == 6:
                 with torch.no_grad():
                     parameter[:, [2, 5]] = 1.0  # gates of self-attention and feed-forward
-    if config.initial is not None:
-        names = []
-        for model, name in ((transformer, "transformer"), (text_encoder, "text_encoder")):
-            if model is None:
-                continue
-            weights = type(model).from_pretrained(Path(config.initial) / name, dtype=torch.float32).state_dict()
-            names += weights
-            weights = {key: value for key, value in weights.items() if not _names(config.fresh_layers, key)}
-            fresh = {key: value for key, value in model.state_dict().items() if _is_new(key, config)}
-            weights = {**fresh, **weights}
-            shapes, expected = ({key: value.shape for key, value in d.items()} for d in (weights, model.state_dict()))
-            if shapes != expected:
-                key = next(key for key in {**expected, **shapes} if shapes.get(key) != expected.get(key))
-                raise ValueError(
-                    f"{config.initial}/{name} has `{key}` of shape {shapes.get(key)}, but the configuration says "
-                    f"{expected.get(key)}: start from models of the same configuration."
-                )
-            model.load_state_dict(weights)
+    initial, reader = config.initial, config.initial_text_encoder
+    folders = {
+        "transformer": None if initial is None else Path(initial) / "transformer",
+        "text_encoder": reader if reader is not None or initial is None else Path(initial) / "text_encoder",
+    }
+    names = []
+    for model, folder in ((transformer, folders["transformer"]), (text_encoder, folders["text_encoder"])):
+        if model is None or folder is None:
+            continue
+        weights = type(model).from_pretrained(folder, dtype=torch.float32).state_dict()
+        names += weights
+        weights = {key: value for key, value in weights.items() if not _names(config.fresh_layers, key)}
+        fresh = {key: value for key, value in model.state_dict().items() if _is_new(key, config)}
+        weights = {**fresh, **weights}
+        shapes, expected = ({key: value.shape for key, value in d.items()} for d in (weights, model.state_dict()))
+        if shapes != expected:
+            key = next(key for key in {**expected, **shapes} if shapes.get(key) != expected.get(key))
+            raise ValueError(
+                f"{folder} has `{key}` of shape {shapes.get(key)}, but the configuration says {expected.get(key)}: start from "
+                "models of the same configuration."
+            )
+        model.load_state_dict(weights)
+    if initial is not None:
         for part in config.fresh_layers:
             if not any(part in name for name in names):
                 raise ValueError(

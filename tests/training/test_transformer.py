@@ -673,6 +673,22 @@ def test_fresh_layers_start_anew_on_towers_that_are_kept(tmp_path):
         build_transformer(config(**{**arguments, "fresh_layers": ["adapter"]}, transformer={"num_context_tokens": 2}))
 
 
+def test_a_text_encoder_that_reads_already_takes_the_place_of_the_first(tmp_path):
+    torch.manual_seed(0)
+    older, reader = build_transformer(config()), build_transformer(config()).text_encoder
+    export_transformer(older, tmp_path)
+    reader.save_pretrained(tmp_path / "reader")
+    settings = {"initial": str(tmp_path), "initial_text_encoder": str(tmp_path / "reader")}
+    for initial, transformer in ((str(tmp_path), older.transformer), (None, None)):
+        built = build_transformer(config(**{**settings, "initial": initial}))
+        for name, value in reader.state_dict().items():
+            assert torch.equal(built.text_encoder.state_dict()[name], value), name
+        for name, value in ({} if transformer is None else transformer.state_dict()).items():
+            assert torch.equal(built.transformer.state_dict()[name], value), name
+    with pytest.raises(ValueError, match="`initial_text_encoder` is .*leave it out"):
+        replace(config(**settings), text_encoder=None, tokenizer=None, data_seed=None)
+
+
 def test_the_curves_give_the_mean_loss_of_each_task(tmp_path):
     settings = task_config({"joint": 1, "a2v": 1}, tmp_path=tmp_path)
     settings.trainer.steps, settings.trainer.log_every = 6, 2
