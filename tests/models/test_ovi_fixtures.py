@@ -65,8 +65,11 @@ def test_float8_weights_keep_their_values(tmp_path):
     eight_bits = DualBranchTransformer.from_single_file(tmp_path / "model_fp8_e4m3fn.safetensors", **untold)
     assert eight_bits.blocks[0].attn1.to_q.weight.dtype == torch.bfloat16
     reference = DualBranchTransformer.from_single_file(tmp_path / "model_rounded.safetensors", **untold)
-    with torch.no_grad():
-        assert torch.equal(eight_bits.float()(**inputs).sample, reference(**inputs).sample)
+    weights = reference.state_dict()
+    for name, value in eight_bits.float().state_dict().items():
+        assert torch.equal(value, weights[name]), name
+    with torch.no_grad():  # to rounding: how a product is summed up may depend on where in memory its weights lie
+        torch.testing.assert_close(eight_bits(**inputs).sample, reference(**inputs).sample, atol=1e-5, rtol=1e-5)
 
 
 def test_a_file_that_is_not_ovis_is_refused_by_its_first_key(tmp_path):
