@@ -46,7 +46,7 @@ def main() -> None:
         step = load_checkpoint(config.trainer.run_dir, planner)
         print(f"step {step}: {step * config.trainer.batch_size} prompts seen")
     else:
-        cues = (config.cue_weight, config.cue_texts, config.cue_dropout)
+        cues = (config.cue_weight, config.cue_texts, config.cue_dropout, config.cue_tier_weights)
         loss = PlannerLoss(tokenizer, planner.config, config.audio_weight, *cues)
         if config.features is None:
             dataset = PlannedScenes(*encoders, config.num_scenes, config.clips_per_prompt)

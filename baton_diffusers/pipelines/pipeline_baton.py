@@ -6,6 +6,7 @@ import math
 import numbers
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ from .conditions import (
     model_waveform,
     read_given,
 )
+from .cue_fitting import fit_cues
 from .lora import BatonLoraLoaderMixin
 from .pipeline_output import BatonPipelineOutput
 from .prompt_forms import PROMPT_FORMS, unknown_words, write_prompt
@@ -291,6 +293,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         use_plan: bool,
         cues: str | list[str] | None,
         cue_temperature: float,
+        num_cue_candidates: int,
         use_cache: bool,
         output_type: str,
         callback_on_step_end_tensor_inputs: Sequence[str],
@@ -509,6 +512,8 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                     )
         if not 0 <= cue_temperature < math.inf:
             raise ValueError(f"`cue_temperature` is {cue_temperature}, but must be a number from 0 on.")
+        if not isinstance(num_cue_candidates, numbers.Integral) or num_cue_candidates < 0:
+            raise ValueError(f"`num_cue_candidates` is {num_cue_candidates!r}, but must be a whole number from 0 on.")
 
         # 6. Output
         if output_type not in OUTPUT_TYPES:
@@ -646,6 +651,8 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         cue_temperature: float = 0.5,
         generator: torch.Generator | list[torch.Generator] | None = None,
         device: torch.device | None = None,
+        given_plan: SemanticPlan | None = None,
+        num_cue_candidates: int = 64,
     ) -> list[str] | None:
         r"""
         Lets the planner write when things happen, or makes given cue sheets ready for the clips.
@@ -660,6 +667,9 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             generator (`torch.Generator` or a list with one for each clip, *optional*): decides what is written. It is read,
                 not advanced: the noise of a clip does not depend on its planner.
             device (`torch.device`, *optional*): where the planner runs.
+            given_plan (`SemanticPlan`, *optional*): what is given of the clips as `prepare_given_plan` reads it, for one clip or
+                for each: the cues are then those of [`fit_cues`].
+            num_cue_candidates (`int`, defaults to 64): see [`fit_cues`].
 
         Returns:
             `list[str]` of `num_clips` sheets, their instants moved to the planner's timestamps; or `None` with a planner that knows
@@ -687,6 +697,14 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         else:
             generator = _fork(generator or torch.default_generator)
         prompt = [text for text in prompt for _ in range(num_clips // len(prompt))]
+        if given_plan is not None:
+            plans = given_plan.repeat_interleave(num_clips // given_plan.batch_size).to(device)
+            generators = generator if isinstance(generator, list) else [generator] * num_clips
+            parts = self.planner, self.planner_tokenizer
+            return [
+                fit_cues(*parts, text, plans[index], num_cue_candidates, generators[index])
+                for index, text in enumerate(prompt)
+            ]
         input_ids, attention_mask = tokenize_prompts(self.planner_tokenizer, prompt, self.planner.config.system_prompt)
         duration = coordinates.clip_duration(num_frames or self.config.num_frames, self.frame_rate)
         sheets = self.planner.generate_cues(
@@ -745,6 +763,51 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             plan = self.planner(input_ids.to(device), attention_mask.to(device), duration)
         plan = plan.to(device, self.transformer.dtype).trimmed()
         return plan.repeat_interleave((num_clips or plan.batch_size) // plan.batch_size)
+
+    @torch.no_grad()
+    def prepare_given_plan(
+        self, given: Given, height: int, width: int, num_frames: int, device: torch.device | None = None
+    ) -> SemanticPlan | None:
+        r"""
+        Reads off what is given of the clips the part of their plan that it settles.
+
+        Args:
+            given ([`Given`]): pictures and sounds.
+            height, width, num_frames (`int`): size of the clips in pixels and frames.
+            device (`torch.device`, *optional*): where the semantic encoders run.
+
+        Returns:
+            `SemanticPlan` of one clip for all or of one for each prompt, whose masks are `True` for the tokens of pictures and
+            sounds that are given, and zeros where they are not; or `None` where that is none, or their encoder is missing.
+        """
+        device = device or self._execution_device
+        config, duration = self.planner.config, coordinates.clip_duration(num_frames, self.frame_rate)
+        layout = self.planner.plan_layout(duration)
+        num_clips = max(number for name, number in given.num_clips.items() if name != "reference audio")
+        video_tokens = torch.zeros(num_clips, len(layout.video_times), config.video_dim, device=device)
+        audio_tokens = torch.zeros(num_clips, len(layout.audio_times), config.audio_dim, device=device)
+        known = torch.zeros(len(layout.video_times), dtype=torch.bool)
+        audio_known = torch.zeros(len(layout.audio_times), dtype=torch.bool)
+        if given.video is not None and self.video_semantic_encoder is not None:
+            frames = model_frames(given.video, num_frames, self.frame_rate, height, width)
+            video_tokens[:] = self.video_semantic_encoder.encode(frames.to(device), self.frame_rate)
+            new = coordinates.units_in_spans(given.video.new, self.frame_rate, num_frames)
+            known = ~new[coordinates.nearest_frames(layout.video_times, num_frames, self.frame_rate)]
+        if given.audio is not None and self.audio_semantic_encoder is not None:
+            sampling_rate = self.audio_semantic_encoder.sampling_rate
+            num_samples = coordinates.num_samples(duration, sampling_rate)
+            waveform = model_waveform(given.audio, num_samples, sampling_rate)[:, None].to(device)
+            channels = self.audio_semantic_encoder.audio_channels
+            audio_tokens[:] = self.audio_semantic_encoder.encode(waveform.expand(-1, channels, -1), sampling_rate)
+            rate = config.audio_tokens_per_chunk / config.chunk_duration
+            within = [(start, end) for start, end in given.audio.new if start < duration]
+            new = coordinates.units_in_spans(within, rate, len(audio_known))
+            audio_known = layout.audio_mask & ~new
+        if not known.any() and not audio_known.any():
+            return None
+        plan = SemanticPlan.laid_out(layout, video_tokens, audio_tokens, duration)
+        masks = known.to(device).expand(num_clips, -1), audio_known.to(device).expand(num_clips, -1)
+        return replace(plan, video_mask=masks[0], audio_mask=masks[1])
 
     @torch.no_grad()
     def prepare_conditions(
@@ -1048,6 +1111,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         use_plan: bool = True,
         cues: str | list[str] | None = None,
         cue_temperature: float = 0.5,
+        num_cue_candidates: int = 64,
         use_cache: bool = False,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -1120,11 +1184,15 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             use_plan (`bool`, defaults to `True`): `False` makes the clips from the text alone.
             cues (`str` or `list[str]`, *optional*): when things happen, for a planner that knows timestamps, as
                 `"<|0.50|> red ball <|1.56|> purple face three"`; one sheet for all prompts, one for each, or one for each
-                clip. By default the planner writes them; but where `video`, `audio` or a beginning is given, which settles when
-                things happen, the empty sheet is taken. That leaves times open, as the paper's planner does: the plan is then
-                the mean over them.
+                clip. By default the planner writes them. Where `video`, `audio` or a beginning is given, which settles when
+                things happen, it writes `num_cue_candidates` sheets, and the one whose plan agrees best with what the semantic
+                encoders read off it is fitted to it ([`fit_cues`]). The empty sheet leaves times open, as the paper's planner
+                does: the plan is then the mean over them.
             cue_temperature (`float`, defaults to 0.5): how freely the planner writes cues; 0 takes the likeliest. At 1, with which it
                 is trained, times are as varied as in its data, and slips more frequent (ours).
+            num_cue_candidates (`int`, defaults to 64): sheets from which cues for what is given are chosen. Each costs a pass of the
+                planner, and so does each of about 4 to 8 moves of each cue, some times over. With 0, and in a pipeline without
+                semantic encoders, the empty sheet is taken there.
             use_cache (`bool`, defaults to `False`): whether keys and values that do not change over the steps are kept for the
                 call: those of text and plan, and those of a clean stream that reads context tokens alone (a given modality,
                 Harmony's anchors), which is then run once. It costs `transformer.cache_bytes` of memory for their tokens in
@@ -1197,6 +1265,7 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             use_plan=use_plan,
             cues=cues,
             cue_temperature=cue_temperature,
+            num_cue_candidates=num_cue_candidates,
             use_cache=use_cache,
             output_type=output_type,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
@@ -1232,12 +1301,17 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             device,
         )
 
-        # 4. Plan. What is given of a clip's course settles when things happen: nothing is written against it.
+        # 4. Plan. What is given of a clip's course settles when things happen: cues are fitted to it, and never written against it.
         if plan is None and use_plan and self.planner is not None:
+            given_plan = None
             mask, audio_mask = self._known_masks(given, num_frames)
-            if cues is None and (mask[1:].any() or audio_mask.any()):
-                cues = ""
-            cues = self.prepare_cues(prompt, num_frames, num_clips, cues, cue_temperature, generator, device)
+            if cues is None and self.planner.writes_cues and (mask[1:].any() or audio_mask.any()):
+                if num_cue_candidates:
+                    given_plan = self.prepare_given_plan(given, height, width, num_frames, device)
+                cues = "" if given_plan is None else None
+            cues = self.prepare_cues(
+                prompt, num_frames, num_clips, cues, cue_temperature, generator, device, given_plan, num_cue_candidates
+            )
         plan = self.prepare_plan(prompt, num_frames, num_clips, plan, use_plan, cues, device=device)
         has_plan, has_other = plan is not None, only is None
 
@@ -1547,6 +1621,30 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                 spectrogram["sample_rate"] = vocoder.sampling_rate
             for name, value in spectrogram.items():
                 disagree(f"`{name}`", mel[name], "vocoder", value, owner="audio VAE")
+
+        if self.planner is not None:
+            planner = self.planner.config
+            layouts = []
+            if (video := self.video_semantic_encoder) is not None:
+                layouts += [
+                    ("keyframe_rate", planner.keyframe_rate, "video_semantic_encoder", video.config.keyframe_rate),
+                    (
+                        "video_grid",
+                        tuple(planner.video_grid),
+                        "video_semantic_encoder",
+                        tuple(video.config.video_grid),
+                    ),
+                    ("video_dim", planner.video_dim, "video_semantic_encoder", len(video.feature_mean)),
+                ]
+            if (audio := self.audio_semantic_encoder) is not None:
+                tokens, chunk = audio.config.tokens_per_chunk, audio.config.chunk_duration
+                layouts += [
+                    ("audio_tokens_per_chunk", planner.audio_tokens_per_chunk, "audio_semantic_encoder", tokens),
+                    ("chunk_duration", planner.chunk_duration, "audio_semantic_encoder", chunk),
+                    ("audio_dim", planner.audio_dim, "audio_semantic_encoder", len(audio.feature_mean)),
+                ]
+            for name, ours, encoder, theirs in layouts:
+                disagree(f"`{name}`", ours, encoder, theirs, owner="planner")
 
         if self.transformer is None:
             return

@@ -150,7 +150,7 @@ def generated_clips(
         sheets = {"none": [""] * len(batch), "ground truth": [write_cues(o.scene, o.seed) for o in others]}.get(cues)
         if plan == "planner" and not text:
             if sheets is None and direction in ("a2v", "v2a", "continuation"):
-                sheets = [""] * len(batch)  # as in a call with the text: nothing is written against what is given
+                sheets = [""] * len(batch)  # a plan that is made beforehand knows nothing of what is given
             given = pipe.prepare_plan(prompts, cues=pipe.prepare_cues(prompts, cues=sheets, generator=generator))
             sheets = None
         output = pipe(

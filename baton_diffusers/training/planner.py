@@ -15,7 +15,7 @@ from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncode
 from ..models.va_planner import VAPlannerModel, tokenize_cues, tokenize_prompts
 from ..plan import SemanticPlan
 from ..stage import render_clip, sample_scene, write_cues, write_prompt
-from .data import to_video
+from .data import StageClips, to_video
 from .features import CachedFeatures
 from .trainer import TrainerConfig
 
@@ -50,6 +50,7 @@ class PlannerConfig:
         cue_weight: Weight of the cross-entropy of cues, for a planner with timestamps.
         cue_texts: Further prompts of Stage with their cues in each batch, for the cross-entropy alone. To write down who acts
             how often, in which order, takes more examples to learn than to plan by it, and text is cheap.
+        cue_tier_weights: How often these prompts are of each tier, in any scale; None draws all tiers equally often.
         cue_dropout: Share of samples whose cues are left out of what the planner reads, so that it still plans without.
         evaluation_scenes: Validation scenes over which the explained variance is taken after training; 0 for none.
     """
@@ -71,6 +72,7 @@ class PlannerConfig:
     audio_weight: float = 1.0
     cue_weight: float = 1.0
     cue_texts: int = 0
+    cue_tier_weights: dict[str, float] | None = None
     cue_dropout: float = 0.1
     evaluation_scenes: int = 200
 
@@ -227,6 +229,7 @@ class PlannerLoss:
         cue_weight (`float`, defaults to 1.0): weight of the cross-entropy.
         cue_texts (`int`, defaults to 0): further prompts of Stage with their cues, for the cross-entropy alone.
         cue_dropout (`float`, defaults to 0.1): share of samples whose sheet is empty, and then not learnt.
+        cue_tier_weights (`dict`, *optional*): how often those prompts are of each tier, see [`StageClips`].
     """
 
     def __init__(
@@ -237,6 +240,7 @@ class PlannerLoss:
         cue_weight: float = 1.0,
         cue_texts: int = 0,
         cue_dropout: float = 0.1,
+        cue_tier_weights: Mapping[str, float] | None = None,
     ):
         self.tokenizer = tokenizer
         self.planner_config = planner_config
@@ -244,6 +248,7 @@ class PlannerLoss:
         self.cue_weight = cue_weight
         self.cue_texts = cue_texts
         self.cue_dropout = cue_dropout
+        self.stage = StageClips("train", tier_weights=cue_tier_weights)
 
     def __call__(self, module: nn.Module, batch: dict, generator: torch.Generator, step: int) -> dict:
         target, prompts = batch["plan"], batch["prompt"]
@@ -278,11 +283,11 @@ class PlannerLoss:
         self, generator: torch.Generator, device: torch.device
     ) -> tuple[torch.Tensor, torch.Tensor, None, torch.Tensor]:
         seeds = torch.randint(2**31, (self.cue_texts,), generator=generator, device=generator.device).tolist()
-        scenes = [sample_scene(seed, split="train") for seed in seeds]
+        scenes = [self.stage.scene(seed) for seed in seeds]
         input_ids, attention_mask, labels = tokenize_cues(
             self.tokenizer,
-            [write_prompt(scene, seed) for scene, seed in zip(scenes, seeds, strict=True)],
-            [write_cues(scene, seed) for scene, seed in zip(scenes, seeds, strict=True)],
+            [write_prompt(*scene) for scene in scenes],
+            [write_cues(*scene) for scene in scenes],
             self.planner_config["system_prompt"],
             self.planner_config["timestamp_rate"],
         )

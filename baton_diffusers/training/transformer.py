@@ -105,13 +105,14 @@ class TransformerTraining:
             the beginning of both modalities, or all but a span of time of each. It trains what a pipeline does with
             `image`, `continue_from` and masks, and takes timesteps for each token. Half of the
             still clips of "static" are then held at the clip's own first picture, as SyncCFG's are where one is given.
+        reference_share: Share of batches whose samples hear a reference audio before the clip: a span of between a sixth and a
+            half of their own sound, from anywhere in it. It trains Harmony's global style path (arXiv:2511.21579).
         vae: Folder of the video's autoencoder, for "static".
         audio_vae: Folder of the audio's autoencoder, for "mute".
         text_dropout: Share of samples that lose the text but keep the plan.
         plan_dropout: Share of samples that lose the plan but keep the text.
         joint_dropout: Share of samples that lose both.
-        cue_dropout: Share of samples whose plan is made without cues, by a planner that writes them. Where more is given than the
-            first picture ("a2v", "v2a", beginnings and masks of `given_share`) none has any, as in a pipeline.
+        cue_dropout: Share of samples whose plan is made without cues, by a planner that writes them.
         noise_mean: Noise levels are `sigmoid(noise_mean + noise_std * N(0, 1))`.
         noise_std: See `noise_mean`.
         noise_bins: Equal ranges of noise levels for which the losses are also logged apart; 0 logs none.
@@ -141,6 +142,7 @@ class TransformerTraining:
     clean_reads_noisy: bool = False
     independent_timesteps: float = 0.0
     given_share: float = 0.0
+    reference_share: float = 0.0
     vae: str | None = None
     audio_vae: str | None = None
     text_dropout: float = 0.1
@@ -189,9 +191,9 @@ class TransformerTraining:
                     )
         if not any(self.task_weights.values()):
             raise ValueError(f"`task_weights` is {self.task_weights}: give one task at least a weight above 0.")
-        for name in ("independent_timesteps", "given_share", "cue_dropout"):
+        for name in ("independent_timesteps", "given_share", "reference_share", "cue_dropout"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` is a share of the samples, in [0, 1], got {getattr(self, name)}.")
+                raise ValueError(f"`{name}` is a share, in [0, 1], got {getattr(self, name)}.")
         if self.noise_bins < 0:
             raise ValueError(f"`noise_bins` must be 0 or more, got {self.noise_bins}.")
         for task, name in (("static", "vae"), ("mute", "audio_vae")):
@@ -275,6 +277,7 @@ class TransformerWithText(nn.Module):
         audio_timestep: torch.Tensor,
         video_reads_audio: bool | torch.Tensor,
         audio_reads_video: bool | torch.Tensor,
+        reference_audio: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Velocities of both modalities. `text` is token ids, whose embeddings are padded with zeros as in
         `BatonPipeline.encode_prompt`, or without a text encoder those embeddings themselves, and has no mask then."""
@@ -290,6 +293,7 @@ class TransformerWithText(nn.Module):
             plan=plan,
             video_reads_audio=video_reads_audio,
             audio_reads_video=audio_reads_video,
+            reference_audio_hidden_states=reference_audio,
             return_dict=False,
         )
 
@@ -509,6 +513,7 @@ class FlowMatchingLoss:
         if "mute" in config.tasks:
             still = self._where(task, "audio", "still")[:, None, None]
             audio_noised = torch.where(still, self._still_latents(audio_latents), audio_noised)
+        reference_audio = self._reference_audio(audio_latents, generator)
 
         # 4. What it sees of text and plan
         draw = torch.rand(len(task), generator=generator, device=device)
@@ -517,9 +522,7 @@ class FlowMatchingLoss:
             draw < config.text_dropout + config.joint_dropout + config.plan_dropout
         )
         text, attention_mask = self._text(batch, repeats, loses_text)
-        settled = (~noisy[:, 1:]).any(dim=1) & ~self._where(task, "video", "still")
-        audio_settled = (~audio_noisy).any(dim=1) & ~self._where(task, "audio", "still")
-        plan = self._plan(batch, settled | audio_settled, generator)
+        plan = self._plan(batch, repeats, generator)
         if plan is not None:
             plan = plan.masked(~loses_plan)
 
@@ -534,6 +537,7 @@ class FlowMatchingLoss:
             self._timestep(audio_level, 1),
             self._visibility(task, "video", "audio"),
             self._visibility(task, "audio", "video"),
+            reference_audio,
         )
 
         # 6. Errors of each row, over its noisy latents; the loss takes those of supervised modalities, weighted by term
@@ -588,6 +592,18 @@ class FlowMatchingLoss:
         made = (spans[:, 1] > start) & (spans[:, 0] < stop)
         audio_made = (times + half > audio_start) & (times - half < audio_stop)
         return noisy & (made | ~partly[:, None]), audio_noisy & (audio_made | ~partly[:, None])
+
+    def _reference_audio(self, audio_latents: torch.Tensor, generator: torch.Generator) -> torch.Tensor | None:
+        """A span of each row's own sound, `(num_rows, reference_length, channels)`, or None for batches without one."""
+        if self.config.reference_share == 0:
+            return None
+        num_rows, audio_length, _ = audio_latents.shape
+        drawn, size, *starts = torch.rand(2 + num_rows, generator=generator, device=generator.device)
+        if drawn >= self.config.reference_share:
+            return None
+        length = max(1, round(audio_length * (1 + 2 * size.item()) / 6))
+        first = [int(start * (audio_length - length + 1)) for start in starts]
+        return torch.stack([row[i : i + length] for row, i in zip(audio_latents, first, strict=True)])
 
     def _draw_tasks(self, batch_size: int, generator: torch.Generator) -> torch.Tensor:
         # Systematic sampling: a task of share p gets p * batch_size samples of a batch, rounded up or down by chance.
@@ -672,11 +688,11 @@ class FlowMatchingLoss:
         ).to(lost.device)
         return tokens.input_ids, tokens.attention_mask
 
-    def _plan(self, batch: dict[str, Any], settled: torch.Tensor, generator: torch.Generator) -> SemanticPlan | None:
-        """The plan of each row; `settled` says of which something is given that settles the times."""
+    def _plan(self, batch: dict[str, Any], repeats: int, generator: torch.Generator) -> SemanticPlan | None:
+        """The plan of each row."""
         if self.config.plan == "none":
             return None
-        device, repeats = settled.device, len(settled) // len(batch["prompt"])
+        device = generator.device
         features_plan = self.features.plan(batch["video_tokens"], batch["audio_tokens"]).to(device)
         if self.config.plan == "encoders":
             return features_plan.repeat_interleave(repeats)
@@ -686,9 +702,9 @@ class FlowMatchingLoss:
                 tokens = tokenize_prompts(self.planner_tokenizer, batch["prompt"], planner.system_prompt)
                 plan = self.planner(*(value.to(device) for value in tokens), features_plan.duration)
                 return plan.trimmed().repeat_interleave(repeats)
-            # The clip's own cues, with which the plan agrees with the clip; none where times are settled, as in a pipeline
-            written = torch.rand(len(settled), generator=generator, device=device) >= self.config.cue_dropout
-            written = written & ~settled
+            # The clip's own cues, with which the plan agrees with the clip
+            count = repeats * len(batch["prompt"])
+            written = torch.rand(count, generator=generator, device=device) >= self.config.cue_dropout
             prompts = [prompt for prompt in batch["prompt"] for _ in range(repeats)]
             cues = [cues for cues in batch["cues"] for _ in range(repeats)]
             cues = [sheet if write else "" for sheet, write in zip(cues, written.tolist(), strict=True)]

@@ -1,12 +1,11 @@
 """Cues in the pipeline: when things happen, written by the planner or given."""
 
-import numpy as np
 import pytest
 import torch
 
 from baton_diffusers.cues import parse_cues
 
-from ..tiny import DURATION, FRAME_RATE, NUM_FRAMES, tiny_cue_parts, tiny_pipeline
+from ..tiny import DURATION, tiny_cue_parts, tiny_pipeline
 from .calls import OTHER, PROMPT, assert_same, differ, forbid, make, quiet, record, seeds
 
 
@@ -59,15 +58,6 @@ def test_each_clip_of_a_batch_has_the_cues_that_it_has_alone(cue_pipe):
     assert videos.cues[0] == make(cue_pipe, PROMPT, 3, cue_temperature=1.0).cues[0] != videos.cues[1]
     assert make(cue_pipe, [PROMPT, OTHER], cues=["", "<|0.25|> green star"]).cues == ["", "<|0.25|> green star"]
     assert make(cue_pipe, [PROMPT, OTHER], cues="").cues == ["", ""]
-
-
-def test_nothing_is_written_against_what_is_given(cue_pipe):
-    silence = np.zeros(round(DURATION * cue_pipe.sampling_rate), dtype=np.float32)
-    assert make(cue_pipe, audio=silence).cues == [""]
-    picture = np.zeros((NUM_FRAMES, 32, 32, 3), dtype=np.uint8)
-    assert make(cue_pipe, video=picture, video_frame_rate=FRAME_RATE).cues == [""]
-    assert make(cue_pipe, audio=silence, cues="<|0.25|> red circle").cues == ["<|0.25|> red circle"]
-    assert make(cue_pipe, image=picture[0]).cues == make(cue_pipe).cues != [""]
 
 
 def test_a_clip_tells_the_instants_that_it_was_made_for(cue_pipe):

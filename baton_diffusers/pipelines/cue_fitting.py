@@ -1,0 +1,128 @@
+"""Cues for clips of which something is given: sheets that the planner writes, chosen and moved until their plan agrees with it.
+
+A prompt does not say when things happen; a film, a sound or a beginning does. No part of the planner reads them, but semantic
+encoders do, in the same terms in which it plans. So cues can be found by analysis through synthesis: many sheets are written,
+each is planned, and the plan that comes nearest to what the encoders read tells when things happen. Ours.
+"""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from .. import coordinates
+from ..cues import format_cues, parse_cues
+from ..models.va_planner import VAPlannerModel, tokenize_cues, tokenize_prompts
+from ..plan import SemanticPlan
+
+
+# Candidates are drawn as freely as the planner was trained to write: what fits is not always what is likeliest.
+_TEMPERATURE = 1.0
+_CANDIDATES_AT_ONCE = 16
+_MOVES = (-2, -1, 1, 2)  # timestamps
+_MAX_ROUNDS = 8
+_LEAST_GAIN = 0.005  # of the disagreement, in a round: less is what cues of other instants do to one another
+
+
+@torch.no_grad()
+def fit_cues(
+    planner: VAPlannerModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    given: SemanticPlan,
+    num_candidates: int = 64,
+    generator: torch.Generator | None = None,
+) -> str:
+    """
+    The cue sheet under which a planner's plan of a prompt agrees best with what is given of the clip.
+
+    The planner writes `num_candidates` sheets. The best of them is then improved: each of its cues that lies within what is given,
+    alone or with all later ones, is moved by one or two timestamps as long as that helps. What happens where nothing is given is
+    left as it was written.
+
+    Args:
+        planner (`VAPlannerModel`): a planner that writes cues.
+        tokenizer (`PreTrainedTokenizerBase`): its tokenizer.
+        prompt (`str`): what happens in the clip.
+        given (`SemanticPlan`): one clip's plan as the semantic encoders read it; its masks say of which tokens they could.
+        num_candidates (`int`, defaults to 64): sheets to choose from. Moving the best one takes up to half as many plans again for
+            each of its cues.
+        generator (`torch.Generator`, *optional*): what sheets are drawn from.
+
+    Returns:
+        `str`: the sheet.
+    """
+    config, given = planner.config, given.trimmed()
+    device = given.video_tokens.device
+    input_ids, attention_mask = (
+        values.repeat(num_candidates, 1).to(device)
+        for values in tokenize_prompts(tokenizer, [prompt], config.system_prompt)
+    )
+    written = planner.generate_cues(input_ids, attention_mask, given.duration, _TEMPERATURE, generator)
+
+    def errors(sheets: list[str]) -> torch.Tensor:
+        parts = []
+        for start in range(0, len(sheets), _CANDIDATES_AT_ONCE):
+            some = sheets[start : start + _CANDIDATES_AT_ONCE]
+            tokens = tokenize_cues(tokenizer, [prompt] * len(some), some, config.system_prompt, config.timestamp_rate)
+            plan = planner(tokens[0].to(device), tokens[1].to(device), given.duration)
+            parts.append(disagreement(plan.trimmed(), given))
+        return torch.cat(parts)
+
+    candidates, best, least = list(dict.fromkeys(tokenizer.batch_decode(written))), "", float("inf")
+    for _ in range(1 + _MAX_ROUNDS):
+        values = errors(candidates)
+        if not values.min() < (1 - _LEAST_GAIN) * least:
+            break
+        best, least = candidates[int(values.argmin())], float(values.min())
+        candidates = _moved(best, given, config.keyframe_rate, config.timestamp_rate)
+        if not candidates:
+            break
+    return best
+
+
+def disagreement(plan: SemanticPlan, given: SemanticPlan) -> torch.Tensor:
+    """
+    How far plans lie from one that is known in part: the mean squared difference of the known tokens, both modalities' added up.
+
+    Args:
+        plan (`SemanticPlan`): a batch of plans, of one layout with `given`.
+        given (`SemanticPlan`): one clip's, whose masks say what is known.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size,)`, float32.
+    """
+    total = torch.zeros(plan.batch_size, device=plan.video_tokens.device)
+    for modality in ("video", "audio"):
+        tokens, known = (getattr(p, f"{modality}_tokens").float() for p in (plan, given))
+        mask = _is_known(given, modality)
+        if mask.any():
+            total += (tokens - known)[:, mask].square().mean(dim=(1, 2))
+    return total
+
+
+def _is_known(given: SemanticPlan, modality: str) -> torch.Tensor:
+    """Which tokens of one clip's plan are known, `(num_tokens,)`."""
+    mask, times = getattr(given, f"{modality}_mask"), getattr(given, f"{modality}_times")
+    return torch.ones_like(times, dtype=torch.bool) if mask is None else mask[0]
+
+
+def _moved(sheet: str, given: SemanticPlan, keyframe_rate: float, timestamp_rate: float) -> list[str]:
+    """Sheets in which one cue, or it and all later ones, happen a little earlier or later, in the same order."""
+    known = torch.cat([given.video_times[_is_known(given, "video")], given.audio_times[_is_known(given, "audio")]])
+    last = (coordinates.num_timestamps_within(given.duration, timestamp_rate) - 1) / timestamp_rate
+    cues = parse_cues(sheet)
+    sheets = []
+    for first in range(len(cues)):
+        for end in (first + 1, len(cues)):
+            for steps in _MOVES:
+                moved = [
+                    cue._replace(time=cue.time + steps / timestamp_rate) if first <= i < end else cue
+                    for i, cue in enumerate(cues)
+                ]
+                times = [cue.time for cue in moved]
+                instants = torch.tensor([cues[first].time, times[first]], device=known.device)
+                is_known = (known[:, None] - instants).abs().amin(dim=0) <= 0.5 / keyframe_rate
+                if times == sorted(times) and times[0] >= 0 and times[-1] <= last and is_known.all():
+                    sheets.append(format_cues(moved))
+    return list(dict.fromkeys(sheets))

@@ -1,0 +1,200 @@
+"""Cues for what is given: written, chosen and moved until their plan agrees with it."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from baton_diffusers import BatonPipeline
+from baton_diffusers.checkpoints import default_checkpoint
+from baton_diffusers.cues import format_cues, parse_cues
+from baton_diffusers.models.va_planner import tokenize_cues, tokenize_prompts
+from baton_diffusers.pipelines.conditions import read_given
+from baton_diffusers.pipelines.cue_fitting import _moved, disagreement, fit_cues
+from baton_diffusers.stage import render_clip, sample_scene, write_cues, write_prompt
+
+from ..tiny import (
+    DURATION,
+    FRAME_RATE,
+    NUM_FRAMES,
+    SAMPLING_RATE,
+    SIZE,
+    random_clip,
+    random_plan,
+    tiny_cue_parts,
+    tiny_pipeline,
+    tiny_video_semantic_encoder,
+)
+from .calls import OTHER, PROMPT, forbid, make, quiet, record, seeds
+
+
+FRAMES, WAVEFORM = random_clip()
+STRIDE = 4
+
+
+@pytest.fixture(scope="module")
+def cue_pipe():
+    return quiet(tiny_pipeline(**tiny_cue_parts()))
+
+
+def given_plan_of(pipe, **given):
+    given = read_given(pipe.frame_rate, pipe.sampling_rate, STRIDE, **given)
+    return pipe.prepare_given_plan(given, SIZE, SIZE, NUM_FRAMES)
+
+
+def plan_of(sheet, planner, planner_tokenizer, prompt=PROMPT):
+    tokens = tokenize_cues(planner_tokenizer, [prompt], [sheet], timestamp_rate=planner.config.timestamp_rate)
+    with torch.no_grad():
+        return planner(*tokens[:2], DURATION)
+
+
+def test_disagreement_counts_what_is_known_alone():
+    plans, given = random_plan(3, seed=1).trimmed(), random_plan(seed=2).trimmed()
+    known, audio_known = given.video_times < 0.5, given.audio_times >= 0.75
+    masked = replace(given, video_mask=known[None], audio_mask=audio_known[None])
+    video = (plans.video_tokens - given.video_tokens)[:, known].square().mean(dim=(1, 2))
+    audio = (plans.audio_tokens - given.audio_tokens)[:, audio_known].square().mean(dim=(1, 2))
+    torch.testing.assert_close(disagreement(plans, masked), video + audio)
+    without = replace(masked, audio_mask=torch.zeros_like(masked.audio_mask))
+    torch.testing.assert_close(disagreement(plans, without), video)
+    assert torch.equal(disagreement(given, given), torch.zeros(1))
+
+
+def test_cues_are_moved_until_the_plan_agrees():
+    parts = tiny_cue_parts()
+    prompts = tokenize_prompts(parts["planner_tokenizer"], [PROMPT])
+    drawn = parts["planner"].generate_cues(*prompts, DURATION, 1.0, seeds(0))
+    (written,) = parts["planner_tokenizer"].batch_decode(drawn)
+    cues = parse_cues(written)
+    assert cues[0].time > 0
+    earlier = format_cues([cue._replace(time=cue.time - 1 / FRAME_RATE) for cue in cues])
+    fitted = fit_cues(
+        **parts_of(parts), prompt=PROMPT, given=plan_of(earlier, **parts), num_candidates=1, generator=seeds(0)
+    )
+    assert fitted == earlier != written
+
+
+def parts_of(parts):
+    return {"planner": parts["planner"], "tokenizer": parts["planner_tokenizer"]}
+
+
+def test_more_candidates_agree_no_worse():
+    parts, given = tiny_cue_parts(), random_plan(seed=3)
+
+    def error(num_candidates):
+        sheet = fit_cues(
+            **parts_of(parts), prompt=OTHER, given=given, num_candidates=num_candidates, generator=seeds(1)
+        )
+        return disagreement(plan_of(sheet, **parts, prompt=OTHER).trimmed(), given.trimmed()).item()
+
+    tokens = tokenize_prompts(parts["planner_tokenizer"], [OTHER] * 8)
+    drawn = parts["planner"].generate_cues(*tokens, DURATION, 1.0, seeds(1))
+    written = parts["planner_tokenizer"].batch_decode(drawn)
+    chosen = [
+        disagreement(plan_of(sheet, **parts, prompt=OTHER).trimmed(), given.trimmed()).item() for sheet in written
+    ]
+    assert error(8) <= min(chosen) * (1 + 1e-5)
+    assert len(set(chosen)) > 1
+
+
+def test_only_cues_within_what_is_given_are_moved():
+    sheet, plan = "<|0.25|> a <|0.50|> b <|1.00|> c", random_plan().trimmed()
+    early = replace(plan, video_mask=(plan.video_times <= 0.5)[None], audio_mask=(plan.audio_times < 0.5)[None])
+    moved = [parse_cues(m) for m in _moved(sheet, early, 6.0, FRAME_RATE)]
+    assert moved
+    for cues in moved:
+        assert [cue.text for cue in cues] == ["a", "b", "c"]
+        assert [cue.time for cue in cues] == sorted(cue.time for cue in cues)
+        assert cues[0].time != 0.25 or cues[1].time != 0.5
+        assert all(0 <= cue.time < DURATION for cue in cues)
+    assert any(cues[2].time == 1.0 for cues in moved)
+    assert {cues[2].time for cues in map(parse_cues, _moved(sheet, plan, 6.0, FRAME_RATE))} > {1.0, 0.75}
+
+
+def test_the_given_plan_is_what_the_encoders_read(cue_pipe):
+    whole = cue_pipe.extract_plan(FRAMES, WAVEFORM, FRAME_RATE, SAMPLING_RATE)
+    film = given_plan_of(cue_pipe, video=FRAMES)
+    torch.testing.assert_close(film.video_tokens, whole.video_tokens)
+    assert film.video_mask.all() and not film.audio_mask.any()
+    sound = given_plan_of(cue_pipe, audio=WAVEFORM)
+    torch.testing.assert_close(sound.audio_tokens, whole.audio_tokens)
+    assert torch.equal(sound.audio_mask, whole.audio_mask) and not sound.video_mask.any()
+
+    beginning = given_plan_of(cue_pipe, continue_from=(FRAMES, WAVEFORM), continue_seconds=0.6)
+    times, audio_times = beginning.video_times, beginning.audio_times
+    seconds = 0.625  # one frame and four
+    assert torch.equal(beginning.video_mask[0], (times * FRAME_RATE + 0.5).floor() < seconds * FRAME_RATE)
+    half = 0.5 * (audio_times[1] - audio_times[0])
+    assert torch.equal(beginning.audio_mask[0], audio_times + half <= seconds + 1e-5)
+
+
+def test_what_is_given_settles_the_cues(cue_pipe):
+    film = {"video": FRAMES, "video_frame_rate": FRAME_RATE}
+    output = make(cue_pipe, **film, seed=3)
+    given = given_plan_of(cue_pipe, video=FRAMES)
+    expected = fit_cues(cue_pipe.planner, cue_pipe.planner_tokenizer, PROMPT, given, 64, seeds(3))
+    assert output.cues == [expected]
+    plan = plan_of(expected, cue_pipe.planner, cue_pipe.planner_tokenizer).trimmed()
+    torch.testing.assert_close(output.plan.video_tokens, plan.video_tokens)
+    assert make(cue_pipe, **film, cues="<|0.25|> red circle").cues == ["<|0.25|> red circle"]
+
+
+def test_each_clip_of_a_batch_is_fitted_alone(cue_pipe):
+    films = [FRAMES, random_clip(1)[0]]
+    few = {"num_cue_candidates": 4}
+    together = make(cue_pipe, [PROMPT, OTHER], video=films, generator=seeds(3, 4), **few)
+    alone = (
+        make(cue_pipe, PROMPT, 3, video=films[:1], **few).cues + make(cue_pipe, OTHER, 4, video=films[1:], **few).cues
+    )
+    assert together.cues == alone
+    for_all = make(cue_pipe, [PROMPT, OTHER], video=FRAMES, generator=seeds(3, 4), **few)
+    assert for_all.cues[0] == together.cues[0]
+
+
+@pytest.mark.parametrize("changes", [{"num_cue_candidates": 0}, {"encoder": None}])
+def test_where_nothing_can_be_compared_nothing_is_written(changes):
+    pipe = quiet(tiny_pipeline(**tiny_cue_parts()))
+    if "encoder" in changes:
+        pipe.register_modules(video_semantic_encoder=changes.pop("encoder"))
+    calls = record(pipe.planner)
+    assert make(pipe, video=FRAMES, **changes).cues == [""]
+    assert len(calls) == 1
+
+
+def test_a_first_picture_settles_no_times(cue_pipe):
+    assert make(cue_pipe, image=FRAMES[0]).cues == make(cue_pipe).cues != [""]
+
+
+@pytest.mark.parametrize("number", [-1, 2.5])
+def test_a_wrong_number_of_candidates_is_refused_before_any_model_runs(number):
+    with pytest.raises(ValueError, match=f"`num_cue_candidates` is {number}"):
+        make(forbid(tiny_pipeline(**tiny_cue_parts())), video=FRAMES, num_cue_candidates=number)
+
+
+def test_encoders_of_another_checkpoint_are_refused():
+    encoder = tiny_video_semantic_encoder()
+    encoder.register_to_config(keyframe_rate=3.0)
+    with pytest.raises(ValueError, match=r"planner's `keyframe_rate` is .*`video_semantic_encoder` has 3.0"):
+        tiny_pipeline(**tiny_cue_parts(), video_semantic_encoder=encoder)
+
+
+def test_nano_hears_and_sees_when_things_happen():
+    pipe = quiet(BatonPipeline.from_pretrained(default_checkpoint()))
+    scene = sample_scene(5, tier="medium", split="test")
+    clip, truth = render_clip(scene, 5), parse_cues(write_cues(scene, 5))
+
+    def found(**given):
+        given = read_given(pipe.frame_rate, pipe.sampling_rate, STRIDE, **given)
+        plan = pipe.prepare_given_plan(given, *clip.frames.shape[1:3], len(clip.frames))
+        (sheet,) = pipe.prepare_cues(write_prompt(scene, 5), generator=seeds(0), given_plan=plan)
+        return parse_cues(sheet)
+
+    assert len(truth) > 1
+    for cues, slack in ((found(audio=clip.waveform), 0.01), (found(video=clip.frames), 0.13)):
+        assert [cue.text for cue in cues] == [cue.text for cue in truth]
+        assert max(abs(a.time - b.time) for a, b in zip(cues, truth, strict=True)) < slack
+    end = parse_cues(format_cues(truth))[0].time + 0.3
+    beginning = (clip.frames[: math.ceil(end * clip.frame_rate)], clip.waveform[: int(end * clip.sampling_rate)])
+    assert np.isclose(found(continue_from=beginning, continue_seconds=end)[0].time, truth[0].time, atol=0.07)
