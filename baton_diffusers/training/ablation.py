@@ -66,7 +66,7 @@ class Arm:
         transformer: Folders that `examples/train_transformer.py` exports, one for each seed: their `transformer` and
             `text_encoder` take the place of the checkpoint's, of which there is then one.
         planner: A folder that `examples/train_planner.py` exports, in place of the checkpoint's planner.
-        against: Name of the arm before it that it is compared with; by default the first one of its direction.
+        against: Names of the arms before it that it is compared with; by default the first one of its direction.
         direction: What is given and what is made, see [`generated_clips`].
         plan: Where plans come from, see [`generated_clips`].
         cues: Of a planner that knows timestamps, see [`generated_clips`].
@@ -87,7 +87,7 @@ class Arm:
     models: tuple[str, ...]
     transformer: tuple[str, ...] = ()
     planner: str | None = None
-    against: str | None = None
+    against: tuple[str, ...] = ()
     direction: str = "t2av"
     plan: str = "planner"
     cues: str = "written"
@@ -202,14 +202,15 @@ def load_arms(path: str | Path) -> list[Arm]:
         for key in ("name", "models"):
             if key not in table:
                 raise ValueError(f"{path}: arm {len(arms) + 1} lacks `{key}`.")
-        for key in ("models", "transformer"):
+        for key in ("models", "transformer", "against"):
             value = table.get(key, ())
             table[key] = (value,) if isinstance(value, str) else tuple(value)
         arm = Arm(**table)
         if arm.name in [other.name for other in arms]:
             raise ValueError(f"{path}: two arms are called {arm.name!r}.")
-        if arm.against is not None and arm.against not in [other.name for other in arms]:
-            raise ValueError(f"{path}: {arm.name!r} stands `against` {arm.against!r}, which is no arm before it.")
+        for name in arm.against:
+            if name not in [other.name for other in arms]:
+                raise ValueError(f"{path}: {arm.name!r} stands `against` {name!r}, which is no arm before it.")
         arms.append(arm)
     for arm in arms:
         try:
@@ -515,8 +516,8 @@ def summarise_arms(
 
     Returns:
         For each tier, "all" included, and each arm: [`summarise_direction`]'s figures, with intervals over scenes, not over what
-        several checkpoints made of one; `against`, the arm that it is compared with; and [`paired_differences`]'s `differences`
-        from it. An arm that is the first one of its direction has `None` in both.
+        several checkpoints made of one; and as `against` the [`paired_differences`] from each arm that it is compared with, by
+        name: none for the first one of its direction.
     """
     arms = [arm for arm in arms if arm.name in scores]
     summaries = {arm.name: summarise_direction(scores[arm.name], arm.direction) for arm in arms}
@@ -535,13 +536,14 @@ def summarise_arms(
                 name: None if np.isnan(ratio(np.arange(num_scenes))) else bootstrap(ratio, num_scenes)
                 for name, ratio in ratios.items()
             }
-            against = arm.against or next(other.name for other in arms if other.direction == arm.direction)
-            against = None if against == arm.name else against
-            differences = None
-            if against is not None:
-                differences = paired_differences(of_tier[arm.name], of_tier[against], num_scenes, arm.direction)
-            compared = {"against": against, "differences": differences}
-            table[tier][arm.name] = {"direction": arm.direction} | summaries[arm.name][tier] | figures | compared
+            others = arm.against or [next(other.name for other in arms if other.direction == arm.direction)]
+            against = {
+                other: paired_differences(of_tier[arm.name], of_tier[other], num_scenes, arm.direction)
+                for other in others
+                if other != arm.name
+            }
+            shared = {"direction": arm.direction} | summaries[arm.name][tier] | figures
+            table[tier][arm.name] = shared | {"against": against}
     return table
 
 
@@ -557,12 +559,11 @@ def format_arms(table: dict[str, dict[str, dict[str, Any]]]) -> str:
     for tier, name, values in rows:
         lines.append([tier, name, str(values["clips"]), *(format_estimate(values[key]) for key in figures)])
     tables = [markdown_table(lines)]
-    compared = [row for row in rows if row[2]["against"] is not None]
+    compared = [(tier, name, *other) for tier, name, values in rows for other in values["against"].items()]
     if compared:
         lines = [["tier", "arm", "against", *figures.values()]]
-        for tier, name, values in compared:
-            differences = [_format_difference(**values["differences"][key]) for key in figures]
-            lines.append([tier, name, values["against"], *differences])
+        for tier, name, other, differences in compared:
+            lines.append([tier, name, other, *(_format_difference(**differences[key]) for key in figures)])
         tables.append(markdown_table(lines))
     return "\n\n".join(tables)
 

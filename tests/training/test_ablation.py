@@ -189,29 +189,30 @@ def test_what_the_folders_lack_for_an_arm_is_found_before_the_first_clip(folder,
 def test_arms_are_compared_scene_by_scene(examples):
     truth, mute = evaluate(rendered, examples), evaluate(silent, examples)
     arms = [ablation.Arm(name, ("nano",)) for name in ("truth", "twice")]
-    arms.append(ablation.Arm("mute", ("nano",), against="twice"))
+    arms.append(ablation.Arm("mute", ("nano",), against=("twice", "truth")))
     arms += [ablation.Arm("film", ("nano",), direction="v2a"), ablation.Arm("mute film", ("nano",), direction="v2a")]
     scores = {"truth": truth, "twice": truth + truth, "mute": mute, "film": truth, "mute film": mute}
     table = ablation.summarise_arms(arms, scores, examples)
     assert list(table) == ["all", "simple", "medium", "complex"]
     for tier in table.values():
-        assert [arm["against"] for arm in tier.values()] == [None, "truth", "twice", None, "film"]
-        assert tier["twice"]["clips"] == 2 * tier["truth"]["clips"] and tier["truth"]["differences"] is None
+        against = [list(arm["against"]) for arm in tier.values()]
+        assert against == [[], ["truth"], ["twice", "truth"], [], ["film"]]
+        assert tier["twice"]["clips"] == 2 * tier["truth"]["clips"]
         nothing = {"value": 0.0, "low": 0.0, "high": 0.0}
-        assert tier["twice"]["differences"]["p_acc"] == {"difference": nothing, "relative": nothing}
+        assert tier["twice"]["against"]["truth"]["p_acc"] == {"difference": nothing, "relative": nothing}
         for figure in ("p_acc", "m_wer", "desync"):
-            change = tier["mute"]["differences"][figure]["difference"]
+            change = tier["mute"]["against"]["twice"][figure]["difference"]
             if tier["mute"][figure] is not None:
                 lost = tier["mute"][figure]["value"] - tier["truth"][figure]["value"]
                 assert change["value"] == pytest.approx(lost) and change["low"] <= change["value"] <= change["high"]
-        assert tier["mute film"]["differences"]["p_acc_made"]["relative"]["value"] == -1.0
-    change = table["all"]["mute"]["differences"]
+        assert tier["mute film"]["against"]["film"]["p_acc_made"]["relative"]["value"] == -1.0
+    change = table["all"]["mute"]["against"]["truth"]
     assert change["p_acc"]["difference"]["high"] < 0 < change["desync"]["difference"]["low"]
     assert change["p_acc"]["relative"]["value"] == pytest.approx(table["all"]["mute"]["p_acc"]["value"] - 1)
     assert change["m_wer"]["relative"] is None  # the truth has no word wrong, of which there are no parts
 
     figures, differences = (part.splitlines() for part in ablation.format_arms(table).split("\n\n"))
-    assert len(figures) == 2 + 4 * 5 and len(differences) == 2 + 4 * 3
+    assert len(figures) == 2 + 4 * 5 and len(differences) == 2 + 4 * 4
     assert all(len({line.count("|") for line in lines}) == 1 for lines in (figures, differences))
     assert figures[0] == "| tier | arm | clips | P-Acc | made | M-WER | DeSync (s) |"
     assert figures[2].startswith("| all | truth | 6 | 1.000 [")

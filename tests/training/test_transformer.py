@@ -401,6 +401,10 @@ def test_nano_was_trained_with_given_pictures_and_their_still_clips():
     assert settings.given_share > 0 and "static" in settings.tasks
 
 
+def test_nano_was_trained_with_a_reference_audio():
+    assert nano_config("transformer_stage3").reference_share > 0
+
+
 @pytest.mark.parametrize(
     "changes, preset, direction, untrained",
     [
