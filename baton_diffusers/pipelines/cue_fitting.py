@@ -16,8 +16,8 @@ from ..models.va_planner import VAPlannerModel, tokenize_cues, tokenize_prompts
 from ..plan import SemanticPlan
 
 
-# Candidates are drawn as freely as the planner was trained to write: what fits is not always what is likeliest.
-_TEMPERATURE = 1.0
+# Candidates are drawn nearly as freely as the planner was trained to write: what fits is not always what is likeliest.
+_TEMPERATURE = 0.7
 _CANDIDATES_AT_ONCE = 16
 _MOVES = (-2, -1, 1, 2)  # timestamps
 _MAX_ROUNDS = 8

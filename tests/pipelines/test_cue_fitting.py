@@ -65,7 +65,7 @@ def test_disagreement_counts_what_is_known_alone():
 def test_cues_are_moved_until_the_plan_agrees():
     parts = tiny_cue_parts()
     prompts = tokenize_prompts(parts["planner_tokenizer"], [PROMPT])
-    drawn = parts["planner"].generate_cues(*prompts, DURATION, 1.0, seeds(0))
+    drawn = parts["planner"].generate_cues(*prompts, DURATION, 0.7, seeds(0))
     (written,) = parts["planner_tokenizer"].batch_decode(drawn)
     cues = parse_cues(written)
     assert cues[0].time > 0
@@ -90,7 +90,7 @@ def test_more_candidates_agree_no_worse():
         return disagreement(plan_of(sheet, **parts, prompt=OTHER).trimmed(), given.trimmed()).item()
 
     tokens = tokenize_prompts(parts["planner_tokenizer"], [OTHER] * 8)
-    drawn = parts["planner"].generate_cues(*tokens, DURATION, 1.0, seeds(1))
+    drawn = parts["planner"].generate_cues(*tokens, DURATION, 0.7, seeds(1))
     written = parts["planner_tokenizer"].batch_decode(drawn)
     chosen = [
         disagreement(plan_of(sheet, **parts, prompt=OTHER).trimmed(), given.trimmed()).item() for sheet in written
