@@ -1622,8 +1622,24 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             for name, value in spectrogram.items():
                 disagree(f"`{name}`", mel[name], "vocoder", value, owner="audio VAE")
 
+        if self.transformer is None:
+            return
+        config = self.transformer.config
+        if self.vae is not None:
+            disagree("`in_channels`", config.in_channels, "vae", self.vae.config.z_dim)
+            disagree("`temporal_stride`", config.temporal_stride, "vae", self.vae.config.scale_factor_temporal)
+        if self.audio_vae is not None:
+            rate = self.audio_vae.config.sample_rate / self.audio_vae.latent_hop_length
+            disagree(
+                "`audio_in_channels`", config.audio_in_channels, "audio_vae", self.audio_vae.config.latent_channels
+            )
+            disagree("`audio_latent_rate`", config.audio_latent_rate, "audio_vae", rate)
+        if self.text_encoder is not None:
+            disagree("`text_dim`", config.text_dim, "text_encoder", self.text_encoder.config.d_model)
         if self.planner is not None:
             planner = self.planner.config
+            disagree("`video_plan_dim`", config.video_plan_dim, "planner", planner.video_dim)
+            disagree("`audio_plan_dim`", config.audio_plan_dim, "planner", planner.audio_dim)
             layouts = []
             if (video := self.video_semantic_encoder) is not None:
                 layouts += [
@@ -1645,25 +1661,6 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
                 ]
             for name, ours, encoder, theirs in layouts:
                 disagree(f"`{name}`", ours, encoder, theirs, owner="planner")
-
-        if self.transformer is None:
-            return
-        config = self.transformer.config
-        if self.vae is not None:
-            disagree("`in_channels`", config.in_channels, "vae", self.vae.config.z_dim)
-            disagree("`temporal_stride`", config.temporal_stride, "vae", self.vae.config.scale_factor_temporal)
-        if self.audio_vae is not None:
-            rate = self.audio_vae.config.sample_rate / self.audio_vae.latent_hop_length
-            disagree(
-                "`audio_in_channels`", config.audio_in_channels, "audio_vae", self.audio_vae.config.latent_channels
-            )
-            disagree("`audio_latent_rate`", config.audio_latent_rate, "audio_vae", rate)
-        if self.text_encoder is not None:
-            disagree("`text_dim`", config.text_dim, "text_encoder", self.text_encoder.config.d_model)
-        if self.planner is not None:
-            planner = self.planner.config
-            disagree("`video_plan_dim`", config.video_plan_dim, "planner", planner.video_dim)
-            disagree("`audio_plan_dim`", config.audio_plan_dim, "planner", planner.audio_dim)
 
 
 def _batch_size(prompt: str | list[str] | None, prompt_embeds: torch.Tensor | None) -> int:

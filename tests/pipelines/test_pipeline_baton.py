@@ -980,7 +980,7 @@ def test_an_absent_optional_component_is_named_where_it_is_needed(name, kwargs, 
 
 
 def test_a_clip_too_short_to_plan_is_refused_before_its_text_is_read():
-    pipe = forbid(tiny_pipeline(planner=tiny_planner(audio_tokens_per_chunk=2)))
+    pipe = forbid(tiny_pipeline(planner=tiny_planner(audio_tokens_per_chunk=2), audio_semantic_encoder=None))
     refused(pipe, "ends at 0.125 seconds, but the planner's first audio token lies at 0.25 seconds", num_frames=1)
 
 
