@@ -70,12 +70,15 @@ def fit_cues(
         return torch.cat(parts)
 
     candidates, best, least = list(dict.fromkeys(tokenizer.batch_decode(written))), "", float("inf")
+    measured: set[str] = set()
     for _ in range(1 + _MAX_ROUNDS):
         values = errors(candidates)
+        measured.update(candidates)
         if not values.min() < (1 - _LEAST_GAIN) * least:
             break
         best, least = candidates[int(values.argmin())], float(values.min())
-        candidates = _moved(best, given, config.keyframe_rate, config.timestamp_rate)
+        moved = _moved(best, given, config.keyframe_rate, config.timestamp_rate)
+        candidates = [sheet for sheet in moved if sheet not in measured]
         if not candidates:
             break
     return best
