@@ -43,6 +43,7 @@ class AudioConfig:
     model: dict[str, Any]
     export: str  # folder of the trained autoencoder
     objective: AudioCodecConfig = field(default_factory=AudioCodecConfig)
+    verb_shares: dict[str, float] | None = None
     initial: str | None = None  # folder of an autoencoder to start from
 
 
@@ -68,7 +69,7 @@ class SoundConfig:
 
 
 def train_audio(config: AudioConfig, export_only: bool) -> None:
-    clips = StageClips("train", config.trainer.seed)
+    clips = StageClips("train", config.trainer.seed, verb_shares=config.verb_shares)
     torch.manual_seed(config.trainer.seed)
     if config.initial is None:
         probe = MMAudioVAE(**config.model)
@@ -80,7 +81,8 @@ def train_audio(config: AudioConfig, export_only: bool) -> None:
     else:
         vae = MMAudioVAE.from_pretrained(config.initial)
     objective = AudioCodecObjective(config.objective, vae)
-    trainer = Trainer(config.trainer, AudioCodec(vae), objective, clips, settings=config)
+    codec = AudioCodec(vae, config.objective.train_encoder)
+    trainer = Trainer(config.trainer, codec, objective, clips, settings=config)
     save(finish(trainer, export_only).vae, config.export)
 
 

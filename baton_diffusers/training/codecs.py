@@ -41,6 +41,7 @@ class AudioCodecConfig:
         log_variance_weight: Weight that keeps the posterior's log-variance at `2 * log(latent_noise)`.
         loud_weight: Weight of a mel cell that can be heard, added to the 1 that every cell has. Most of a clip is silence.
         loud_threshold: Log-mel magnitude from which a cell is taken to be heard.
+        train_encoder: False keeps the encoder, and so the latents, as they are.
     """
 
     latent_noise: float = 0.1
@@ -48,6 +49,7 @@ class AudioCodecConfig:
     log_variance_weight: float = 0.01
     loud_weight: float = 4.0
     loud_threshold: float = -7.0
+    train_encoder: bool = True
 
 
 @dataclass
@@ -215,9 +217,10 @@ class AudioCodec(nn.Module):
     reconstruction from noised latents, and the posterior's mean and log-variance.
     """
 
-    def __init__(self, vae: MMAudioVAE):
+    def __init__(self, vae: MMAudioVAE, train_encoder: bool = True):
         super().__init__()
         self.vae = vae
+        self.vae.vae.encoder.requires_grad_(train_encoder)
 
     def forward(self, waveform: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, ...]:
         inner = self.vae.vae

@@ -117,6 +117,8 @@ class TransformerTraining:
         noise_std: See `noise_mean`.
         noise_bins: Equal ranges of noise levels for which the losses are also logged apart; 0 logs none.
         audio_weight: Weight of the audio loss beside the video's.
+        motion_weight: Weight of the error of the video's change from one latent in time to the next, beside 1 for the error
+            itself (ours). Most of that error is what stands still, a backdrop or a colour; small movements are lost in it.
         data_seed: Seed of the Stage stream that the features were made from, whose prompts are paraphrased anew each time;
             None takes the prompts of the cache, as for clips of one's own.
         verb_shares: Those of that stream, see [`StageClips`].
@@ -153,6 +155,7 @@ class TransformerTraining:
     noise_std: float = 1.2
     noise_bins: int = 0
     audio_weight: float = 1.0
+    motion_weight: float = 0.0
     data_seed: int | None = 0
     verb_shares: dict[str, float] = field(default_factory=dict)
     validation: ValidationConfig | None = None
@@ -194,6 +197,8 @@ class TransformerTraining:
         for name in ("independent_timesteps", "given_share", "reference_share", "cue_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` is a share, in [0, 1], got {getattr(self, name)}.")
+        if not 0 <= self.motion_weight < math.inf:
+            raise ValueError(f"`motion_weight` must be a number from 0 on, got {self.motion_weight}.")
         if self.noise_bins < 0:
             raise ValueError(f"`noise_bins` must be 0 or more, got {self.noise_bins}.")
         for task, name in (("static", "vae"), ("mute", "audio_vae")):
@@ -427,8 +432,8 @@ class FlowMatchingLoss:
     Samples lose text, plan or both with the configured shares, whatever their task, so that every anchor of guidance, and
     the use without a planner, is a trained state.
 
-    What it logs: `loss = video + audio_weight * audio`. With more than one task also, for each task and modality that it
-    supervises, the sum of its samples' losses (`video.a2v`) and their number (`video.a2v.share`), both divided by the batch
+    What it logs: `loss = video + audio_weight * audio`, and where a `motion_weight` adds to it, `motion`. With more than one task
+    also, for each task and modality that it supervises, the sum of its samples' losses (`video.a2v`) and their number (`video.a2v.share`), both divided by the batch
     size; the mean loss of the task is the quotient of the two columns, see [`mean_losses`]. With `noise_bins` the same for
     ranges of noise levels (`video.noise0.25-0.5`).
 
@@ -541,19 +546,29 @@ class FlowMatchingLoss:
         )
 
         # 6. Errors of each row, over its noisy latents; the loss takes those of supervised modalities, weighted by term
-        errors = (velocity.float() - (noise - latents)).square().mean(dim=(1, 3, 4))
+        error = velocity.float() - (noise - latents)
+        errors = error.square().mean(dim=(1, 3, 4))
         audio_errors = (audio_velocity.float() - (audio_noise - audio_latents)).square().mean(dim=2)
         errors = (errors * noisy).sum(dim=1) / noisy.sum(dim=1).clamp(min=1)
         audio_errors = (audio_errors * audio_noisy).sum(dim=1) / audio_noisy.sum(dim=1).clamp(min=1)
         video_loss = (weight * trains_video * errors).sum() / batch_size
         audio_loss = (weight * trains_audio * audio_errors).sum() / batch_size
-        return {
+        losses = {
             "loss": video_loss + config.audio_weight * audio_loss,
             "video": video_loss,
             "audio": audio_loss,
             **self._losses_by_group("video", errors.detach(), task, trains_video, row_level, batch_size),
             **self._losses_by_group("audio", audio_errors.detach(), task, trains_audio, audio_row_level, batch_size),
         }
+
+        # 7. Errors of the video's change in time, between latents that are both noisy
+        if config.motion_weight > 0:
+            change_errors = error.diff(dim=2).square().mean(dim=(1, 3, 4))
+            pairs = noisy[:, 1:] & noisy[:, :-1]
+            change_errors = (change_errors * pairs).sum(dim=1) / pairs.sum(dim=1).clamp(min=1)
+            losses["motion"] = (weight * trains_video * change_errors).sum() / batch_size
+            losses["loss"] = losses["loss"] + config.motion_weight * losses["motion"]
+        return losses
 
     def _draw_noise_levels(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         config, device = self.config, generator.device

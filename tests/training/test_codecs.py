@@ -161,13 +161,29 @@ def test_wrong_curricula_are_refused(windows):
         VideoCodecConfig(windows=windows)
 
 
-def test_audio_codec_learns(tmp_path):
+def audio_vae_for(clips):
     torch.manual_seed(0)
-    clips = StageClips()
     probe = build_audio_vae(torch.randn(1, 16, 8), 0.1, **AUDIO)
     waveforms = default_collate([clips[index]["waveform"] for index in range(8)])
-    vae = build_audio_vae(probe.mel_converter(pad_waveform(probe, waveforms)), 0.1, **AUDIO)
+    return build_audio_vae(probe.mel_converter(pad_waveform(probe, waveforms)), 0.1, **AUDIO)
+
+
+def test_audio_codec_learns(tmp_path):
+    clips = StageClips()
+    vae = audio_vae_for(clips)
     config = AudioCodecConfig()
     before, after = train(tmp_path, AudioCodec(vae), AudioCodecObjective(config, vae), clips)
     assert after["mel_squared"] < 0.6 * before["mel_squared"]
     assert after["log_variance"] < before["log_variance"] + 0.1
+
+
+def test_audio_decoder_alone_leaves_the_latents(tmp_path):
+    clips = StageClips(verb_shares={"bounce": 0.5})
+    vae = audio_vae_for(clips)
+    encoder = {name: value.clone() for name, value in vae.vae.encoder.state_dict().items()}
+    config = AudioCodecConfig(train_encoder=False)
+    codec = AudioCodec(vae, config.train_encoder)
+    before, after = train(tmp_path, codec, AudioCodecObjective(config, vae), clips, steps=10, weight_decay=0.1)
+    assert after["loss"] < before["loss"]
+    for name, value in encoder.items():
+        torch.testing.assert_close(vae.vae.encoder.state_dict()[name], value, rtol=0, atol=0)

@@ -148,6 +148,20 @@ def test_the_noised_clip_lies_on_the_line_from_sample_to_noise():
     assert losses.keys() == {"loss", "video", "audio"}
 
 
+def test_motion_is_the_error_of_the_change_in_time_between_what_is_noisy():
+    losses, spy, batch = losses_of(config(motion_weight=3.0))
+    target = noise_of(spy.latents, batch["latents"], spy.timestep) - batch["latents"]
+    assert torch.allclose(losses["motion"], (target[:, :, 1:] - target[:, :, :-1]).square().mean(), rtol=1e-3)
+    assert torch.allclose(losses["loss"], losses["video"] + losses["audio"] + 3 * losses["motion"])
+
+    # A change to or from what is given is no part of it.
+    losses, spy, batch = losses_of(config(motion_weight=3.0, given_share=1.0), num_clips=16)
+    t = (spy.timestep / 1000).view(16, 1, 3, 2, 2).repeat_interleave(2, 3).repeat_interleave(2, 4)
+    target = (spy.latents - (1 - t) * batch["latents"]) / t - batch["latents"]  # NaN where given
+    changes = target.diff(dim=2).square().mean(dim=(1, 3, 4)).nanmean(dim=1).nan_to_num()
+    assert torch.allclose(losses["motion"], changes.mean(), rtol=1e-3)
+
+
 def test_plain_training_has_one_noise_level_and_masks_nothing():
     _, spy, _ = losses_of(config())
     assert torch.equal(spy.timestep, spy.audio_timestep)
@@ -733,6 +747,7 @@ def test_the_curves_give_the_mean_loss_of_each_task(tmp_path):
         ({"independent_timesteps": 1.5}, "1.5"),
         ({"given_share": -0.1}, "`given_share`.*-0.1"),
         ({"noise_bins": -1}, "`noise_bins`.*-1"),
+        ({"motion_weight": -2.0}, "`motion_weight`.*-2"),
         ({"task_weights": {"static": 1}}, "needs `vae`"),
         ({"synergy_weights": {"mute": 1}}, "needs `audio_vae`"),
         ({"new_layers_learning_rate": 0.0}, "must be positive"),
