@@ -432,10 +432,10 @@ class FlowMatchingLoss:
     Samples lose text, plan or both with the configured shares, whatever their task, so that every anchor of guidance, and
     the use without a planner, is a trained state.
 
-    What it logs: `loss = video + audio_weight * audio`, and where a `motion_weight` adds to it, `motion`. With more than one task
-    also, for each task and modality that it supervises, the sum of its samples' losses (`video.a2v`) and their number (`video.a2v.share`), both divided by the batch
-    size; the mean loss of the task is the quotient of the two columns, see [`mean_losses`]. With `noise_bins` the same for
-    ranges of noise levels (`video.noise0.25-0.5`).
+    What it logs: `loss = video + audio_weight * audio`, and where a `motion_weight` adds to it, `motion`. With more than one
+    task also, for each task and modality that it supervises, the sum of its samples' losses (`video.a2v`) and their number
+    (`video.a2v.share`), both divided by the batch size; the mean loss of the task is the quotient of the two columns, see
+    [`mean_losses`]. With `noise_bins` the same for ranges of noise levels (`video.noise0.25-0.5`).
 
     Args:
         config ([`TransformerTraining`]): shares, noise levels and weights.
@@ -549,8 +549,7 @@ class FlowMatchingLoss:
         error = velocity.float() - (noise - latents)
         errors = error.square().mean(dim=(1, 3, 4))
         audio_errors = (audio_velocity.float() - (audio_noise - audio_latents)).square().mean(dim=2)
-        errors = (errors * noisy).sum(dim=1) / noisy.sum(dim=1).clamp(min=1)
-        audio_errors = (audio_errors * audio_noisy).sum(dim=1) / audio_noisy.sum(dim=1).clamp(min=1)
+        errors, audio_errors = _mean_where(noisy, errors), _mean_where(audio_noisy, audio_errors)
         video_loss = (weight * trains_video * errors).sum() / batch_size
         audio_loss = (weight * trains_audio * audio_errors).sum() / batch_size
         losses = {
@@ -564,8 +563,7 @@ class FlowMatchingLoss:
         # 7. Errors of the video's change in time, between latents that are both noisy
         if config.motion_weight > 0:
             change_errors = error.diff(dim=2).square().mean(dim=(1, 3, 4))
-            pairs = noisy[:, 1:] & noisy[:, :-1]
-            change_errors = (change_errors * pairs).sum(dim=1) / pairs.sum(dim=1).clamp(min=1)
+            change_errors = _mean_where(noisy[:, 1:] & noisy[:, :-1], change_errors)
             losses["motion"] = (weight * trains_video * change_errors).sum() / batch_size
             losses["loss"] = losses["loss"] + config.motion_weight * losses["motion"]
         return losses
@@ -727,6 +725,11 @@ class FlowMatchingLoss:
                 self.planner_tokenizer, prompts, cues, planner.system_prompt, planner.timestamp_rate
             )
             return self.planner(input_ids.to(device), attention_mask.to(device), features_plan.duration).trimmed()
+
+
+def _mean_where(mask: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """The mean of each row of `values` `(num_rows, length)` over what the `mask` holds; 0 where it holds nothing."""
+    return (values * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 
 
 def export_transformer(module: TransformerWithText, folder: str | Path) -> None:
