@@ -15,7 +15,7 @@ demo: .venv/.installed
 	$(BIN)/baton generate "$(PROMPT)" --output out/demo.mp4 --sheet out/demo.png --scale 8 --seed 0
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest -q --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 --numprocesses auto --maxprocesses 8
 
 # torch comes first and alone, so that no other package is looked for at its index.
 .venv/.installed: pyproject.toml setup.py constraints.txt

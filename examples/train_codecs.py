@@ -31,7 +31,7 @@ from baton_diffusers.training.codecs import (
 )
 from baton_diffusers.training.data import StageClips, to_video
 from baton_diffusers.training.trainer import Trainer, TrainerConfig, load_config
-from baton_diffusers.training.vocoder import VocoderConfig, VocoderObjective, check_vocoder
+from baton_diffusers.training.vocoder import VocoderConfig, VocoderObjective, build_vocoder, check_vocoder
 
 
 NUM_STATISTICS_CLIPS = 256
@@ -72,11 +72,7 @@ def train_audio(config: AudioConfig, export_only: bool) -> None:
     clips = StageClips("train", config.trainer.seed, verb_shares=config.verb_shares)
     torch.manual_seed(config.trainer.seed)
     if config.initial is None:
-        probe = MMAudioVAE(**config.model)
-        waveforms = torch.stack(
-            [torch.from_numpy(clips.clip(10**9 + i).waveform) for i in range(NUM_STATISTICS_CLIPS)]
-        )
-        log_mels = probe.mel_converter(pad_waveform(probe, waveforms))
+        log_mels = sample_log_mels(clips, MMAudioVAE(**config.model))
         vae = build_audio_vae(log_mels, config.objective.latent_noise, **config.model)
     else:
         vae = MMAudioVAE.from_pretrained(config.initial)
@@ -111,16 +107,22 @@ def train_video(config: VideoConfig, export_only: bool) -> None:
 
 def train_vocoder(config: SoundConfig, export_only: bool) -> None:
     audio_vae = MMAudioVAE.from_pretrained(config.audio_vae)
+    clips = StageClips("train", config.trainer.seed)
     torch.manual_seed(config.trainer.seed)
     if config.initial is None:
-        vocoder = MMAudioVocoder(**config.model)
+        vocoder = build_vocoder(sample_log_mels(clips, audio_vae), **config.model)
     else:
         vocoder = MMAudioVocoder.from_pretrained(config.initial)
     check_vocoder(vocoder, audio_vae)
-    clips = StageClips("train", config.trainer.seed)
     objective = VocoderObjective(config.objective, audio_vae)
     trainer = Trainer(config.trainer, vocoder, objective, clips, settings=config)
     save(finish(trainer, export_only), config.export)
+
+
+def sample_log_mels(clips: StageClips, vae: MMAudioVAE) -> torch.Tensor:
+    """Log-mel spectrograms of clips that no step sees, `(num_clips, mel_bins, num_mel_frames)`, for their statistics."""
+    waveforms = torch.stack([torch.from_numpy(clips.clip(10**9 + i).waveform) for i in range(NUM_STATISTICS_CLIPS)])
+    return vae.mel_converter(pad_waveform(vae, waveforms))
 
 
 def save(model: ModelMixin, folder: str) -> None:

@@ -49,6 +49,23 @@ class VocoderConfig:
             raise ValueError(f"`segment_frames` must be at least 1, got {self.segment_frames}.")
 
 
+def build_vocoder(log_mels: torch.Tensor, **config: Any) -> MMAudioVocoder:
+    """
+    An `MMAudioVocoder` ready to be trained: its first convolution begins as if it were given spectrograms of zero mean and unit
+    deviation. The class does not normalise them, and where all is silent they are far from zero.
+
+    Args:
+        log_mels: `(num_clips, mel_bins, num_mel_frames)`, from which the mean and deviation of each mel bin are taken.
+        config: Arguments of `MMAudioVocoder`.
+    """
+    vocoder = MMAudioVocoder(**config)
+    with torch.no_grad():
+        first = vocoder.conv_pre
+        first.weight /= log_mels.std(dim=(0, 2))[None, :, None]
+        first.bias -= (first.weight * log_mels.mean(dim=(0, 2))[None, :, None]).sum(dim=(1, 2))
+    return vocoder
+
+
 def check_vocoder(vocoder: MMAudioVocoder, audio_vae: MMAudioVAE) -> None:
     """
     Raises:

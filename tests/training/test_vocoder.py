@@ -8,21 +8,23 @@ from torch.utils.data import default_collate
 from baton_diffusers.training.codecs import pad_waveform
 from baton_diffusers.training.data import StageClips
 from baton_diffusers.training.trainer import Trainer, TrainerConfig
-from baton_diffusers.training.vocoder import VocoderConfig, VocoderObjective, check_vocoder, stft_loss
+from baton_diffusers.training.vocoder import VocoderConfig, VocoderObjective, build_vocoder, check_vocoder, stft_loss
 from tests import stage_parts
+
+
+SMALL = {
+    "num_mels": 16,
+    "upsample_initial_channel": 32,
+    "upsample_rates": (16, 16),
+    "upsample_kernel_sizes": (32, 32),
+    "resblock_kernel_sizes": (3,),
+    "resblock_dilation_sizes": ((1,),),
+}
 
 
 def make_vocoder(**kwargs):
     torch.manual_seed(0)
-    config = {
-        "num_mels": 16,
-        "upsample_initial_channel": 32,
-        "upsample_rates": (16, 16),
-        "upsample_kernel_sizes": (32, 32),
-        "resblock_kernel_sizes": (3,),
-        "resblock_dilation_sizes": ((1,),),
-    }
-    return MMAudioVocoder(**config | kwargs)
+    return MMAudioVocoder(**SMALL | kwargs)
 
 
 def make_objective(**kwargs):
@@ -46,6 +48,22 @@ def test_it_learns_and_leaves_the_autoencoder(tmp_path):
     before, after = losses
     assert after["mel"] < 0.6 * before["mel"] and after["magnitude"] < 0.7 * before["magnitude"]
     assert all(torch.equal(value, weights[name]) for name, value in objective.audio_vae.state_dict().items())
+
+
+def test_the_first_convolution_begins_as_if_spectrograms_were_normalised():
+    log_mels = 2 * torch.randn(3, 16, 50, generator=torch.Generator().manual_seed(0)) - 10 + torch.arange(16)[:, None]
+    plain = make_vocoder()
+    torch.manual_seed(0)  # the weights of `make_vocoder`
+    ours = build_vocoder(log_mels, **SMALL)
+    mean, std = (x[None, :, None] for x in (log_mels.mean(dim=(0, 2)), log_mels.std(dim=(0, 2))))
+    # Inside: at the ends the convolution is padded with zeros, which do not mean silence in either form.
+    inside = slice(3, -3)
+    torch.testing.assert_close(
+        ours.conv_pre(log_mels)[..., inside],
+        plain.conv_pre((log_mels - mean) / std)[..., inside],
+        atol=1e-4,
+        rtol=1e-4,
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
