@@ -3,7 +3,7 @@
 python examples/assemble_nano.py --parts runs/export --transformer runs/transformer/export --output my_checkpoint
 
 With `--overwrite`, the parts of the pipeline that lies in the folder make way for the new ones; its card and everything else
-stays as it is. Weights are stored in float16. Spectrograms become sound by Griffin-Lim, or by `--vocoder`.
+stays as it is. Weights are stored in float16. Spectrograms become sound by the vocoder that was trained, or by Griffin-Lim where none was.
 """
 
 import argparse
@@ -36,6 +36,12 @@ def griffin_lim(audio_vae: MMAudioVAE) -> GriffinLimVocoder:
     )
 
 
+def holds_vocoder(folder: Path) -> bool:
+    """Whether a folder holds what `train_codecs.py vocoder` exports."""
+    config = folder / "config.json"
+    return config.is_file() and json.loads(config.read_text()).get("_class_name") == MMAudioVocoder.__name__
+
+
 def trained_vocoder(folder: Path, audio_vae: MMAudioVAE) -> MMAudioVocoder:
     """
     What `train_codecs.py vocoder` exported.
@@ -43,8 +49,7 @@ def trained_vocoder(folder: Path, audio_vae: MMAudioVAE) -> MMAudioVocoder:
     Raises:
         ValueError: If the folder holds no such vocoder, or one for other spectrograms than the autoencoder's.
     """
-    config = folder / "config.json"
-    if not config.is_file() or json.loads(config.read_text()).get("_class_name") != MMAudioVocoder.__name__:
+    if not holds_vocoder(folder):
         raise ValueError(f"{folder} holds no MMAudioVocoder: give an export of `train_codecs.py vocoder`")
     vocoder = MMAudioVocoder.from_pretrained(folder)
     check_vocoder(vocoder, audio_vae)
@@ -66,6 +71,8 @@ def assemble(
         ValueError: If parts do not fit together, see `trained_vocoder` and `BatonPipeline`.
     """
     audio_vae = MMAudioVAE.from_pretrained(parts / "audio_vae")
+    if vocoder is None and holds_vocoder(parts / "vocoder"):
+        vocoder = parts / "vocoder"
     return BatonPipeline(
         transformer=DualBranchTransformer.from_pretrained(transformer / "transformer"),
         vae=AutoencoderKLWan.from_pretrained(parts / "vae"),
@@ -100,7 +107,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--transformer", type=Path, default=Path("runs/transformer/export"))
     parser.add_argument("--planner", type=Path, default=Path("runs/export/planner"))
     parser.add_argument("--no-planner", action="store_true", help="leave the planner out")
-    parser.add_argument("--vocoder", type=Path, help="export of `train_codecs.py vocoder`; by default Griffin-Lim")
+    parser.add_argument(
+        "--vocoder",
+        type=Path,
+        help="export of `train_codecs.py vocoder`; by default the one among the parts, or else Griffin-Lim",
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder of the pipeline, new or empty")
     parser.add_argument("--overwrite", action="store_true", help="replace the pipeline in --output")
     parser.add_argument("--shift", type=float, default=2.0, help="of both schedulers")

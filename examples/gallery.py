@@ -130,14 +130,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other scenes")
     parser.add_argument("--width", type=int, default=1500, help="of the picture, in pixels")
-    parser.add_argument("--quality", type=int, default=80, help="of a JPEG")
+    parser.add_argument("--quality", type=int, default=80, help="of a JPEG or WebP")
     arguments = parser.parse_args(arguments)
     if arguments.over_training and (arguments.textual or arguments.failures):
         parser.error(
             "--over-training draws no failures and no clips without a plan: leave --textual and --failures out"
         )
     try:
-        check_target(arguments.output, (".jpg", ".jpeg", ".png"))
+        check_target(arguments.output, (".jpg", ".jpeg", ".png", ".webp"))
         stages = [parse_stage(stage) for stage in arguments.over_training or []]
         if arguments.textual:
             check_export(arguments.textual)
@@ -164,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         textual = generated_clips(pipe, examples, plan="none")(examples)
         for example, with_plan, without in zip(examples, planned, textual, strict=True):
             rows.append([draw(example, with_plan, "plan"), draw(example, without, "no plan")])
-    page(rows, arguments.width).save(arguments.output, quality=arguments.quality)
+    page(rows, arguments.width).save(arguments.output, quality=arguments.quality, method=6)
     print(arguments.output)
 
 

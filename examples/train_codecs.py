@@ -65,6 +65,7 @@ class SoundConfig:
     export: str  # folder of the trained vocoder
     audio_vae: str  # folder of the autoencoder whose spectrograms it takes
     objective: VocoderConfig = field(default_factory=VocoderConfig)
+    verb_shares: dict[str, float] | None = None
     initial: str | None = None  # folder of a vocoder to start from
 
 
@@ -107,7 +108,7 @@ def train_video(config: VideoConfig, export_only: bool) -> None:
 
 def train_vocoder(config: SoundConfig, export_only: bool) -> None:
     audio_vae = MMAudioVAE.from_pretrained(config.audio_vae)
-    clips = StageClips("train", config.trainer.seed)
+    clips = StageClips("train", config.trainer.seed, verb_shares=config.verb_shares)
     torch.manual_seed(config.trainer.seed)
     if config.initial is None:
         vocoder = build_vocoder(sample_log_mels(clips, audio_vae), **config.model)

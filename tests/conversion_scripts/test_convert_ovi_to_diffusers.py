@@ -277,9 +277,10 @@ def test_the_card_of_full_size_has_the_recipe_that_is_written(script, files, dee
 @pytest.mark.parametrize(
     "stem, form, size, lengths",
     [
-        ("model", "audcap", (704, 704, 121), (31, 157)),
-        ("model_fp8_e4m3fn", "audcap", (704, 704, 121), (31, 157)),
-        ("model_960x960", "audio", (704, 1280, 121), (31, 157)),
+        # A folder of MMAudio's full-size vocoder for each: one in the fast suite.
+        pytest.param("model", "audcap", (704, 704, 121), (31, 157), marks=pytest.mark.slow),
+        pytest.param("model_fp8_e4m3fn", "audcap", (704, 704, 121), (31, 157), marks=pytest.mark.slow),
+        pytest.param("model_960x960", "audio", (704, 1280, 121), (31, 157), marks=pytest.mark.slow),
         ("model_960x960_10s", "audio", (704, 1280, 241), (61, 314)),
     ],
 )
@@ -441,6 +442,7 @@ def test_a_disk_that_is_too_small_is_refused_beforehand(script, files, tmp_path,
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_nothing(files, tmp_path):
     def limited():
         # Writes beyond 100 KiB fail, as they do on a full disk.

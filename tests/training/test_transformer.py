@@ -75,7 +75,7 @@ def config(tmp_path="unused", transformer=None, **changes):
     text = tiny.tiny_text_encoder().config
     return TransformerTraining(
         trainer=TrainerConfig(
-            run_dir=str(tmp_path), steps=120, batch_size=4, learning_rate=1e-2, warmup_steps=5, ema_decay=None
+            run_dir=str(tmp_path), steps=80, batch_size=4, learning_rate=1e-2, warmup_steps=5, ema_decay=None
         ),
         features="unused",
         tokenizer="unused",
