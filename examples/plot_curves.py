@@ -1,12 +1,13 @@
 """Plots learning curves, the `log.csv` of runs, on one page: the losses of each run over the samples that it saw.
 
-python examples/plot_curves.py model_cards/baton-nano/curves/*.csv --output model_cards/baton-nano/curves.png
+python examples/plot_curves.py model_cards/baton-nano/curves/*.csv --output model_cards/baton-nano/curves.webp
 
 Needs matplotlib: pip install 'baton-diffusers[eval]'
 """
 
 import argparse
 import csv
+import io
 import math
 from pathlib import Path
 
@@ -54,6 +55,8 @@ if __name__ == "__main__":
         axis.remove()
     figure.supxlabel("samples seen", fontsize=9)
     figure.tight_layout()
-    figure.savefig(arguments.output, dpi=80)
-    Image.open(arguments.output).quantize(32).save(arguments.output, optimize=True)  # lines need few colours
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=80, format="png")
+    few_colours = Image.open(drawn).quantize(32)  # enough for lines
+    few_colours.save(arguments.output, optimize=True, lossless=True, method=6)
     print(arguments.output)

@@ -28,9 +28,10 @@ class VocoderConfig:
         decoded_share: Share of the clips whose spectrogram is the autoencoder's reconstruction, from latents with noise, as
             they are when a clip is generated. The others have the true one.
         latent_noise: Standard deviation of that noise.
-        mel_floor: Log-mel magnitude below which cells count as equal, and `stft_floor` the magnitude likewise, both some 55 dB
-            below the loudest. The logarithms of what nobody hears would outweigh all that is heard: with floors 40 dB lower a
-            vocoder of nano's size knew 19 % of the words after 476 steps, with these 84 % after 347.
+        mel_floor: Log-mel magnitude that is added to every cell, so that what is softer counts as equal, and `stft_floor` the
+            magnitude likewise, both some 55 dB below the loudest. The logarithms of what nobody hears would outweigh all that is
+            heard: with floors 40 dB lower a vocoder of nano's size knew 19 % of the words after 476 steps, with these 84 % after
+            347. Added rather than a bound, below which a tone that is still missing would have no gradient.
         fft_sizes: Lengths of the windows of the STFT loss, in samples; hops are a quarter.
         stft_weight: Weight of the STFT loss, beside 1 for the mel term.
     """
@@ -111,7 +112,8 @@ class VocoderObjective:
         target = waveform.unflatten(1, (-1, vae.config.hop_length))[clips, frames].flatten(1)
 
         output = module(given, return_dict=False)[0].squeeze(1).float()
-        ours, theirs = (vae.mel_converter(x).clamp(min=config.mel_floor) for x in (output, target))
+        floor = torch.tensor(config.mel_floor, device=output.device)
+        ours, theirs = (torch.logaddexp(vae.mel_converter(x), floor) for x in (output, target))
         mel = (ours - theirs).abs().mean()
         convergence, magnitude = stft_loss(output, target, config.fft_sizes, config.stft_floor)
         loss = mel + config.stft_weight * (convergence + magnitude)
@@ -153,7 +155,7 @@ def stft_loss(
         output: Waveform of the vocoder, `(batch_size, num_samples)`.
         target: True waveform, likewise.
         fft_sizes: Lengths of the windows in samples; those longer than the segment are left out.
-        floor: Magnitude below which all count as equal (ours).
+        floor: Magnitude that is added to all, so that those below it count as equal (ours).
 
     Raises:
         ValueError: If all windows are longer than the segment.
@@ -165,8 +167,7 @@ def stft_loss(
     for size in fft_sizes:
         window = torch.hann_window(size, device=output.device)
         ours, theirs = (
-            torch.stft(x, size, size // 4, window=window, return_complex=True).abs().clamp(min=floor)
-            for x in (output, target)
+            torch.stft(x, size, size // 4, window=window, return_complex=True).abs() + floor for x in (output, target)
         )
         # Over the whole batch: a silent segment has no energy to be measured by.
         convergences.append((theirs - ours).norm() / theirs.norm())

@@ -11,7 +11,7 @@ from tests.scripts import load_script
 
 
 NANO = default_checkpoint()
-PARTS = ("--parts", NANO, "--transformer", NANO, "--planner", NANO / "planner")
+TRANSFORMER = ("--transformer", NANO, "--planner", NANO / "planner")
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +19,19 @@ def script():
     return load_script("examples/assemble_nano.py")
 
 
-def assemble(script, *arguments):
-    script.main([str(argument) for argument in (*PARTS, *arguments)])
+@pytest.fixture
+def parts(tmp_path):
+    """Links to nano's parts, but for its vocoder."""
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for part in NANO.iterdir():
+        if part.is_dir() and part.name != "vocoder":
+            (folder / part.name).symlink_to(part)
+    return folder
+
+
+def assemble(script, *arguments, parts=NANO):
+    script.main([str(argument) for argument in ("--parts", parts, *TRANSFORMER, *arguments)])
 
 
 def save_vocoder(folder, num_mels):
@@ -36,9 +47,9 @@ def save_vocoder(folder, num_mels):
     return folder
 
 
-def test_a_pipeline_is_replaced_and_its_card_stays(script, tmp_path, capsys):
+def test_a_pipeline_is_replaced_and_its_card_stays(script, parts, tmp_path, capsys):
     output = tmp_path / "nano"
-    assemble(script, "--output", output)
+    assemble(script, "--output", output, parts=parts)
     assert isinstance(BatonPipeline.from_pretrained(output).vocoder, GriffinLimVocoder)
     (output / "README.md").write_text("The card.")
     (output / "figures").mkdir()
@@ -65,9 +76,16 @@ def test_a_pipeline_is_replaced_and_its_card_stays(script, tmp_path, capsys):
         assert torch.equal(weights[name], value.half().float())
 
 
+def test_a_vocoder_among_the_parts_is_taken(script, parts, tmp_path):
+    save_vocoder(parts / "vocoder", num_mels=64)
+    assemble(script, "--output", tmp_path / "nano", parts=parts)
+    vocoder = BatonPipeline.from_pretrained(tmp_path / "nano").vocoder
+    assert isinstance(vocoder, MMAudioVocoder) and vocoder.config.upsample_initial_channel == 32
+
+
 @pytest.mark.parametrize("num_mels", [None, 32])
 def test_a_vocoder_that_does_not_fit_is_refused(script, tmp_path, capsys, num_mels):
-    folder = NANO / "vocoder" if num_mels is None else save_vocoder(tmp_path / "vocoder", num_mels)
+    folder = NANO / "vae" if num_mels is None else save_vocoder(tmp_path / "vocoder", num_mels)
     with pytest.raises(SystemExit, match="2"):
         assemble(script, "--output", tmp_path / "nano", "--vocoder", folder)
     message = f"{folder} holds no MMAudioVocoder" if num_mels is None else "`mel_bins` 64, but the vocoder takes 32"
