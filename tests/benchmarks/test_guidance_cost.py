@@ -17,8 +17,3 @@ def test_what_is_counted_is_what_is_promised(benchmark, capsys):
     assert runs["text"] == (4, 4, 4, 6)
     assert runs["SyncCFG, context tokens"] == (6, 5, 5, 4)
     assert runs["V2A, no guidance"] == (2, 1, 2, 4)
-
-
-@pytest.mark.slow
-def test_guidance_and_given_modalities_cost_no_more_than_they_may(benchmark):
-    assert benchmark.measure(benchmark.Clip(), num_steps=20, repeats=3)
