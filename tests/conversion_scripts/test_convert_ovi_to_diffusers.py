@@ -261,6 +261,7 @@ def deep(files, tmp_path_factory):
     return file
 
 
+@pytest.mark.slow
 def test_the_card_of_full_size_has_the_recipe_that_is_written(script, files, deep, tmp_path):
     changes = {"transformer": deep, "skip_layers": None, "planner": files[0] / "qwen3"}
     run(script, *arguments(files[0], tmp_path / "out", **changes))
@@ -311,6 +312,7 @@ def test_another_of_ovis_files_in_a_folder_that_is_there(files, converted):
     assert pipe.guider.skip_layers == (1,) and pipe.config.audio_negative_prompt
 
 
+@pytest.mark.slow
 def test_the_block_that_is_left_out_must_be_there(script, files, tmp_path):
     message = refused(script, *arguments(files[0], tmp_path / "out", skip_layers=None))
     assert "model_960x960.safetensors has the blocks 0 to 1, but the negative pass is to leave out [11]" in message
