@@ -70,7 +70,7 @@ class SoundConfig:
 
 
 def train_audio(config: AudioConfig, export_only: bool) -> None:
-    clips = StageClips("train", config.trainer.seed, verb_shares=config.verb_shares)
+    clips = StageClips("train", config.trainer.seed, verb_shares=config.verb_shares, frames=False)
     torch.manual_seed(config.trainer.seed)
     if config.initial is None:
         log_mels = sample_log_mels(clips, MMAudioVAE(**config.model))
@@ -108,7 +108,7 @@ def train_video(config: VideoConfig, export_only: bool) -> None:
 
 def train_vocoder(config: SoundConfig, export_only: bool) -> None:
     audio_vae = MMAudioVAE.from_pretrained(config.audio_vae)
-    clips = StageClips("train", config.trainer.seed, verb_shares=config.verb_shares)
+    clips = StageClips("train", config.trainer.seed, verb_shares=config.verb_shares, frames=False)
     torch.manual_seed(config.trainer.seed)
     if config.initial is None:
         vocoder = build_vocoder(sample_log_mels(clips, audio_vae), **config.model)
@@ -122,7 +122,7 @@ def train_vocoder(config: SoundConfig, export_only: bool) -> None:
 
 def sample_log_mels(clips: StageClips, vae: MMAudioVAE) -> torch.Tensor:
     """Log-mel spectrograms of clips that no step sees, `(num_clips, mel_bins, num_mel_frames)`, for their statistics."""
-    waveforms = torch.stack([torch.from_numpy(clips.clip(10**9 + i).waveform) for i in range(NUM_STATISTICS_CLIPS)])
+    waveforms = torch.stack([clips[10**9 + i]["waveform"] for i in range(NUM_STATISTICS_CLIPS)])
     return vae.mel_converter(pad_waveform(vae, waveforms))
 
 

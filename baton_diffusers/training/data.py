@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..stage import Clip, Scene, render_clip, sample_scene, write_cues, write_prompt
+from ..stage import Clip, Scene, render_audio, render_clip, render_video, sample_scene, write_cues, write_prompt
 from ..stage.render import background
 from ..stage.scene import EVENTS, TIERS
 
@@ -23,16 +23,17 @@ class StageClips:
         seed: Streams of different seeds have different clips.
         tier_weights: How often each tier is drawn, in any scale; default: all tiers equally often.
         foreground: Whether a sample also has the mask of its actors.
+        frames: Whether a sample also has the picture: it takes most of the time.
         verb_shares: Shares of the clips in which, for each of these verbs, somebody does it, for what is rare and hard: scenes
             are drawn until one has it. The other clips are drawn as ever, and may have it too.
 
-    `clips[index]` is a dictionary: `index`; `prompt` and `cues`, strings; `frames`, uint8 `(num_frames, height, width, 3)`;
-    `waveform`, float32 `(num_samples,)` in [-1, 1]; and, if asked for, `foreground`, bool `(num_frames, height, width)`.
+    `clips[index]` is a dictionary: `index`; `prompt` and `cues`, strings; `waveform`, float32 `(num_samples,)` in [-1, 1];
+    `frames`, uint8 `(num_frames, height, width, 3)`; and, if asked for, `foreground`, bool `(num_frames, height, width)`.
     PyTorch's default collation makes batches of them.
 
     Raises:
         ValueError: If `tier_weights` has an unknown tier, a negative weight, or no positive one; or `verb_shares` an unknown
-            verb, or shares that are negative or sum to more than 1.
+            verb, or shares that are negative or sum to more than 1; or `foreground` is asked for without `frames`.
     """
 
     def __init__(
@@ -42,10 +43,13 @@ class StageClips:
         tier_weights: Mapping[str, float] | None = None,
         foreground: bool = False,
         verb_shares: Mapping[str, float] | None = None,
+        frames: bool = True,
     ):
         weights = dict.fromkeys(TIERS, 1.0) if tier_weights is None else dict(tier_weights)
         if unknown := set(weights) - set(TIERS):
             raise ValueError(f"`tier_weights` has {sorted(unknown)}; the tiers are {', '.join(TIERS)}.")
+        if foreground and not frames:
+            raise ValueError("`foreground` is the mask of `frames`: it cannot be had without them.")
         if min(weights.values(), default=0) < 0 or sum(weights.values()) <= 0:
             raise ValueError(f"`tier_weights` must be non-negative with at least one positive, got {weights}.")
         shares = dict(verb_shares or {})
@@ -58,6 +62,7 @@ class StageClips:
         self.tier_weights = weights
         self.verb_shares = shares
         self.foreground = foreground
+        self.frames = frames
         self._tiers = list(weights)
         self._shares = np.array(list(weights.values())) / sum(weights.values())
 
@@ -86,16 +91,16 @@ class StageClips:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         scene, seed = self.scene(index)
-        clip = render_clip(scene, seed)
         sample = {
             "index": index,
             "prompt": write_prompt(scene, seed),
             "cues": write_cues(scene, seed),
-            "frames": torch.from_numpy(clip.frames),
-            "waveform": torch.from_numpy(clip.waveform),
+            "waveform": torch.from_numpy(render_audio(scene, seed)),
         }
+        if self.frames:
+            sample["frames"] = torch.from_numpy(render_video(scene, seed))
         if self.foreground:
-            distance = np.abs(clip.frames - background(scene, seed)).max(axis=-1)
+            distance = np.abs(sample["frames"].numpy() - background(scene, seed)).max(axis=-1)
             sample["foreground"] = torch.from_numpy(distance > FOREGROUND_THRESHOLD)
         return sample
 

@@ -35,12 +35,16 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from .muon import Muon
+
 
 Config = TypeVar("Config")
 
 
 # Settings of a training that may change while a run lasts.
 _OF_THE_RUN = ("trainer", "validation", "evaluation_scenes", "output", "export")
+
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "muon": Muon}
 
 
 @dataclass
@@ -59,8 +63,9 @@ class TrainerConfig:
         warmup_steps: Steps over which the rate rises linearly from zero.
         decay_fraction: Last share of the run over which the rate falls linearly to zero. The position in the run is
             `max(step / steps, minutes / max_minutes)`.
-        weight_decay: AdamW's, on tensors of two or more dimensions; vectors and scalars are not decayed.
-        betas: AdamW's.
+        optimizer: "adamw", or "muon" ([`~training.muon.Muon`]): dearer steps, of which some trainings need ten times fewer.
+        weight_decay: The optimiser's, on tensors of two or more dimensions; vectors and scalars are not decayed.
+        betas: AdamW's; with Muon those of vectors and scalars.
         max_grad_norm: Total gradient norm to clip to; None clips nothing.
         ema_decay: Decay of the moving average of the weights, warmed up as `(1 + step) / (10 + step)`; None keeps none.
         seed: Seeds the generator of every step, together with the step's number.
@@ -86,6 +91,7 @@ class TrainerConfig:
     learning_rate: float = 1e-3
     warmup_steps: int = 100
     decay_fraction: float = 0.3
+    optimizer: str = "adamw"
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.99)
     max_grad_norm: float | None = 1.0
@@ -114,6 +120,8 @@ class TrainerConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"`{name}` must be positive, got {value}.")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"`optimizer` must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}.")
         if not 0 <= self.decay_fraction <= 1:
             raise ValueError(f"`decay_fraction` is a share of the run, in [0, 1], got {self.decay_fraction}.")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
@@ -145,7 +153,7 @@ class Trainer:
             step. `"loss"` is minimised; all are logged. `module` is to be *called* (it may be compiled or wrapped); the
             batch and the generator are on its device.
         dataset: See [`IndexedDataset`].
-        parameter_groups: Parameter groups for AdamW, where the default (decay for matrices, none for vectors) does not
+        parameter_groups: Parameter groups of the optimiser, where the default (decay for matrices, none for vectors) does not
             do. A group's `lr` replaces `config.learning_rate`.
         collate_fn: Turns a list of samples into a batch; default: PyTorch's.
         save_frozen: Whether checkpoints hold the parameters of `module` that do not require a gradient, too. Without them
@@ -236,6 +244,8 @@ class Trainer:
                 raise ValueError("`gradient_accumulation` is accelerate's: with DeepSpeed set it to 1.")
             plugin = self.accelerator.state.deepspeed_plugin
             plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch_size // parts
+        if self._sharded and config.optimizer == "muon":
+            raise ValueError("`optimizer` muon needs whole matrices: with FSDP or DeepSpeed set it to adamw.")
         if self._sharded and config.ema_decay is not None:
             raise ValueError(
                 "`ema_decay` needs the whole model in every process: with FSDP or DeepSpeed set it to null."
@@ -249,7 +259,7 @@ class Trainer:
         self._ema = None
         if config.ema_decay is not None:
             self._ema = deepcopy(module).eval().requires_grad_(False)
-        optimizer = torch.optim.AdamW(
+        optimizer = OPTIMIZERS[config.optimizer](
             parameter_groups, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
         )
         self._base_rates = [group["lr"] for group in optimizer.param_groups]

@@ -64,6 +64,14 @@ def test_batches_and_foreground():
     assert not batch["foreground"][:, :, :2].any(), "no actor reaches the top rows"
 
 
+def test_sound_can_be_had_without_the_picture():
+    whole, sound = StageClips(seed=3)[5], StageClips(seed=3, frames=False)[5]
+    assert set(whole) - set(sound) == {"frames"}
+    assert torch.equal(sound["waveform"], whole["waveform"]) and sound["prompt"] == whole["prompt"]
+    with pytest.raises(ValueError, match="`foreground` is the mask of `frames`"):
+        StageClips(foreground=True, frames=False)
+
+
 def test_frames_and_video_are_inverse():
     frames = StageClips()[0]["frames"][None]
     video = to_video(frames)

@@ -65,20 +65,20 @@ def test_samples_are_counted_through(tmp_path):
     assert dataset.seen[:12] == list(range(12))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, number):
-    whole = make_trainer(tmp_path / "whole")
+@pytest.mark.parametrize("number, optimizer", [(signal.SIGINT, "adamw"), (signal.SIGTERM, "muon")])
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, number, optimizer):
+    whole = make_trainer(tmp_path / "whole", optimizer=optimizer)
     whole.fit()
 
     def interrupt(index):
         if index == 18:  # in step 6
             os.kill(os.getpid(), number)
 
-    part = make_trainer(tmp_path / "part", Numbers(interrupt))
+    part = make_trainer(tmp_path / "part", Numbers(interrupt), optimizer=optimizer)
     with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit):
         part.fit()
     assert part.step == 7
-    resumed = make_trainer(tmp_path / "part")
+    resumed = make_trainer(tmp_path / "part", optimizer=optimizer)
     resumed.fit()
 
     for pair in ((whole.module, resumed.module), (whole.ema_module(), resumed.ema_module())):
@@ -367,6 +367,7 @@ def test_configuration_files(tmp_path):
         ("trainer.run_dir=null", "`trainer.run_dir` must be str"),
         ("trainer.steps=0", "`steps` must be at least 1"),
         ("trainer.decay_fraction=2", r"in \[0, 1\]"),
+        ("trainer.optimizer=sgd", "`optimizer` must be one of adamw, muon, got 'sgd'"),
         ("name.first=a", "`name` is a value"),
         ("steps", "reads `key=value`"),
         ("trainer=5", "`trainer` must hold the keys of TrainerConfig"),
