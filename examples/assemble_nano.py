@@ -148,6 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pipe.save_pretrained(output, max_shard_size="15MB")
     for file in output.rglob("*.safetensors"):
         file.chmod(0o644)  # safetensors writes files for their owner alone
+    for file in output.rglob("tokenizer.json"):  # which is half spaces
+        file.write_text(json.dumps(json.loads(file.read_text()), ensure_ascii=False, separators=(",", ":")))
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     print(f"{output}: {size / 1e6:.1f} MB")
 

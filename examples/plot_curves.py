@@ -56,7 +56,7 @@ if __name__ == "__main__":
     figure.supxlabel("samples seen", fontsize=9)
     figure.tight_layout()
     drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=80, format="png")
+    figure.savefig(drawn, dpi=72, format="png")
     few_colours = Image.open(drawn).quantize(32)  # enough for lines
     few_colours.save(arguments.output, optimize=True, lossless=True, method=6)
     print(arguments.output)
