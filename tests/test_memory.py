@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -50,6 +52,16 @@ def test_weights_are_those_of_the_loaded_pipeline(folder, models):
     for name, model in models.items():
         assert memory.num_bytes(model) == memory.num_bytes(getattr(pipe, name)), name
     assert set(models) == set(memory.COMPONENTS)
+
+
+def test_a_pipeline_that_was_loaded_before_changes_nothing(folder):
+    """In a process of its own: what transformers does while it loads counts only where torch has made no device context before."""
+    code = (
+        "import sys; from baton_diffusers import BatonPipeline, memory;"
+        "BatonPipeline.from_pretrained(sys.argv[1]); memory.load_components(sys.argv[1])"
+    )
+    result = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 def test_activations_grow_with_the_clip(folder, models):

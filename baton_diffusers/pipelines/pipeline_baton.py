@@ -66,6 +66,11 @@ from .prompt_forms import PROMPT_FORMS, unknown_words, write_prompt
 
 logger = logging.get_logger(__name__)
 
+# The first device context of a process makes torch note which functions it has to tell the device, for good. transformers replaces one of
+# them while it loads a model: were its loading the first, every later `torch.device("meta")` would leave `torch.linspace` on the CPU.
+with torch.device("cpu"):
+    torch.empty(0)
+
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 _PIPELINE_FILE = '''"""Lets `DiffusionPipeline.from_pretrained(..., custom_pipeline="pipeline", trust_remote_code=True)` find the class."""
