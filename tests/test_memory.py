@@ -54,6 +54,7 @@ def test_weights_are_those_of_the_loaded_pipeline(folder, models):
     assert set(models) == set(memory.COMPONENTS)
 
 
+@pytest.mark.slow  # a process of its own
 def test_a_pipeline_that_was_loaded_before_changes_nothing(folder):
     """In a process of its own: what transformers does while it loads counts only where torch has made no device context before."""
     code = (

@@ -73,6 +73,7 @@ def test_its_links_lead_somewhere():
     assert links and not missing, missing
 
 
+@pytest.mark.slow
 def test_the_quickstart_notebook_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
