@@ -23,9 +23,9 @@ class StageClips:
         seed: Streams of different seeds have different clips.
         tier_weights: How often each tier is drawn, in any scale; default: all tiers equally often.
         foreground: Whether a sample also has the mask of its actors.
-        frames: Whether a sample also has the picture: it takes most of the time.
         verb_shares: Shares of the clips in which, for each of these verbs, somebody does it, for what is rare and hard: scenes
             are drawn until one has it. The other clips are drawn as ever, and may have it too.
+        frames: Whether a sample also has the picture: it takes most of the time.
 
     `clips[index]` is a dictionary: `index`; `prompt` and `cues`, strings; `waveform`, float32 `(num_samples,)` in [-1, 1];
     `frames`, uint8 `(num_frames, height, width, 3)`; and, if asked for, `foreground`, bool `(num_frames, height, width)`.

@@ -43,7 +43,7 @@ class Muon(torch.optim.AdamW):
                 if parameter.ndim < 2 or parameter.grad is None:
                     continue
                 state = self.state[parameter]
-                if not state:
+                if not state:  # `step`, since AdamW looks for it when it loads a state
                     state.update(step=torch.tensor(0.0), momentum=torch.zeros_like(parameter))
                 state["step"] += 1
                 state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
@@ -58,10 +58,11 @@ class Muon(torch.optim.AdamW):
 
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     """A matrix with the singular vectors of `matrix` and singular values near 1, by Newton-Schulz iterations."""
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    wide = wide.float() / (wide.float().norm() + 1e-7)
+    if matrix.shape[0] > matrix.shape[1]:
+        return orthogonal(matrix.T).T
+    wide = matrix.float() / (matrix.float().norm() + 1e-7)
     a, b, c = QUINTIC
     for _ in range(ITERATIONS):
         square = wide @ wide.T
         wide = a * wide + (b * square + c * square @ square) @ wide
-    return (wide if matrix.shape[0] <= matrix.shape[1] else wide.T).to(matrix.dtype)
+    return wide.to(matrix.dtype)
