@@ -437,9 +437,9 @@ def cache(
 
     import torch
 
-    from .training.clips import Bucket, ClipFormat, open_clips
-    from .training.data import StageClips
-    from .training.features import cache_features, load_feature_models
+    from .stage.clips import StageClips
+    from .training.data.cache import cache_features, load_feature_models
+    from .training.data.clips import Bucket, ClipFormat, open_clips
 
     # Workers need not know of each other, so there is no process group to wait for.
     worker, num_workers = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))

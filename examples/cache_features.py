@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from baton_diffusers.training.data import StageClips
-from baton_diffusers.training.features import cache_features, load_feature_models
+from baton_diffusers.stage.clips import StageClips
+from baton_diffusers.training.data.cache import cache_features, load_feature_models
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ import torch
 from diffusers import AutoencoderKLWan, MMAudioVAE, MMAudioVocoder, ModelMixin
 from torch import nn
 
+from baton_diffusers.models.latents import to_video
+from baton_diffusers.stage.clips import StageClips
 from baton_diffusers.training.codecs import (
     AudioCodec,
     AudioCodecConfig,
@@ -29,7 +31,6 @@ from baton_diffusers.training.codecs import (
     latent_statistics,
     pad_waveform,
 )
-from baton_diffusers.training.data import StageClips, to_video
 from baton_diffusers.training.trainer import Trainer, TrainerConfig, load_config
 from baton_diffusers.training.vocoder import VocoderConfig, VocoderObjective, build_vocoder, check_vocoder
 

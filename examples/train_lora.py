@@ -17,7 +17,7 @@ import torch
 from transformers import AutoTokenizer
 
 from baton_diffusers import VAPlannerModel
-from baton_diffusers.training.features import CachedFeatures, collate_features
+from baton_diffusers.training.data.dataset import CachedFeatures, collate_features
 from baton_diffusers.training.lora import LoraTraining, build_lora, save_lora
 from baton_diffusers.training.trainer import Trainer, load_config
 from baton_diffusers.training.transformer import FlowMatchingLoss

@@ -12,8 +12,8 @@ from transformers import AutoTokenizer
 
 from baton_diffusers import VAPlannerModel
 from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
-from baton_diffusers.training.data import StageClips
-from baton_diffusers.training.features import CachedFeatures
+from baton_diffusers.stage.clips import StageClips
+from baton_diffusers.training.data.dataset import CachedFeatures
 from baton_diffusers.training.planner import (
     CachedPlans,
     PlanCollator,

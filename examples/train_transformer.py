@@ -31,8 +31,8 @@ from diffusers import AutoencoderKLWan, MMAudioVAE
 from transformers import AutoTokenizer
 
 from baton_diffusers import VAPlannerModel
-from baton_diffusers.training.data import StageClips
-from baton_diffusers.training.features import CachedFeatures, collate_features
+from baton_diffusers.stage.clips import StageClips
+from baton_diffusers.training.data.dataset import CachedFeatures, collate_features
 from baton_diffusers.training.precision import float32_attention
 from baton_diffusers.training.trainer import Trainer, load_config
 from baton_diffusers.training.transformer import (

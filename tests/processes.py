@@ -11,7 +11,7 @@ import torch
 
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.training.stages", "tests.stage_parts", "baton_diffusers.training.features"])
+_CONTEXT.set_forkserver_preload(["tests.training.stages", "tests.stage_parts", "baton_diffusers.training.data.cache"])
 
 
 def start(function: Callable, *arguments: Any) -> multiprocessing.Process:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from baton_diffusers.cli import main
-from baton_diffusers.training.features import CachedFeatures
+from baton_diffusers.training.data.dataset import CachedFeatures
 from tests.odd_clips import write_stage_clips
 
 

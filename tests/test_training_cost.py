@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
 from baton_diffusers.plan import SemanticPlan
-from baton_diffusers.training.data import StageClips
-from baton_diffusers.training.features import cache_features, load_feature_models
+from baton_diffusers.stage.clips import StageClips
+from baton_diffusers.training.data.cache import cache_features, load_feature_models
 
 
 ROOT = Path(__file__).parents[1]

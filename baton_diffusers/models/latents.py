@@ -1,9 +1,23 @@
-"""The one place that says how the autoencoders' latents are scaled before the transformer takes them."""
+"""The one place that says what the autoencoders take, and how their latents are scaled before the transformer takes them."""
 
 from __future__ import annotations
 
 import torch
 from diffusers import AutoencoderKLWan, MMAudioVAE
+from torch import nn
+
+from .. import coordinates
+
+
+def to_video(frames: torch.Tensor) -> torch.Tensor:
+    """Frames uint8 `(batch_size, num_frames, height, width, 3)` as video `(batch_size, 3, num_frames, height, width)` in
+    [-1, 1]."""
+    return frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+def to_frames(video: torch.Tensor) -> torch.Tensor:
+    """The reverse of [`to_video`], clamped and rounded."""
+    return ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1)
 
 
 def normalise_latents(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
@@ -32,6 +46,20 @@ def encode_waveforms(audio_vae: MMAudioVAE, waveforms: torch.Tensor) -> torch.Te
     """
     latents = audio_vae.encode(waveforms).latent_dist.mode().float()
     return (latents * audio_vae.config.scaling_factor).transpose(1, 2)
+
+
+def encode_audio_latents(
+    audio_vae: MMAudioVAE,
+    waveform: torch.Tensor,
+    duration: float,
+    audio_latent_rate: float,
+    min_coverage: float = 0.0,
+) -> torch.Tensor:
+    """Scaled latents `(batch_size, audio_length, channels)` of waveforms `(batch_size, num_samples)`, padded with silence
+    to whole latents."""
+    length = coordinates.num_audio_latents(duration, audio_latent_rate, min_coverage)
+    samples = length * audio_vae.latent_hop_length
+    return encode_waveforms(audio_vae, nn.functional.pad(waveform, (0, samples - waveform.shape[-1])))
 
 
 def decode_spectrograms(audio_vae: MMAudioVAE, latents: torch.Tensor) -> torch.Tensor:

@@ -27,7 +27,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
 from diffusers.models.autoencoders.autoencoder_mmaudio import MMAudioMPConv1d
 from torch import nn
 
-from .data import to_video
+from ..models.latents import to_video
 
 
 @dataclass

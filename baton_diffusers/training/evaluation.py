@@ -12,13 +12,12 @@ from tqdm import tqdm
 
 from .. import coordinates
 from ..media import Clip as MediaClip
+from ..models.latents import encode_audio_latents, to_video
 from ..pipelines.conditions import KEPT_SECONDS
 from ..plan import SemanticPlan
 from ..stage import Clip, Scene, render_clip, sample_scene, write_cues, write_prompt
 from ..stage.scene import EVENTS, TIERS, VERBS
 from ..stage.scoring import ASPECTS, ClipScore, score_clip, summarise
-from .data import to_video
-from .features import encode_audio_latents
 
 
 if TYPE_CHECKING:

@@ -11,12 +11,13 @@ import torch.nn as nn
 from peft import LoraConfig
 from transformers import PreTrainedTokenizerBase, Qwen3Model
 
+from ..models.latents import to_video
 from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder, read_plan
 from ..models.va_planner import VAPlannerModel, tokenize_cues, tokenize_prompts
 from ..plan import SemanticPlan
 from ..stage import render_clip, sample_scene, write_cues, write_prompt
-from .data import StageClips, to_video
-from .features import CachedFeatures
+from ..stage.clips import StageClips
+from .data.dataset import CachedFeatures
 from .trainer import TrainerConfig
 
 

@@ -17,6 +17,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from transformers import PreTrainedTokenizerBase, SiglipConfig, SiglipModel
 
+from ..models.latents import to_video
 from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
 from ..stage import describe_frame, render_audio, render_video, sample_scene, timeline
 from ..stage.render import Pose, poses
@@ -35,7 +36,6 @@ from ..stage.scene import (
     Scene,
 )
 from ..stage.sound import event_sound
-from .data import to_video
 from .trainer import TrainerConfig
 
 

@@ -21,7 +21,7 @@ from ..models.transformer_dual_branch import DualBranchTransformer
 from ..models.va_planner import VAPlannerModel, tokenize_cues, tokenize_prompts
 from ..plan import SemanticPlan
 from .codecs import decode_clip, encode_clip
-from .features import CachedFeatures
+from .data.dataset import CachedFeatures
 from .trainer import TrainerConfig
 from .validation import ValidationConfig
 

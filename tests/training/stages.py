@@ -2,7 +2,7 @@
 
 import torch
 
-from baton_diffusers.training.features import collate_features
+from baton_diffusers.training.data.dataset import collate_features
 from baton_diffusers.training.planner import CachedPlans, PlanCollator, PlannerLoss
 from baton_diffusers.training.trainer import Trainer, TrainerConfig
 from baton_diffusers.training.transformer import FlowMatchingLoss, TransformerTraining, build_transformer

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
+from baton_diffusers.stage.clips import StageClips
 from baton_diffusers.training.codecs import (
     AudioCodec,
     AudioCodecConfig,
@@ -21,7 +22,6 @@ from baton_diffusers.training.codecs import (
     moments_loss,
     pad_waveform,
 )
-from baton_diffusers.training.data import StageClips
 from baton_diffusers.training.trainer import Trainer, TrainerConfig
 
 

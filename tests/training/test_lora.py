@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from baton_diffusers.training.features import collate_features
+from baton_diffusers.training.data.dataset import collate_features
 from baton_diffusers.training.lora import LoraTraining, build_lora, save_lora
 from baton_diffusers.training.trainer import Trainer, TrainerConfig
 from baton_diffusers.training.transformer import FlowMatchingLoss

@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from baton_diffusers.models.latents import to_video
 from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder, read_plan
 from baton_diffusers.models.va_planner import VAPlannerModel, add_timestamps, tokenize_cues, tokenize_prompts
 from baton_diffusers.plan import SemanticPlan
-from baton_diffusers.training.data import StageClips, to_video
-from baton_diffusers.training.features import CachedFeatures, cache_features
+from baton_diffusers.stage.clips import StageClips
+from baton_diffusers.training.data.cache import cache_features
+from baton_diffusers.training.data.dataset import CachedFeatures
 from baton_diffusers.training.planner import (
     CachedPlans,
     PlanCollator,

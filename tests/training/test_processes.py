@@ -18,8 +18,8 @@ from torch.distributed.tensor import DTensor
 
 from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
 from baton_diffusers.models.va_planner import VAPlannerModel
-from baton_diffusers.training.data import StageClips
-from baton_diffusers.training.features import cache_features
+from baton_diffusers.stage.clips import StageClips
+from baton_diffusers.training.data.cache import cache_features
 from tests import processes, stage_parts
 from tests.training.stages import STAGES, make_trainer, train
 

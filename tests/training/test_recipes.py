@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from baton_diffusers.models.va_planner import VAPlannerModel
-from baton_diffusers.training.clips import Bucket, ClipFormat, open_clips
-from baton_diffusers.training.data import StageClips
-from baton_diffusers.training.features import CachedFeatures, cache_features, collate_features
+from baton_diffusers.stage.clips import StageClips
+from baton_diffusers.training.data.cache import cache_features
+from baton_diffusers.training.data.clips import Bucket, ClipFormat, open_clips
+from baton_diffusers.training.data.dataset import CachedFeatures, collate_features
 from baton_diffusers.training.planner import CachedPlans, PlanCollator, PlannerLoss
 from baton_diffusers.training.tokenizer import stage_texts, train_tokenizer
 from baton_diffusers.training.trainer import Trainer, TrainerConfig

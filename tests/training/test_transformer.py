@@ -11,10 +11,12 @@ from baton_diffusers import BatonPipeline, default_checkpoint
 from baton_diffusers.coordinates import audio_plan_times, keyframe_times, patch_centres
 from baton_diffusers.cues import format_cues
 from baton_diffusers.guiders import Anchor, passes_of_steps, presets
+from baton_diffusers.models.latents import encode_audio_latents
 from baton_diffusers.models.va_planner import tokenize_cues
 from baton_diffusers.plan import SemanticPlan
-from baton_diffusers.training.data import StageClips
-from baton_diffusers.training.features import CachedFeatures, cache_features, collate_features, encode_audio_latents
+from baton_diffusers.stage.clips import StageClips
+from baton_diffusers.training.data.cache import cache_features
+from baton_diffusers.training.data.dataset import CachedFeatures, collate_features
 from baton_diffusers.training.trainer import Trainer, TrainerConfig, load_config
 from baton_diffusers.training.transformer import (
     FlowMatchingLoss,

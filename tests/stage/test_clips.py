@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
+from baton_diffusers.models.latents import to_frames, to_video
 from baton_diffusers.stage import render_clip, write_prompt
-from baton_diffusers.training.data import StageClips, to_frames, to_video
+from baton_diffusers.stage.clips import StageClips
 
 
 def test_an_index_names_a_clip():

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..stage import Clip, Scene, render_audio, render_clip, render_video, sample_scene, write_cues, write_prompt
-from ..stage.render import background
-from ..stage.scene import EVENTS, TIERS
+from .prompts import write_cues, write_prompt
+from .render import Clip, background, render_clip, render_video
+from .scene import EVENTS, TIERS, Scene, sample_scene
+from .sound import render_audio
 
 
 FOREGROUND_THRESHOLD = 2.0  # of 255: what differs from the empty stage by more belongs to an actor
@@ -103,14 +104,3 @@ class StageClips:
             distance = np.abs(sample["frames"].numpy() - background(scene, seed)).max(axis=-1)
             sample["foreground"] = torch.from_numpy(distance > FOREGROUND_THRESHOLD)
         return sample
-
-
-def to_video(frames: torch.Tensor) -> torch.Tensor:
-    """Frames uint8 `(batch_size, num_frames, height, width, 3)` as video `(batch_size, 3, num_frames, height, width)` in
-    [-1, 1]."""
-    return frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
-
-
-def to_frames(video: torch.Tensor) -> torch.Tensor:
-    """The reverse of [`to_video`], clamped and rounded."""
-    return ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1)

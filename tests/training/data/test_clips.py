@@ -7,7 +7,7 @@ import pytest
 import webdataset
 
 from baton_diffusers.media import read_clip
-from baton_diffusers.training.clips import (
+from baton_diffusers.training.data.clips import (
     Bucket,
     ClipFolder,
     ClipFormat,

@@ -14,7 +14,6 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
-from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +22,23 @@ import scipy.signal
 import torch
 import webdataset
 from diffusers import AutoencoderKLWan, MMAudioVAE
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import nn
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderModel
 
-from .. import coordinates
-from ..models.audio_16khz import MMAudioVAE16kHz
-from ..models.latents import encode_waveforms, normalise_latents
-from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder, read_plan
-from ..plan import SemanticPlan
-from ..stage import write_cues, write_prompt
-from .clips import ClipFolder, ClipRejected, ClipShards, index_shard, read_member
-from .codecs import encode_clip
-from .data import StageClips, to_video
-from .trainer import step_seed
+from ... import coordinates
+from ...models.audio_16khz import MMAudioVAE16kHz
+from ...models.latents import encode_audio_latents, normalise_latents, to_video
+from ...models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder, read_plan
+from ...stage.clips import StageClips
+from ..codecs import encode_clip
+from .clips import ClipFolder, ClipRejected, ClipShards, index_shard
 
 
 _BATCH_SIZE = 8
-_PLAN_LAYOUT = ("video_times", "video_centres", "audio_times")
-_EMPTY_PROMPT = "empty_prompt.safetensors"
+PLAN_LAYOUT = ("video_times", "video_centres", "audio_times")
+EMPTY_PROMPT = "empty_prompt.safetensors"
 
 
 @torch.no_grad()
@@ -73,7 +69,7 @@ def cache_features(
 
     Args:
         folder (`str` or `Path`): where the shards go; made if it is not there.
-        clips ([`StageClips`], [`ClipFolder`] or [`ClipShards`]): the source, see [`baton_diffusers.training.clips`].
+        clips ([`StageClips`], [`ClipFolder`] or [`ClipShards`]): the source, see [`baton_diffusers.training.data.clips`].
         num_clips (`int`): clips to encode; those that are rejected count.
         vae, audio_vae: the autoencoders; latents are normalised as `BatonPipeline` expects them.
         video_semantic_encoder, audio_semantic_encoder: what the plan is read with.
@@ -114,7 +110,7 @@ def cache_features(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     recipe = {
-        "source": _describe_source(clips),
+        "source": describe_source(clips),
         "clips_per_shard": clips_per_shard,
         "frame_rate": frame_rate,
         "audio_latent_rate": audio_latent_rate,
@@ -123,9 +119,9 @@ def cache_features(
         "components": {name: _fingerprint(model) for name, model in components.items()},
     }
     _check_recipe(folder, recipe, worker)
-    if text_encoder is not None and not (folder / _EMPTY_PROMPT).is_file():
+    if text_encoder is not None and not (folder / EMPTY_PROMPT).is_file():
         embeds = _embed_prompt("", text_encoder, tokenizer, max_sequence_length)
-        _replace(folder / _EMPTY_PROMPT, save({"prompt_embeds": embeds.cpu().half().contiguous()}), worker)
+        _replace(folder / EMPTY_PROMPT, save({"prompt_embeds": embeds.cpu().half().contiguous()}), worker)
 
     starts = range(0, num_clips, clips_per_shard)
     mine = [(shard, range(start, min(start + clips_per_shard, num_clips))) for shard, start in enumerate(starts)]
@@ -139,7 +135,7 @@ def cache_features(
             if _is_done(path, numbers, verify):
                 bar.update(len(numbers))
                 continue
-            _index_path(path).unlink(missing_ok=True)
+            index_path(path).unlink(missing_ok=True)
             encoded: dict[int, dict[str, Any]] = {}
             rejects = []
             waiting: dict[tuple[int, ...], list[tuple[int, dict[str, Any]]]] = {}  # by shape: a batch has one
@@ -206,7 +202,7 @@ def _encode(
             row["prompt_embeds"] = _embed_prompt(
                 sample["prompt"], components["text_encoder"], tokenizer, recipe["max_sequence_length"]
             )
-    layout = {name: getattr(plan, name) for name in _PLAN_LAYOUT}
+    layout = {name: getattr(plan, name) for name in PLAN_LAYOUT}
     layout["duration"] = torch.tensor(plan.duration, dtype=torch.float64)
     num_frames, height, width = samples[0]["frames"].shape[:3]
     return [
@@ -271,20 +267,6 @@ def load_feature_models(folder: str | Path, device: torch.device, text: bool = F
     return models
 
 
-def encode_audio_latents(
-    audio_vae: MMAudioVAE,
-    waveform: torch.Tensor,
-    duration: float,
-    audio_latent_rate: float,
-    min_coverage: float = 0.0,
-) -> torch.Tensor:
-    """Scaled latents `(batch_size, audio_length, channels)` of waveforms `(batch_size, num_samples)`, padded with silence
-    to whole latents."""
-    length = coordinates.num_audio_latents(duration, audio_latent_rate, min_coverage)
-    samples = length * audio_vae.latent_hop_length
-    return encode_waveforms(audio_vae, nn.functional.pad(waveform, (0, samples - waveform.shape[-1])))
-
-
 def resample(waveform: torch.Tensor, sampling_rate: int, target_rate: int) -> torch.Tensor:
     """Waveforms `(batch_size, num_samples)` at another sampling rate, by a polyphase filter."""
     if sampling_rate == target_rate:
@@ -294,7 +276,7 @@ def resample(waveform: torch.Tensor, sampling_rate: int, target_rate: int) -> to
     return torch.from_numpy(samples.astype(np.float32))
 
 
-def _describe_source(clips: StageClips | ClipFolder | ClipShards) -> dict[str, Any]:
+def describe_source(clips: StageClips | ClipFolder | ClipShards) -> dict[str, Any]:
     if isinstance(clips, StageClips):
         source = {"stage": clips.split, "seed": clips.seed, "tier_weights": clips.tier_weights}
         return source | ({"verb_shares": clips.verb_shares} if clips.verb_shares else {})
@@ -330,12 +312,12 @@ def _check_recipe(folder: Path, recipe: dict[str, Any], worker: int) -> None:
             )
 
 
-def _index_path(path: Path) -> Path:
+def index_path(path: Path) -> Path:
     return path.with_suffix(".index.json")
 
 
 def _is_done(path: Path, numbers: range, verify: bool) -> bool:
-    index = _index_path(path)
+    index = index_path(path)
     if not index.is_file() or not path.is_file():
         return False
     found = json.loads(index.read_text())
@@ -388,14 +370,14 @@ def _write_shard(
         ],
         "rejects": rejects,
     }
-    _replace(_index_path(path), _json(index), worker)
+    _replace(index_path(path), _json(index), worker)
 
 
 def _write_manifest(folder: Path, recipe: dict[str, Any], shards: Sequence[tuple[int, range]], worker: int) -> bool:
     paths = [folder / f"features-{shard:05d}.tar" for shard, _ in shards]
     if not all(_is_done(path, numbers, False) for path, (_, numbers) in zip(paths, shards, strict=True)):
         return False
-    indices = [json.loads(_index_path(path).read_text()) for path in paths]
+    indices = [json.loads(index_path(path).read_text()) for path in paths]
     buckets: dict[str, int] = {}
     for index in indices:
         for clip in index["clips"]:
@@ -415,7 +397,7 @@ def _write_manifest(folder: Path, recipe: dict[str, Any], shards: Sequence[tuple
     lines = [json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects]
     _replace(folder / "rejects.jsonl", "".join(lines).encode(), worker)
     _replace(folder / "manifest.json", _json(manifest), worker)
-    for leftover in (*folder.glob("features-*.part"), *folder.glob(f"{_EMPTY_PROMPT}.*.part")):  # of killed workers
+    for leftover in (*folder.glob("features-*.part"), *folder.glob(f"{EMPTY_PROMPT}.*.part")):  # of killed workers
         leftover.unlink(missing_ok=True)
     return True
 
@@ -432,184 +414,3 @@ def _replace(path: Path, data: bytes, worker: int) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-
-
-class CachedFeatures:
-    """
-    What [`cache_features`] wrote, as an endless dataset with prompts.
-
-    Every clip comes up once before any comes up again, in an order of its own each time round. Where the cache has clips of
-    several shapes (buckets), every `batch_size` samples in a row, counted from 0, have the same shape: in each round a
-    bucket gives as many batches as its clips fill, the last one filled up with clips of its next round, and the batches of
-    all buckets are mixed. A sample is a dictionary: `prompt`, `cues` (an empty sheet where there are none), `latents`,
-    `audio_latents`, `video_tokens`, `audio_tokens`, `silent`, `static`, and `prompt_embeds`, zero-padded, where a text encoder
-    was given to `cache_features`.
-
-    Args:
-        folder (`str` or `Path`): where the shards are.
-        clips ([`StageClips`], *optional*): the Stage stream that they were made from: prompts are then paraphrased anew
-            each time. Otherwise, and always where they were made from other clips, they are those of the cache.
-        seed (`int`, defaults to 0): of the order.
-        batch_size (`int`, *optional*): samples that are joined into a batch; needed where there are several buckets.
-        include_flagged (`bool`, defaults to `False`): whether silent and static clips come up too. They cannot teach how
-            sound and picture belong together: only what needs one of the two may learn from them.
-
-    Raises:
-        ValueError: if the cache is not there, not finished or damaged, it was made from another stream than `clips`, no
-            clip of it can be used, or `batch_size` is missing.
-    """
-
-    def __init__(
-        self,
-        folder: str | Path,
-        clips: StageClips | None = None,
-        seed: int = 0,
-        batch_size: int | None = None,
-        include_flagged: bool = False,
-    ) -> None:
-        folder = Path(folder)
-        if (folder / "manifest.json").is_file():
-            self._store = _Shards(folder, include_flagged)
-        elif (folder / "recipe.json").is_file():
-            raise ValueError(f"the features in {folder} are not finished: run `baton cache` again to go on.")
-        else:
-            raise ValueError(f"there are no features in {folder}: write them with `baton cache`.")
-        self.folder = folder
-        self._buckets = self._store.buckets
-        if not self._buckets:
-            raise ValueError(
-                f"no clip in {folder} can be used: see its rejects.jsonl, and which are silent or static."
-            )
-        if len(self._buckets) > 1 and batch_size is None:
-            raise ValueError(f"{folder} has clips of {len(self._buckets)} shapes: give the `batch_size` of training.")
-        source = self._store.source
-        if clips is not None and "stage" in source:
-            expected = _describe_source(clips)
-            if source != expected:
-                raise ValueError(
-                    f"the features in {folder} were made from {source}, not from {expected}: say so (`data_seed`, `verb_shares`), "
-                    "or take the prompts as they were cached (`data_seed=null`)."
-                )
-        self.clips = clips if "stage" in source else None
-        self.seed = seed
-        self.batch_size = 1 if batch_size is None else batch_size
-        self._batches = [
-            bucket for bucket, rows in enumerate(self._buckets) for _ in range(-(-len(rows) // self.batch_size))
-        ]
-        self._layouts = {}
-        for rows in self._buckets:
-            tensors = self._store.tensors(rows[0])
-            key = len(tensors["video_tokens"]), len(tensors["audio_tokens"])
-            layout = {name: tensors[name] for name in _PLAN_LAYOUT} | {"duration": tensors["duration"].item()}
-            if self._layouts.setdefault(key, layout)["duration"] != layout["duration"]:
-                raise ValueError(f"{folder} has buckets of nearly equal length: their plans cannot be told apart.")
-
-    @property
-    def num_clips(self) -> int:
-        """Clips that come up."""
-        return sum(len(rows) for rows in self._buckets)
-
-    @cached_property
-    def empty_prompt_embeds(self) -> torch.Tensor:
-        """The text encoder's embeddings of the empty prompt, zero-padded `(max_sequence_length, text_dim)`.
-
-        Raises:
-            ValueError: if the cache holds no embeddings.
-        """
-        path = self.folder / _EMPTY_PROMPT
-        if not path.is_file():
-            raise ValueError(f"{self.folder} has no embeddings of prompts: write them with `baton cache --text`.")
-        embeds = load(path.read_bytes())["prompt_embeds"].float()
-        return nn.functional.pad(embeds, (0, 0, 0, self._store.max_sequence_length - len(embeds)))
-
-    @property
-    def plan_layout(self) -> dict[str, Any]:
-        """Times, places and duration of the plans' tokens, where all clips have one duration.
-
-        Raises:
-            ValueError: if they have not.
-        """
-        if len(self._layouts) > 1:
-            raise ValueError("the clips have several durations: take the layout of a batch, `plan(...)`.")
-        return next(iter(self._layouts.values()))
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self._row(index)
-        tensors, facts = self._store.tensors(row), self._store.facts(row)
-        sample = {name: value.float() for name, value in tensors.items() if name not in (*_PLAN_LAYOUT, "duration")}
-        if "prompt_embeds" in sample:
-            missing = self._store.max_sequence_length - len(sample["prompt_embeds"])
-            sample["prompt_embeds"] = nn.functional.pad(sample["prompt_embeds"], (0, 0, 0, missing))
-        if self.clips is None:
-            prompt, cues = facts["prompt"], facts.get("cues", "")
-        else:
-            scene, seed = self.clips.scene(facts["number"])
-            prompt, cues = write_prompt(scene, index), write_cues(scene, seed)
-        flags = {name: torch.tensor(facts[name]) for name in ("silent", "static")}
-        return {"prompt": prompt, "cues": cues, **sample, **flags}
-
-    def plan(self, video_tokens: torch.Tensor, audio_tokens: torch.Tensor) -> SemanticPlan:
-        """A batch's tokens as a plan."""
-        layout = self._layouts[video_tokens.shape[1], audio_tokens.shape[1]]
-        return SemanticPlan(video_tokens=video_tokens, audio_tokens=audio_tokens, **layout)
-
-    def _row(self, index: int) -> Any:
-        number, place = divmod(index, self.batch_size)
-        round_number, position = divmod(number, len(self._batches))
-        if len(self._buckets) == 1:
-            bucket, rank = 0, position
-        else:
-            order = _permutation(len(self._batches), self.seed, round_number, 1 + len(self._buckets))
-            buckets = [self._batches[i] for i in order[: position + 1].tolist()]
-            bucket, rank = buckets[-1], buckets.count(buckets[-1]) - 1
-        rows = self._buckets[bucket]
-        # position in the endless stream of the bucket's clips, of which each time round is an epoch
-        place += (round_number * self._batches.count(bucket) + rank) * self.batch_size
-        epoch, place = divmod(place, len(rows))
-        return rows[int(_permutation(len(rows), self.seed, epoch, bucket)[place])]
-
-
-@lru_cache(maxsize=64)
-def _permutation(length: int, seed: int, epoch: int, stream: int) -> torch.Tensor:
-    return torch.randperm(length, generator=torch.Generator().manual_seed(step_seed(seed, epoch, stream)))
-
-
-class _Shards:
-    # The shards of a manifest, of which clips are read where they lie. A row is (number of the shard, clip of its index).
-    def __init__(self, folder: Path, include_flagged: bool) -> None:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        self.source = manifest["recipe"]["source"]
-        self.max_sequence_length = manifest["recipe"]["max_sequence_length"]
-        self._paths = [folder / shard["file"] for shard in manifest["shards"]]
-        buckets: dict[str, list[tuple[int, dict[str, Any]]]] = {}
-        for i, shard in enumerate(manifest["shards"]):
-            path = self._paths[i]
-            if not path.is_file() or path.stat().st_size != shard["bytes"]:
-                raise ValueError(f"{path} is missing or damaged: run `baton cache` again with --verify.")
-            for clip in json.loads(_index_path(path).read_text())["clips"]:
-                if include_flagged or not clip["flagged"]:
-                    buckets.setdefault(clip["bucket"], []).append((i, clip))
-        self.buckets = [rows for _, rows in sorted(buckets.items())]
-
-    def tensors(self, row: tuple[int, dict[str, Any]]) -> dict[str, torch.Tensor]:
-        return load(self._read(row, "safetensors"))
-
-    def facts(self, row: tuple[int, dict[str, Any]]) -> dict[str, Any]:
-        return {
-            **json.loads(self._read(row, "json")),
-            "number": row[1]["number"],
-            "prompt": self._read(row, "txt").decode(),
-        }
-
-    def _read(self, row: tuple[int, dict[str, Any]], suffix: str) -> bytes:
-        return read_member(self._paths[row[0]], row[1]["members"][suffix])
-
-
-def collate_features(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Samples of [`CachedFeatures`] as a batch; prompts and cues become lists."""
-    return {
-        name: [sample[name] for sample in samples]
-        if isinstance(value, str)
-        else torch.stack([s[name] for s in samples])
-        for name, value in samples[0].items()
-    }

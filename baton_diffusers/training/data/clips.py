@@ -19,8 +19,8 @@ import imageio_ffmpeg
 import numpy as np
 import torch
 
-from .. import coordinates
-from ..cues import format_cues, parse_cues
+from ... import coordinates
+from ...cues import format_cues, parse_cues
 
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm")

@@ -8,10 +8,12 @@ import torch
 import webdataset
 from safetensors.torch import load
 
+from baton_diffusers.models.latents import encode_audio_latents, to_video
 from baton_diffusers.stage import write_cues
-from baton_diffusers.training.clips import Bucket, ClipFolder, ClipFormat
-from baton_diffusers.training.data import StageClips, to_video
-from baton_diffusers.training.features import CachedFeatures, cache_features, collate_features, encode_audio_latents
+from baton_diffusers.stage.clips import StageClips
+from baton_diffusers.training.data.cache import cache_features
+from baton_diffusers.training.data.clips import Bucket, ClipFolder, ClipFormat
+from baton_diffusers.training.data.dataset import CachedFeatures, collate_features
 from tests import stage_parts
 from tests.odd_clips import ODD_CLIPS, write_odd_clips, write_stage_clips
 from tests.tiny import tiny_text_encoder, tiny_tokenizer

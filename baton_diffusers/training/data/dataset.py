@@ -1,0 +1,201 @@
+"""Cached features as the dataset on which planner and transformer train."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load
+from torch import nn
+
+from ...plan import SemanticPlan
+from ...stage import write_cues, write_prompt
+from ...stage.clips import StageClips
+from ..trainer import step_seed
+from .cache import EMPTY_PROMPT, PLAN_LAYOUT, describe_source, index_path
+from .clips import read_member
+
+
+class CachedFeatures:
+    """
+    What [`cache_features`] wrote, as an endless dataset with prompts.
+
+    Every clip comes up once before any comes up again, in an order of its own each time round. Where the cache has clips of
+    several shapes (buckets), every `batch_size` samples in a row, counted from 0, have the same shape: in each round a
+    bucket gives as many batches as its clips fill, the last one filled up with clips of its next round, and the batches of
+    all buckets are mixed. A sample is a dictionary: `prompt`, `cues` (an empty sheet where there are none), `latents`,
+    `audio_latents`, `video_tokens`, `audio_tokens`, `silent`, `static`, and `prompt_embeds`, zero-padded, where a text encoder
+    was given to `cache_features`.
+
+    Args:
+        folder (`str` or `Path`): where the shards are.
+        clips ([`StageClips`], *optional*): the Stage stream that they were made from: prompts are then paraphrased anew
+            each time. Otherwise, and always where they were made from other clips, they are those of the cache.
+        seed (`int`, defaults to 0): of the order.
+        batch_size (`int`, *optional*): samples that are joined into a batch; needed where there are several buckets.
+        include_flagged (`bool`, defaults to `False`): whether silent and static clips come up too. They cannot teach how
+            sound and picture belong together: only what needs one of the two may learn from them.
+
+    Raises:
+        ValueError: if the cache is not there, not finished or damaged, it was made from another stream than `clips`, no
+            clip of it can be used, or `batch_size` is missing.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        clips: StageClips | None = None,
+        seed: int = 0,
+        batch_size: int | None = None,
+        include_flagged: bool = False,
+    ) -> None:
+        folder = Path(folder)
+        if (folder / "manifest.json").is_file():
+            self._store = _Shards(folder, include_flagged)
+        elif (folder / "recipe.json").is_file():
+            raise ValueError(f"the features in {folder} are not finished: run `baton cache` again to go on.")
+        else:
+            raise ValueError(f"there are no features in {folder}: write them with `baton cache`.")
+        self.folder = folder
+        self._buckets = self._store.buckets
+        if not self._buckets:
+            raise ValueError(
+                f"no clip in {folder} can be used: see its rejects.jsonl, and which are silent or static."
+            )
+        if len(self._buckets) > 1 and batch_size is None:
+            raise ValueError(f"{folder} has clips of {len(self._buckets)} shapes: give the `batch_size` of training.")
+        source = self._store.source
+        if clips is not None and "stage" in source:
+            expected = describe_source(clips)
+            if source != expected:
+                raise ValueError(
+                    f"the features in {folder} were made from {source}, not from {expected}: say so (`data_seed`, `verb_shares`), "
+                    "or take the prompts as they were cached (`data_seed=null`)."
+                )
+        self.clips = clips if "stage" in source else None
+        self.seed = seed
+        self.batch_size = 1 if batch_size is None else batch_size
+        self._batches = [
+            bucket for bucket, rows in enumerate(self._buckets) for _ in range(-(-len(rows) // self.batch_size))
+        ]
+        self._layouts = {}
+        for rows in self._buckets:
+            tensors = self._store.tensors(rows[0])
+            key = len(tensors["video_tokens"]), len(tensors["audio_tokens"])
+            layout = {name: tensors[name] for name in PLAN_LAYOUT} | {"duration": tensors["duration"].item()}
+            if self._layouts.setdefault(key, layout)["duration"] != layout["duration"]:
+                raise ValueError(f"{folder} has buckets of nearly equal length: their plans cannot be told apart.")
+
+    @property
+    def num_clips(self) -> int:
+        """Clips that come up."""
+        return sum(len(rows) for rows in self._buckets)
+
+    @cached_property
+    def empty_prompt_embeds(self) -> torch.Tensor:
+        """The text encoder's embeddings of the empty prompt, zero-padded `(max_sequence_length, text_dim)`.
+
+        Raises:
+            ValueError: if the cache holds no embeddings.
+        """
+        path = self.folder / EMPTY_PROMPT
+        if not path.is_file():
+            raise ValueError(f"{self.folder} has no embeddings of prompts: write them with `baton cache --text`.")
+        embeds = load(path.read_bytes())["prompt_embeds"].float()
+        return nn.functional.pad(embeds, (0, 0, 0, self._store.max_sequence_length - len(embeds)))
+
+    @property
+    def plan_layout(self) -> dict[str, Any]:
+        """Times, places and duration of the plans' tokens, where all clips have one duration.
+
+        Raises:
+            ValueError: if they have not.
+        """
+        if len(self._layouts) > 1:
+            raise ValueError("the clips have several durations: take the layout of a batch, `plan(...)`.")
+        return next(iter(self._layouts.values()))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self._row(index)
+        tensors, facts = self._store.tensors(row), self._store.facts(row)
+        sample = {name: value.float() for name, value in tensors.items() if name not in (*PLAN_LAYOUT, "duration")}
+        if "prompt_embeds" in sample:
+            missing = self._store.max_sequence_length - len(sample["prompt_embeds"])
+            sample["prompt_embeds"] = nn.functional.pad(sample["prompt_embeds"], (0, 0, 0, missing))
+        if self.clips is None:
+            prompt, cues = facts["prompt"], facts.get("cues", "")
+        else:
+            scene, seed = self.clips.scene(facts["number"])
+            prompt, cues = write_prompt(scene, index), write_cues(scene, seed)
+        flags = {name: torch.tensor(facts[name]) for name in ("silent", "static")}
+        return {"prompt": prompt, "cues": cues, **sample, **flags}
+
+    def plan(self, video_tokens: torch.Tensor, audio_tokens: torch.Tensor) -> SemanticPlan:
+        """A batch's tokens as a plan."""
+        layout = self._layouts[video_tokens.shape[1], audio_tokens.shape[1]]
+        return SemanticPlan(video_tokens=video_tokens, audio_tokens=audio_tokens, **layout)
+
+    def _row(self, index: int) -> Any:
+        number, place = divmod(index, self.batch_size)
+        round_number, position = divmod(number, len(self._batches))
+        if len(self._buckets) == 1:
+            bucket, rank = 0, position
+        else:
+            order = _permutation(len(self._batches), self.seed, round_number, 1 + len(self._buckets))
+            buckets = [self._batches[i] for i in order[: position + 1].tolist()]
+            bucket, rank = buckets[-1], buckets.count(buckets[-1]) - 1
+        rows = self._buckets[bucket]
+        # position in the endless stream of the bucket's clips, of which each time round is an epoch
+        place += (round_number * self._batches.count(bucket) + rank) * self.batch_size
+        epoch, place = divmod(place, len(rows))
+        return rows[int(_permutation(len(rows), self.seed, epoch, bucket)[place])]
+
+
+@lru_cache(maxsize=64)
+def _permutation(length: int, seed: int, epoch: int, stream: int) -> torch.Tensor:
+    return torch.randperm(length, generator=torch.Generator().manual_seed(step_seed(seed, epoch, stream)))
+
+
+class _Shards:
+    # The shards of a manifest, of which clips are read where they lie. A row is (number of the shard, clip of its index).
+    def __init__(self, folder: Path, include_flagged: bool) -> None:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        self.source = manifest["recipe"]["source"]
+        self.max_sequence_length = manifest["recipe"]["max_sequence_length"]
+        self._paths = [folder / shard["file"] for shard in manifest["shards"]]
+        buckets: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+        for i, shard in enumerate(manifest["shards"]):
+            path = self._paths[i]
+            if not path.is_file() or path.stat().st_size != shard["bytes"]:
+                raise ValueError(f"{path} is missing or damaged: run `baton cache` again with --verify.")
+            for clip in json.loads(index_path(path).read_text())["clips"]:
+                if include_flagged or not clip["flagged"]:
+                    buckets.setdefault(clip["bucket"], []).append((i, clip))
+        self.buckets = [rows for _, rows in sorted(buckets.items())]
+
+    def tensors(self, row: tuple[int, dict[str, Any]]) -> dict[str, torch.Tensor]:
+        return load(self._read(row, "safetensors"))
+
+    def facts(self, row: tuple[int, dict[str, Any]]) -> dict[str, Any]:
+        return {
+            **json.loads(self._read(row, "json")),
+            "number": row[1]["number"],
+            "prompt": self._read(row, "txt").decode(),
+        }
+
+    def _read(self, row: tuple[int, dict[str, Any]], suffix: str) -> bytes:
+        return read_member(self._paths[row[0]], row[1]["members"][suffix])
+
+
+def collate_features(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Samples of [`CachedFeatures`] as a batch; prompts and cues become lists."""
+    return {
+        name: [sample[name] for sample in samples]
+        if isinstance(value, str)
+        else torch.stack([s[name] for s in samples])
+        for name, value in samples[0].items()
+    }
