@@ -277,6 +277,7 @@ def resample(waveform: torch.Tensor, sampling_rate: int, target_rate: int) -> to
 
 
 def describe_source(clips: StageClips | ClipFolder | ClipShards) -> dict[str, Any]:
+    """What a recipe says about the clips of a cache."""
     if isinstance(clips, StageClips):
         source = {"stage": clips.split, "seed": clips.seed, "tier_weights": clips.tier_weights}
         return source | ({"verb_shares": clips.verb_shares} if clips.verb_shares else {})
@@ -313,6 +314,7 @@ def _check_recipe(folder: Path, recipe: dict[str, Any], worker: int) -> None:
 
 
 def index_path(path: Path) -> Path:
+    """The index of a shard."""
     return path.with_suffix(".index.json")
 
 
