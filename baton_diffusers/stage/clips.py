@@ -20,7 +20,7 @@ class StageClips:
     Stage's clips of one split, rendered as they are asked for; the same index gives the same clip.
 
     Args:
-        split: "train", "validation" or "test".
+        split: "train", "validation", "test" or "test-combinations".
         seed: Streams of different seeds have different clips.
         tier_weights: How often each tier is drawn, in any scale; default: all tiers equally often.
         foreground: Whether a sample also has the mask of its actors.

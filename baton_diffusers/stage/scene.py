@@ -27,7 +27,7 @@ COLOURS = ("red", "green", "blue", "yellow")  # of ball, box and bell, from the 
 VOICES = {"orange": "low", "purple": "high"}  # colours of a face, and the voice each one has
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TIERS = ("simple", "medium", "complex")
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test", "test-combinations")
 VERBS = {"ball": "bounce", "bell": "ring", "box": "hit", "face": "say"}
 EVENTS = {"bounce": "landing", "ring": "flash", "hit": "contact", "say": "word"}
 
@@ -36,6 +36,19 @@ MIN_SLIDE = 4.0  # pixels that a box slides at least
 JOLT = 3.0  # pixels that an actor is thrown back when it is hit
 MAX_COUNT = 3
 MAX_ACTIONS = 4
+
+# What only the scenes of "test-combinations" show: who does what beside whom (of a hit: to whom), and kinds that act one after
+# another. Each actor, each of its actions and each kind in each place of a script is left in the other splits.
+HELD_OUT_PAIRS = {
+    ("yellow ball", "bounce", "green bell"),
+    ("blue ball", "bounce", "purple face"),
+    ("green bell", "ring", "blue ball"),
+    ("yellow bell", "ring", "red box"),
+    ("red box", "hit", "blue ball"),
+    ("green box", "hit", "orange face"),
+    ("purple face", "say", "red ball"),
+}
+HELD_OUT_ORDERS = {("bell", "box", "face"), ("ball", "face", "box"), ("box", "ball", "bell")}
 
 # Times in frames. Consecutive instants lie at least GAP apart, so that sounds do not overlap.
 GAP = 6
@@ -211,8 +224,22 @@ class Scene:
         return int.from_bytes(hashlib.sha256(canonical.encode()).digest()[:8], "big")
 
     @property
+    def has_held_out_combination(self) -> bool:
+        """Whether the scene shows one of `HELD_OUT_PAIRS` or `HELD_OUT_ORDERS`."""
+        for action in self.script:
+            others = range(len(self.actors)) if action.target is None else (action.target,)
+            name = self.actors[action.actor].name
+            if any((name, action.verb, self.actors[other].name) in HELD_OUT_PAIRS for other in others):
+                return True
+        kinds = [self.actors[action.actor].kind for action in self.script]
+        return any(order in HELD_OUT_ORDERS for order in zip(kinds, kinds[1:], kinds[2:], strict=False))
+
+    @property
     def split(self) -> str:
-        """One scene in ten is "test", one in ten "validation", the others "train": settled by cast and script alone."""
+        """Scenes with a held-out combination are "test-combinations". Of the others one in ten is "test", one in ten
+        "validation", the rest "train". Cast and script alone settle it."""
+        if self.has_held_out_combination:
+            return "test-combinations"
         return {0: "test", 1: "validation"}.get(self.digest % 10, "train")
 
     def to_dict(self) -> dict[str, Any]:
@@ -286,7 +313,7 @@ def sample_scene(seed: int, tier: str | None = None, split: str | None = None) -
         seed: The same seed, tier and split give the same scene.
         tier: "simple", "medium" or "complex"; `None` draws each as often as the others. A third of the complex scenes
             is built around several steps, a third around a hit, and a third around a dialogue of both faces.
-        split: "train", "validation" or "test", see [`Scene.split`]; `None` takes any scene.
+        split: "train", "validation", "test" or "test-combinations", see [`Scene.split`]; `None` takes any scene.
     """
     if tier not in (None, *TIERS):
         raise ValueError(f"`tier` is {tier!r}, but has to be one of {TIERS} or None.")

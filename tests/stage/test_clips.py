@@ -8,6 +8,7 @@ from torch.utils.data import default_collate
 from baton_diffusers.models.latents import to_frames, to_video
 from baton_diffusers.stage import render_clip, write_prompt
 from baton_diffusers.stage.clips import StageClips
+from baton_diffusers.stage.scene import SPLITS
 
 
 def test_an_index_names_a_clip():
@@ -21,7 +22,7 @@ def test_an_index_names_a_clip():
     assert write_prompt(scene, seed) == sample["prompt"]
 
 
-@pytest.mark.parametrize("split", ["train", "validation", "test"])
+@pytest.mark.parametrize("split", SPLITS)
 def test_a_stream_keeps_to_its_split(split):
     clips = StageClips(split)
     assert {clips.scene(index)[0].split for index in range(50)} == {split}

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from baton_diffusers.stage import Action, Actor, Scene, sample_scene, timeline
-from baton_diffusers.stage.scene import FRAME_RATE, GAP, LAST_FRAME, SPLITS, TIERS
+from baton_diffusers.stage.scene import FRAME_RATE, GAP, HELD_OUT_ORDERS, HELD_OUT_PAIRS, LAST_FRAME, SPLITS, TIERS
 
 
 SEEDS = range(100)
@@ -26,16 +26,42 @@ def test_known_scenes_stay_as_they_are():
 
 
 def test_no_split_yields_a_scene_of_another():
-    drawn = {split: {sample_scene(seed, split=split) for seed in SEEDS} for split in SPLITS}
-    for split, scenes in drawn.items():
-        assert {scene.split for scene in scenes} == {split}
-    assert not drawn["train"] & drawn["test"] and not drawn["train"] & drawn["validation"]
+    for split in SPLITS:
+        assert {sample_scene(seed, split=split).split for seed in range(30)} == {split}
 
 
-def test_a_tenth_of_the_scenes_is_test_and_a_tenth_validation():
-    splits = [sample_scene(seed).split for seed in range(500)]
-    assert 0.07 < splits.count("test") / 500 < 0.13
-    assert 0.07 < splits.count("validation") / 500 < 0.13
+def test_a_tenth_of_the_scenes_is_test_a_tenth_validation_and_a_tenth_held_out():
+    splits = [sample_scene(seed).split for seed in range(1000)]
+    for split in ("validation", "test", "test-combinations"):
+        assert 0.06 < splits.count(split) / 1000 < 0.13
+
+
+def test_held_out_combinations_are_in_no_other_split():
+    pairs, orders = set(), set()
+    for split in SPLITS:
+        for seed in range(60):
+            scene = sample_scene(seed, split=split)
+            names = [actor.name for actor in scene.actors]
+            shown = {
+                (names[a.actor], a.verb, name)
+                for a in scene.script
+                for name in (names if a.target is None else [names[a.target]])
+            }
+            kinds = tuple(scene.actors[action.actor].kind for action in scene.script)
+            followed = {kinds[i : i + 3] for i in range(len(kinds) - 2)}
+            if split == "test-combinations":
+                assert shown & HELD_OUT_PAIRS or followed & HELD_OUT_ORDERS
+                pairs, orders = pairs | shown & HELD_OUT_PAIRS, orders | followed & HELD_OUT_ORDERS
+            else:
+                assert not shown & HELD_OUT_PAIRS and not followed & HELD_OUT_ORDERS
+    assert len(pairs) == len(HELD_OUT_PAIRS) and len(orders) > 1
+
+
+def test_who_and_what_is_held_out_together_is_trained_apart():
+    scenes = [sample_scene(seed, split="train") for seed in range(200)]
+    acting = {(scene.actors[a.actor].name, a.verb) for scene in scenes for a in scene.script}
+    assert {pair[:2] for pair in HELD_OUT_PAIRS} <= acting
+    assert {pair[2] for pair in HELD_OUT_PAIRS} <= {actor.name for scene in scenes for actor in scene.actors}
 
 
 def test_the_split_depends_on_what_happens_only():
