@@ -311,8 +311,8 @@ def evaluate(
     if ablation is not None and told:
         raise ValueError(f"--ablation says itself which models and plans are scored: change {ablation} instead")
 
-    from .training import evaluation
-    from .training.ablation import Arm, run_arm
+    from .evaluation import scores as evaluation
+    from .evaluation.arms import Arm, run_arm
 
     evaluation.check_direction(direction)
     _check_guidance(guidance, _guiders(guidance), model)
@@ -496,7 +496,7 @@ def _evaluate_arms(path: Path, examples: list, steps: int | None, batch_size: in
     them. The scores of each clip are kept beside it, so that nothing is measured twice."""
     import json
 
-    from .training import ablation
+    from .evaluation import arms as ablation
 
     arms, scores, table = ablation.load_arms(path), {}, {}
     try:
@@ -520,7 +520,7 @@ def _evaluate_arms(path: Path, examples: list, steps: int | None, batch_size: in
 @contextmanager
 def _kept_scores(json_file: Path | None):
     """The scores of clips in a file beside `json_file`. Where the work is cut short, says how to go on."""
-    from .training.ablation import ScoreFile
+    from .evaluation.arms import ScoreFile
 
     kept = ScoreFile(None if json_file is None else json_file.with_suffix(".jsonl"))
     try:

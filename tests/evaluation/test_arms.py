@@ -9,18 +9,18 @@ import torch
 
 from baton_diffusers import BatonPipeline, cli
 from baton_diffusers.checkpoints import default_checkpoint
-from baton_diffusers.guiders import PlanGuidance, presets
-from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
-from baton_diffusers.schedulers import LeadFlowMatchScheduler
-from baton_diffusers.stage.scoring import score_clip
-from baton_diffusers.training import ablation
-from baton_diffusers.training.evaluation import (
+from baton_diffusers.evaluation import arms as ablation
+from baton_diffusers.evaluation.scores import (
     DIRECTIONS,
     draw_examples,
     evaluate,
     generated_clips,
     reconstructed_clips,
 )
+from baton_diffusers.guiders import PlanGuidance, presets
+from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
+from baton_diffusers.schedulers import LeadFlowMatchScheduler
+from baton_diffusers.stage.scoring import score_clip
 
 
 ARMS = """
@@ -430,7 +430,7 @@ def ending_after(number, error):
 
 
 def test_an_interrupted_ablation_prints_what_is_complete(command, arms_file, monkeypatch, capsys):
-    monkeypatch.setattr("baton_diffusers.training.evaluation.score_clip", ending_after(7, KeyboardInterrupt()))
+    monkeypatch.setattr("baton_diffusers.evaluation.scores.score_clip", ending_after(7, KeyboardInterrupt()))
     assert command("--ablation", arms_file) == 130
     printed = capsys.readouterr()
     assert "| all | free | 3 |" in printed.out and "| all | led | free |" in printed.out and "late" not in printed.out
@@ -439,7 +439,7 @@ def test_an_interrupted_ablation_prints_what_is_complete(command, arms_file, mon
 
 
 def test_a_failing_ablation_prints_what_is_complete(command, arms_file, monkeypatch, capsys):
-    monkeypatch.setattr("baton_diffusers.training.evaluation.score_clip", ending_after(4, RuntimeError("too hot")))
+    monkeypatch.setattr("baton_diffusers.evaluation.scores.score_clip", ending_after(4, RuntimeError("too hot")))
     path = arms_file.with_name("scores.json")
     assert command("--ablation", arms_file, "--json", path) == 1
     printed = capsys.readouterr()
@@ -451,13 +451,13 @@ def test_a_failing_ablation_prints_what_is_complete(command, arms_file, monkeypa
 def test_an_evaluation_goes_on_and_knows_its_settings(command, tmp_path, monkeypatch, capsys):
     path = tmp_path / "scores.json"
     told = ("--json", path, "--no-plan", "--guidance", "none", "--steps", 1)
-    monkeypatch.setattr("baton_diffusers.training.evaluation.score_clip", ending_after(2, KeyboardInterrupt()))
+    monkeypatch.setattr("baton_diffusers.evaluation.scores.score_clip", ending_after(2, KeyboardInterrupt()))
     assert command(*told) == 130 and not path.exists()
     printed = capsys.readouterr()
     assert printed.out == "" and "scores.jsonl keeps what was scored: the same command goes on" in printed.err
 
     monkeypatch.setattr(
-        "baton_diffusers.training.evaluation.score_clip", ending_after(1, AssertionError("measured twice"))
+        "baton_diffusers.evaluation.scores.score_clip", ending_after(1, AssertionError("measured twice"))
     )
     assert command(*told) == 0
     printed = capsys.readouterr().out
@@ -465,7 +465,7 @@ def test_an_evaluation_goes_on_and_knows_its_settings(command, tmp_path, monkeyp
     went_on = json.loads(path.read_text())
     assert went_on["settings"]["clips_measured"] == 1 and went_on["settings"]["clips"] == "plan: none"
 
-    monkeypatch.setattr("baton_diffusers.training.evaluation.score_clip", score_clip)
+    monkeypatch.setattr("baton_diffusers.evaluation.scores.score_clip", score_clip)
     path.with_suffix(".jsonl").unlink()
     assert command(*told) == 0
     at_once = capsys.readouterr().out.splitlines()
@@ -477,7 +477,7 @@ def test_an_evaluation_goes_on_and_knows_its_settings(command, tmp_path, monkeyp
 
     # An ablation's arm of the same settings is the same measurement.
     monkeypatch.setattr(
-        "baton_diffusers.training.evaluation.score_clip", ending_after(0, AssertionError("measured twice"))
+        "baton_diffusers.evaluation.scores.score_clip", ending_after(0, AssertionError("measured twice"))
     )
     arms = tmp_path / "arms.toml"
     arms.write_text(f'[[arm]]\nname = "free"\nmodels = "{NANO}"\nplan = "none"\nguidance = "none"\nsteps = 1\n')

@@ -22,7 +22,7 @@ from ..models.va_planner import VAPlannerModel
 from ..schedulers import lead_schedulers
 from ..stage.scene import TIERS
 from ..stage.scoring import ClipScore, Fact
-from .evaluation import (
+from .scores import (
     CUES,
     GIVEN_ASPECTS,
     PLANS,

@@ -4,11 +4,7 @@ import torch
 
 from baton_diffusers import BatonPipeline
 from baton_diffusers.checkpoints import default_checkpoint
-from baton_diffusers.guiders import presets
-from baton_diffusers.pipelines.pipeline_output import BatonPipelineOutput
-from baton_diffusers.stage.scene import VERBS
-from baton_diffusers.stage.scoring import summarise
-from baton_diffusers.training.evaluation import (
+from baton_diffusers.evaluation.scores import (
     DIRECTIONS,
     bootstrap,
     draw_examples,
@@ -22,6 +18,10 @@ from baton_diffusers.training.evaluation import (
     scored_batches,
     summarise_direction,
 )
+from baton_diffusers.guiders import presets
+from baton_diffusers.pipelines.pipeline_output import BatonPipelineOutput
+from baton_diffusers.stage.scene import VERBS
+from baton_diffusers.stage.scoring import summarise
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Evaluation on Stage: scores of clips, and arms of ablations that are compared on the same scenes."""
