@@ -402,6 +402,8 @@ def apply_rotary_embedding(hidden_states: torch.Tensor, rotary_emb: tuple[torch.
     """Rotates neighbouring channel pairs of queries or keys `(batch_size, num_tokens, heads, head_dim)` by the angles of
     [`rotary_embedding`], in float32."""
     cos, sin = rotary_emb
-    x1, x2 = hidden_states.float().unflatten(-1, (-1, 2)).unbind(-1)
-    rotated = torch.stack([x1 * cos - x2 * sin, x1 * sin + x2 * cos], dim=-1)
-    return rotated.flatten(-2).type_as(hidden_states)
+    x1, x2 = hidden_states.unflatten(-1, (-1, 2)).unbind(-1)
+    rotated = torch.empty_like(hidden_states)  # no copy in float32, whose traffic would be most of the rotation's cost
+    rotated[..., 0::2] = x1 * cos - x2 * sin
+    rotated[..., 1::2] = x1 * sin + x2 * cos
+    return rotated

@@ -43,11 +43,8 @@ def ovi_fixture(name: str, file: Path) -> tuple[dict, dict, torch.Tensor, torch.
     timestep = tensors["timestep"]
     video_timestep = timestep
     if metadata["first_frame_is_clean"] == "True":
-        _, frames, height, width = tensors["input_video"].shape
-        tokens = height * width // 4
-        per_token = timestep.repeat(frames * tokens)
-        per_token[:tokens] = 0
-        video_timestep = per_token[None]
+        video_timestep = timestep.repeat(tensors["input_video"].shape[1])[None]
+        video_timestep[:, 0] = 0
     inputs = {
         "hidden_states": tensors["input_video"][None],
         "audio_hidden_states": tensors["input_audio"][None],

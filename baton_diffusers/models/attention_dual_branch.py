@@ -198,7 +198,8 @@ class FusionAttnProcessor:
         key, value = once(text_cache, lambda: self.project_text(attn, encoder_hidden_states))
         hidden_states = dispatch_attention_fn(query, key, value, backend=self._attention_backend).flatten(2, 3)
 
-        query = coordinates.apply_rotary_embedding(query, rotary_emb)
+        if reads_other is not False or attn.context_tokens is not None:
+            query = coordinates.apply_rotary_embedding(query, rotary_emb)
         fusion = None
         if reads_other is not False:
             key, value = once(other_cache, lambda: self.project_other(attn, other_hidden_states, other_rotary_emb))

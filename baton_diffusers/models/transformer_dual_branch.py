@@ -63,9 +63,10 @@ class DualBranchTransformerOutput(BaseOutput):
 class TimeTextEmbedding(nn.Module):
     """Embeds the timestep and the text of one branch.
 
-    Returns the time embedding `(batch_size, 1 or num_tokens, dim)` for the output head, its projection
-    `(batch_size, 1 or num_tokens, 6, dim)` for the blocks, and the text `(batch_size, text_length, dim)`, or `None`
-    where its keys are kept from an earlier forward.
+    A timestep of shape `(batch_size,)` or `(batch_size, num_rows)` gives the time embedding `(batch_size, num_rows, dim)`
+    for the output head and its projection `(batch_size, num_rows, 6, dim)` for the blocks; the first form has one row. A row
+    stands for an equal run of tokens. The text comes out as `(batch_size, text_length, dim)`, or as `None` where its keys
+    are kept from an earlier forward.
     """
 
     def __init__(self, dim: int, freq_dim: int, text_dim: int) -> None:
@@ -80,7 +81,7 @@ class TimeTextEmbedding(nn.Module):
         self, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor, embeds_text: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         dtype = encoder_hidden_states.dtype
-        timestep = timestep.reshape(timestep.shape[0], -1)  # one for a sample, or one for a token
+        timestep = timestep.reshape(timestep.shape[0], -1)
         sinusoids = self.time_proj(timestep.flatten()).unflatten(0, timestep.shape)
         temb = self.time_embedder(sinusoids.to(self.time_embedder.linear_1.weight.dtype)).to(dtype)
         modulation = self.modulation_proj(self.act(temb)).unflatten(-1, (6, -1))
@@ -115,13 +116,22 @@ class AudioPatchEmbedding(nn.Module):
 
 
 def modulate(hidden_states: torch.Tensor, norm: nn.Module, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """`norm(x) * (1 + scale) + shift`, in float32."""
-    return (norm(hidden_states.float()) * (1 + scale) + shift).type_as(hidden_states)
+    """`norm(x) * (1 + scale) + shift`, in float32.
+
+    `x` is `(batch_size, num_tokens, dim)`; shift and scale are `(batch_size, num_rows, dim)`. Each row serves
+    `num_tokens / num_rows` tokens in a row: the whole clip, a latent frame, or one token.
+    """
+    rows = hidden_states.unflatten(1, (shift.shape[1], -1))
+    normed = norm(rows.float())
+    # A `device_map` may put the norm of the head on another device than the time embedding.
+    shift, scale = shift[:, :, None].to(normed.device), scale[:, :, None].to(normed.device)
+    return (normed * (1 + scale) + shift).type_as(hidden_states).flatten(1, 2)
 
 
 def add_gated(hidden_states: torch.Tensor, update: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
-    """`x + update * gate`, in float32."""
-    return (hidden_states.float() + update.float() * gate).type_as(hidden_states)
+    """`x + update * gate`, in float32, with a gate `(batch_size, num_rows, dim)` as in [`modulate`]."""
+    rows, updates = (states.unflatten(1, (gate.shape[1], -1)) for states in (hidden_states, update))
+    return (rows + updates * gate[:, :, None].float()).type_as(hidden_states).flatten(1, 2)
 
 
 @maybe_allow_in_graph
@@ -535,8 +545,9 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         Args:
             hidden_states (`torch.Tensor` of shape `(batch_size, num_channels, num_frames, height, width)`): video latents.
             audio_hidden_states (`torch.Tensor` of shape `(batch_size, audio_length, audio_channels)`): audio latents.
-            timestep (`torch.Tensor` of shape `(batch_size,)` or `(batch_size, num_video_tokens)`): noise level in
-                [0, 1000] of the video, for a sample or for each token; 0 is clean.
+            timestep (`torch.Tensor` of shape `(batch_size,)`, `(batch_size, num_frames)` or `(batch_size, num_video_tokens)`):
+                noise level in [0, 1000] of the video, for a sample, for each latent frame or for each token; 0 is clean.
+                One for each frame costs no memory; one for each token costs about 12 times the video's hidden states.
             encoder_hidden_states (`torch.Tensor` of shape `(batch_size, text_length, text_dim)`): the text, zero-padded;
                 the padding is attended as in Ovi.
             audio_timestep (`torch.Tensor` of shape `(batch_size,)` or `(batch_size, audio_length)`, *optional*): noise
@@ -635,8 +646,10 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         cos, sin = rotary_emb
         rotary_emb = self.shard(cos), self.shard(sin)
         if has_video:
+            num_tokens = states.shape[1]
             states = self.shard(states)
-            timestep = self.shard(timestep) if timestep.ndim == 2 else timestep
+            if timestep.ndim == 2 and states.shape[1] < num_tokens:
+                timestep = self.shard(timestep.repeat_interleave(num_tokens // timestep.shape[1], dim=1))
 
         # 5. Time, text, plan
         modulation = audio_modulation = text_states = audio_text_states = None
@@ -677,12 +690,14 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         # 7. Heads, and patches back to latents
         sample = audio_sample = None
         if not video_is_clean:
-            shift, scale = (self.scale_shift_table[:, None] + temb.float()[:, :, None]).unbind(2)
+            shift, scale = (self.scale_shift_table[:, None].to(temb.device) + temb.float()[:, :, None]).unbind(2)
             sample = self.proj_out(modulate(states, self.norm_out, shift, scale))
             sample = sample.reshape(batch_size, *grid, p_t, p_h, p_w, -1)
             sample = sample.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
         if not audio_is_clean:
-            shift, scale = (self.audio_scale_shift_table[:, None] + audio_temb.float()[:, :, None]).unbind(2)
+            shift, scale = (
+                self.audio_scale_shift_table[:, None].to(audio_temb.device) + audio_temb.float()[:, :, None]
+            ).unbind(2)
             audio_sample = self.audio_proj_out(modulate(audio_states, self.audio_norm_out, shift, scale))
             audio_sample = audio_sample[:, reference_length:]
 
@@ -842,14 +857,15 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
 
         num_tokens = num_frames * height * width // math.prod(config.patch_size)
         if audio_timestep is None and timestep.ndim == 2:
-            raise ValueError("`timestep` has a value for each video token: give `audio_timestep` too.")
-        for name, value, tokens in (
-            ("timestep", timestep, num_tokens),
-            ("audio_timestep", audio_timestep, audio_hidden_states.shape[1]),
+            raise ValueError("`timestep` differs within the video: give `audio_timestep` too.")
+        for name, value, lengths in (
+            ("timestep", timestep, (num_frames, num_tokens)),
+            ("audio_timestep", audio_timestep, (audio_hidden_states.shape[1],)),
         ):
-            if value is not None and tuple(value.shape) not in ((batch_size,), (batch_size, tokens)):
+            shapes = [(batch_size,), *((batch_size, length) for length in lengths)]
+            if value is not None and tuple(value.shape) not in shapes:
                 raise ValueError(
-                    f"`{name}` has shape {tuple(value.shape)}, but must be ({batch_size},) or ({batch_size}, {tokens})."
+                    f"`{name}` has shape {tuple(value.shape)}, but must be one of {', '.join(map(str, shapes))}."
                 )
 
         for name, value in (

@@ -149,17 +149,15 @@ class Given:
 
 @dataclass(frozen=True)
 class KnownLatents:
-    """What is known of one modality of the clips, as tokens on the model's grid.
+    """What is known of one modality of the clips, as latents on the model's grid.
 
     Args:
         latents (`torch.Tensor`): clean latents, float32, shaped as those of the loop; zero where nothing is known.
-        mask (`torch.Tensor`): bool, `True` where a latent is known; broadcasts over `latents`.
-        tokens_for_each (`int`): the transformer's tokens for each entry of `mask`.
+        mask (`torch.Tensor`): bool, `True` where a latent frame or audio latent is known; broadcasts over `latents`.
     """
 
     latents: torch.Tensor
     mask: torch.Tensor
-    tokens_for_each: int = 1
 
     @cached_property
     def any(self) -> bool:
@@ -180,12 +178,11 @@ class KnownLatents:
         return velocity.masked_fill(self.mask, 0.0) if self.any else velocity
 
     def timestep(self, timestep: torch.Tensor) -> torch.Tensor:
-        """The transformer's timestep, 0 where latents are known: `(num_clips,)`, or `(num_clips, num_tokens)` if they are
-        known in part."""
+        """The transformer's timestep, 0 where latents are known: `(num_clips,)`, or, if they are known in part, one for each
+        latent frame or audio latent."""
         num_clips = len(self.latents)
         if self.any and not self.all:
-            tokens = self.mask.flatten().repeat_interleave(self.tokens_for_each)
-            return torch.where(tokens, 0.0, timestep).expand(num_clips, -1)
+            return torch.where(self.mask.flatten(), 0.0, timestep).expand(num_clips, -1)
         return (timestep * 0 if self.all else timestep).expand(num_clips)
 
 

@@ -862,9 +862,8 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
             audio_latents[:, :length] = encoded.repeat_interleave(num_clips // len(encoded), dim=0)
         mask, audio_mask = self._settled_masks(given, num_frames)
         mask, audio_mask = mask.to(device)[None, None, :, None, None], audio_mask.to(device)[None, :, None]
-        tokens_in_frame = math.prod(video_shape[3:]) // math.prod(self.transformer.config.patch_size[1:])
         return (
-            KnownLatents(latents * mask, mask, tokens_in_frame),
+            KnownLatents(latents * mask, mask),
             KnownLatents(audio_latents * audio_mask, audio_mask),
         )
 

@@ -23,6 +23,7 @@ def routes(inputs):
     return [
         {},
         {"plan": None, "timestep": per_token},
+        {"plan": None, "timestep": per_token[:, ::4]},
         {"video_reads_audio": torch.tensor([True, False]), "audio_reads_video": torch.tensor([False, True])},
         {"reference_audio_hidden_states": torch.ones(BATCH_SIZE, 4, AUDIO_CHANNELS), "skip_layers": [0]},
         {"timestep": clean, "video_reads_audio": False},

@@ -14,6 +14,7 @@ from diffusers import (
 from diffusers.hooks import SeaCacheConfig, TextKVCacheConfig
 from peft import LoraConfig
 
+from baton_diffusers.memory import LiveTensors
 from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
 
 from ..tiny import AUDIO_CHANNELS, AUDIO_LATENTS, LATENT_CHANNELS, LATENTS, TEXT_DIM, random_plan, tiny_transformer
@@ -129,6 +130,25 @@ def test_a_clean_first_frame_is_told_from_the_others(transformer, inputs):
     per_token[:, :4] = 0.0
     clean_first, _ = run(transformer, inputs, timestep=per_token)
     assert differ(clean_first[:, :, 0], run(transformer, inputs)[0][:, :, 0])
+
+
+def test_a_timestep_for_each_latent_frame_is_one_for_each_of_its_tokens(transformer, inputs):
+    per_frame = inputs["timestep"][:, None] * torch.tensor([0.0, 1.0, 0.5])
+    per_token = per_frame.repeat_interleave(NUM_TOKENS // 3, dim=1)
+    assert_equal(run(transformer, inputs, timestep=per_frame), run(transformer, inputs, timestep=per_token))
+
+
+def test_a_timestep_for_each_latent_frame_takes_the_memory_of_one(transformer):
+    model = DualBranchTransformer.from_config({**transformer.config, "num_layers": 1}).to("meta")
+    inputs = {name: x.to("meta") for name, x in make_inputs((4, 3, 64, 64), AUDIO_LATENTS, 1).items()}
+
+    def peak(length):
+        timestep = torch.empty(1, length, device="meta")
+        with torch.no_grad(), LiveTensors() as alive:
+            model(**{**inputs, "timestep": timestep if length > 1 else timestep[0]})
+        return alive.peak
+
+    assert peak(3) < 1.01 * peak(1) < peak(3 * 32 * 32)
 
 
 def test_the_audio_timestep_is_the_videos_by_default(transformer, inputs):
@@ -468,9 +488,9 @@ def test_a_block_compiles_without_a_graph_break(inputs):
         ("hidden_states", (2, 4, 3, 5, 4), r"3 x 5 x 4 cannot be cut into patches of \(1, 2, 2\)"),
         ("audio_hidden_states", (1, 36, 6), r"`audio_hidden_states` has shape \(1, 36, 6\).*\(2, audio_length, 6\)"),
         ("audio_hidden_states", (2, 6, 36), r"`audio_hidden_states` has shape \(2, 6, 36\)"),
-        ("timestep", (2, 11), r"`timestep` has shape \(2, 11\), but must be \(2,\) or \(2, 12\)"),
+        ("timestep", (2, 11), r"`timestep` has shape \(2, 11\), but must be one of \(2,\), \(2, 3\), \(2, 12\)"),
         ("timestep", (1,), r"`timestep` has shape \(1,\)"),
-        ("audio_timestep", (2, 12), r"`audio_timestep` has shape \(2, 12\), but must be \(2,\) or \(2, 36\)"),
+        ("audio_timestep", (2, 12), r"`audio_timestep` has shape \(2, 12\), but must be one of \(2,\), \(2, 36\)"),
         (
             "encoder_hidden_states",
             (1, 5, 16),

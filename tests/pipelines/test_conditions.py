@@ -272,10 +272,10 @@ def test_a_size_keeps_its_shape_and_takes_the_models_area(size, expected):
 def test_known_latents_lie_at_timestep_0_and_stay():
     mask = torch.tensor([True, False, True])[None, None, :, None, None]
     clean, noise, t = torch.ones(2, 4, 3, 2, 2), torch.full((2, 4, 3, 2, 2), 5.0), torch.tensor(750.0)
-    known = KnownLatents(clean * mask, mask, tokens_for_each=2)
+    known = KnownLatents(clean * mask, mask)
     assert known.keep(noise)[0, 0, :, 0, 0].tolist() == [1, 5, 1]
     assert known.without_velocity(noise)[1, 3, :, 1, 1].tolist() == [0, 5, 0]
-    assert known.timestep(t).tolist() == [[0, 0, 750, 750, 0, 0]] * 2
+    assert known.timestep(t).tolist() == [[0, 750, 0]] * 2
     nothing, everything = KnownLatents(clean, mask & False), KnownLatents(clean, mask | True)
     assert nothing.keep(noise) is noise and nothing.timestep(t).tolist() == [750, 750]
     assert torch.equal(everything.keep(noise), clean) and everything.timestep(t).tolist() == [0, 0]
