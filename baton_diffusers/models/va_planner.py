@@ -168,6 +168,38 @@ def tokenize_cues(
     return input_ids, attention_mask, labels
 
 
+class _CastConstraint:
+    """What one sheet may go on with, where its cues have to name actors of its cast.
+
+    A cast is what stands before the first timestamp: entries between separators, each a name and, as its last token, a place.
+    """
+
+    def __init__(self, separator: int, timestamps: range):
+        self.separator = separator
+        self.timestamps = timestamps
+        self.entries: list[list[int]] = [[]]
+        self.cue: list[int] | None = None  # tokens since the last timestamp
+
+    def append(self, token: int) -> None:
+        if token in self.timestamps:
+            self.cue = []
+        elif self.cue is not None:
+            self.cue.append(token)
+        elif token == self.separator:
+            self.entries.append([])
+        else:
+            self.entries[-1].append(token)
+
+    def impossible(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Which of all `tokens` cannot come next."""
+        names = [entry[:-1] for entry in self.entries if len(entry) > 1]
+        if self.cue is None or not names or any(self.cue[: len(name)] == name for name in names):
+            return torch.zeros_like(tokens, dtype=torch.bool)
+        started = [name for name in names if name[: len(self.cue)] == self.cue]
+        possible = torch.tensor([name[len(self.cue)] for name in started], device=tokens.device)
+        return ~torch.isin(tokens, possible)
+
+
 class AlignmentAttnProcessor:
     """Attention of a tower's tokens to other tokens, both rotated by their own timestamps."""
 
@@ -324,6 +356,8 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             one the planner knows no cues, as the paper's.
         num_timestamps (`int`, defaults to 0): timestamp tokens.
         timestamp_rate (`float`, defaults to 16.0): timestamps per second.
+        cast_separator_id (`int`, *optional*): the token between two actors of a sheet's cast. With one, decoding holds to
+            the cast: each cue begins with the name of one of its actors.
 
     Raises:
         ValueError: if the towers' width does not divide into heads of even size, or the timestamps are not among the language
@@ -354,6 +388,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         first_timestamp_id: int | None = None,
         num_timestamps: int = 0,
         timestamp_rate: float = 16.0,
+        cast_separator_id: int | None = None,
     ):
         super().__init__()
         language_model_config = Qwen3Config(**language_model_config)
@@ -452,6 +487,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         attention_mask: torch.Tensor,
         duration: float | None,
         labels: torch.Tensor | None = None,
+        further_texts: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
     ) -> SemanticPlan | tuple[SemanticPlan | None, torch.Tensor]:
         """
         Args:
@@ -463,10 +499,13 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 planned, at a fraction of the cost.
             labels (`torch.Tensor` of shape `(batch_size, text_length)`, *optional*): tokens that the language model learns
                 to write, -100 elsewhere.
+            further_texts (tuple of `input_ids`, `attention_mask` and `labels`, *optional*): more texts that the language
+                model learns to write, without a plan. Training calls the module once a step with all of them.
 
         Returns:
             `SemanticPlan`: its audio tokens fill whole chunks; those beyond `duration` are zero and masked. With `labels`,
-            a tuple of it and the mean cross-entropy of the labels.
+            a tuple of it and the cross-entropy of each text, `(batch_size + number of further texts,)`: the mean over its
+            labels, 0 for a text without any.
 
         Raises:
             ValueError: if `duration` is not positive, shapes disagree, or text and plan exceed the language model's
@@ -479,7 +518,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             )
         if duration is None and labels is not None:
             hidden_states = self._read(self.language_model.embed_tokens(input_ids), attention_mask)
-            return None, self._cross_entropy(hidden_states, labels)
+            return None, self._cross_entropies(hidden_states, labels, further_texts)
         if duration is None or not 0 < duration < math.inf:
             raise ValueError(f"`duration` is {duration} seconds, but must be positive.")
         config = self.config
@@ -534,7 +573,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         audio_tokens = self.audio_proj_out(audio_hidden_states)
         audio_tokens = nn.functional.pad(audio_tokens, (0, 0, 0, len(audio_times) - num_audio_tokens))
         plan = SemanticPlan.laid_out(layout, video_tokens, audio_tokens, duration)
-        return plan if labels is None else (plan, self._cross_entropy(text_hidden_states, labels))
+        return plan if labels is None else (plan, self._cross_entropies(text_hidden_states, labels, further_texts))
 
     @apply_forward_hook
     @torch.no_grad()
@@ -548,8 +587,9 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         max_new_tokens: int = 128,
     ) -> list[list[int]]:
         """
-        Writes the cue sheets of prompts, token by token. A sheet begins with a timestamp; they never go back, nor beyond
-        `duration`.
+        Writes the cue sheets of prompts, token by token. Decoding is constrained to the grammar of sheets: timestamps never go
+        back, nor beyond `duration`; with a `cast_separator_id`, a cast may come before the first one, and each cue then
+        begins with the name of an actor of the cast. Without one, a sheet begins with a timestamp.
 
         Args:
             input_ids (`torch.Tensor` of shape `(batch_size, text_length)`): tokens from `tokenize_prompts`, padded left.
@@ -590,6 +630,9 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         head = self.language_model.embed_tokens(tokens) if self.lm_head is None else None
         is_timestamp = (tokens >= first) & (tokens < first + number)
         earliest = torch.full((batch_size, 1), first, device=device)
+        casts = None
+        if config.cast_separator_id is not None:
+            casts = [_CastConstraint(config.cast_separator_id, range(first, first + number)) for _ in range(batch_size)]
 
         cache, written = DynamicCache(), []
         inputs_embeds = self.language_model.embed_tokens(input_ids)
@@ -597,8 +640,10 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         for step in range(max_new_tokens):
             hidden_states = self._read(inputs_embeds, attention_mask, cache)[:, -1]
             impossible = is_timestamp & ((tokens < earliest) | (tokens > last))
-            if step == 0:
+            if casts is None and step == 0:
                 impossible = impossible | ~(is_timestamp | (tokens == end))
+            if casts is not None:
+                impossible = impossible | torch.stack([cast.impossible(tokens) for cast in casts])
             logits = self._logits(hidden_states, head).masked_fill(impossible, -math.inf)
             if temperature == 0:
                 token = logits.argmax(dim=-1)
@@ -609,6 +654,9 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             written.append(token.masked_fill(finished, end))
             if finished.all():
                 break
+            if casts is not None:
+                for cast, number_of_token in zip(casts, token.tolist(), strict=True):
+                    cast.append(number_of_token)
             earliest = torch.where(is_timestamp[token], token, earliest[:, 0])[:, None]
             inputs_embeds = self.language_model.embed_tokens(token)[:, None]
             attention_mask = nn.functional.pad(attention_mask, (0, 1), value=1)
@@ -644,12 +692,26 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             hidden_states, self.language_model.embed_tokens.weight if head is None else head
         ).float()
 
+    def _cross_entropies(
+        self,
+        hidden_states: torch.Tensor,
+        labels: torch.Tensor,
+        further_texts: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None,
+    ) -> torch.Tensor:
+        losses = [self._cross_entropy(hidden_states, labels)]
+        if further_texts is not None:
+            input_ids, attention_mask, labels = further_texts
+            hidden_states = self._read(self.language_model.embed_tokens(input_ids), attention_mask)
+            losses.append(self._cross_entropy(hidden_states, labels))
+        return torch.cat(losses)
+
     def _cross_entropy(self, hidden_states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The mean over the labels, each predicted from the tokens before it; 0 where there are none."""
-        written = labels[:, 1:] != -100
-        logits = self._logits(hidden_states[:, :-1][written])
-        loss = nn.functional.cross_entropy(logits, labels[:, 1:][written], reduction="sum")
-        return loss / written.sum().clamp(min=1)
+        """The mean over each row's labels, each predicted from the tokens before it; 0 for a row without labels."""
+        labels = labels[:, 1:]
+        written = labels != -100
+        losses = nn.functional.cross_entropy(self._logits(hidden_states[:, :-1][written]), labels[written], reduction="none")
+        sums = losses.new_zeros(len(labels)).index_add(0, written.nonzero()[:, 0], losses)
+        return sums / written.sum(dim=1).clamp(min=1)
 
     def _placeholders(self, placeholder: torch.Tensor, times: torch.Tensor, batch_size: int) -> torch.Tensor:
         embeds = placeholder.expand(len(times), -1)
