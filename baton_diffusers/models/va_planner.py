@@ -632,7 +632,9 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         earliest = torch.full((batch_size, 1), first, device=device)
         casts = None
         if config.cast_separator_id is not None:
-            casts = [_CastConstraint(config.cast_separator_id, range(first, first + number)) for _ in range(batch_size)]
+            casts = [
+                _CastConstraint(config.cast_separator_id, range(first, first + number)) for _ in range(batch_size)
+            ]
 
         cache, written = DynamicCache(), []
         inputs_embeds = self.language_model.embed_tokens(input_ids)
@@ -709,7 +711,9 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         """The mean over each row's labels, each predicted from the tokens before it; 0 for a row without labels."""
         labels = labels[:, 1:]
         written = labels != -100
-        losses = nn.functional.cross_entropy(self._logits(hidden_states[:, :-1][written]), labels[written], reduction="none")
+        losses = nn.functional.cross_entropy(
+            self._logits(hidden_states[:, :-1][written]), labels[written], reduction="none"
+        )
         sums = losses.new_zeros(len(labels)).index_add(0, written.nonzero()[:, 0], losses)
         return sums / written.sum(dim=1).clamp(min=1)
 

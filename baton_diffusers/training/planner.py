@@ -263,11 +263,14 @@ class PlannerLoss:
             )
             # a sheet that is empty by dropout is read, but never to be written
             labels = labels.masked_fill(torch.tensor([not sheet for sheet in sheets])[:, None], -100)
-            plan, losses["cues"] = module(
-                input_ids.to(device), attention_mask.to(device), target.duration, labels.to(device)
+            further = self._draw_texts(generator, device) if self.cue_texts else None
+            plan, cross_entropy = module(
+                input_ids.to(device), attention_mask.to(device), target.duration, labels.to(device), further
             )
-            if self.cue_texts:
-                _, losses["texts"] = module(*self._draw_texts(generator, device))
+            # the mean over texts, however the batch is cut
+            losses["cues"] = cross_entropy[: len(prompts)].mean()
+            if further is not None:
+                losses["texts"] = cross_entropy[len(prompts) :].mean()
         else:
             input_ids, attention_mask = tokenize_prompts(self.tokenizer, prompts, system_prompt)
             plan = module(input_ids.to(device), attention_mask.to(device), target.duration)
@@ -282,7 +285,7 @@ class PlannerLoss:
 
     def _draw_texts(
         self, generator: torch.Generator, device: torch.device
-    ) -> tuple[torch.Tensor, torch.Tensor, None, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         seeds = torch.randint(2**31, (self.cue_texts,), generator=generator, device=generator.device).tolist()
         scenes = [self.stage.scene(seed) for seed in seeds]
         input_ids, attention_mask, labels = tokenize_cues(
@@ -292,7 +295,7 @@ class PlannerLoss:
             self.planner_config["system_prompt"],
             self.planner_config["timestamp_rate"],
         )
-        return input_ids.to(device), attention_mask.to(device), None, labels.to(device)
+        return input_ids.to(device), attention_mask.to(device), labels.to(device)
 
 
 @torch.no_grad()

@@ -65,7 +65,9 @@ class RobustAudio:
 
     def __post_init__(self) -> None:
         if self.model is not None and not self.train_decoder:
-            raise ValueError("`model` is a fresh autoencoder, whose decoder has to learn: set `train_decoder` to true.")
+            raise ValueError(
+                "`model` is a fresh autoencoder, whose decoder has to learn: set `train_decoder` to true."
+            )
 
 
 @dataclass
@@ -137,7 +139,9 @@ class RobustAudioCodec(nn.Module):
         vae.vae.encoder.requires_grad_(True)
         vae.vae.decoder.requires_grad_(train_decoder)
 
-    def forward(self, waveform: torch.Tensor, latents: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self, waveform: torch.Tensor, latents: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         inner = self.vae.vae
         mean = inner.encoder(standardised_mel(self.vae, waveform)).chunk(2, dim=1)[0]
         return mean, None if latents is None else inner.decoder(latents)
@@ -215,7 +219,13 @@ class RobustAudioObjective:
         spectrum = torch.stft(waveform, size, size // 4, window=window, return_complex=True)
         knots = torch.randn(len(waveform), 1, 12, generator=generator, device=waveform.device)
         phase = F.interpolate(2 * torch.pi * knots, size=spectrum.shape[1], mode="linear")[:, 0, :, None]
-        return torch.istft(spectrum * torch.polar(torch.ones_like(phase), phase), size, size // 4, window=window, length=waveform.shape[1])
+        return torch.istft(
+            spectrum * torch.polar(torch.ones_like(phase), phase),
+            size,
+            size // 4,
+            window=window,
+            length=waveform.shape[1],
+        )
 
 
 class RobustVideoObjective:
@@ -228,7 +238,9 @@ class RobustVideoObjective:
         self.config = config
         self.teacher = copy.deepcopy(vae).eval().requires_grad_(False)
 
-    def __call__(self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator, step: int) -> dict[str, torch.Tensor]:
+    def __call__(
+        self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator, step: int
+    ) -> dict[str, torch.Tensor]:
         config, device = self.config, batch["frames"].device
         self.teacher.to(device)
         video, coded = to_video(batch["frames"]), to_video(batch["coded"])
@@ -258,7 +270,9 @@ class RobustVideoObjective:
             error = reconstruction - video[rows, :, frames]
             actors = foreground[rows, :, frames]
             losses[name] = (scale / scale.mean() * (error.square() + error.abs())).mean()
-            losses[f"{name}_actors"] = (error.square().mean(dim=1, keepdim=True) * actors).sum() / actors.sum().clamp(min=1)
+            losses[f"{name}_actors"] = (error.square().mean(dim=1, keepdim=True) * actors).sum() / actors.sum().clamp(
+                min=1
+            )
             if name == "whole":
                 losses["latents"] = (mean - target[rows]).square().mean()
         loss = losses["whole"] + losses.get("cut", 0.0) + config.latent_weight * losses["latents"]
@@ -317,12 +331,23 @@ def make_pool(folder: Path, num_clips: int) -> None:
             subprocess.run(
                 [*ffmpeg, "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "64x64", "-r", "16", "-i", f"{scratch}/in.raw"]
                 + ["-f", "s16le", "-ar", "16000", "-ac", "1", "-i", f"{scratch}/in.pcm"]
-                + ["-vf", f"scale={size}:{size}:flags={flags}", "-c:v", "libx264", "-crf", str(crf), "-pix_fmt", "yuv420p"]
+                + [
+                    "-vf",
+                    f"scale={size}:{size}:flags={flags}",
+                    "-c:v",
+                    "libx264",
+                    "-crf",
+                    str(crf),
+                    "-pix_fmt",
+                    "yuv420p",
+                ]
                 + ["-c:a", "aac", "-b:a", f"{rate}k", str(path)],
                 check=True,
             )
             read = [*ffmpeg, "-i", str(path)]
-            sound = subprocess.run([*read, "-f", "s16le", "-ar", "16000", "-ac", "1", "-"], check=True, capture_output=True)
+            sound = subprocess.run(
+                [*read, "-f", "s16le", "-ar", "16000", "-ac", "1", "-"], check=True, capture_output=True
+            )
             film = subprocess.run(
                 [*read, "-vf", "scale=64:64:flags=area", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"],
                 check=True,

@@ -292,8 +292,14 @@ def test_the_loss_of_cues_is_the_cross_entropy_of_each_from_the_tokens_before(cu
             hidden = cue_planner.language_model(input_ids=kept, attention_mask=torch.ones_like(kept)).last_hidden_state
             logits = cue_planner._logits(hidden[0, -1])
             expected.append(torch.nn.functional.cross_entropy(logits, labels[row, i]))
-    torch.testing.assert_close(loss, torch.stack(expected).mean())
+    torch.testing.assert_close(loss, torch.stack(expected).view(2, 3).mean(dim=1))
     torch.testing.assert_close(plan.video_tokens, cue_planner(input_ids, attention_mask, DURATION).video_tokens)
+
+    # a text without labels counts 0; further texts are read in the same call, padded as they come
+    further = (input_ids[1:, 1:], attention_mask[1:, 1:], labels[1:, 1:])
+    nothing = torch.full_like(labels, -100)
+    _, losses = cue_planner(input_ids, attention_mask, DURATION, nothing, further)
+    torch.testing.assert_close(losses, torch.stack([torch.zeros(()), torch.zeros(()), loss[1]]))
 
 
 def test_cues_change_the_plan(cue_planner):
@@ -361,6 +367,24 @@ def test_the_likeliest_sheet_is_what_the_head_says(cue_planner):
             possible = [*others, *range(stamps[-1] if stamps else 10, 23)]
             assert token == max(possible, key=lambda t: logits[t].item())
             ids = [*ids, token]
+
+
+def test_each_cue_names_an_actor_of_the_cast(cue_planner):
+    planner = make_planner(
+        language_model_config=dict(cue_planner.config.language_model_config), **TIMESTAMPS, cast_separator_id=3
+    )
+    input_ids, attention_mask = torch.randint(4, 10, (40, 6)), torch.ones(40, 6, dtype=torch.long)
+    sheets = planner.generate_cues(input_ids, attention_mask, DURATION, generator=torch.Generator().manual_seed(0))
+    cues = 0
+    for sheet in sheets:
+        starts = [i for i, token in enumerate(sheet) if token >= 10]
+        cast = " ".join(str(token) for token in sheet[: starts[0] if starts else None]).split("3")
+        names = [entry.split()[:-1] for entry in cast if len(entry.split()) > 1]
+        for start, end in zip(starts, [*starts, len(sheet)][1:], strict=True):
+            text = [str(token) for token in sheet[start + 1 : end]]
+            assert not names or any(text[: len(name)] == name for name in names)
+            cues += bool(names)
+    assert cues > 10 and any(sheet and sheet[0] < 10 for sheet in sheets)
 
 
 def test_timestamps_that_cannot_be_are_refused(planner, prompt):
