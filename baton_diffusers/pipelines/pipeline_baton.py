@@ -7,10 +7,8 @@ import numbers
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -21,7 +19,6 @@ from diffusers.schedulers import SchedulerMixin
 from diffusers.utils import logging
 from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
-from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from .. import coordinates
@@ -59,6 +56,7 @@ from .conditions import (
     read_given,
 )
 from .cue_fitting import fit_cues
+from .loading import BatonLoadingMixin
 from .lora import BatonLoraLoaderMixin
 from .pipeline_output import BatonPipelineOutput
 from .prompt_forms import PROMPT_FORMS, unknown_words, write_prompt
@@ -73,16 +71,8 @@ with torch.device("cpu"):
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
-_PIPELINE_FILE = '''"""Lets `DiffusionPipeline.from_pretrained(..., custom_pipeline="pipeline", trust_remote_code=True)` find the class."""
 
-from baton_diffusers import BatonPipeline
-
-
-__all__ = ["BatonPipeline"]
-'''
-
-
-class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
+class BatonPipeline(BatonLoadingMixin, DiffusionPipeline, BatonLoraLoaderMixin):
     r"""
     Text to video with its sound, planned first; from a picture, a film, a sound or the end of a clip where one is given.
 
@@ -194,50 +184,6 @@ class BatonPipeline(DiffusionPipeline, BatonLoraLoaderMixin):
         )
         self._check_components()
         self.video_processor = VideoProcessor(vae_scale_factor=vae.config.scale_factor_spatial if vae else 8)
-
-    # Loading and saving
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> BatonPipeline:
-        r"""
-        Loads a pipeline from a folder or from the Hub; see `DiffusionPipeline.from_pretrained` for the arguments. Without
-        `dtype` all components are loaded in float32: on their own, those of transformers would keep the dtype of their file.
-        A single `dtype` leaves `audio_vae` and `vocoder` in float32, since half precision is heard in the sound; a dictionary
-        with a dtype for each component is taken at its word.
-
-        Raises:
-            ValueError: if a local folder holds no pipeline, or one of its weight files is empty or truncated.
-        """
-        folder = Path(pretrained_model_name_or_path)
-        if folder.is_dir():
-            if not (folder / cls.config_name).is_file():
-                raise ValueError(f"{folder} has no {cls.config_name}: it is not the folder of a saved pipeline.")
-            for file in sorted(folder.glob("*/*.safetensors")):
-                try:
-                    with safe_open(file, framework="pt"):
-                        pass
-                except (SafetensorError, OSError) as error:
-                    raise ValueError(f"{file} is truncated or corrupt ({error}): fetch or save it again.") from error
-        name = "torch_dtype" if "torch_dtype" in kwargs else "dtype"
-        dtype = kwargs.setdefault(name, torch.float32)
-        if isinstance(dtype, torch.dtype):
-            kwargs[name] = {"default": dtype, "audio_vae": torch.float32, "vocoder": torch.float32}
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        r"""
-        Saves all components; see `DiffusionPipeline.save_pretrained` for the arguments. A small `pipeline.py` beside the
-        index lets plain `DiffusionPipeline.from_pretrained(..., custom_pipeline="pipeline")` load the folder.
-        """
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "pipeline.py").write_text(_PIPELINE_FILE)  # first: `push_to_hub=True` uploads what is there
-        for name in ("guider", "audio_guider"):
-            # diffusers does not export all of its guiders at its top level, where it would look for them on loading.
-            class_name = type(getattr(self, name)).__name__
-            if self.config[name][0] == "diffusers" and not hasattr(diffusers, class_name):
-                self.register_to_config(**{name: ("diffusers.guiders", class_name)})
-        super().save_pretrained(save_directory, **kwargs)
 
     # Properties of a running call
 

@@ -1,16 +1,13 @@
-"""`BatonPipeline`, whole, with tiny real components: what a call returns, what it refuses, and what a folder brings back."""
+"""`BatonPipeline`, whole, with tiny real components: what a call returns, and what it refuses."""
 
 import copy
-import json
 import logging
-import shutil
 
 import numpy as np
 import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
-    DiffusionPipeline,
     FirstBlockCacheConfig,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
@@ -21,7 +18,6 @@ from diffusers.callbacks import PipelineCallback
 from diffusers.guiders import (
     AdaptiveProjectedGuidance,
     ClassifierFreeGuidance,
-    MagnitudeAwareGuidance,
     SkipLayerGuidance,
 )
 from peft import LoraConfig
@@ -699,131 +695,6 @@ def test_attention_kwargs_scale_an_adapter(own_pipe):
     assert_same(make(own_pipe, attention_kwargs={"scale": 0.0}), plain, atol=1e-5)
 
 
-# Folders
-
-
-@pytest.fixture(scope="module")
-def folder(pipe, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    pipe.save_pretrained(folder)
-    return folder
-
-
-def test_saved_and_loaded_makes_the_same_clip(pipe, folder):
-    expected = make(pipe, num_inference_steps=None)
-    for loaded in (
-        BatonPipeline.from_pretrained(folder),
-        BatonPipeline.from_pretrained(str(folder)),
-        DiffusionPipeline.from_pretrained(folder, custom_pipeline="pipeline", trust_remote_code=True),
-    ):
-        assert type(loaded) is BatonPipeline
-        assert_same(make(quiet(loaded)), expected)
-        assert loaded.config.num_frames == NUM_FRAMES and loaded.config.max_sequence_length == 16
-        frames, waveform = random_clip()
-        found, wanted = (p.extract_plan(frames, waveform, FRAME_RATE, SAMPLING_RATE) for p in (loaded, pipe))
-        assert torch.equal(found.video_tokens, wanted.video_tokens)
-
-
-@pytest.mark.parametrize(
-    "guiders",
-    [
-        (PlanGuidance(5.0, 2.0, 1.5, guidance_rescale=0.3), PlanGuidance(2.0, stop=0.5)),
-        (ClassifierFreeGuidance(2.5), AdaptiveProjectedGuidance(3.0, adaptive_projected_guidance_momentum=-0.5)),
-    ],
-    ids=["ours", "diffusers"],
-)
-def test_a_bare_pipeline_comes_back_with_its_guiders(tmp_path, guiders):
-    absent = dict.fromkeys(("planner", "planner_tokenizer", "video_semantic_encoder", "audio_semantic_encoder"))
-    bare = tiny_pipeline(**absent, guider=guiders[0], audio_guider=guiders[1])
-    bare.save_pretrained(tmp_path)
-    loaded = quiet(BatonPipeline.from_pretrained(tmp_path))
-    assert loaded.planner is None and loaded.audio_semantic_encoder is None
-    for name, guider in zip(("guider", "audio_guider"), guiders, strict=True):
-        assert type(getattr(loaded, name)) is type(guider)
-        assert {**getattr(loaded, name).config, "_use_default_values": None} == {
-            **guider.config,
-            "_use_default_values": None,
-        }
-    assert_same(make(loaded, plan=random_plan()), make(bare, plan=random_plan()))
-
-
-def test_a_pipeline_without_a_text_encoder_comes_back(pipe, tmp_path):
-    absent = dict.fromkeys(("text_encoder", "tokenizer", "planner", "planner_tokenizer"))
-    tiny_pipeline(**absent).save_pretrained(tmp_path)
-    loaded = quiet(BatonPipeline.from_pretrained(tmp_path))
-    names = [f"{name}_{what}" for name in ("prompt", "negative_prompt") for what in ("embeds", "attention_mask")]
-    given = dict(zip(names, pipe.encode_prompt(PROMPT)[:4], strict=True))
-    assert_same(make(loaded, None, **given), make(pipe, use_plan=False))
-
-
-def test_a_component_is_left_out_or_replaced_on_loading(pipe, folder):
-    loaded = quiet(BatonPipeline.from_pretrained(folder, planner=None, guider=PlanGuidance(2.0)))
-    assert loaded.planner is None and loaded.guider.guidance_scale == 2.0
-    assert make(loaded).plan is None
-
-
-def dtypes(pipe):
-    return {
-        name: {value.dtype for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()}
-        for name, model in pipe.components.items()
-        if isinstance(model, torch.nn.Module)
-    }
-
-
-@pytest.fixture(scope="module")
-def half_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint") / "half"
-    tiny_pipeline().to(torch.float16).save_pretrained(folder)
-    return folder
-
-
-@pytest.mark.parametrize("kwargs", [{}, {"dtype": torch.float32}, {"torch_dtype": torch.float32}], ids=str)
-def test_weights_stored_in_half_precision_are_loaded_in_float32(half_folder, kwargs):
-    loaded = BatonPipeline.from_pretrained(half_folder, **kwargs)
-    assert len(dtypes(loaded)) == 8 and set.union(*dtypes(loaded).values()) == {torch.float32}
-    assert make(quiet(loaded)).frames.dtype == torch.float32
-
-
-def test_another_dtype_is_asked_for(half_folder):
-    loaded = quiet(BatonPipeline.from_pretrained(half_folder, dtype=torch.bfloat16))
-    found = dtypes(loaded)
-    # half precision is heard in the sound
-    assert found.pop("vocoder") == found.pop("audio_vae") == {torch.float32}
-    assert all(torch.bfloat16 in dtypes for dtypes in found.values())
-    assert torch.float32 in found["transformer"]
-    assert make(loaded).audio.dtype == torch.float32
-
-
-def test_a_dtype_for_each_component_is_taken_at_its_word(half_folder):
-    asked = {"default": torch.float32, "audio_vae": torch.bfloat16, "vae": torch.float16}
-    found = dtypes(BatonPipeline.from_pretrained(half_folder, dtype=asked))
-    assert found["audio_vae"] == {torch.bfloat16} and torch.float16 in found["vae"]
-    assert found["transformer"] == found["text_encoder"] == {torch.float32}
-
-
-@pytest.mark.parametrize("component", ["transformer", "text_encoder", "vocoder"])
-@pytest.mark.parametrize("length", [0, 6, -1])
-def test_a_truncated_weights_file_is_named(folder, tmp_path, component, length):
-    shutil.copytree(folder, tmp_path / "broken")
-    (file,) = (tmp_path / "broken" / component).glob("*.safetensors")
-    file.write_bytes(file.read_bytes()[:length])
-    with pytest.raises(ValueError, match=f"broken/{component}/{file.name} is truncated or corrupt.*again"):
-        BatonPipeline.from_pretrained(tmp_path / "broken")
-
-
-def test_a_folder_without_a_pipeline_is_named(tmp_path):
-    with pytest.raises(ValueError, match=f"{tmp_path} has no model_index.json"):
-        BatonPipeline.from_pretrained(tmp_path)
-
-
-def test_a_checkpoint_of_another_shape_is_refused(folder, tmp_path):
-    shutil.copytree(folder, tmp_path / "other")
-    config = tmp_path / "other" / "transformer" / "config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "ffn_dim": 64}))
-    with pytest.raises(ValueError, match="blocks.0.ffn.net.0.proj"):
-        BatonPipeline.from_pretrained(tmp_path / "other")
-
-
 # Refusals: every one names the value and the remedy, and no layer of any model runs
 
 
@@ -1111,11 +982,3 @@ def test_a_call_leaves_its_arguments_as_they_are(pipe):
     make(pipe, latents=noise, audio_latents=audio_noise, plan=plan, attention_kwargs=kwargs)
     assert torch.equal(noise, before[0]) and torch.equal(audio_noise, before[1])
     assert torch.equal(plan.video_tokens, before[2]) and kwargs == before[3]
-
-
-def test_a_guider_that_diffusers_keeps_in_a_subpackage_is_saved_and_loaded(tmp_path):
-    pipe = tiny_pipeline(guider=MagnitudeAwareGuidance(guidance_scale=3.0))
-    pipe.save_pretrained(tmp_path)
-    loaded = quiet(BatonPipeline.from_pretrained(tmp_path))
-    assert isinstance(loaded.guider, MagnitudeAwareGuidance) and loaded.guider.guidance_scale == 3.0
-    assert torch.equal(make(loaded).frames, make(quiet(pipe)).frames)
