@@ -31,7 +31,8 @@ from baton_diffusers.training.codecs import (
     latent_statistics,
     pad_waveform,
 )
-from baton_diffusers.training.trainer import Trainer, TrainerConfig, load_config
+from baton_diffusers.training.config import TrainerConfig, load_config
+from baton_diffusers.training.trainer import Trainer
 from baton_diffusers.training.vocoder import VocoderConfig, VocoderObjective, build_vocoder, check_vocoder
 
 
@@ -139,7 +140,7 @@ def finish(trainer: Trainer, export_only: bool) -> nn.Module:
         return trainer.fit()
     if not trainer.resume():
         raise SystemExit(f"No checkpoint to export in {trainer.run_dir}.")
-    return trainer.ema_module()
+    return trainer.trained_module()
 
 
 TRAINERS = {

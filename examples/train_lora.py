@@ -17,9 +17,10 @@ import torch
 from transformers import AutoTokenizer
 
 from baton_diffusers import VAPlannerModel
+from baton_diffusers.training.config import load_config
 from baton_diffusers.training.data.dataset import CachedFeatures, collate_features
 from baton_diffusers.training.lora import LoraTraining, build_lora, save_lora
-from baton_diffusers.training.trainer import Trainer, load_config
+from baton_diffusers.training.trainer import Trainer
 from baton_diffusers.training.transformer import FlowMatchingLoss
 from baton_diffusers.training.validation import Validation
 
@@ -41,8 +42,6 @@ def main(path: str, overrides: list[str]) -> None:
         settings = replace(config.validation, model=config.validation.model or config.model)
         validation = Validation(settings, Path(config.trainer.run_dir) / "samples")
     trainer = Trainer(config.trainer, module, loss, features, None, collate_features, False, validation, config)
-    if planner is not None:
-        planner.to(trainer.device)
     trained = trainer.fit()
     if trainer.accelerator.is_main_process:
         save_lora(trained, config.output)

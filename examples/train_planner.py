@@ -13,6 +13,8 @@ from transformers import AutoTokenizer
 from baton_diffusers import VAPlannerModel
 from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
 from baton_diffusers.stage.clips import StageClips
+from baton_diffusers.training.checkpoint import load_checkpoint
+from baton_diffusers.training.config import load_config
 from baton_diffusers.training.data.dataset import CachedFeatures
 from baton_diffusers.training.planner import (
     CachedPlans,
@@ -25,7 +27,7 @@ from baton_diffusers.training.planner import (
     format_explained_variance,
     merge_lora,
 )
-from baton_diffusers.training.trainer import Trainer, load_checkpoint, load_config
+from baton_diffusers.training.trainer import Trainer
 
 
 def main() -> None:

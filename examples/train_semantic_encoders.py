@@ -8,6 +8,7 @@ import argparse
 
 from transformers import AutoTokenizer
 
+from baton_diffusers.training.config import load_config
 from baton_diffusers.training.semantic import (
     AudioSemanticConfig,
     AudioSemanticLoss,
@@ -21,7 +22,7 @@ from baton_diffusers.training.semantic import (
     export_audio_encoder,
     export_video_encoder,
 )
-from baton_diffusers.training.trainer import Trainer, load_config
+from baton_diffusers.training.trainer import Trainer
 
 
 def train_video(path: str, overrides: list[str]) -> None:

@@ -10,6 +10,7 @@ import argparse
 import torch
 from transformers import AutoTokenizer
 
+from baton_diffusers.training.config import load_config
 from baton_diffusers.training.text import (
     QuestionedScenes,
     ReadingLoss,
@@ -18,7 +19,7 @@ from baton_diffusers.training.text import (
     parameter_groups,
     share_understood,
 )
-from baton_diffusers.training.trainer import Trainer, load_config
+from baton_diffusers.training.trainer import Trainer
 
 
 def main(path: str, overrides: list[str]) -> None:

@@ -32,9 +32,9 @@ from transformers import AutoTokenizer
 
 from baton_diffusers import VAPlannerModel
 from baton_diffusers.stage.clips import StageClips
+from baton_diffusers.training.config import load_config
 from baton_diffusers.training.data.dataset import CachedFeatures, collate_features
-from baton_diffusers.training.precision import float32_attention
-from baton_diffusers.training.trainer import Trainer, load_config
+from baton_diffusers.training.trainer import Trainer
 from baton_diffusers.training.transformer import (
     FlowMatchingLoss,
     TransformerTraining,
@@ -68,10 +68,7 @@ def main(path: str, overrides: list[str]) -> None:
     trainer = Trainer(
         config.trainer, module, loss, features, groups, collate_features, validate=validation, settings=config
     )
-    if planner is not None:
-        planner.to(trainer.device)
-    with float32_attention():
-        module = trainer.fit()
+    module = trainer.fit()
     if trainer.accelerator.is_main_process:
         export_transformer(module, run_dir / "export")
         for name, value in mean_losses(run_dir / "log.csv")[-1].items():

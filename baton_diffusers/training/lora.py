@@ -14,7 +14,7 @@ from transformers import UMT5EncoderModel
 
 from ..models.transformer_dual_branch import DualBranchTransformer
 from ..pipelines.lora import BatonLoraLoaderMixin
-from .trainer import TrainerConfig
+from .config import TrainerConfig
 from .transformer import TransformerTraining, TransformerWithText
 from .validation import ValidationConfig
 

@@ -14,13 +14,15 @@ UPDATE_RMS = 0.2  # what AdamW's updates have too, so that its learning rates se
 
 class Muon(torch.optim.AdamW):
     """
-    AdamW, but for tensors of two or more dimensions, which move by the nearest orthogonal matrix to their momentum: in all
-    directions equally far, where a gradient lies in few. A tensor of more dimensions is the matrix of its first dimension by
-    all others. `torch.optim.Muon` takes neither those nor vectors, and computes in bfloat16.
+    AdamW for vectors, and Muon for tensors of two or more dimensions: their momentum, made orthogonal, moves them equally far in
+    all directions, where a gradient lies in few. A tensor of more dimensions is the matrix of its first dimension by all others.
+    `torch.optim.Muon` takes neither those nor vectors.
+
+    Matrices of one shape are made orthogonal together: a few large kernels in place of many small ones.
 
     Args:
-        momentum: Share of the former gradients in what the matrices move by (with Nesterov's step ahead).
-        kwargs: As for `torch.optim.AdamW`; `lr` and `weight_decay` mean the same for matrices, `betas` and `eps` are of the rest.
+        momentum: Share of the former gradients in the matrices' momentum (with Nesterov's step ahead).
+        kwargs: As for `torch.optim.AdamW`; `lr` and `weight_decay` mean the same for matrices, `betas` and `eps` hold for vectors.
     """
 
     def __init__(self, params: Any, momentum: float = 0.95, **kwargs: Any):
@@ -32,37 +34,50 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Moves all parameters that have a gradient; the gradients of matrices are used up. Returns what `closure`, which makes
-        the gradients anew, has returned."""
+        """Moves all parameters that have a gradient, and drops the gradients of matrices. Returns the result of `closure`, which
+        computes the gradients anew."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.ndim < 2 or parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:  # `step`, since AdamW looks for it when it loads a state
-                    state.update(step=torch.tensor(0.0), momentum=torch.zeros_like(parameter))
-                state["step"] += 1
-                state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-                matrix = parameter.grad.lerp(state["momentum"], group["momentum"]).flatten(1)
-                scale = group["lr"] * UPDATE_RMS * max(matrix.shape) ** 0.5
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.sub_(scale * orthogonal(matrix).view_as(parameter))
-                parameter.grad = None
+            matrices = [p for p in group["params"] if p.ndim >= 2 and p.grad is not None]
+            if not matrices:
+                continue
+            for matrix in matrices:
+                if not self.state[matrix]:  # `step`, since AdamW looks for it when it loads a state
+                    self.state[matrix].update(step=torch.tensor(0.0), momentum=torch.zeros_like(matrix))
+                self.state[matrix]["step"] += 1
+            gradients, momenta = [p.grad for p in matrices], [self.state[p]["momentum"] for p in matrices]
+            torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+            torch._foreach_lerp_(gradients, momenta, group["momentum"])
+            torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+            alike: dict[tuple, list[torch.Tensor]] = {}
+            for matrix in matrices:
+                shape = matrix.flatten(1).shape
+                alike.setdefault((shape, matrix.dtype, matrix.device), []).append(matrix)
+            for (shape, _, _), members in alike.items():
+                directions = orthogonal(torch.stack([p.grad.flatten(1) for p in members]))
+                scale = group["lr"] * UPDATE_RMS * max(shape) ** 0.5
+                updates = [direction.reshape(p.shape) for direction, p in zip(directions, members, strict=True)]
+                torch._foreach_add_(members, updates, alpha=-scale)
+            for matrix in matrices:
+                matrix.grad = None
         super().step()
         return loss
 
 
-def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """A matrix with the singular vectors of `matrix` and singular values near 1, by Newton-Schulz iterations."""
-    if matrix.shape[0] > matrix.shape[1]:
-        return orthogonal(matrix.T).T
-    wide = matrix.float() / (matrix.float().norm() + 1e-7)
+def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
+    """Matrices `(..., rows, columns)` with the singular vectors of `matrices` and singular values near 1, by Newton-Schulz
+    iterations: on a GPU in bfloat16, as Jordan et al. do, and in float32 on a CPU."""
+    if matrices.shape[-2] > matrices.shape[-1]:
+        return orthogonal(matrices.mT).mT
+    wide = matrices.float()
+    wide = wide / (wide.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    if matrices.device.type == "cuda":
+        wide = wide.bfloat16()
     a, b, c = QUINTIC
     for _ in range(ITERATIONS):
-        square = wide @ wide.T
+        square = wide @ wide.mT
         wide = a * wide + (b * square + c * square @ square) @ wide
-    return wide.to(matrix.dtype)
+    return wide.to(matrices.dtype)

@@ -17,8 +17,8 @@ from ..models.va_planner import VAPlannerModel, tokenize_cues, tokenize_prompts
 from ..plan import SemanticPlan
 from ..stage import render_clip, sample_scene, write_cues, write_prompt
 from ..stage.clips import StageClips
+from .config import TrainerConfig
 from .data.dataset import CachedFeatures
-from .trainer import TrainerConfig
 
 
 @dataclass

@@ -36,7 +36,7 @@ from ..stage.scene import (
     Scene,
 )
 from ..stage.sound import event_sound
-from .trainer import TrainerConfig
+from .config import TrainerConfig
 
 
 SPRITE_HEIGHT = {"ball": 17.0, "box": 15.0, "bell": 20.0, "face": 22.0}  # pixels

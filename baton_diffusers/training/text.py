@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
 
 from ..stage import Scene, sample_scene, write_prompt
 from ..stage.scene import DIGITS, MAX_ACTIONS, MAX_COUNT, SPOTS
+from .config import TrainerConfig
 from .semantic import IDENTITIES
-from .trainer import TrainerConfig
 
 
 # What is asked of each spot and of each step of the script, and how many answers there are; 0 is "nobody" and "nothing".

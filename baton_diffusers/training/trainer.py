@@ -1,131 +1,58 @@
-"""One resumable training loop, shared by every part of the system, and the YAML files that configure it.
+"""One resumable training loop, shared by every part of the system.
 
 A run is a folder. It holds `config.yaml`, `log.csv` (the learning curves) and `checkpoints/`; running the same command
 again goes on from the newest checkpoint. Started by `accelerate launch`, the same command trains in several processes.
 """
 
+from __future__ import annotations
+
 import csv
-import json
 import math
 import os
-import re
-import shutil
 import signal
 import sys
 import time
-import types
-import typing
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from copy import deepcopy
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import is_tensorboard_available
+from accelerate.utils import broadcast_object_list, is_tensorboard_available
 from diffusers import ModelMixin
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from .average import WeightAverage, local
+from .checkpoint import (
+    finish_folder,
+    newest_checkpoint,
+    read_checkpoint,
+    read_position,
+    remove_checkpoints,
+    remove_leftovers,
+    replace_text,
+    run_lock,
+    write_checkpoint,
+)
+from .config import TrainerConfig
 from .muon import Muon
+from .precision import float32_attention
+from .seeds import step_seed
 
-
-Config = TypeVar("Config")
-
-
-# Settings of a training that may change while a run lasts.
-_OF_THE_RUN = ("trainer", "validation", "evaluation_scenes", "output", "export")
 
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "muon": Muon}
 
-
-@dataclass
-class TrainerConfig:
-    """
-    What a run of [`Trainer`] does, whatever it trains.
-
-    Args:
-        run_dir: Folder of the run; created, and gone on from when it holds a checkpoint.
-        steps: Optimiser steps of the whole run.
-        batch_size: Samples per step, those of all processes together.
-        gradient_accumulation: Parts in which each process computes its samples of a step, one after another, to save
-            memory. What a step does depends only on `processes * gradient_accumulation`, the number of parts.
-        gradient_checkpointing: Whether activations are computed again in the backward pass instead of kept.
-        learning_rate: The constant rate. A parameter group may bring its own as `lr`.
-        warmup_steps: Steps over which the rate rises linearly from zero.
-        decay_fraction: Last share of the run over which the rate falls linearly to zero. The position in the run is
-            `max(step / steps, minutes / max_minutes)`.
-        optimizer: "adamw", or "muon" ([`~training.muon.Muon`]): dearer steps, of which some trainings need ten times fewer.
-        weight_decay: The optimiser's, on tensors of two or more dimensions; vectors and scalars are not decayed.
-        betas: AdamW's; with Muon those of vectors and scalars.
-        max_grad_norm: Total gradient norm to clip to; None clips nothing.
-        ema_decay: Decay of the moving average of the weights, warmed up as `(1 + step) / (10 + step)`; None keeps none.
-        seed: Seeds the generator of every step, together with the step's number.
-        max_minutes: Ends the run, decay included, after this much training time (summed over interruptions). None
-            leaves `steps` alone to decide. A run resumed is equal to one never interrupted only without it.
-        checkpoint_every: Steps between checkpoints.
-        checkpoint_minutes: Minutes between checkpoints, in addition.
-        keep_checkpoints: Newest checkpoints that are kept; older ones are deleted.
-        log_every: Steps averaged into one row of `log.csv`.
-        validate_every: Steps between validations, with what is given to [`Trainer`] for it; None leaves them out.
-        trackers: Names of accelerate's trackers that get the learning curves too, such as "tensorboard" and "wandb". None
-            takes tensorboard where it is installed.
-        num_workers: Processes that load data beside the training; 0 loads in the training process.
-        mixed_precision: As in `accelerate.Accelerator`: "no", "fp16" or "bf16".
-        compile: Whether the module is run through `torch.compile`.
-    """
-
-    run_dir: str
-    steps: int
-    batch_size: int = 8
-    gradient_accumulation: int = 1
-    gradient_checkpointing: bool = False
-    learning_rate: float = 1e-3
-    warmup_steps: int = 100
-    decay_fraction: float = 0.3
-    optimizer: str = "adamw"
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.99)
-    max_grad_norm: float | None = 1.0
-    ema_decay: float | None = 0.999
-    seed: int = 0
-    max_minutes: float | None = None
-    checkpoint_every: int = 1000
-    checkpoint_minutes: float | None = 5.0
-    keep_checkpoints: int = 2
-    log_every: int = 50
-    validate_every: int | None = None
-    trackers: tuple[str, ...] | None = None
-    num_workers: int = 0
-    mixed_precision: str = "no"
-    compile: bool = False
-
-    def __post_init__(self):
-        self.betas = tuple(self.betas)
-        counts = ("steps", "batch_size", "gradient_accumulation", "checkpoint_every", "keep_checkpoints", "log_every")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        if self.validate_every is not None and self.validate_every < 1:
-            raise ValueError(f"`validate_every` must be at least 1, or None, got {self.validate_every}.")
-        for name in ("learning_rate", "max_grad_norm", "max_minutes", "checkpoint_minutes"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"`{name}` must be positive, got {value}.")
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"`optimizer` must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}.")
-        if not 0 <= self.decay_fraction <= 1:
-            raise ValueError(f"`decay_fraction` is a share of the run, in [0, 1], got {self.decay_fraction}.")
-        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
-            raise ValueError(f"`ema_decay` must be in [0, 1), or None for no moving average, got {self.ema_decay}.")
+# Settings of a training that may change while a run lasts.
+_OF_THE_RUN = ("trainer", "validation", "evaluation_scenes", "output", "export")
 
 
 class IndexedDataset(Protocol):
@@ -150,8 +77,8 @@ class Trainer:
         config: See [`TrainerConfig`].
         module: What is trained: its parameters that require a gradient.
         loss_fn: `loss_fn(module, batch, generator, step)` returns a dictionary of scalar tensors, the same names at every
-            step. `"loss"` is minimised; all are logged. `module` is to be *called* (it may be compiled or wrapped); the
-            batch and the generator are on its device.
+            step. `"loss"` is minimised; all are logged. `module` is to be *called*, once (it may be compiled or wrapped); the
+            batch and the generator are on its device. If the loss has models of its own, its method `to(device)` moves them.
         dataset: See [`IndexedDataset`].
         parameter_groups: Parameter groups of the optimiser, where the default (decay for matrices, none for vectors) does not
             do. A group's `lr` replaces `config.learning_rate`.
@@ -166,7 +93,7 @@ class Trainer:
     Raises:
         ValueError: If nothing in `module` requires a gradient, `batch_size` does not divide into parts, nothing in `module`
             knows gradient checkpointing, a tracker is not installed, there is `validate` without `validate_every` or the other
-            way round, or a moving average is asked for of parameters that are spread over processes.
+            way round, or FSDP or DeepSpeed cannot serve the `optimizer` or `ema_decay`.
     """
 
     def __init__(
@@ -242,30 +169,34 @@ class Trainer:
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             if config.gradient_accumulation > 1:
                 raise ValueError("`gradient_accumulation` is accelerate's: with DeepSpeed set it to 1.")
+            if config.ema_decay is not None:
+                raise ValueError(
+                    "`ema_decay` needs weights that DeepSpeed keeps to itself: set it to null, or take FSDP."
+                )
             plugin = self.accelerator.state.deepspeed_plugin
             plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch_size // parts
         if self._sharded and config.optimizer == "muon":
             raise ValueError("`optimizer` muon needs whole matrices: with FSDP or DeepSpeed set it to adamw.")
-        if self._sharded and config.ema_decay is not None:
-            raise ValueError(
-                "`ema_decay` needs the whole model in every process: with FSDP or DeepSpeed set it to null."
-            )
         if config.gradient_checkpointing:
             _enable_gradient_checkpointing(module)
         if self._sharded:
             self._whole = _without_weights(deepcopy(module))
         else:
-            self.module.to(self.accelerator.device)
-        self._ema = None
-        if config.ema_decay is not None:
-            self._ema = deepcopy(module).eval().requires_grad_(False)
+            self.module.to(self.device)
+        if hasattr(loss_fn, "to"):
+            loss_fn.to(self.device)
         optimizer = OPTIMIZERS[config.optimizer](
-            parameter_groups, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+            parameter_groups,
+            lr=config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=self.device.type == "cuda",
         )
         self._base_rates = [group["lr"] for group in optimizer.param_groups]
         self._wrapped, self.optimizer = self.accelerator.prepare(module, optimizer)
         self._prepared = torch.compile(self._wrapped) if config.compile else self._wrapped
-        self._generator = torch.Generator(self.accelerator.device)
+        self._average = None if config.ema_decay is None else WeightAverage(self.module, config.ema_decay)
+        self._generator = torch.Generator(self.device)
         self._waited = 0.0
 
     @property
@@ -273,19 +204,25 @@ class Trainer:
         """Where the module is trained."""
         return self.accelerator.device
 
-    def ema_module(self) -> nn.Module:
+    def trained_module(self) -> nn.Module:
         """
-        The module with the moving average of the weights, for evaluation and saving; without one, the module.
+        Ends the training: the module with the moving average of its weights, where there is one, in evaluation mode.
 
         A model that FSDP or DeepSpeed has spread over processes is gathered for saving: the main process gets its weights, on
         the CPU, the others a module without any.
         """
-        if self._sharded:
-            weights = self.accelerator.get_state_dict(self._wrapped)
-            if self.accelerator.is_main_process:
-                self._whole.load_state_dict(weights, assign=True)
-            return self._whole
-        return self.module if self._ema is None else self._ema
+        if self._average is not None:
+            self._average.swap()
+            self._average = None
+        return self._gathered().eval()
+
+    def _gathered(self) -> nn.Module:
+        if not self._sharded:
+            return self.module
+        weights = self.accelerator.get_state_dict(self._wrapped)
+        if self.accelerator.is_main_process:
+            self._whole.load_state_dict(weights, assign=True)
+        return self._whole
 
     def progress(self) -> float:
         """Position in the run, from 0 to 1."""
@@ -306,26 +243,28 @@ class Trainer:
         Ctrl-C and SIGTERM finish the step at hand and write a checkpoint first; a second Ctrl-C does not wait.
 
         Returns:
-            The trained module: [`Trainer.ema_module`].
+            The trained module: [`Trainer.trained_module`].
 
         Raises:
-            ValueError: If the run was begun with other `settings`.
-            FloatingPointError: If the loss is no longer finite. The checkpoints before it remain.
+            ValueError: If the run was begun with other `settings`, another training is in its folder, or all its checkpoints are
+                damaged.
+            FloatingPointError: If the loss or a weight is no longer finite. The checkpoints before it remain.
             KeyboardInterrupt: After Ctrl-C, when the checkpoint is written.
             SystemExit: After SIGTERM, likewise.
         """
-        config, main = self.config, self.accelerator.is_main_process
-        self._check_settings()
-        self.accelerator.wait_for_everyone()
-        if main:
-            self.run_dir.mkdir(parents=True, exist_ok=True)
-            _replace(self.run_dir / "config.yaml", yaml.safe_dump(self.settings, sort_keys=False))
-        self.accelerator.wait_for_everyone()
-        self.resume()
-        if self.progress() >= 1:
-            return self.ema_module()
+        with ExitStack() as stack:
+            self._on_main(lambda: self._take_run_dir(stack))
+            self.resume()
+            self._on_main(self._write_settings)
+            if self.device.type == "cpu" and self.config.mixed_precision == "bf16":
+                stack.enter_context(float32_attention())
+            if self.progress() < 1:
+                self._fit()
+        return self.trained_module()
 
-        self.module.train()
+    def _fit(self) -> None:
+        config, main = self.config, self.accelerator.is_main_process
+        self._train_mode()
         sums: dict[str, torch.Tensor] = {}
         count = 0
         self._waited, first_second = 0.0, self.seconds
@@ -361,9 +300,8 @@ class Trainer:
                     means = self._means(sums, count)
                     if not math.isfinite(means["loss"]):
                         raise FloatingPointError(
-                            f"The loss is {means['loss']} within the {count} steps before step {self.step}. Run again to "
-                            f"go on from the last checkpoint in {self.run_dir}, with a lower `learning_rate` or a "
-                            "stronger `max_grad_norm`."
+                            f"The loss is {means['loss']} within the {count} steps before step {self.step}. "
+                            + self._how_to_go_on()
                         )
                     rate = self.optimizer.param_groups[0]["lr"]
                     waiting = self._waited / (self.seconds - first_second)
@@ -381,6 +319,7 @@ class Trainer:
                     bar.set_postfix(facts, refresh=False)
                     sums, count = {}, 0
                 if checkpointing:
+                    self._check_weights()
                     self.save_checkpoint()
                     last_checkpoint = time.monotonic()
                 if config.validate_every is not None and (ended or self.step % config.validate_every == 0):
@@ -394,50 +333,79 @@ class Trainer:
                     raise KeyboardInterrupt
         if main:
             print(f"{self.run_dir}: step {self.step}; {waiting:.1%} of the time was spent waiting for data")
-        return self.ema_module()
 
     def save_checkpoint(self) -> Path:
         """Writes weights, moving average, optimiser and position, whole or not at all; deletes what is too old to keep."""
-        folder = self.run_dir / "checkpoints"
-        position = {"step": self.step, "seconds": self.seconds}
+        position = {"step": self.step, "seconds": self.seconds, "settings": self.settings}
+        path = self.run_dir / "checkpoints" / f"step_{self.step:08d}"
         if self._sharded:
-            path = folder / f"step_{self.step:08d}"
             temporary = path.with_suffix(".tmp")
             self.accelerator.save_state(str(temporary))
+            if self._average is not None:
+                torch.save(self._average.state_dict(), temporary / self._shards_name())
+            self.accelerator.wait_for_everyone()
             if self.accelerator.is_main_process:
-                (temporary / "position.json").write_text(json.dumps(position))
-                for file in temporary.rglob("*"):
-                    if file.is_file():
-                        _flush(file)
+                finish_folder(temporary, path, position)
         else:
-            path = folder / f"step_{self.step:08d}.pt"
-            temporary = path.with_suffix(".tmp")
+            path = path.with_suffix(".pt")
             if self.accelerator.is_main_process:
-                folder.mkdir(parents=True, exist_ok=True)
+                module = self.module.state_dict()
                 state = {
-                    "module": self._saved(self.module),
-                    "ema": None if self._ema is None else self._saved(self._ema),
+                    "module": {name: value for name, value in module.items() if name not in self._left_out},
+                    "ema": None if self._average is None else self._average.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
                     "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
                     **position,
                 }
-                torch.save(state, temporary)
-                _flush(temporary)
-        self.accelerator.wait_for_everyone()
+                write_checkpoint(path, state)
         if self.accelerator.is_main_process:
-            if path.is_dir():  # of the same step, by a run that was resumed and interrupted at once
-                shutil.rmtree(path)
-            os.replace(temporary, path)
-            for old in checkpoints(self.run_dir)[: -self.config.keep_checkpoints]:
-                shutil.rmtree(old) if old.is_dir() else old.unlink()
+            remove_checkpoints(self.run_dir, self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()
         return path
 
-    def _check_settings(self) -> None:
-        path = self.run_dir / "config.yaml"
-        if not path.is_file() or not checkpoints(self.run_dir):
-            return
-        begun = yaml.safe_load(path.read_text())
+    def resume(self) -> bool:
+        """Loads the newest checkpoint of the run that is whole; returns whether there was one.
+
+        Raises:
+            ValueError: If the run was begun with other `settings`, or all its checkpoints are damaged.
+        """
+        found: list[Path | None] = [None]
+        self._on_main(lambda: found.append(newest_checkpoint(self.run_dir)))
+        path = broadcast_object_list(found[-1:])[0]
+        if path is None:
+            return False
+        state = read_position(path) if path.is_dir() else read_checkpoint(path)
+        self._check_settings(state["settings"])
+        if path.is_dir():
+            self.accelerator.load_state(str(path))
+            if self._average is not None:
+                shards = path / self._shards_name()
+                if not shards.is_file():
+                    raise ValueError(
+                        f"{path} has no {shards.name}: go on with as many processes, and `ema_decay`, as before."
+                    )
+                self._average.load_state_dict(torch.load(shards, weights_only=True))
+        else:
+            frozen = {name: value for name, value in self.module.state_dict().items() if name in self._left_out}
+            self.module.load_state_dict({**frozen, **state["module"]})
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.accelerator.scaler is not None and state["scaler"] is not None:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+            if self._average is not None:
+                self._average.load_state_dict(state["module"] if state["ema"] is None else state["ema"])
+        self.step = state["step"]
+        self.seconds = state["seconds"]
+        return True
+
+    def _take_run_dir(self, stack: ExitStack) -> None:
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(run_lock(self.run_dir))
+        remove_leftovers(self.run_dir)
+
+    def _write_settings(self) -> None:
+        replace_text(self.run_dir / "config.yaml", yaml.safe_dump(self.settings, sort_keys=False))
+
+    def _check_settings(self, begun: dict[str, Any]) -> None:
         for name in {**begun, **self.settings}:
             if name not in _OF_THE_RUN and begun.get(name) != self.settings.get(name):
                 raise ValueError(
@@ -445,51 +413,59 @@ class Trainer:
                     f"{self.settings.get(name)!r}: give another `trainer.run_dir`, with this one's export as `initial` to start there."
                 )
 
-    def resume(self) -> bool:
-        """Loads the newest checkpoint of the run; returns whether there was one."""
+    def _on_main(self, do: Callable[[], Any]) -> None:
+        """Does something in the main process alone; what goes wrong there goes wrong in all."""
+        errors: list[Exception | None] = [None]
         if self.accelerator.is_main_process:
-            for leftover in (self.run_dir / "checkpoints").glob("*.tmp"):  # of a run that was killed
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        self.accelerator.wait_for_everyone()
-        paths = checkpoints(self.run_dir)
-        if not paths:
-            return False
-        if paths[-1].is_dir():
-            self.accelerator.load_state(str(paths[-1]))
-            state = json.loads((paths[-1] / "position.json").read_text())
-        else:
-            state = torch.load(paths[-1], map_location=self.device, weights_only=True)
-            self._load(self.module, state["module"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            if self.accelerator.scaler is not None and state["scaler"] is not None:
-                self.accelerator.scaler.load_state_dict(state["scaler"])
-            if self._ema is not None:
-                self._load(self._ema, state["module"] if state["ema"] is None else state["ema"])
-        self.step = state["step"]
-        self.seconds = state["seconds"]
-        return True
+            try:
+                do()
+            except (OSError, ValueError) as error:
+                errors = [error]
+        broadcast_object_list(errors)
+        if errors[0] is not None:
+            raise errors[0]
+
+    def _shards_name(self) -> str:
+        return f"ema-{self.accelerator.process_index}-of-{self.accelerator.num_processes}.pt"
+
+    def _train_mode(self) -> None:
+        """Training mode, but for parts that are frozen: their dropout would blur what the others learn from."""
+        self._wrapped.train()
+        for part in self.module.modules():
+            parameters = [*part.parameters()]
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                part.eval()
+
+    def _check_weights(self) -> None:
+        """Refuses to keep weights that are not finite."""
+        trained = [(name, local(value)) for name, value in self.module.named_parameters() if value.requires_grad]
+        finite = torch.stack([value.isfinite().all() for _, value in trained])
+        if self.accelerator.reduce(finite.float(), "mean").min() < 1:
+            names = [name for (name, _), good in zip(trained, finite.tolist(), strict=True) if not good]
+            where = f"`{names[0]}` and {len(names) - 1} more" if names else "of another process"
+            raise FloatingPointError(f"Weights are not finite after step {self.step}: {where}. {self._how_to_go_on()}")
+
+    def _how_to_go_on(self) -> str:
+        return (
+            f"Run again to go on from the last checkpoint in {self.run_dir}, with a lower `learning_rate` or a smaller "
+            "`max_grad_norm`."
+        )
 
     def _validate(self) -> None:
-        module = self.ema_module()
-        if self.accelerator.is_main_process:
-            module.to(self.device).eval()  # what was gathered is on the CPU
-            with torch.no_grad():
-                values = self.validate(module, self.step)
-            if values:
-                with _LearningCurve(self.run_dir / "validation.csv", self.step - 1) as curve:
-                    curve.write_row({"step": self.step, **values})
-            self.accelerator.log({f"validation.{name}": value for name, value in values.items()}, self.step)
-        if self._sharded:
-            _without_weights(module)
-        self.accelerator.wait_for_everyone()
-        self.module.train()
-
-    def _saved(self, module: nn.Module) -> dict[str, torch.Tensor]:
-        return {name: value for name, value in module.state_dict().items() if name not in self._left_out}
-
-    def _load(self, module: nn.Module, weights: dict[str, torch.Tensor]) -> None:
-        frozen = {name: value for name, value in module.state_dict().items() if name in self._left_out}
-        module.load_state_dict({**frozen, **weights})
+        with self._average.applied() if self._average is not None else nullcontext():
+            module = self._gathered()
+            if self.accelerator.is_main_process:
+                module.to(self.device).eval()  # what was gathered is on the CPU
+                with torch.no_grad():
+                    values = self.validate(module, self.step)
+                if values:
+                    with _LearningCurve(self.run_dir / "validation.csv", self.step - 1) as curve:
+                        curve.write_row({"step": self.step, **values})
+                self.accelerator.log({f"validation.{name}": value for name, value in values.items()}, self.step)
+            if self._sharded:
+                _without_weights(module)
+            self.accelerator.wait_for_everyone()
+        self._train_mode()
 
     @contextmanager
     def _trackers(self) -> Iterator[None]:
@@ -528,6 +504,7 @@ class Trainer:
             ),
             collate_fn=self.collate_fn,
             num_workers=config.num_workers,
+            prefetch_factor=4 if config.num_workers else None,
             pin_memory=self.device.type == "cuda",
         )
         for batch in loader:
@@ -558,132 +535,10 @@ class Trainer:
             self.accelerator.clip_grad_norm_(self.module.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self._update_ema()
+        if self._average is not None:
+            self._average.update(self.step)
         self.step += 1
         return means
-
-    @torch.no_grad()
-    def _update_ema(self) -> None:
-        if self._ema is None:
-            return
-        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-        averages, values = [], []
-        for average, value in zip(self._ema.state_dict().values(), self.module.state_dict().values(), strict=True):
-            if average.is_floating_point():
-                averages.append(average)
-                values.append(value)
-            else:
-                average.copy_(value)
-        torch._foreach_lerp_(averages, values, 1 - decay)
-
-
-def step_seed(seed: int, step: int, part: int = 0) -> int:
-    """The seed of a generator: well-mixed bits of the run's seed, the step's number and the part of the step."""
-    return int(np.random.SeedSequence((seed, step, part)).generate_state(1, np.uint64)[0])
-
-
-def checkpoints(run_dir: str | Path) -> list[Path]:
-    """The checkpoints of a run, oldest first: files, or folders where accelerate saved a model spread over processes."""
-    paths = (Path(run_dir) / "checkpoints").glob("step_*")
-    return sorted((path for path in paths if path.suffix != ".tmp"), key=lambda path: path.stem)
-
-
-def load_checkpoint(run_dir: str | Path, module: nn.Module, ema: bool = True) -> int:
-    """
-    Loads the weights of a run's newest checkpoint, to use or export them beside the training.
-
-    Args:
-        run_dir: Folder of the run.
-        module: The module that was trained, built alike.
-        ema: Whether to take the moving average, where the run keeps one.
-
-    Returns:
-        The step of the checkpoint.
-
-    Raises:
-        FileNotFoundError: If the run has no checkpoint.
-        ValueError: If its weights are spread over files, as processes that share a model write them.
-    """
-    paths = checkpoints(run_dir)
-    if not paths:
-        raise FileNotFoundError(f"No checkpoint in {Path(run_dir) / 'checkpoints'}.")
-    if paths[-1].is_dir():
-        raise ValueError(
-            f"{paths[-1]} is spread over processes: export it by running the training's own command, in as many, to its end."
-        )
-    state = torch.load(paths[-1], map_location="cpu", weights_only=True)
-    module.load_state_dict(state["ema"] if ema and state["ema"] is not None else state["module"])
-    return state["step"]
-
-
-def load_config(path: str | Path, cls: type[Config], overrides: Sequence[str] = ()) -> Config:
-    """
-    Reads a YAML file into a dataclass, whose fields may be dataclasses.
-
-    Args:
-        path: The file; its keys are the fields of `cls`.
-        cls: The dataclass.
-        overrides: `key=value` texts, as from the command line; the key of a nested field is dotted
-            (`trainer.steps=100`), the value is YAML.
-
-    Raises:
-        ValueError: For an unknown or missing key, or a value of the wrong type, naming it.
-    """
-    with open(path) as file:
-        values = yaml.safe_load(file) or {}
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator:
-            raise ValueError(f"An override reads `key=value`, got {override!r}.")
-        *parents, name = key.split(".")
-        section = values
-        for parent in parents:
-            section = section.setdefault(parent, {})
-            if not isinstance(section, dict):
-                raise ValueError(f"Override {override!r}: `{parent}` is a value, it holds no keys.")
-        section[name] = yaml.safe_load(text)
-    return _build(cls, values, str(path), "")
-
-
-def _build(cls: type[Config], values: Any, source: str, prefix: str) -> Config:
-    if not isinstance(values, dict):
-        raise ValueError(f"{source}: `{prefix.rstrip('.')}` must hold the keys of {cls.__name__}, got {values!r}.")
-    hints = typing.get_type_hints(cls)
-    known = {field.name: field for field in fields(cls) if field.init}
-    if unknown := [key for key in values if key not in known]:
-        raise ValueError(
-            f"{source}: unknown key `{prefix}{unknown[0]}` for {cls.__name__}; it knows {', '.join(known)}."
-        )
-    for name, field in known.items():
-        if name not in values and field.default is MISSING and field.default_factory is MISSING:
-            raise ValueError(f"{source}: `{prefix}{name}` is missing and {cls.__name__} has no default for it.")
-    return cls(**{key: _convert(hints[key], value, source, prefix + key) for key, value in values.items()})
-
-
-def _convert(hint: Any, value: Any, source: str, key: str) -> Any:
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        options = typing.get_args(hint)
-        if value is None and type(None) in options:
-            return None
-        hint = next(option for option in options if option is not type(None))
-        return _convert(hint, value, source, key)
-    if is_dataclass(hint):
-        return _build(hint, value, source, key + ".")
-    expected = origin or hint
-    if expected is Any:
-        return value
-    if expected is tuple and isinstance(value, list):
-        return tuple(value)
-    if expected is float and isinstance(value, (int, str)) and not isinstance(value, bool):
-        # YAML 1.1 reads "1e-3" as text: its floats need a point.
-        if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", str(value)):
-            return float(value)
-    if expected is str and value is False:
-        return "no"  # as in `mixed_precision=no`, which YAML 1.1 reads as false
-    if expected is int and isinstance(value, bool) or not isinstance(value, expected):
-        raise ValueError(f"{source}: `{key}` must be {expected.__name__}, got {value!r}.")
-    return value
 
 
 def _plain(value: Any) -> Any:
@@ -694,6 +549,8 @@ def _plain(value: Any) -> Any:
 
 
 def _to_device(batch: Any, device: torch.device) -> Any:
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
     if hasattr(batch, "to"):
         return batch.to(device)
     if isinstance(batch, dict):
@@ -724,19 +581,6 @@ def _enable_gradient_checkpointing(module: nn.Module) -> None:
             part.gradient_checkpointing_enable()
 
 
-def _flush(path: Path) -> None:
-    # To the disk, so that after a power cut, too, what has its name is whole.
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _replace(path: Path, text: str) -> None:
-    # Whole or not at all.
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
 class _Parts(Sampler[int]):
     # The samples of one process, from a step on: parts `process`, `process + num_processes`, ... of every step.
     def __init__(self, step: int, batch_size: int, part_size: int, process: int, num_processes: int):
@@ -762,8 +606,8 @@ class _LearningCurve:
         if path.exists():
             with open(path, newline="") as file:
                 rows = list(csv.reader(file))
-        self.header = rows[0] if rows else None
         self._kept = [row for row in rows[1:] if len(row) == len(rows[0]) and int(row[0]) <= step]
+        self.header = rows[0] if self._kept else None
 
     def __enter__(self):
         temporary = self.path.with_suffix(".tmp")

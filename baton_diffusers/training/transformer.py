@@ -21,8 +21,8 @@ from ..models.transformer_dual_branch import DualBranchTransformer
 from ..models.va_planner import VAPlannerModel, tokenize_cues, tokenize_prompts
 from ..plan import SemanticPlan
 from .codecs import decode_clip, encode_clip
+from .config import TrainerConfig
 from .data.dataset import CachedFeatures
-from .trainer import TrainerConfig
 from .validation import ValidationConfig
 
 
@@ -479,6 +479,12 @@ class FlowMatchingLoss:
         self._still: dict[torch.Size, torch.Tensor] = {}
         with torch.device("meta"):
             self._geometry = DualBranchTransformer(**config.transformer).config
+
+    def to(self, device: torch.device) -> None:
+        """Moves the frozen models to where the transformer is trained."""
+        for model in (self.planner, self.vae, self.audio_vae):
+            if model is not None:
+                model.to(device)
 
     def __call__(
         self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator, step: int

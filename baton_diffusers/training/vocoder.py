@@ -98,11 +98,15 @@ class VocoderObjective:
         self.config = config
         self.audio_vae = audio_vae.requires_grad_(False).eval()
 
+    def to(self, device: torch.device) -> None:
+        """Moves the autoencoder to where the vocoder is trained."""
+        self.audio_vae.to(device)
+
     def __call__(
         self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator, step: int
     ) -> dict[str, torch.Tensor]:
         config = self.config
-        vae = self.audio_vae.to(batch["waveform"].device)
+        vae = self.audio_vae
         waveform = pad_waveform(vae, batch["waveform"])
         true, given = self.spectrograms(vae, waveform, generator)
         frames = self.segments(true, generator)

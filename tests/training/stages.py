@@ -2,9 +2,10 @@
 
 import torch
 
+from baton_diffusers.training.config import TrainerConfig
 from baton_diffusers.training.data.dataset import collate_features
 from baton_diffusers.training.planner import CachedPlans, PlanCollator, PlannerLoss
-from baton_diffusers.training.trainer import Trainer, TrainerConfig
+from baton_diffusers.training.trainer import Trainer
 from baton_diffusers.training.transformer import FlowMatchingLoss, TransformerTraining, build_transformer
 from tests import tiny
 

@@ -22,7 +22,8 @@ from baton_diffusers.training.codecs import (
     moments_loss,
     pad_waveform,
 )
-from baton_diffusers.training.trainer import Trainer, TrainerConfig
+from baton_diffusers.training.config import TrainerConfig
+from baton_diffusers.training.trainer import Trainer
 
 
 VIDEO = {

@@ -10,6 +10,7 @@ from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, Video
 from baton_diffusers.models.va_planner import VAPlannerModel, add_timestamps, tokenize_cues, tokenize_prompts
 from baton_diffusers.plan import SemanticPlan
 from baton_diffusers.stage.clips import StageClips
+from baton_diffusers.training.config import TrainerConfig
 from baton_diffusers.training.data.cache import cache_features
 from baton_diffusers.training.data.dataset import CachedFeatures
 from baton_diffusers.training.planner import (
@@ -24,7 +25,7 @@ from baton_diffusers.training.planner import (
     merge_lora,
 )
 from baton_diffusers.training.tokenizer import stage_texts, train_tokenizer
-from baton_diffusers.training.trainer import Trainer, TrainerConfig
+from baton_diffusers.training.trainer import Trainer
 from tests import stage_parts
 
 

@@ -76,7 +76,7 @@ def test_killed_at_five_moments_a_run_makes_the_losses_of_one_that_was_not(tmp_p
         assert resumed[step] == pytest.approx(whole[step], rel=1e-6), step
     states = [make_trainer(stage, folder, **settings) for folder in (tmp_path / "whole", run_dir)]
     assert all(state.resume() and state.step == 60 for state in states)
-    for a, b in zip(*(state.ema_module().parameters() for state in states), strict=True):
+    for a, b in zip(*(state.trained_module().parameters() for state in states), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
     assert not list(run_dir.rglob("*.tmp"))
 

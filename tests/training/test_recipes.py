@@ -13,12 +13,13 @@ import torch
 
 from baton_diffusers.models.va_planner import VAPlannerModel
 from baton_diffusers.stage.clips import StageClips
+from baton_diffusers.training.config import TrainerConfig
 from baton_diffusers.training.data.cache import cache_features
 from baton_diffusers.training.data.clips import Bucket, ClipFormat, open_clips
 from baton_diffusers.training.data.dataset import CachedFeatures, collate_features
 from baton_diffusers.training.planner import CachedPlans, PlanCollator, PlannerLoss
 from baton_diffusers.training.tokenizer import stage_texts, train_tokenizer
-from baton_diffusers.training.trainer import Trainer, TrainerConfig
+from baton_diffusers.training.trainer import Trainer
 from baton_diffusers.training.transformer import FlowMatchingLoss, TransformerTraining, build_transformer
 from tests import stage_parts
 from tests.odd_clips import ODD_CLIPS, write_odd_clips, write_stage_clips

@@ -7,6 +7,7 @@ import torch
 from baton_diffusers.stage import Action, Actor, Scene, render_audio, sample_scene, timeline
 from baton_diffusers.stage.render import Pose
 from baton_diffusers.stage.scene import SAMPLING_RATE
+from baton_diffusers.training.config import TrainerConfig
 from baton_diffusers.training.semantic import (
     IDENTITIES,
     LOOKS,
@@ -27,7 +28,7 @@ from baton_diffusers.training.semantic import (
     sound_labels,
 )
 from baton_diffusers.training.tokenizer import stage_texts, train_tokenizer
-from baton_diffusers.training.trainer import Trainer, TrainerConfig
+from baton_diffusers.training.trainer import Trainer
 
 
 SCENE = Scene(

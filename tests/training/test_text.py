@@ -7,6 +7,7 @@ import torch
 from transformers import UMT5EncoderModel
 
 from baton_diffusers.stage import Action, Actor, Scene, sample_scene
+from baton_diffusers.training.config import TrainerConfig
 from baton_diffusers.training.semantic import IDENTITIES
 from baton_diffusers.training.text import (
     QUESTIONS,
@@ -19,7 +20,7 @@ from baton_diffusers.training.text import (
     share_understood,
 )
 from baton_diffusers.training.tokenizer import stage_texts, train_tokenizer
-from baton_diffusers.training.trainer import Trainer, TrainerConfig
+from baton_diffusers.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")

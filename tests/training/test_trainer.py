@@ -6,7 +6,7 @@ import re
 import signal
 import time
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -15,14 +15,9 @@ from accelerate.utils import is_wandb_available
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from baton_diffusers.training.trainer import (
-    Trainer,
-    TrainerConfig,
-    _without_weights,
-    checkpoints,
-    load_checkpoint,
-    load_config,
-)
+from baton_diffusers.training.checkpoint import checkpoints, load_checkpoint, run_lock
+from baton_diffusers.training.config import TrainerConfig
+from baton_diffusers.training.trainer import Trainer, _without_weights
 from tests.training.stages import make_trainer as make_stage
 
 
@@ -81,9 +76,10 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, number, optimize
     resumed = make_trainer(tmp_path / "part", optimizer=optimizer)
     resumed.fit()
 
-    for pair in ((whole.module, resumed.module), (whole.ema_module(), resumed.ema_module())):
-        for expected, value in zip(pair[0].parameters(), pair[1].parameters(), strict=True):
-            torch.testing.assert_close(value, expected, rtol=0, atol=0)
+    states = [torch.load(checkpoints(tmp_path / name)[-1]) for name in ("whole", "part")]
+    for name in ("module", "ema"):
+        torch.testing.assert_close(states[1][name], states[0][name], rtol=0, atol=0)
+    torch.testing.assert_close(resumed.module.state_dict(), states[0]["ema"], rtol=0, atol=0)
     assert rows(tmp_path / "whole")[-1]["loss"] == rows(tmp_path / "part")[-1]["loss"]
     assert [int(row["step"]) for row in rows(tmp_path / "part")] == [4, 7, 8, 12]
 
@@ -112,8 +108,10 @@ def test_loss_falls_and_average_follows(tmp_path):
     first, *_, last = rows(tmp_path)
     assert float(last["loss"]) < 0.5 * float(first["loss"])
     assert int(last["samples"]) == 900 and set(last) >= {"seconds", "learning_rate", "worst"}
-    assert ema is trainer.ema_module() and not ema.training
-    assert any((a != b).any() for a, b in zip(ema.parameters(), trainer.module.parameters(), strict=True))
+    assert not ema.training
+    state = torch.load(checkpoints(tmp_path)[-1])
+    torch.testing.assert_close(ema.state_dict(), state["ema"], rtol=0, atol=0)
+    assert all((state["module"][name] != value).any() for name, value in state["ema"].items())
 
 
 def test_keeps_two_checkpoints_and_loads_the_newest(tmp_path):
@@ -122,9 +120,9 @@ def test_keeps_two_checkpoints_and_loads_the_newest(tmp_path):
     assert [path.name for path in checkpoints(tmp_path)] == ["step_00000010.pt", "step_00000012.pt"]
     module = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.1), nn.Linear(8, 4))
     assert load_checkpoint(tmp_path, module) == 12
-    torch.testing.assert_close(module.state_dict(), trainer.ema_module().state_dict(), rtol=0, atol=0)
-    load_checkpoint(tmp_path, module, ema=False)
     torch.testing.assert_close(module.state_dict(), trainer.module.state_dict(), rtol=0, atol=0)
+    load_checkpoint(tmp_path, module, ema=False)
+    torch.testing.assert_close(module.state_dict(), torch.load(checkpoints(tmp_path)[-1])["module"], rtol=0, atol=0)
     with pytest.raises(FileNotFoundError, match="No checkpoint"):
         load_checkpoint(tmp_path / "elsewhere", module)
 
@@ -186,7 +184,7 @@ def test_gradient_checkpointing_changes_no_gradient(tmp_path, stage):
 
 def test_what_accelerate_saves_of_a_sharded_model_resumes_too(tmp_path):
     def sharded(folder, dataset=None):
-        trainer = make_trainer(folder, dataset, ema_decay=None, checkpoint_every=5)
+        trainer = make_trainer(folder, dataset, checkpoint_every=5)
         # One process cannot spread a model: what is tested is that its way of saving keeps all there is.
         trainer._whole, trainer._sharded = _without_weights(deepcopy(trainer.module)), True
         return trainer
@@ -230,7 +228,9 @@ def test_what_is_trained_so_far_is_validated(tmp_path):
     seen = []
 
     def validate(module, step):
-        assert module is trainer.ema_module() and not module.training and not torch.is_grad_enabled()
+        assert module is trainer.module and not module.training and not torch.is_grad_enabled()
+        newest = torch.load(checkpoints(trainer.run_dir)[-1])
+        torch.testing.assert_close(module.state_dict(), newest["ema"], rtol=0, atol=0)
         seen.append(step)
         torch.manual_seed(0)  # must not disturb the training
         return {"score": step / 10}
@@ -238,7 +238,7 @@ def test_what_is_trained_so_far_is_validated(tmp_path):
     with pytest.raises(ValueError, match="`validate_every` is 5, but this training has nothing"):
         make_trainer(tmp_path, validate_every=5)
     plain = make_trainer(tmp_path / "plain").fit()
-    trainer = make_trainer(tmp_path / "validated")
+    trainer = make_trainer(tmp_path / "validated", checkpoint_every=5)
     trainer.validate, trainer.config.validate_every = validate, 5
     torch.testing.assert_close(trainer.fit().state_dict(), plain.state_dict(), rtol=0, atol=0)
     assert seen == [5, 10, 12]
@@ -328,60 +328,101 @@ def test_a_run_goes_on_only_with_what_it_was_begun_with(tmp_path):
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["features"] == "runs/features"
 
 
-def test_steps_between_validations_are_counted_from_one(tmp_path):
-    with pytest.raises(ValueError, match="`validate_every` must be at least 1, or None, got 0"):
-        TrainerConfig(run_dir=str(tmp_path), steps=3, validate_every=0)
+def poisoned_loss(module, batch, generator, step):
+    losses = noisy_loss(module, batch, generator, step)
+    return {**losses, "loss": losses["loss"] * (float("nan") if step == 7 else 1)}
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    trainer = make_trainer(tmp_path)
-    trainer.loss_fn = lambda module, batch, generator, step: {"loss": module(batch).sum() * float("nan")}
-    with pytest.raises(FloatingPointError, match="nan"):
-        trainer.fit()
-    assert checkpoints(tmp_path) == []
-
-
-@dataclass
-class Whole:
-    trainer: TrainerConfig
-    widths: tuple[int, ...] = (1, 2)
-    name: str = "x"
-    options: dict = field(default_factory=dict)
-
-
-def test_configuration_files(tmp_path):
-    path = tmp_path / "config.yaml"
-    path.write_text("trainer: {run_dir: runs/x, steps: 10, learning_rate: 1e-4}\nwidths: [4, 8]\noptions: {a: 1}\n")
-    overrides = ["trainer.steps=20", "trainer.ema_decay=null", "name=y", "trainer.mixed_precision=no"]
-    config = load_config(path, Whole, overrides)
-    assert config.trainer.mixed_precision == "no", "which YAML reads as false"
-    assert config.trainer.steps == 20 and config.trainer.learning_rate == 1e-4 and config.trainer.ema_decay is None
-    assert config.widths == (4, 8) and config.name == "y" and config.options == {"a": 1}
+def infinite_gradient(module, batch, generator, step):
+    losses = noisy_loss(module, batch, generator, step)
+    if step == 7:  # of the finite loss 0 the gradient is infinite
+        losses["loss"] = losses["loss"] + (module[0].weight.sum() * 0).abs().sqrt()
+    return losses
 
 
 @pytest.mark.parametrize(
-    "override, message",
-    [
-        ("trainer.stepz=20", "unknown key `trainer.stepz` for TrainerConfig"),
-        ("trainer.steps=many", "`trainer.steps` must be int, got 'many'"),
-        ("trainer.run_dir=null", "`trainer.run_dir` must be str"),
-        ("trainer.steps=0", "`steps` must be at least 1"),
-        ("trainer.decay_fraction=2", r"in \[0, 1\]"),
-        ("trainer.optimizer=sgd", "`optimizer` must be one of adamw, muon, got 'sgd'"),
-        ("name.first=a", "`name` is a value"),
-        ("steps", "reads `key=value`"),
-        ("trainer=5", "`trainer` must hold the keys of TrainerConfig"),
-    ],
+    "loss, said", [(poisoned_loss, "loss is nan"), (infinite_gradient, "not finite after step 8")]
 )
-def test_configuration_errors_are_precise(tmp_path, override, message):
-    path = tmp_path / "config.yaml"
-    path.write_text("trainer: {run_dir: runs/x, steps: 10}\nname: x\n")
-    with pytest.raises(ValueError, match=message):
-        load_config(path, Whole, [override])
+def test_what_is_not_finite_stops_the_run_and_is_never_kept(tmp_path, loss, said):
+    trainer = make_trainer(tmp_path, checkpoint_every=2)
+    trainer.loss_fn = loss
+    with pytest.raises(FloatingPointError, match=said):
+        trainer.fit()
+    newest = torch.load(checkpoints(tmp_path)[-1])
+    assert newest["step"] == 6 and all(value.isfinite().all() for value in newest["module"].values())
+    assert make_trainer(tmp_path).fit() is not None, "with another loss it goes on from there"
 
 
-def test_missing_key_is_named(tmp_path):
-    path = tmp_path / "config.yaml"
-    path.write_text("run_dir: runs/x\n")
-    with pytest.raises(ValueError, match="`steps` is missing"):
-        load_config(path, TrainerConfig)
+def test_two_trainings_do_not_share_a_folder(tmp_path):
+    with (
+        run_lock(tmp_path),
+        pytest.raises(ValueError, match="another training is running in .*another `trainer.run_dir`"),
+    ):
+        make_trainer(tmp_path).fit()
+    assert not (tmp_path / "log.csv").exists()
+    make_trainer(tmp_path).fit()
+
+
+@pytest.mark.parametrize("damage", ["cut", "blank", "empty"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_taken(tmp_path, damage):
+    make_trainer(tmp_path, checkpoint_every=5).fit()
+    whole = rows(tmp_path)[-1]["loss"]
+    older, newest = checkpoints(tmp_path)
+    content = bytearray(newest.read_bytes())
+    half = len(content) // 2
+    newest.write_bytes(
+        {"cut": content[:half], "blank": content[:half] + bytes(64) + content[half + 64 :], "empty": b""}[damage]
+    )
+    with pytest.warns(UserWarning, match=r"step_00000012.pt is damaged .*step_00000012.pt.damaged"):
+        trainer = make_trainer(tmp_path, checkpoint_every=5)
+        assert trainer.resume() and trainer.step == 10
+    make_trainer(tmp_path, checkpoint_every=5).fit()
+    assert rows(tmp_path)[-1]["loss"] == whole
+    for path in checkpoints(tmp_path):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="all checkpoints in .* are damaged"), pytest.warns(UserWarning):
+        make_trainer(tmp_path).fit()
+
+
+@pytest.mark.parametrize("name, text", [("config.yaml", ""), ("log.csv", "step,sam")])
+def test_half_written_files_beside_whole_checkpoints_stop_nothing(tmp_path, name, text):
+    make_trainer(tmp_path, steps=4).fit()
+    (tmp_path / name).write_text(text)
+    trainer = make_trainer(tmp_path, steps=8)
+    trainer.fit()
+    assert trainer.step == 8 and [row["step"] for row in rows(tmp_path)][-1] == "8"
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["trainer"]["steps"] == 8
+
+
+def test_frozen_parts_have_no_dropout(tmp_path):
+    module = nn.ModuleDict(
+        {
+            "frozen": nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)),
+            "head": nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)),
+        }
+    )
+    module["frozen"].requires_grad_(False)
+    seen = []
+
+    def loss(module, batch, generator, step):
+        seen.append([module[name][1].training for name in ("frozen", "head")])
+        return {"loss": module["head"](module["frozen"](batch)).square().mean()}
+
+    config = TrainerConfig(run_dir=str(tmp_path), steps=2, batch_size=2, trackers=(), validate_every=1)
+    Trainer(config, module, loss, Numbers(), validate=lambda module, step: {}).fit()
+    assert seen == [[False, True]] * 2
+
+
+def test_the_models_of_a_loss_are_moved_to_where_the_module_is(tmp_path):
+    class Loss:
+        moved_to = None
+
+        def to(self, device):
+            self.moved_to = device
+
+        def __call__(self, *arguments):
+            return noisy_loss(*arguments)
+
+    loss = Loss()
+    trainer = Trainer(TrainerConfig(run_dir=str(tmp_path), steps=1, trackers=()), nn.Linear(4, 4), loss, Numbers())
+    assert loss.moved_to == trainer.device

@@ -15,9 +15,10 @@ from baton_diffusers.models.latents import encode_audio_latents
 from baton_diffusers.models.va_planner import tokenize_cues
 from baton_diffusers.plan import SemanticPlan
 from baton_diffusers.stage.clips import StageClips
+from baton_diffusers.training.config import TrainerConfig, load_config
 from baton_diffusers.training.data.cache import cache_features
 from baton_diffusers.training.data.dataset import CachedFeatures, collate_features
-from baton_diffusers.training.trainer import Trainer, TrainerConfig, load_config
+from baton_diffusers.training.trainer import Trainer
 from baton_diffusers.training.transformer import (
     FlowMatchingLoss,
     TransformerTraining,

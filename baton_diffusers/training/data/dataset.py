@@ -15,7 +15,7 @@ from torch import nn
 from ...plan import SemanticPlan
 from ...stage import write_cues, write_prompt
 from ...stage.clips import StageClips
-from ..trainer import step_seed
+from ..seeds import step_seed
 from .cache import EMPTY_PROMPT, PLAN_LAYOUT, describe_source, index_path
 from .clips import read_member
 

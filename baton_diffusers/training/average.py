@@ -1,0 +1,67 @@
+"""The moving average of a module's trained weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+
+class WeightAverage:
+    """
+    The moving average of the weights of a module that are trained. Of a module that FSDP has spread, each process keeps the
+    average of its own shards: averaging needs no other.
+
+    Args:
+        module: The module, as the optimiser sees it.
+        decay: Decay of the average, warmed up as `(1 + step) / (10 + step)`.
+    """
+
+    def __init__(self, module: nn.Module, decay: float):
+        self.decay = decay
+        self._parameters = {name: value for name, value in module.named_parameters() if value.requires_grad}
+        self._averages = {name: local(value).clone() for name, value in self._parameters.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Takes the weights after a step, counted from 0, into the average."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        weights = [local(parameter) for parameter in self._parameters.values()]
+        torch._foreach_lerp_([*self._averages.values()], weights, 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The module has the average within this context, and its own weights again after it."""
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchanges the module's weights and the average."""
+        for name, parameter in self._parameters.items():
+            weight, average = local(parameter), self._averages[name]
+            kept = weight.clone()
+            weight.copy_(average)
+            average.copy_(kept)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The averages, by the names of the weights; of this process's shards, where the module is spread."""
+        return dict(self._averages)
+
+    @torch.no_grad()
+    def load_state_dict(self, averages: dict[str, torch.Tensor]) -> None:
+        """Takes averages that [`WeightAverage.state_dict`] gave."""
+        for name, average in self._averages.items():
+            average.copy_(averages[name])
+
+
+def local(parameter: torch.Tensor) -> torch.Tensor:
+    """The part of a parameter that this process has, without gradient; it shares the parameter's memory."""
+    parameter = parameter.detach()
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
