@@ -837,7 +837,7 @@ HELD_OUT = Wordings(
         (1.5, Sequence(seconds=(", but not until ", ", though not before "), links=(" and thereafter ",), steps=(2, 3), last_first=True, moods=("finite", "has"))),
         (1.5, Sequence(opens=("following the moment when ", "no sooner than ")[:1], seconds=(", ",), links=(", thereafter ", ", whereupon "), lasts=(", to conclude, ",))),
         (1.0, Sequence(opens=("ahead of everything else, ",), seconds=(", whereupon ",), links=(", thereafter ", ", whereupon "))),
-        (1.0, Sequence(links=(" >> ", " & then: ", " + then "), moods=("note", "note"))),
+        (1.0, Sequence(links=(" >> ", " & thereafter: ", " + thereafter "), moods=("note", "note"))),
         (1.5, Sequence(opens=("shows",), links=(", succeeded by ", " and thereafter "), moods=("ing", "ing"), steps=(1, 4))),
         (0.7, Sequence(opens=("asks",), links=(", thereafter let ", ", subsequently have "), moods=("base", "base"), steps=(1, 4))),
         (0.7, Sequence(opens=("wishes",), links=(", and thereafter ", ", subsequently "), moods=("to", "to"), steps=(1, 4))),
