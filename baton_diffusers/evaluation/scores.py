@@ -30,7 +30,7 @@ CUES = ("written", "none", "ground truth")
 # What is given of each scene's own render: nothing, its sound, its picture, its first frame, its first second.
 DIRECTIONS = ("t2av", "a2v", "v2a", "i2av", "continuation")
 # The aspects whose facts hang on the given modality alone. The place of an action takes both, so that it is made as well.
-GIVEN_ASPECTS = {"a2v": ("heard", "pitch"), "v2a": ("present", "seen")}
+GIVEN_ASPECTS = {"a2v": ("heard", "pitch", "words", "quiet"), "v2a": ("present", "place", "alone", "seen")}
 
 Estimate = dict[str, float]
 
@@ -232,7 +232,7 @@ def p_acc_made(score: ClipScore, direction: str = "t2av") -> float:
     The share of a scene's facts that hold, of those on which what is made has any influence.
 
     Where a modality is given whole, P-Acc counts facts for which nobody was needed: in "v2a" who is there and what is *seen*, in
-    "a2v" what is *heard* and its *pitch*. These are left out; no other fact, and none is judged in another way. In the other
+    "a2v" what is *heard*, its *pitch* and its *words*. These are left out; no other fact, and none is judged in another way. In the other
     directions it is P-Acc itself.
 
     Args:
@@ -306,16 +306,17 @@ def format_summary(summary: dict[str, dict[str, Any]]) -> str:
     lines = [["tier", "clips", *columns.values(), *ASPECTS]]
     for tier, values in summary.items():
         scores = [format_estimate(values[name]) for name in columns]
-        shares = [f"{values['facts'][aspect]:.2f}" for aspect in ASPECTS]
+        shares = ["-" if values["facts"][a] is None else f"{values['facts'][a]:.2f}" for a in ASPECTS]
         lines.append([tier, str(values["clips"]), *scores, *shares])
     return markdown_table(lines)
 
 
 def format_verbs(verbs: dict[str, dict[str, dict[str, float]]]) -> str:
     """[`facts_by_verb`]'s result as a Markdown table: the share of the facts that hold, and of how many."""
-    lines = [["verb", *ASPECTS]]
+    aspects = [aspect for aspect in ASPECTS if any(aspect in of for of in verbs.values())]
+    lines = [["verb", *aspects]]
     for verb, of in verbs.items():
-        lines.append([verb, *(f"{of[a]['share']:.2f} of {of[a]['facts']}" if a in of else "-" for a in ASPECTS)])
+        lines.append([verb, *(f"{of[a]['share']:.2f} of {of[a]['facts']}" if a in of else "-" for a in aspects)])
     return markdown_table(lines)
 
 

@@ -1,9 +1,11 @@
 """What is to be heard in a clip: Stage's sounds, found by their templates in a log-mel spectrogram."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from scipy.ndimage import maximum_filter, uniform_filter
 
 from .scene import COLOURS, DIGITS, SAMPLING_RATE, VOICES
 from .sound import event_sound
@@ -19,6 +21,9 @@ LENGTH = 24  # hops of a template: less than the least gap between two sounds
 APART = 16  # hops; the nearest that two sounds can be told apart
 ENDING = 8  # hops; what starts so close to the end of the clip is cut off
 LIKENESS = 0.7  # least correlation of a spectrogram with a template
+STRAY = 2.0  # log magnitude by which a sound has to exceed what explains it; codecs and vocoders stay below 0.7
+BLUR = (5, 7)  # hops and bands over which an explanation reaches
+PATCH = (5, 5)  # hops and bands that a stray sound fills on average
 LEAST_SPREAD = 0.1  # of log-mel magnitude; what varies less is silence or a steady noise
 
 
@@ -103,3 +108,19 @@ def hear(waveform: np.ndarray) -> tuple[Sound, ...]:
         sounds.append(Sound(kind, colour, hop * HOP / SAMPLING_RATE, word, float(best[hop])))
         best[max(hop - APART + 1, 0) : hop + APART] = 0
     return tuple(sorted(sounds, key=lambda sound: sound.time))
+
+
+def stray_sounds(waveform: np.ndarray, sounds: Iterable[Sound]) -> tuple[float, ...]:
+    """Times in seconds at which something is heard that none of `sounds` explains, wherever it is loud enough.
+
+    Args:
+        waveform: As for [`hear`].
+        sounds: What [`hear`] has found in it.
+    """
+    known = np.zeros(len(waveform) + SAMPLING_RATE, dtype=np.float32)
+    for sound in sounds:
+        wave, start = event_sound(sound.kind, sound.colour, sound.word), round(sound.time * SAMPLING_RATE)
+        known[start : start + len(wave)] += wave
+    heard, explained = loudness(np.asarray(waveform, dtype=np.float32)), loudness(known[: len(waveform)])
+    excess = uniform_filter(np.maximum(heard - maximum_filter(explained, BLUR), 0), PATCH).max(axis=1)
+    return tuple(float(hop * HOP / SAMPLING_RATE) for hop in np.flatnonzero(excess > STRAY))

@@ -3,32 +3,47 @@
 Three measures, as in Baton's evaluation: P-Acc, the share of a scene's atomic facts that hold; M-WER, the word error rate
 of each speaker; and DeSync, the distance in time between what is seen and what is heard. Where Baton asks judge models,
 Stage knows the answer: the clip is searched for everything that Stage can show and sound (`sight.py`, `hearing.py`), and
-what was found is compared with the scene.
+what was found is compared with the scene. What was found and the scene does not explain counts against the clip.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, product
 
 import numpy as np
 
-from .hearing import Sound, hear
-from .scene import EVENTS, TIERS, VOICES, Actor, Scene
+from .hearing import Sound, hear, stray_sounds
+from .scene import EVENTS, FRAME_RATE, TIERS, VOICES, Action, Actor, Scene
 from .sight import Sight, watch
 
 
-ASPECTS = ("present", "seen", "heard", "pitch", "order")
+ASPECTS = ("present", "place", "alone", "seen", "heard", "pitch", "words", "order", "quiet")
 UNMATCHED = 0.5  # seconds that an instant counts which is only seen or only heard, and the most that any counts
+PAUSE = 9.5 / FRAME_RATE  # seconds; instants of one doer that lie closer together belong to one action
 
 
 @dataclass(frozen=True)
 class Fact:
     """An atomic fact of a scene, and whether it `holds` in the clip.
 
-    The `aspect` is *present*: an actor stands on its spot in its colour; *seen* or *heard*: an action happens as often as
-    the script says, in the picture or in the sound (a hit reaches its target, which jolts); *pitch*: its sound has the
-    pitch of the actor's colour or the face's voice; *order*: in picture and sound, it comes after the actions before it
-    and before those after it, and nothing that is not in the script comes just before it (or after the last action).
+    The `aspect` is, of each actor,
+
+    - *present*: it is there in its colour, in every frame, once, and apart from the others;
+    - *place*: it stands on its spot. A place that the prompt leaves open is no fact;
+
+    of each action,
+
+    - *seen*, *heard*: it happens as often as the script says, in the picture and in the sound (a hit reaches its own target,
+      which jolts);
+    - *pitch*: its sounds have the pitch of the actor's colour or the face's voice;
+    - *words*: the words that are said, in their order;
+    - *order*: in picture and sound, it comes after the actions before it and before those after it;
+
+    and of the clip,
+
+    - *alone*: of the scene something is seen, and nothing else: no other actor or object, no other motion, no flicker, no
+      noise;
+    - *quiet*: of the scene something is heard, and nothing else.
     """
 
     aspect: str
@@ -47,6 +62,7 @@ class ClipScore:
         hypotheses: The words of each voice that were heard.
         desync: Mean distance in seconds between an instant in the picture and in the sound.
         cast, sights, sounds: What was found in the clip.
+        strays: Times in seconds at which something is seen, and at which something is heard, that nothing explains.
     """
 
     tier: str
@@ -57,6 +73,7 @@ class ClipScore:
     cast: tuple[Actor, ...]
     sights: tuple[Sight, ...]
     sounds: tuple[Sound, ...]
+    strays: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
 
     @property
     def p_acc(self) -> float:
@@ -80,52 +97,87 @@ class ClipScore:
 
 @dataclass(frozen=True)
 class _Run:
-    """Instants of one doer in succession."""
+    """Instants of one doer in close succession, in order of time."""
 
     doer: Hashable
     instants: tuple
 
+    @property
+    def start(self) -> float:
+        return self.instants[0].time
 
-def score_clip(video: np.ndarray, audio: np.ndarray, scene: Scene) -> ClipScore:
+    @property
+    def end(self) -> float:
+        return self.instants[-1].time
+
+
+def score_clip(
+    video: np.ndarray,
+    audio: np.ndarray,
+    scene: Scene,
+    places: Sequence[bool] | None = None,
+    colours: Sequence[bool] | None = None,
+) -> ClipScore:
     """Score a clip against its scene.
 
     Args:
         video: RGB uint8, (frames, 64, 64, 3), at 16 frames/s.
         audio: Mono float, (samples,), in [-1, 1], at 16 kHz.
         scene: What the clip was to show.
+        places: Whether the prompt says where each actor stands; by default, of all. An actor whose place is left open may
+            stand on any spot.
+        colours: Whether the prompt says the colour of each actor (or the voice of a face); by default, of all. An actor whose
+            colour is left open may have any, and its sound has to suit the colour that is seen.
     """
-    cast, sights = watch(video)
-    sounds = hear(audio)
-    found = _recognise(scene.actors, cast)
-    facts = [
-        Fact("present", actor.name, i in found and cast[found[i]] == actor) for i, actor in enumerate(scene.actors)
+    picture, sounds = watch(video), hear(audio)
+    stray = stray_sounds(audio, sounds)
+    places = [True] * len(scene.actors) if places is None else places
+    colours = [True] * len(scene.actors) if colours is None else colours
+    found = _recognise(scene.actors, picture.cast, places, colours)
+    actors = [
+        actor if stated or i not in found else replace(actor, colour=picture.cast[found[i]].colour)
+        for i, (actor, stated) in enumerate(zip(scene.actors, colours, strict=True))
     ]
+    facts = []
+    for i, (expected, actor) in enumerate(zip(scene.actors, actors, strict=True)):
+        same = i in found and picture.cast[found[i]].name == actor.name
+        facts.append(Fact("present", expected.name, same and picture.whole[found[i]]))
+        if places[i]:
+            facts.append(Fact("place", expected.name, i in found and picture.cast[found[i]].spot == actor.spot))
 
-    sight_runs = _runs(sights, lambda sight: sight.actor)
-    sight_doers = [found.get(action.actor) for action in scene.script]
+    script = scene.script
+    sight_runs = _runs(picture.sights, lambda sight: sight.actor)
     sound_runs = _runs(sounds, lambda sound: (sound.kind, sound.colour))
-    sound_doers = [(EVENTS[action.verb], scene.actors[action.actor].colour) for action in scene.script]
-    seen = _assign(sight_doers, sight_runs)
-    heard = _assign(sound_doers, sound_runs, alike=lambda doer: doer[0])
-    seen_in_order = _in_order(seen, len(scene.script), len(sight_runs))
-    heard_in_order = _in_order(heard, len(scene.script), len(sound_runs))
-    for i, action in enumerate(scene.script):
+    sound_doers = [(EVENTS[action.verb], actors[action.actor].colour) for action in script]
+    seen, unseen = _assign(script, [found.get(action.actor) for action in script], sight_runs)
+    heard, unheard = _assign(script, sound_doers, sound_runs, kind=lambda doer: doer[0])
+    seen_in_order, heard_in_order = _in_order(seen), _in_order(heard)
+    for i, action in enumerate(script):
         subject = f"{i + 1}. {scene.actors[action.actor].name} {action.verb}"
-        picture = sight_runs[seen[i]].instants if i in seen else ()
-        sound = sound_runs[heard[i]] if i in heard else _Run(None, ())
-        aimed = action.target is None or all(sight.target == found.get(action.target) for sight in picture)
+        sights, said = (run.instants if run else () for run in (seen[i], heard[i]))
+        aimed = action.target is None or all(
+            sight.target is not None and sight.target == found.get(action.target) for sight in sights
+        )
+        pitched = bool(said) and all((sound.kind, sound.colour) == sound_doers[i] for sound in said)
         facts += [
-            Fact("seen", subject, len(picture) == action.count and aimed),
-            Fact("heard", subject, len(sound.instants) == action.count),
-            Fact("pitch", subject, sound.doer == sound_doers[i]),
-            Fact("order", subject, seen_in_order[i] and heard_in_order[i]),
+            Fact("seen", subject, len(sights) == action.count and aimed),
+            Fact("heard", subject, len(said) == action.count),
+            Fact("pitch", subject, pitched),
         ]
+        if action.verb == "say":
+            facts.append(Fact("words", subject, tuple(sound.word for sound in said) == action.words))
+        facts.append(Fact("order", subject, seen_in_order[i] and heard_in_order[i]))
+    strangers = set(range(len(picture.cast))) - set(found.values())
+    facts += [
+        Fact("alone", "the picture", bool(found) and not (strangers or unseen or picture.strays)),
+        Fact("quiet", "the sound", (any(heard) or not script) and not (unheard or stray)),
+    ]
 
     references = {voice: [] for voice in VOICES.values()}
     hypotheses = {voice: [] for voice in VOICES.values()}
-    for action in scene.script:
+    for action in script:
         if action.verb == "say":
-            references[VOICES[scene.actors[action.actor].colour]] += action.words
+            references[VOICES[actors[action.actor].colour]] += action.words
     for sound in sounds:
         if sound.kind == "word":
             hypotheses[VOICES[sound.colour]].append(sound.word)
@@ -134,62 +186,141 @@ def score_clip(video: np.ndarray, audio: np.ndarray, scene: Scene) -> ClipScore:
         facts=tuple(facts),
         references={voice: " ".join(words) for voice, words in references.items()},
         hypotheses={voice: " ".join(words) for voice, words in hypotheses.items()},
-        desync=_desync(scene, sights, sounds),
-        cast=cast,
-        sights=sights,
+        desync=_desync(scene, picture.sights, sounds),
+        cast=picture.cast,
+        sights=picture.sights,
         sounds=sounds,
+        strays=(picture.strays, stray),
     )
 
 
-def _recognise(expected: Sequence[Actor], cast: Sequence[Actor]) -> dict[int, int]:
+def _recognise(
+    expected: Sequence[Actor], cast: Sequence[Actor], places: Sequence[bool], colours: Sequence[bool]
+) -> dict[int, int]:
     """Who of the cast that was found plays which expected actor: one of its kind, if possible of its colour, on its spot."""
     found: dict[int, int] = {}
-    for same in (
-        lambda a, b: a == b,
-        lambda a, b: a.name == b.name,
-        lambda a, b: (a.kind, a.spot) == (b.kind, b.spot),
-        lambda a, b: a.kind == b.kind,
-    ):
+    for colour, place in ((True, True), (True, False), (False, True), (False, False)):
         for i, actor in enumerate(expected):
             for j, other in enumerate(cast):
-                if i not in found and j not in found.values() and same(actor, other):
+                alike = actor.kind == other.kind
+                alike &= not (colour and colours[i]) or actor.colour == other.colour
+                alike &= not (place and places[i]) or actor.spot == other.spot
+                if alike and i not in found and j not in found.values():
                     found[i] = j
     return found
 
 
 def _runs(instants: Iterable, doer: Callable[[Sight | Sound], Hashable]) -> list[_Run]:
-    return [_Run(key, tuple(group)) for key, group in groupby(instants, key=doer)]
+    """Each doer's instants, divided where it pauses."""
+    runs: dict[Hashable, list[list]] = {}
+    for instant in instants:
+        own = runs.setdefault(doer(instant), [])
+        if own and instant.time - own[-1][-1].time < PAUSE:
+            own[-1].append(instant)
+        else:
+            own.append([instant])
+    return [_Run(key, tuple(run)) for key, own in runs.items() for run in own]
 
 
-def _assign(doers: Sequence, runs: Sequence[_Run], alike: Callable | None = None) -> dict[int, int]:
-    """The run of each action, by its index: the actions of a doer take its runs in turn. Actions and runs that are left
-    over take each other in turn where the doers are `alike` (of a kind, though not of a pitch)."""
-    assigned: dict[int, int] = {}
-    for same in (lambda doer: doer, alike) if alike else (lambda doer: doer,):
-        for i, doer in enumerate(doers):
-            for j, run in enumerate(runs):
-                if (
-                    i not in assigned
-                    and j not in assigned.values()
-                    and doer is not None
-                    and same(run.doer) == same(doer)
-                ):
-                    assigned[i] = j
-    return assigned
+def _assign(
+    script: Sequence[Action], doers: Sequence[Hashable], runs: list[_Run], kind: Callable | None = None
+) -> tuple[list[_Run | None], list[_Run]]:
+    """The run of each action of the script, and the runs that are left.
+
+    Each doer's runs go to its own actions, so that counts, words and order fit as well as they can. Then actions and runs that
+    are left over take each other where their doers are of a `kind`, though not of a pitch. At last what lies close to an
+    action that lacks something is counted to it: one wrong note is one fault.
+    """
+    assigned: list[_Run | None] = [None] * len(script)
+    for same in (lambda doer: doer, kind) if kind else (lambda doer: doer,):
+        options = []
+        for key in dict.fromkeys(same(doer) for doer in doers if doer is not None):
+            open_actions = [
+                i for i, doer in enumerate(doers) if assigned[i] is None and doer is not None and same(doer) == key
+            ]
+            options.append(list(_pairings(open_actions, [run for run in runs if same(run.doer) == key])))
+        best = min(
+            (dict(pair for option in choice for pair in option) for choice in product(*options)),
+            key=lambda pairs: _misfit(script, [pairs.get(i, run) for i, run in enumerate(assigned)]),
+        )
+        assigned = [best.get(i, run) for i, run in enumerate(assigned)]
+        taken = {id(run) for run in best.values()}
+        runs = [run for run in runs if id(run) not in taken]
+    return _complete(script, doers, assigned, runs, kind)
 
 
-def _in_order(assigned: dict[int, int], num_actions: int, num_runs: int) -> list[bool]:
-    """Whether each action of the script is in its place, see [`Fact`]."""
-    # A run that no action accounts for breaks the place of the action that follows it, or of the last one.
-    broken = set()
-    for j in set(range(num_runs)) - set(assigned.values()):
-        later = [k for k in assigned.values() if k > j]
-        broken.add(min(later) if later else max(assigned.values(), default=None))
-    order = []
-    for i in range(num_actions):
-        right = all((j < i) == (assigned[j] < assigned[i]) for j in assigned if j != i) if i in assigned else False
-        order.append(right and assigned[i] not in broken)
-    return order
+def _pairings(actions: Sequence[int], runs: Sequence[_Run]) -> Iterator[list[tuple[int, _Run]]]:
+    """The ways in which as many actions as possible take a run each, in order."""
+    number = min(len(actions), len(runs))
+    for some in combinations(actions, number):
+        for others in combinations(runs, number):
+            yield list(zip(some, others, strict=True))
+
+
+def _misfit(script: Sequence[Action], runs: Sequence[_Run | None]) -> float:
+    """How badly the runs fit the actions of the script: wrong counts, then wrong order, then wrong words."""
+    misfit = 0.0
+    for action, run in zip(script, runs, strict=True):
+        if run is not None:
+            misfit += abs(len(run.instants) - action.count) - min(len(run.instants), action.count)
+            words = [getattr(instant, "word", None) for instant in run.instants]
+            misfit += 0.1 * sum(a != b for a, b in zip(words, action.words, strict=False))
+    return misfit + 0.5 * _in_order(runs).count(False)
+
+
+def _complete(
+    script: Sequence[Action],
+    doers: Sequence[Hashable],
+    assigned: Sequence[_Run | None],
+    left: Sequence[_Run],
+    kind: Callable | None,
+) -> tuple[list[_Run | None], list[_Run]]:
+    """Give actions that lack instants what lies beside them: runs that are left, or what their neighbours have too much."""
+    assigned, left = list(assigned), list(left)
+
+    def beside(run: _Run, other: _Run) -> bool:
+        gap = max(other.start - run.end, run.start - other.end)
+        if run.doer != other.doer:
+            return gap < PAUSE
+        between = (min(run.end, other.end), max(run.start, other.start))
+        others = [r for r in (*assigned, *left) if r is not None and r is not run and r is not other]
+        return not any(between[0] < instant.time < between[1] for r in others for instant in r.instants)
+
+    def offers(i: int) -> Iterator[tuple[_Run, Callable[[], None]]]:
+        """What action `i` could take, and how it is taken from where it is."""
+        for run in left:
+            yield run, lambda run=run: left.remove(run)
+        for j, run in enumerate(assigned):
+            if j != i and run is not None and len(run.instants) > script[j].count:
+                for spare, rest in ((slice(0, 1), slice(1, None)), (slice(-1, None), slice(0, -1))):
+                    kept = _Run(run.doer, run.instants[rest])
+                    yield _Run(run.doer, run.instants[spare]), lambda j=j, kept=kept: assigned.__setitem__(j, kept)
+
+    def take(i: int) -> bool:
+        for more, remove in offers(i):
+            run, doer = assigned[i], doers[i]
+            suits = more.doer == doer or (kind is not None and kind(more.doer) == kind(doer))
+            if suits and len(run.instants) + len(more.instants) <= script[i].count and beside(run, more):
+                remove()
+                assigned[i] = _Run(run.doer, tuple(sorted(run.instants + more.instants, key=lambda x: x.time)))
+                return True
+        return False
+
+    while any(take(i) for i, run in enumerate(assigned) if run is not None):
+        pass
+    return assigned, left
+
+
+def _in_order(runs: Sequence[_Run | None]) -> list[bool]:
+    """Whether each action's run lies after those of the actions before it, and before those of the actions after it."""
+    return [
+        run is not None
+        and all(
+            other is None or i == j or (other.end < run.start if j < i else run.end < other.start)
+            for j, other in enumerate(runs)
+        )
+        for i, run in enumerate(runs)
+    ]
 
 
 def _desync(scene: Scene, sights: Sequence[Sight], sounds: Sequence[Sound]) -> float:
@@ -202,7 +333,7 @@ def _desync(scene: Scene, sights: Sequence[Sight], sounds: Sequence[Sound]) -> f
         total = max(expected, len(many))
         distance += _least_distance(few, many) + UNMATCHED * (total - len(few))
         number += total
-    return distance / number
+    return distance / max(number, 1)
 
 
 def _least_distance(few: Sequence[float], many: Sequence[float]) -> float:
@@ -226,7 +357,7 @@ def summarise(scores: Sequence[ClipScore], num_resamples: int = 1000, seed: int 
     Returns:
         For "all" and for each tier with clips: `clips`, their number; `p_acc`, `strict`, `m_wer` and `desync` (seconds),
         each `{"value", "low", "high"}` with the bounds of a 95% interval; and `facts`, the share of the facts of each
-        aspect that hold. `m_wer` pools the word errors over all clips; it is `None` where nobody is to speak.
+        aspect that hold (`None` where there are none). `m_wer` pools the word errors over all clips; it is `None` where nobody is to speak.
     """
     if not scores:
         raise ValueError("`scores` is empty: score at least one clip.")
@@ -258,5 +389,8 @@ def _summarise(scores: Sequence[ClipScore], num_resamples: int, rng: np.random.G
         "strict": mean(score.strict for score in scores),
         "m_wer": estimate(errors.sum() / words.sum(), pooled) if words.sum() else None,
         "desync": mean(score.desync for score in scores),
-        "facts": {a: float(np.mean([fact.holds for fact in facts if fact.aspect == a])) for a in ASPECTS},
+        "facts": {
+            a: float(np.mean(holds)) if (holds := [fact.holds for fact in facts if fact.aspect == a]) else None
+            for a in ASPECTS
+        },
     }

@@ -4,10 +4,12 @@ Every pose of every actor is a hypothesis about a frame. The backdrop is what th
 pose is as good as the squared error that drawing it removes. Nothing here needs the scene or a threshold on a colour.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
+from scipy.ndimage import uniform_filter
 
 from .render import FOOT, SCALE, SPRITE, Pose, sprite
 from .scene import COLOURS, FIRST_FRAME, FLOOR, FRAME_RATE, FRAME_SIZE, HALF_WIDTH, KINDS, SPOTS, VOICES, Actor
@@ -20,10 +22,22 @@ HIGHEST = TOP  # pixels above the floor at which a ball is still looked for
 REACH = 10  # pixels to the left and to the right that belong to a spot
 PRESENT = 0.4  # least share of the squared error of an empty spot that an actor has to explain
 LEAST_GAIN = 2e5  # squared error in grey levels; an actor removes about ten times as much
-VISIBLE = 0.3  # least strength, of 1, with which an actor has to show to be followed
+VISIBLE = 0.5  # least strength, of 1, with which an actor has to show to be there
+OVERLAP = 2.5  # pixels by which two actors may cover each other, lest they count as merged
+ASTRAY = 2.0  # pixels by which an actor that nobody hits may stray from its place
 
-ON, OFF = 0.55, 0.45  # how much of an actor's greatest change of look starts and ends one
-LEAST_CHANGE = 0.4  # what the greatest change has to come to, lest a change be seen where there is none
+# What the cast does not explain, in grey levels. What autoencoders and codecs blur stays below two thirds of these bounds.
+PATCHES = {(9, 9): 45.0, (15, 15): 38.0, (9, 41): 35.0}  # length of the mean RGB difference over a patch of pixels
+LASTING = (
+    9,
+    9,
+)  # the patch whose difference counts only if it lasts: a motion of two pixels within a frame also makes one
+GRAIN = 30.0  # root mean square over a frame
+
+ON, OFF = (
+    0.55,
+    0.45,
+)  # how much of the full change of look, from rest to white or to an open mouth, starts and ends one
 LEAST_FRAMES = 2  # that a flash or an open mouth lasts
 UP, DOWN = 8.0, 5.0  # pixels above the floor at which a ball is in the air, and has landed
 LEAST_SLIDE = 3.5  # pixels
@@ -34,8 +48,8 @@ LEAST_JOLT = 1.0  # pixels
 
 @dataclass(frozen=True)
 class Sight:
-    """An instant that was seen: its `kind` (landing, flash, contact, word), the index of the `actor` in the cast that
-    was found, its `time` in seconds, and, for a contact, the index of the `target`."""
+    """An instant that was seen: its `kind` (landing, flash, contact, word; slide, of a box that hits nobody), the index of
+    the `actor` in the cast that was found, its `time` in seconds, and, for a contact, the index of the `target`."""
 
     kind: str
     actor: int
@@ -44,12 +58,32 @@ class Sight:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """What is to be seen in a clip.
+
+    Args:
+        cast: The actors that stand there as it begins, from left to right.
+        whole: Whether each actor of the cast is there in every frame, once, and apart from the others.
+        sights: The instants, in order of time.
+        strays: Times in seconds at which something is seen that the cast does not explain: another actor or object, a
+            flicker, noise, or an actor that moves as none can.
+    """
+
+    cast: tuple[Actor, ...]
+    whole: tuple[bool, ...]
+    sights: tuple[Sight, ...]
+    strays: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Track:
-    """Where an actor is in each frame, `x` and height `y` in pixels, and how far its look has `change`d from rest (0) to
-    a flash or an open mouth (1; 0 for a box or a ball); each (frames,)."""
+    """Where an actor is in each frame, `x` and height `y` in pixels; the `strength` (of 1) with which it is to be seen
+    there; and how far its look has `change`d from rest (0) to a flash or an open mouth (1; 0 for a box or a ball); each
+    (frames,)."""
 
     x: np.ndarray
     y: np.ndarray
+    strength: np.ndarray
     change: np.ndarray
 
 
@@ -165,15 +199,17 @@ def find_cast(frames: np.ndarray) -> tuple[Actor, ...]:
     return tuple(cast)
 
 
-def _fit(frames: np.ndarray, backdrops: np.ndarray, library: _Library) -> tuple[np.ndarray, np.ndarray]:
-    """The best pose of an actor in each frame, as an index into the library, and its x to a fraction of a pixel.
+def _fit(frames: np.ndarray, backdrops: np.ndarray, library: _Library) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The best pose of an actor in each frame, as an index into the library, its x to a fraction of a pixel, and its
+    strength: how much of what the pose changes in the backdrop is to be seen.
 
     Where hardly anything of the actor agrees with the frame, it is lost from sight, and keeps its last pose.
     """
     gains, drawn = _gains(frames, backdrops, library)
     best = gains.argmax(axis=1)
     every = np.arange(len(frames))
-    seen = gains[every, best] > (2 * VISIBLE - 1) * drawn[every, best]
+    strength = 0.5 * (gains[every, best] / drawn[every, best] + 1)
+    seen = strength > VISIBLE
     last = np.maximum.accumulate(np.where(seen, every, -1))
     last[last < 0] = seen.argmax()
     x = np.array([library.poses[k].x for k in best])
@@ -181,22 +217,26 @@ def _fit(frames: np.ndarray, backdrops: np.ndarray, library: _Library) -> tuple[
     inner &= best < library.num_x * library.num_looks
     left, centre, right = (gains[every, np.where(inner, best + i, best)] for i in (-1, 0, 1))
     x += 0.5 * (right - left) / np.maximum(2 * centre - left - right, 1e-6)  # the top of a parabola through the three
-    return best[last], x[last]
+    return best[last], x[last], strength
 
 
-def _paint_over(backdrops: np.ndarray, library: _Library, best: np.ndarray) -> None:
-    """Draw an actor, in its best pose for each frame, over the backdrops."""
+def _paint_over(backdrops: np.ndarray, library: _Library, best: np.ndarray, share: np.ndarray | None = None) -> None:
+    """Draw an actor, in its best pose for each frame, over the backdrops; with `share`, by so much of 1."""
     view = backdrops[:, library.rows, library.columns]
-    view *= 1 - library.alpha[best].reshape(*view.shape[:3], 1)
-    view += library.paint[best].reshape(view.shape)
+    weight = 1.0 if share is None else share[:, None, None, None]
+    view *= 1 - weight * library.alpha[best].reshape(*view.shape[:3], 1)
+    view += weight * library.paint[best].reshape(view.shape)
 
 
-def follow(frames: np.ndarray, cast: tuple[Actor, ...]) -> list[Track]:
+def follow(frames: np.ndarray, cast: tuple[Actor, ...]) -> tuple[list[Track], np.ndarray]:
     """Follow each actor of the cast through the clip.
 
     Args:
         frames: RGB uint8 or float 0 to 255, (frames, 64, 64, 3).
         cast: The actors at the start of the clip, see [`find_cast`].
+
+    Returns:
+        The track of each actor, and the frames as the cast alone would make them, (frames, 64, 64, 3).
     """
     frames = frames.astype(np.float32)
     empty = _empty_stage(frames)
@@ -206,7 +246,7 @@ def follow(frames: np.ndarray, cast: tuple[Actor, ...]) -> list[Track]:
         for lib, actor in zip(libraries, cast, strict=True)
     ]
 
-    def fit(i: int, others: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def fit(i: int, others: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         backdrops = np.repeat(empty[None], max(len(best) for best in others), axis=0)
         for j, library in enumerate(libraries):
             if j != i:
@@ -214,13 +254,24 @@ def follow(frames: np.ndarray, cast: tuple[Actor, ...]) -> list[Track]:
         return _fit(frames, backdrops, libraries[i])
 
     fits = [fit(i, rest) for i in range(len(cast))]
-    if any(actor.kind == "box" and np.ptp(x) > LEAST_SLIDE for actor, (_, x) in zip(cast, fits, strict=True)):
-        fits = [fit(i, [best for best, _ in fits]) for i in range(len(cast))]
-    tracks = []
-    for library, (best, x) in zip(libraries, fits, strict=True):
+    if any(actor.kind == "box" and np.ptp(x) > LEAST_SLIDE for actor, (_, x, _) in zip(cast, fits, strict=True)):
+        fits = [fit(i, [best for best, *_ in fits]) for i in range(len(cast))]
+    tracks, explained = [], np.repeat(empty[None], len(frames), axis=0)
+    for library, (best, x, strength) in zip(libraries, fits, strict=True):
         y = np.array([library.poses[k].y for k in best])
-        tracks.append(Track(x, y, _change(frames, empty, library, best)))
-    return tracks
+        change = _change(frames, empty, library, best)
+        tracks.append(Track(x, y, strength, change))
+        there = (strength > VISIBLE).astype(np.float32)
+        if library.num_looks == 1:
+            _paint_over(explained, library, best, there)
+        else:
+            changed, at = change.clip(0, 1).astype(np.float32), best % library.num_x
+            # Both looks cover the same pixels, so that a part of one and the rest of the other add up.
+            before = explained.copy()
+            _paint_over(explained, library, at, there)
+            _paint_over(before, library, at + library.num_x, there)
+            explained += changed[:, None, None, None] * (before - explained)
+    return tracks, explained
 
 
 def _change(frames: np.ndarray, empty: np.ndarray, library: _Library, best: np.ndarray) -> np.ndarray:
@@ -235,8 +286,8 @@ def _change(frames: np.ndarray, empty: np.ndarray, library: _Library, best: np.n
     return (change / np.square(way).sum(axis=1))[np.arange(len(frames)), best % n]
 
 
-def watch(frames: np.ndarray) -> tuple[tuple[Actor, ...], tuple[Sight, ...]]:
-    """Find the cast and the instants in the frames of a clip; the instants in order of time.
+def watch(frames: np.ndarray) -> Picture:
+    """Find the cast and the instants in the frames of a clip, and what neither explains.
 
     Args:
         frames: RGB uint8, (frames, 64, 64, 3), at 16 frames/s.
@@ -244,24 +295,72 @@ def watch(frames: np.ndarray) -> tuple[tuple[Actor, ...], tuple[Sight, ...]]:
     if frames.ndim != 4 or frames.shape[1:] != (FRAME_SIZE, FRAME_SIZE, 3) or frames.dtype != np.uint8:
         raise ValueError(f"`frames` is {frames.dtype} {frames.shape}, but has to be uint8 (frames, 64, 64, 3).")
     cast = find_cast(frames)
-    tracks = follow(frames, cast)
+    tracks, explained = follow(frames, cast)
     sights = []
     for i, actor in enumerate(cast):
         if actor.kind == "ball":
             found = [("landing", frame, None) for frame in _landings(tracks[i].y)]
         elif actor.kind == "box":
-            found = [("contact", frame, j) for frame, j in _contacts(i, cast, [track.x for track in tracks])]
+            found = [
+                ("slide" if j is None else "contact", frame, j)
+                for frame, j in _halts(i, cast, [track.x for track in tracks])
+            ]
         else:
             kind = "flash" if actor.kind == "bell" else "word"
             found = [(kind, frame, None) for frame in _starts(tracks[i].change)]
         sights += [Sight(kind, i, frame / FRAME_RATE, target) for kind, frame, target in found]
-    return cast, tuple(sorted(sights, key=lambda sight: sight.time))
+    strays = _strays(frames, explained) | _astray(cast, tracks, sights)
+    return Picture(
+        cast,
+        _whole(cast, tracks),
+        tuple(sorted(sights, key=lambda sight: sight.time)),
+        tuple(float(frame) / FRAME_RATE for frame in np.flatnonzero(strays)),
+    )
+
+
+def _whole(cast: tuple[Actor, ...], tracks: Sequence[Track]) -> tuple[bool, ...]:
+    """Whether each actor is to be seen in every frame, and no other covers it."""
+    whole = [bool((track.strength > VISIBLE).all()) for track in tracks]
+    for i, one in enumerate(tracks):
+        for j, other in enumerate(tracks[:i]):
+            reach = HALF_WIDTH[cast[i].kind] + HALF_WIDTH[cast[j].kind]
+            if (np.abs(one.x - other.x) < reach - OVERLAP).any():
+                whole[i] = whole[j] = False
+    return tuple(whole)
+
+
+def _strays(frames: np.ndarray, explained: np.ndarray) -> np.ndarray:
+    """In which frames something is to be seen that is not `explained`, (frames,)."""
+    rest = frames - explained
+    strays = np.sqrt(np.square(rest).mean(axis=(1, 2, 3))) > GRAIN
+    for patch, bound in PATCHES.items():
+        largest = np.linalg.norm(uniform_filter(rest, (1, *patch, 1)), axis=-1).max(axis=(1, 2))
+        if patch == LASTING:
+            beside = np.pad(largest, 1)
+            largest = np.minimum(largest, np.maximum(beside[:-2], beside[2:]))
+        strays |= largest > bound
+    return strays
+
+
+def _astray(cast: tuple[Actor, ...], tracks: Sequence[Track], sights: Sequence[Sight]) -> np.ndarray:
+    """In which frames an actor that cannot move, and that nobody hits, is beside its place, (frames,)."""
+    astray = np.zeros(len(tracks[0].x) if tracks else 1, dtype=bool)
+    for i, (actor, track) in enumerate(zip(cast, tracks, strict=True)):
+        if actor.kind == "box":
+            continue
+        beside = np.abs(track.x - np.median(track.x)) > ASTRAY
+        for sight in sights:
+            if sight.target == i:
+                frame = round(sight.time * FRAME_RATE)
+                beside[max(frame - 1, 0) : frame + 4] = False
+        astray |= beside
+    return astray
 
 
 def _starts(change: np.ndarray) -> list[int]:
     """The frames at which a change of look sets in and lasts."""
     starts, start = [], None
-    for frame, value in enumerate([*(change / max(change.max(), LEAST_CHANGE)), 0.0]):
+    for frame, value in enumerate([*change, 0.0]):
         if start is None and value > ON:
             start = frame
         elif start is not None and value < OFF:
@@ -282,24 +381,30 @@ def _landings(heights: np.ndarray) -> list[int]:
     return landings
 
 
-def _contacts(box: int, cast: tuple[Actor, ...], places: list[np.ndarray]) -> list[tuple[int, int]]:
-    """The frames at which a box comes to a halt at another actor, which jolts, and the index of that actor."""
+def _halts(box: int, cast: tuple[Actor, ...], places: list[np.ndarray]) -> list[tuple[int, int | None]]:
+    """The frames at which a box comes to a halt, and the index of the actor that it reaches and that jolts, if any."""
     x = places[box]
-    contacts, anchor, moving = [], x[0], False
+    halts, anchor, moving, start = [], x[0], False, 0
     for frame in range(len(x)):
-        moving = moving or abs(x[frame] - anchor) > LEAST_SLIDE
+        if not moving and abs(x[frame] - anchor) > LEAST_SLIDE:
+            moving, start = True, frame
         if not moving or np.abs(x[frame : frame + 3] - x[frame]).max() > SETTLED:
             continue
         moving = False
         if abs(x[frame] - anchor) > LEAST_SLIDE:
             side = np.sign(x[frame] - anchor)
+            arrival = frame  # a box that went too far and comes back has arrived before it comes to rest
+            while arrival > start and side * (x[arrival - 1] - x[frame]) >= -SETTLED:
+                arrival -= 1
+            hit = None
             for target in range(len(cast)):
                 if target == box:
                     continue
-                stood = np.median(places[target][max(frame - 6, 0) : frame])
+                stood = np.median(places[target][max(arrival - 6, 0) : max(arrival - 1, 1)])
                 gap = side * (stood - x[frame]) - HALF_WIDTH["box"] - HALF_WIDTH[cast[target].kind]
-                jolt = (side * (places[target][max(frame - 1, 0) : frame + 4] - stood)).max()
+                jolt = (side * (places[target][max(arrival - 1, 0) : arrival + 4] - stood)).max()
                 if abs(gap) <= TOUCH and jolt >= LEAST_JOLT:
-                    contacts.append((frame, target))
+                    hit = target
+            halts.append((arrival, hit))
         anchor = x[frame]
-    return contacts
+    return halts

@@ -303,7 +303,10 @@ def test_what_was_measured_with_the_same_settings_is_not_measured_again(load, tm
     again = ablation.run_arm(replace(arm, name="by another name"), load, examples[:2], kept=kept)
     assert len(load.pipes) == 1
     for score, other in zip(first, again, strict=True):
-        assert replace(score, cast=(), sights=(), sounds=()) == other and score.word_errors == other.word_errors
+        assert (
+            replace(score, cast=(), sights=(), sounds=(), strays=((), ())) == other
+            and score.word_errors == other.word_errors
+        )
 
     # Interrupted while a line was written, it goes on with the scenes that are missing.
     path.write_text(path.read_text()[:-20])
@@ -470,7 +473,7 @@ def test_an_evaluation_goes_on_and_knows_its_settings(command, tmp_path, monkeyp
     assert command(*told) == 0
     at_once = capsys.readouterr().out.splitlines()
     assert any(line.startswith("3 clips in ") for line in at_once)
-    assert "| verb | present | seen | heard | pitch | order |" in at_once
+    assert any(line.startswith("| verb | present | place | seen |") for line in at_once)
     assert json.loads(path.read_text())["tiers"] == went_on["tiers"]
     assert command("--codec-only", "--json", path) == 0
     assert json.loads(path.read_text())["settings"]["clips_measured"] == 3

@@ -149,7 +149,7 @@ def test_what_is_given_does_not_count_as_made(examples):
     assert [p_acc_made(score, "t2av") for score in mute] == [score.p_acc for score in mute]
     for score in mute:
         kinds = [fact.aspect for fact in score.facts]
-        visible, placed = kinds.count("present") + kinds.count("seen"), kinds.count("order")
+        visible, placed = sum(map(kinds.count, ("present", "place", "alone", "seen"))), kinds.count("order")
         assert p_acc_made(score, "a2v") == visible / (visible + placed)
 
     lines = {d: format_summary(summarise_direction(mute, d)).splitlines() for d in ("t2av", "v2a")}
@@ -172,13 +172,18 @@ def test_facts_are_told_apart_by_their_verb(examples):
     for tier, values in summary.items():  # together they are the shares of the aspects
         for aspect, share in values["facts"].items():
             counts = [of[aspect] for of in values["verbs"].values() if aspect in of]
+            if share is None or aspect in ("alone", "quiet"):  # nobody says a word; facts of the clip
+                assert not counts
+                continue
             number = sum(count["facts"] for count in counts)
             assert share == pytest.approx(sum(count["share"] * count["facts"] for count in counts) / number), tier
     assert {of["heard"]["share"] for of in facts_by_verb(truth).values()} == {1.0}
 
     lines = format_verbs(verbs | {"ring": {"present": {"share": 0.5, "facts": 2}}}).splitlines()
-    assert lines[0] == "| verb | present | seen | heard | pitch | order |" and len(lines) == 2 + len({*verbs, "ring"})
-    assert "| ring | 0.50 of 2 | - | - | - | - |" in lines
+    assert lines[0] == "| verb | present | place | seen | heard | pitch | words | order |" and len(lines) == 2 + len(
+        {*verbs, "ring"}
+    )
+    assert "| ring | 0.50 of 2 | - | - | - | - | - | - |" in lines
 
 
 def test_an_interval_is_drawn_as_the_scorer_draws_it(examples):
@@ -201,7 +206,9 @@ def test_scores_come_batch_by_batch(examples):
 
 def test_the_table_has_a_row_for_each_tier(examples):
     lines = format_summary(summarise_direction(evaluate(rendered, examples))).splitlines()
-    assert lines[0].startswith("| tier | clips | P-Acc | strict | M-WER | DeSync (s) | present | seen |")
+    assert lines[0].startswith(
+        "| tier | clips | P-Acc | strict | M-WER | DeSync (s) | present | place | alone | seen |"
+    )
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| all", "| simple", "| medium", "| complex"]
     assert len({line.count("|") for line in lines}) == 1
     assert "1.000 [" in lines[3]

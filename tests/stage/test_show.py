@@ -22,7 +22,7 @@ def test_a_sheet_shows_the_strip_and_the_sound():
 def test_a_sheet_takes_instants_of_every_sort_and_a_long_prompt():
     scene = sample_scene(3, tier="complex")
     clip = render_clip(scene, 0)
-    for events in (timeline(scene, 0), watch(clip.frames)[1], hear(clip.waveform)):
+    for events in (timeline(scene, 0), watch(clip.frames).sights, hear(clip.waveform)):
         sheet = contact_sheet(clip.frames, clip.waveform, events, " ".join([write_prompt(scene, 0)] * 3))
         assert sheet.height > contact_sheet(clip.frames, clip.waveform, events).height
 
