@@ -18,10 +18,10 @@ from transformers import AutoTokenizer
 
 from baton_diffusers import VAPlannerModel
 from baton_diffusers.training.config import load_config
-from baton_diffusers.training.data.dataset import CachedFeatures, collate_features
+from baton_diffusers.training.data.dataset import CachedFeatures
 from baton_diffusers.training.lora import LoraTraining, build_lora, save_lora
 from baton_diffusers.training.trainer import Trainer
-from baton_diffusers.training.transformer import FlowMatchingLoss
+from baton_diffusers.training.transformer import FeatureCollator, FlowMatchingLoss
 from baton_diffusers.training.validation import Validation
 
 
@@ -36,12 +36,15 @@ def main(path: str, overrides: list[str]) -> None:
         planner_tokenizer = AutoTokenizer.from_pretrained(training.planner_tokenizer)
     torch.manual_seed(config.trainer.seed)
     module = build_lora(config)
-    loss = FlowMatchingLoss(training, features, tokenizer, planner, planner_tokenizer)
+    collate = FeatureCollator(
+        training.max_sequence_length, tokenizer, planner_tokenizer, None if planner is None else planner.config
+    )
+    loss = FlowMatchingLoss(training, features, planner)
     validation = None
     if config.validation is not None:
         settings = replace(config.validation, model=config.validation.model or config.model)
         validation = Validation(settings, Path(config.trainer.run_dir) / "samples")
-    trainer = Trainer(config.trainer, module, loss, features, None, collate_features, False, validation, config)
+    trainer = Trainer(config.trainer, module, loss, features, None, collate, False, validation, config)
     trained = trainer.fit()
     if trainer.accelerator.is_main_process:
         save_lora(trained, config.output)

@@ -8,6 +8,7 @@ With `trainer.validate_every=500` that share is also taken while it trains, on `
 
 import argparse
 
+import torch
 from transformers import AutoTokenizer
 
 from baton_diffusers import VAPlannerModel
@@ -22,6 +23,7 @@ from baton_diffusers.training.planner import (
     PlannedScenes,
     PlannerConfig,
     PlannerLoss,
+    PlannerSamples,
     build_planner,
     explained_variance,
     format_explained_variance,
@@ -43,13 +45,13 @@ def main() -> None:
         VideoSemanticEncoder.from_pretrained(config.video_semantic_encoder),
         AudioSemanticEncoder.from_pretrained(config.audio_semantic_encoder),
     )
+    torch.manual_seed(config.trainer.seed)
     planner = build_planner(config)
     if args.export:
         step = load_checkpoint(config.trainer.run_dir, planner)
         print(f"step {step}: {step * config.trainer.batch_size} prompts seen")
     else:
-        cues = (config.cue_weight, config.cue_texts, config.cue_dropout, config.cue_tier_weights)
-        loss = PlannerLoss(tokenizer, planner.config, config.audio_weight, *cues)
+        loss = PlannerLoss(config.audio_weight, config.cue_weight)
         if config.features is None:
             dataset = PlannedScenes(*encoders, config.num_scenes, config.clips_per_prompt)
         else:
@@ -60,6 +62,10 @@ def main() -> None:
             )
             features = CachedFeatures(config.features, clips, config.trainer.seed, config.trainer.batch_size)
             dataset = CachedPlans(features)
+        texts_per_sample = config.cue_texts // config.trainer.batch_size
+        dataset = PlannerSamples(
+            dataset, config.trainer.seed, texts_per_sample, config.cue_dropout, config.cue_tier_weights
+        )
 
         def validate(module: VAPlannerModel, step: int) -> dict[str, float]:
             report = explained_variance(module, tokenizer, *encoders, config.evaluation_scenes)
@@ -71,7 +77,7 @@ def main() -> None:
             planner,
             loss,
             dataset,
-            collate_fn=PlanCollator(),
+            collate_fn=PlanCollator(tokenizer, planner.config),
             validate=validate if validates else None,
             settings=config,
         )

@@ -6,6 +6,7 @@ python examples/train_semantic_encoders.py audio examples/configs/nano/audio_sem
 
 import argparse
 
+import torch
 from transformers import AutoTokenizer
 
 from baton_diffusers.training.config import load_config
@@ -27,6 +28,7 @@ from baton_diffusers.training.trainer import Trainer
 
 def train_video(path: str, overrides: list[str]) -> None:
     config = load_config(path, VideoSemanticConfig, overrides)
+    torch.manual_seed(config.trainer.seed)
     dataset = FrameDataset(config.frames_per_scene, config.video_grid)
     tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
     collator = FrameCollator(tokenizer, config.text_config["max_position_embeddings"])
@@ -37,6 +39,7 @@ def train_video(path: str, overrides: list[str]) -> None:
 
 def train_audio(path: str, overrides: list[str]) -> None:
     config = load_config(path, AudioSemanticConfig, overrides)
+    torch.manual_seed(config.trainer.seed)
     dataset = SoundDataset(config.tokens_per_chunk, config.chunk_duration)
     module, loss = AudioSemanticTraining(config), AudioSemanticLoss(config)
     trained = Trainer(config.trainer, module, loss, dataset, settings=config).fit()

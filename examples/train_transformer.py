@@ -33,9 +33,10 @@ from transformers import AutoTokenizer
 from baton_diffusers import VAPlannerModel
 from baton_diffusers.stage.clips import StageClips
 from baton_diffusers.training.config import load_config
-from baton_diffusers.training.data.dataset import CachedFeatures, collate_features
+from baton_diffusers.training.data.dataset import CachedFeatures
 from baton_diffusers.training.trainer import Trainer
 from baton_diffusers.training.transformer import (
+    FeatureCollator,
     FlowMatchingLoss,
     TransformerTraining,
     build_transformer,
@@ -61,13 +62,14 @@ def main(path: str, overrides: list[str]) -> None:
     vae = AutoencoderKLWan.from_pretrained(config.vae).eval() if "static" in config.tasks else None
     audio_vae = MMAudioVAE.from_pretrained(config.audio_vae).eval() if "mute" in config.tasks else None
     tokenizer = None if config.text_encoder is None else AutoTokenizer.from_pretrained(config.tokenizer)
-    loss = FlowMatchingLoss(config, features, tokenizer, planner, planner_tokenizer, vae, audio_vae)
+    collate = FeatureCollator(
+        config.max_sequence_length, tokenizer, planner_tokenizer, None if planner is None else planner.config
+    )
+    loss = FlowMatchingLoss(config, features, planner, vae, audio_vae)
     run_dir = Path(config.trainer.run_dir)
     validation = None if config.validation is None else Validation(config.validation, run_dir / "samples")
     groups = parameter_groups(module, config)
-    trainer = Trainer(
-        config.trainer, module, loss, features, groups, collate_features, validate=validation, settings=config
-    )
+    trainer = Trainer(config.trainer, module, loss, features, groups, collate, validate=validation, settings=config)
     module = trainer.fit()
     if trainer.accelerator.is_main_process:
         export_transformer(module, run_dir / "export")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn as nn
 from peft import LoraConfig
@@ -19,6 +20,9 @@ from ..stage import render_clip, sample_scene, write_cues, write_prompt
 from ..stage.clips import StageClips
 from .config import TrainerConfig
 from .data.dataset import CachedFeatures
+
+
+_TEXTS_OF_A_SCENE = 4
 
 
 @dataclass
@@ -49,8 +53,8 @@ class PlannerConfig:
             squared distance to their mean (ours).
         audio_weight: Weight of an audio token beside a video token; 1 is the paper's plain sum over tokens.
         cue_weight: Weight of the cross-entropy of cues, for a planner with timestamps.
-        cue_texts: Further prompts of Stage with their cues in each batch, for the cross-entropy alone. To write down who acts
-            how often, in which order, takes more examples to learn than to plan by it, and text is cheap.
+        cue_texts: Further prompts of Stage with their cues in each batch, a multiple of its size, for the cross-entropy alone. To
+            write down who acts how often, in which order, takes more examples to learn than to plan by it, and text is cheap.
         cue_tier_weights: How often these prompts are of each tier, in any scale; None draws all tiers equally often.
         cue_dropout: Share of samples whose cues are left out of what the planner reads, so that it still plans without.
         evaluation_scenes: Validation scenes over which the explained variance is taken after training; 0 for none.
@@ -82,6 +86,10 @@ class PlannerConfig:
             raise ValueError(f"`lora_rank` must be at least 1, or None for no LoRA, got {self.lora_rank}.")
         if self.language_model is not None and self.initial is not None:
             raise ValueError("`initial` is a whole planner, its language model included: give it or `language_model`.")
+        if self.cue_texts < 0 or self.cue_texts % self.trainer.batch_size:
+            raise ValueError(
+                f"`cue_texts` is {self.cue_texts}, but must be a multiple of `trainer.batch_size`, {self.trainer.batch_size}."
+            )
         if not 0 <= self.cue_dropout <= 1:
             raise ValueError(f"`cue_dropout` is a share of the samples, in [0, 1], got {self.cue_dropout}.")
         if self.clips_per_prompt > 1 and self.planner.get("first_timestamp_id") is not None:
@@ -211,70 +219,117 @@ class CachedPlans:
         return {"prompt": sample["prompt"], "cues": sample["cues"], "plan": plan}
 
 
-class PlanCollator:
-    """Joins samples of [`PlannedScenes`] or [`CachedPlans`] into a batch, their prompts and cues as lists."""
+class PlannerSamples:
+    """
+    Samples of [`PlannedScenes`] or [`CachedPlans`], with what is drawn for each of them in a training. It hangs on the sample's
+    number alone, so that a batch is the same however processes cut it.
 
-    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        plan = SemanticPlan.collate([sample["plan"] for sample in samples])
-        return {name: [sample[name] for sample in samples] for name in ("prompt", "cues")} | {"plan": plan}
-
-
-class PlannerLoss:
-    """Baton's plain L2, over the tokens of both modalities, and for a planner with timestamps the cross-entropy
-    of its cues beside it.
+    A sample also has `texts`, a list of further prompts with their sheets, and loses its own sheet for a share of the numbers.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): the planner's.
-        planner_config (`dict`): configuration of the planner.
-        audio_weight (`float`, defaults to 1.0): weight of an audio token beside a video token.
-        cue_weight (`float`, defaults to 1.0): weight of the cross-entropy.
-        cue_texts (`int`, defaults to 0): further prompts of Stage with their cues, for the cross-entropy alone.
-        cue_dropout (`float`, defaults to 0.1): share of samples whose sheet is empty, and then not learnt.
-        cue_tier_weights (`dict`, *optional*): how often those prompts are of each tier, see [`StageClips`].
+        samples ([`PlannedScenes`] or [`CachedPlans`]): the samples.
+        seed (`int`): of the draws.
+        texts_per_sample (`int`, defaults to 0): further prompts of Stage, for the cross-entropy of cues alone.
+        cue_dropout (`float`, defaults to 0.0): share of samples whose sheet is left out.
+        tier_weights (`dict`, *optional*): how often the further prompts are of each tier, see [`StageClips`].
     """
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerBase,
-        planner_config: Mapping[str, Any],
-        audio_weight: float = 1.0,
-        cue_weight: float = 1.0,
-        cue_texts: int = 0,
-        cue_dropout: float = 0.1,
-        cue_tier_weights: Mapping[str, float] | None = None,
+        samples: PlannedScenes | CachedPlans,
+        seed: int,
+        texts_per_sample: int = 0,
+        cue_dropout: float = 0.0,
+        tier_weights: Mapping[str, float] | None = None,
     ):
+        self.samples = samples
+        self.seed = seed
+        self.texts_per_sample = texts_per_sample
+        self.cue_dropout = cue_dropout
+        self.stage = StageClips("train", tier_weights=tier_weights)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample, rng = self.samples[index], np.random.default_rng((self.seed, index))
+        cues = "" if rng.random() < self.cue_dropout else sample["cues"]
+        texts: list[tuple[str, str]] = []
+        while len(texts) < self.texts_per_sample:
+            # To draw a scene takes longer than to write about it: several prompts and sheets are of one.
+            scene, seed = self.stage.scene(int(rng.integers(2**31)))
+            count = min(_TEXTS_OF_A_SCENE, self.texts_per_sample - len(texts))
+            texts += [(write_prompt(scene, seed + i), write_cues(scene, seed + i)) for i in range(count)]
+        return {**sample, "cues": cues, "texts": texts}
+
+
+class PlanCollator:
+    """
+    Joins samples into a batch for [`PlannerLoss`]: their `plan`, and `input_ids`, `attention_mask` of what the planner reads. With
+    timestamps also the `labels` of the sheets, and as `further_texts` the same three of the further prompts, if there are any.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): the planner's.
+        planner_config (`dict`): configuration of the planner.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, planner_config: Mapping[str, Any]):
         self.tokenizer = tokenizer
         self.planner_config = planner_config
+
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The batch."""
+        config, prompts = self.planner_config, [sample["prompt"] for sample in samples]
+        batch = {"plan": SemanticPlan.collate([sample["plan"] for sample in samples])}
+        if config["first_timestamp_id"] is None:
+            tokens = tokenize_prompts(self.tokenizer, prompts, config["system_prompt"])
+            return batch | dict(zip(("input_ids", "attention_mask"), tokens, strict=True))
+        texts = [text for sample in samples for text in sample.get("texts", ())]
+        if texts:
+            batch["further_texts"] = self._tokens(*zip(*texts, strict=True))
+        tokens = self._tokens(prompts, [sample["cues"] for sample in samples])
+        return batch | dict(zip(("input_ids", "attention_mask", "labels"), tokens, strict=True))
+
+    def _tokens(
+        self, prompts: Sequence[str], sheets: Sequence[str]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        config = self.planner_config
+        input_ids, attention_mask, labels = tokenize_cues(
+            self.tokenizer, prompts, list(sheets), config["system_prompt"], config["timestamp_rate"]
+        )
+        # an empty sheet is read, but never to be written
+        return (
+            input_ids,
+            attention_mask,
+            labels.masked_fill(torch.tensor([not sheet for sheet in sheets])[:, None], -100),
+        )
+
+
+class PlannerLoss:
+    """Baton's plain L2, over the tokens of both modalities, and for a planner with timestamps the cross-entropy of its cues
+    beside it: of each sheet the mean over its tokens, of all the mean over sheets, so that the parts into which a batch is cut
+    make the loss of the whole.
+
+    Args:
+        audio_weight (`float`, defaults to 1.0): weight of an audio token beside a video token.
+        cue_weight (`float`, defaults to 1.0): weight of the cross-entropy.
+    """
+
+    def __init__(self, audio_weight: float = 1.0, cue_weight: float = 1.0):
         self.audio_weight = audio_weight
         self.cue_weight = cue_weight
-        self.cue_texts = cue_texts
-        self.cue_dropout = cue_dropout
-        self.stage = StageClips("train", tier_weights=cue_tier_weights)
 
     def __call__(self, module: nn.Module, batch: dict, generator: torch.Generator, step: int) -> dict:
-        target, prompts = batch["plan"], batch["prompt"]
-        device, system_prompt = target.video_tokens.device, self.planner_config["system_prompt"]
+        """The loss of one batch, as [`Trainer`] wants it."""
+        target, input_ids = batch["plan"], batch["input_ids"]
         losses = {}
-        if self.planner_config["first_timestamp_id"] is not None:
-            dropped = torch.rand(len(prompts), generator=generator, device=generator.device) < self.cue_dropout
-            sheets = ["" if drop else sheet for sheet, drop in zip(batch["cues"], dropped.tolist(), strict=True)]
-            input_ids, attention_mask, labels = tokenize_cues(
-                self.tokenizer, prompts, sheets, system_prompt, self.planner_config["timestamp_rate"]
-            )
-            # a sheet that is empty by dropout is read, but never to be written
-            labels = labels.masked_fill(torch.tensor([not sheet for sheet in sheets])[:, None], -100)
-            further = self._draw_texts(generator, device) if self.cue_texts else None
+        if "labels" in batch:
             plan, cross_entropy = module(
-                input_ids.to(device), attention_mask.to(device), target.duration, labels.to(device), further
+                input_ids, batch["attention_mask"], target.duration, batch["labels"], batch.get("further_texts")
             )
-            # the mean over texts, however the batch is cut
-            losses["cues"] = cross_entropy[: len(prompts)].mean()
-            if further is not None:
-                losses["texts"] = cross_entropy[len(prompts) :].mean()
+            losses["cues"] = cross_entropy[: len(input_ids)].mean()
+            if "further_texts" in batch:
+                losses["texts"] = cross_entropy[len(input_ids) :].mean()
         else:
-            input_ids, attention_mask = tokenize_prompts(self.tokenizer, prompts, system_prompt)
-            plan = module(input_ids.to(device), attention_mask.to(device), target.duration)
-        plan = plan.trimmed()
+            plan = module(input_ids, batch["attention_mask"], target.duration)
+        plan = planned_like(target, plan)
         # squared distance per token, averaged over channels
         video = (plan.video_tokens.float() - target.video_tokens.float()).square().mean(dim=-1)
         audio = (plan.audio_tokens.float() - target.audio_tokens.float()).square().mean(dim=-1)
@@ -283,19 +338,25 @@ class PlannerLoss:
         loss = loss + self.cue_weight * sum(losses.values())
         return {"loss": loss, "video": video.mean(), "audio": audio.mean(), **losses}
 
-    def _draw_texts(
-        self, generator: torch.Generator, device: torch.device
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        seeds = torch.randint(2**31, (self.cue_texts,), generator=generator, device=generator.device).tolist()
-        scenes = [self.stage.scene(seed) for seed in seeds]
-        input_ids, attention_mask, labels = tokenize_cues(
-            self.tokenizer,
-            [write_prompt(*scene) for scene in scenes],
-            [write_cues(*scene) for scene in scenes],
-            self.planner_config["system_prompt"],
-            self.planner_config["timestamp_rate"],
+
+def planned_like(target: SemanticPlan, plan: SemanticPlan) -> SemanticPlan:
+    """
+    A planner's plan without the audio tokens beyond the clip's end, as `target`, the features of the clip, has none. Nothing is
+    read off the device.
+
+    Raises:
+        ValueError: if the planner has other tokens than the features.
+    """
+    num_audio_tokens = target.audio_tokens.shape[1]
+    tokens = plan.video_tokens, plan.audio_tokens[:, :num_audio_tokens]
+    shapes = [tuple(value.shape[1:]) for value in tokens]
+    expected = [tuple(value.shape[1:]) for value in (target.video_tokens, target.audio_tokens)]
+    if shapes != expected:
+        raise ValueError(
+            f"the planner makes video and audio tokens of shapes {shapes}, but the features have {expected}: cache the features with "
+            "the encoders that the planner was trained on."
         )
-        return input_ids.to(device), attention_mask.to(device), labels.to(device)
+    return replace(target, video_tokens=tokens[0], audio_tokens=tokens[1], video_mask=None, audio_mask=None)
 
 
 @torch.no_grad()

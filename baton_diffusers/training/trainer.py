@@ -505,6 +505,7 @@ class Trainer:
             collate_fn=self.collate_fn,
             num_workers=config.num_workers,
             prefetch_factor=4 if config.num_workers else None,
+            worker_init_fn=_single_thread,
             pin_memory=self.device.type == "cuda",
         )
         for batch in loader:
@@ -579,6 +580,10 @@ def _enable_gradient_checkpointing(module: nn.Module) -> None:
             part.enable_gradient_checkpointing()
         else:
             part.gradient_checkpointing_enable()
+
+
+def _single_thread(worker: int) -> None:
+    torch.set_num_threads(1)  # workers are many, and each reads and writes text
 
 
 class _Parts(Sampler[int]):

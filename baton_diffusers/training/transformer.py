@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from ..models.va_planner import VAPlannerModel, tokenize_cues, tokenize_prompts
 from ..plan import SemanticPlan
 from .codecs import decode_clip, encode_clip
 from .config import TrainerConfig
-from .data.dataset import CachedFeatures
+from .data.dataset import CachedFeatures, collate_features
+from .planner import planned_like
+from .seeds import step_seed
 from .validation import ValidationConfig
 
 
@@ -422,6 +424,63 @@ def mute_latents(audio_vae: MMAudioVAE, audio_length: int) -> torch.Tensor:
     )
 
 
+class FeatureCollator:
+    """
+    Joins samples of [`CachedFeatures`] into a batch for [`FlowMatchingLoss`], with their texts as tokens.
+
+    Args:
+        max_sequence_length (`int`): text tokens to which prompts are padded.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): the text encoder's, where one learns: gives `text_ids` and `text_mask`
+            `(batch_size, max_sequence_length)`, and those of no text as `empty_text_ids` and `empty_text_mask`, of one row.
+        planner_tokenizer (`PreTrainedTokenizerBase`, *optional*): the planner's, for plans that it predicts: gives `planner_ids` and
+            `planner_mask` `(num_forms, batch_size, length)`. A planner that writes cues has two forms, with the clip's own cues
+            and without any.
+        planner_config (*optional*): configuration of the planner.
+    """
+
+    def __init__(
+        self,
+        max_sequence_length: int,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        planner_tokenizer: PreTrainedTokenizerBase | None = None,
+        planner_config: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.max_sequence_length = max_sequence_length
+        self.tokenizer = tokenizer
+        self.planner_tokenizer = planner_tokenizer
+        self.planner_config = planner_config
+
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The batch; prompts and cues are lists."""
+        batch = collate_features(samples)
+        prompts = batch["prompt"]
+        if self.tokenizer is not None:
+            tokens = self.tokenizer(
+                [*prompts, ""],
+                padding="max_length",
+                max_length=self.max_sequence_length,
+                truncation=True,
+                return_tensors="pt",
+            )
+            batch["text_ids"], batch["empty_text_ids"] = tokens.input_ids[:-1], tokens.input_ids[-1:]
+            batch["text_mask"], batch["empty_text_mask"] = tokens.attention_mask[:-1], tokens.attention_mask[-1:]
+        if self.planner_tokenizer is not None:
+            config = self.planner_config
+            if config["first_timestamp_id"] is None:
+                ids, mask = tokenize_prompts(self.planner_tokenizer, prompts, config["system_prompt"])
+            else:
+                sheets = [*batch["cues"], *([""] * len(prompts))]
+                ids, mask, _ = tokenize_cues(
+                    self.planner_tokenizer,
+                    [*prompts, *prompts],
+                    sheets,
+                    config["system_prompt"],
+                    config["timestamp_rate"],
+                )
+            batch["planner_ids"], batch["planner_mask"] = (x.unflatten(0, (-1, len(prompts))) for x in (ids, mask))
+        return batch
+
+
 class FlowMatchingLoss:
     r"""
     Flow matching for both modalities: `z_t = (1 - t) x + t noise`, velocity `noise - x`.
@@ -440,9 +499,7 @@ class FlowMatchingLoss:
     Args:
         config ([`TransformerTraining`]): shares, noise levels and weights.
         features ([`CachedFeatures`]): gives the plan's layout, and without a text encoder the empty prompt's embeddings.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): the text encoder's, where one learns.
         planner ([`VAPlannerModel`], *optional*): frozen; makes the plans for `plan="planner"`.
-        planner_tokenizer (`PreTrainedTokenizerBase`, *optional*): the planner's.
         vae (`AutoencoderKLWan`, *optional*): encodes what stands for the video in the task "static", once for each shape.
         audio_vae (`MMAudioVAE`, *optional*): encodes what stands for the audio in the task "mute", likewise.
 
@@ -455,9 +512,7 @@ class FlowMatchingLoss:
         self,
         config: TransformerTraining,
         features: CachedFeatures,
-        tokenizer: PreTrainedTokenizerBase | None = None,
         planner: VAPlannerModel | None = None,
-        planner_tokenizer: PreTrainedTokenizerBase | None = None,
         vae: AutoencoderKLWan | None = None,
         audio_vae: MMAudioVAE | None = None,
     ) -> None:
@@ -471,9 +526,7 @@ class FlowMatchingLoss:
             )
         self.config = config
         self.features = features
-        self.tokenizer = tokenizer
         self.planner = planner
-        self.planner_tokenizer = planner_tokenizer
         self.vae = vae
         self.audio_vae = audio_vae
         self._still: dict[torch.Size, torch.Tensor] = {}
@@ -492,14 +545,17 @@ class FlowMatchingLoss:
         """The loss of one batch, as [`Trainer`] wants it."""
         config = self.config
         batch_size, device = len(batch["prompt"]), batch["latents"].device
+        # What decides about shapes is drawn on the CPU: to read it off the device would wait for all that is under way there.
+        host = torch.Generator().manual_seed(step_seed(generator.initial_seed(), step, 1))
 
         # 1. Every sample once in a task that is drawn, and once in each task of Cross-Task Synergy
         synergy = {name: weight for name, weight in config.synergy_weights.items() if weight > 0}
         repeats = 1 + len(synergy)
         latents = batch["latents"].repeat_interleave(repeats, dim=0)
         audio_latents = batch["audio_latents"].repeat_interleave(repeats, dim=0)
-        others = [torch.full((batch_size,), config.tasks.index(name), device=device) for name in synergy]
-        task = torch.stack([self._draw_tasks(batch_size, generator), *others], dim=1).flatten()
+        others = [torch.full((batch_size,), config.tasks.index(name)) for name in synergy]
+        drawn_task = torch.stack([self._draw_tasks(batch_size, host), *others], dim=1).flatten()
+        task = drawn_task.to(device)
         weight = torch.tensor([1.0, *synergy.values()], device=device).repeat(batch_size)
         for flag, name in (("silent", "t2v"), ("static", "t2a")):
             if flag in batch and name in config.tasks:
@@ -520,11 +576,11 @@ class FlowMatchingLoss:
         audio_noised = (1 - audio_t) * audio_latents + audio_t * audio_noise
         if "static" in config.tasks:
             still = self._where(task, "video", "still")[:, None, None, None, None]
-            noised = torch.where(still, self._still_videos(latents, still.flatten(), generator), noised)
+            noised = torch.where(still, self._still_videos(latents, drawn_task, host), noised)
         if "mute" in config.tasks:
             still = self._where(task, "audio", "still")[:, None, None]
             audio_noised = torch.where(still, self._still_latents(audio_latents), audio_noised)
-        reference_audio = self._reference_audio(audio_latents, generator)
+        reference_audio = self._reference_audio(audio_latents, host)
 
         # 4. What it sees of text and plan
         draw = torch.rand(len(task), generator=generator, device=device)
@@ -612,24 +668,25 @@ class FlowMatchingLoss:
         audio_made = (times + half > audio_start) & (times - half < audio_stop)
         return noisy & (made | ~partly[:, None]), audio_noisy & (audio_made | ~partly[:, None])
 
-    def _reference_audio(self, audio_latents: torch.Tensor, generator: torch.Generator) -> torch.Tensor | None:
+    def _reference_audio(self, audio_latents: torch.Tensor, host: torch.Generator) -> torch.Tensor | None:
         """A span of each row's own sound, `(num_rows, reference_length, channels)`, or None for batches without one."""
         if self.config.reference_share == 0:
             return None
         num_rows, audio_length, _ = audio_latents.shape
-        drawn, size, *starts = torch.rand(2 + num_rows, generator=generator, device=generator.device)
+        drawn, size, *starts = torch.rand(2 + num_rows, generator=host).tolist()
         if drawn >= self.config.reference_share:
             return None
-        length = max(1, round(audio_length * (1 + 2 * size.item()) / 6))
-        first = [int(start * (audio_length - length + 1)) for start in starts]
-        return torch.stack([row[i : i + length] for row, i in zip(audio_latents, first, strict=True)])
+        length = max(1, round(audio_length * (1 + 2 * size) / 6))
+        first = torch.tensor([int(start * (audio_length - length + 1)) for start in starts])
+        places = (first[:, None] + torch.arange(length)).to(audio_latents.device)
+        return audio_latents[torch.arange(num_rows, device=audio_latents.device)[:, None], places]
 
-    def _draw_tasks(self, batch_size: int, generator: torch.Generator) -> torch.Tensor:
+    def _draw_tasks(self, batch_size: int, host: torch.Generator) -> torch.Tensor:
         # Systematic sampling: a task of share p gets p * batch_size samples of a batch, rounded up or down by chance.
         weights = [self.config.task_weights.get(name, 0.0) for name in self.config.tasks]
-        ends = torch.tensor(weights, dtype=torch.float64, device=generator.device).cumsum(0)
-        offset = torch.rand(1, generator=generator, device=generator.device, dtype=torch.float64)
-        places = (torch.arange(batch_size, device=generator.device) + offset) / batch_size * ends[-1]
+        ends = torch.tensor(weights, dtype=torch.float64).cumsum(0)
+        offset = torch.rand(1, generator=host, dtype=torch.float64)
+        places = (torch.arange(batch_size) + offset) / batch_size * ends[-1]
         return torch.searchsorted(ends, places, right=True).clamp(max=len(weights) - 1)
 
     def _where(self, task: torch.Tensor, modality: str, *states: str) -> torch.Tensor:
@@ -656,16 +713,16 @@ class FlowMatchingLoss:
             self._still[shape] = still.to(like)
         return self._still[shape]
 
-    def _still_videos(self, latents: torch.Tensor, still: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """What stands for the video in the rows that are `still`: a grey clip, or where pictures are given, half of the time the
-        row's own first one, held."""
+    def _still_videos(self, latents: torch.Tensor, drawn_task: torch.Tensor, host: torch.Generator) -> torch.Tensor:
+        """The video of still rows: a grey clip, or where pictures are given, half of the time the row's own first one, held."""
         videos = self._still_latents(latents)
         if self.config.given_share == 0:
             return videos
-        held = still & (torch.rand(len(still), generator=generator, device=still.device) < 0.5)
-        if held.any():
-            videos = videos.repeat(len(still), 1, 1, 1, 1)
-            videos[held] = held_latents(self.vae, latents[held])
+        held = self._where(drawn_task, "video", "still") & (torch.rand(len(latents), generator=host) < 0.5)
+        rows = held.nonzero()[:, 0].tolist()
+        if rows:
+            videos = videos.repeat(len(latents), 1, 1, 1, 1)
+            videos[rows] = held_latents(self.vae, latents[rows])
         return videos
 
     def _losses_by_group(
@@ -699,38 +756,28 @@ class FlowMatchingLoss:
         if self.config.text_encoder is None:
             embeds = batch["prompt_embeds"].repeat_interleave(repeats, dim=0)
             return torch.where(lost[:, None, None], self.features.empty_prompt_embeds.to(embeds), embeds), None
-        prompts = [prompt for prompt in batch["prompt"] for _ in range(repeats)]
-        prompts = ["" if dropped else prompt for prompt, dropped in zip(prompts, lost.tolist(), strict=True)]
-        length = self.config.max_sequence_length
-        tokens = self.tokenizer(
-            prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        ).to(lost.device)
-        return tokens.input_ids, tokens.attention_mask
+        ids, mask = (batch[name].repeat_interleave(repeats, dim=0) for name in ("text_ids", "text_mask"))
+        ids = torch.where(lost[:, None], batch["empty_text_ids"], ids)
+        return ids, torch.where(lost[:, None], batch["empty_text_mask"], mask)
 
+    @torch.no_grad()
     def _plan(self, batch: dict[str, Any], repeats: int, generator: torch.Generator) -> SemanticPlan | None:
         """The plan of each row."""
         if self.config.plan == "none":
             return None
-        device = generator.device
-        features_plan = self.features.plan(batch["video_tokens"], batch["audio_tokens"]).to(device)
+        features_plan = self.features.plan(batch["video_tokens"], batch["audio_tokens"]).to(generator.device)
         if self.config.plan == "encoders":
             return features_plan.repeat_interleave(repeats)
-        planner = self.planner.config
-        with torch.no_grad():
-            if not self.planner.writes_cues:
-                tokens = tokenize_prompts(self.planner_tokenizer, batch["prompt"], planner.system_prompt)
-                plan = self.planner(*(value.to(device) for value in tokens), features_plan.duration)
-                return plan.trimmed().repeat_interleave(repeats)
-            # The clip's own cues, with which the plan agrees with the clip
-            count = repeats * len(batch["prompt"])
-            written = torch.rand(count, generator=generator, device=device) >= self.config.cue_dropout
-            prompts = [prompt for prompt in batch["prompt"] for _ in range(repeats)]
-            cues = [cues for cues in batch["cues"] for _ in range(repeats)]
-            cues = [sheet if write else "" for sheet, write in zip(cues, written.tolist(), strict=True)]
-            input_ids, attention_mask, _ = tokenize_cues(
-                self.planner_tokenizer, prompts, cues, planner.system_prompt, planner.timestamp_rate
-            )
-            return self.planner(input_ids.to(device), attention_mask.to(device), features_plan.duration).trimmed()
+        ids, mask = batch["planner_ids"], batch["planner_mask"]
+        if len(ids) == 1:
+            return planned_like(
+                features_plan, self.planner(ids[0], mask[0], features_plan.duration)
+            ).repeat_interleave(repeats)
+        # With the clip's own cues the plan agrees with the clip; without them it is the planner's mean over all times.
+        ids, mask = (x.repeat_interleave(repeats, dim=1) for x in (ids, mask))
+        written = torch.rand(ids.shape[1], generator=generator, device=generator.device) >= self.config.cue_dropout
+        ids, mask = (torch.where(written[:, None], x[0], x[1]) for x in (ids, mask))
+        return planned_like(features_plan, self.planner(ids, mask, features_plan.duration))
 
 
 def _mean_where(mask: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -3,10 +3,14 @@
 import torch
 
 from baton_diffusers.training.config import TrainerConfig
-from baton_diffusers.training.data.dataset import collate_features
 from baton_diffusers.training.planner import CachedPlans, PlanCollator, PlannerLoss
 from baton_diffusers.training.trainer import Trainer
-from baton_diffusers.training.transformer import FlowMatchingLoss, TransformerTraining, build_transformer
+from baton_diffusers.training.transformer import (
+    FeatureCollator,
+    FlowMatchingLoss,
+    TransformerTraining,
+    build_transformer,
+)
 from tests import tiny
 
 
@@ -47,8 +51,8 @@ def make_trainer(stage: int, run_dir, num_clips: int = 64, **settings) -> Traine
     torch.manual_seed(0)
     if stage == 1:
         planner = tiny.tiny_planner()
-        loss = PlannerLoss(tokenizer, planner.config)
-        return Trainer(config, planner, loss, CachedPlans(features), collate_fn=PlanCollator())
+        collate = PlanCollator(tokenizer, planner.config)
+        return Trainer(config, planner, PlannerLoss(), CachedPlans(features), collate_fn=collate)
     training = TransformerTraining(
         trainer=config,
         features="unused",
@@ -61,8 +65,9 @@ def make_trainer(stage: int, run_dir, num_clips: int = 64, **settings) -> Traine
         **({"plan": "planner", "planner": "unused", "planner_tokenizer": "unused"} if stage == 3 else {}),
     )
     planner = tiny.tiny_planner().requires_grad_(False) if stage == 3 else None
-    loss = FlowMatchingLoss(training, features, tokenizer, planner, tokenizer)
-    return Trainer(config, build_transformer(training), loss, features, collate_fn=collate_features)
+    loss = FlowMatchingLoss(training, features, planner)
+    collate = FeatureCollator(12, tokenizer, *((tokenizer, planner.config) if stage == 3 else ()))
+    return Trainer(config, build_transformer(training), loss, features, collate_fn=collate)
 
 
 def train(stage: int, run_dir, **settings) -> None:

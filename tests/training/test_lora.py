@@ -5,10 +5,9 @@ import pytest
 import torch
 
 from baton_diffusers.training.config import TrainerConfig
-from baton_diffusers.training.data.dataset import collate_features
 from baton_diffusers.training.lora import LoraTraining, build_lora, save_lora
 from baton_diffusers.training.trainer import Trainer
-from baton_diffusers.training.transformer import FlowMatchingLoss
+from baton_diffusers.training.transformer import FeatureCollator, FlowMatchingLoss
 from tests import tiny
 from tests.training.stages import RandomFeatures
 
@@ -49,8 +48,9 @@ def train(config, steps=6):
     torch.manual_seed(0)
     module = build_lora(config)
     features = RandomFeatures(num_clips=10)
-    loss = FlowMatchingLoss(config.transformer_training(), features, tiny.tiny_tokenizer())
-    return Trainer(config.trainer, module, loss, features, collate_fn=collate_features, save_frozen=False)
+    collate = FeatureCollator(config.transformer_training().max_sequence_length, tiny.tiny_tokenizer())
+    loss = FlowMatchingLoss(config.transformer_training(), features)
+    return Trainer(config.trainer, module, loss, features, collate_fn=collate, save_frozen=False)
 
 
 @pytest.fixture(scope="module")

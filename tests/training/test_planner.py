@@ -19,6 +19,7 @@ from baton_diffusers.training.planner import (
     PlannedScenes,
     PlannerConfig,
     PlannerLoss,
+    PlannerSamples,
     build_planner,
     explained_variance,
     format_explained_variance,
@@ -99,13 +100,14 @@ def test_the_target_is_the_mean_over_clips_that_differ_in_time(encoders):
 
 def test_the_loss_is_the_plain_l2_of_the_tokens_within_the_clip(tokenizer, encoders):
     planner, scenes = make_planner(tokenizer), PlannedScenes(*encoders, num_scenes=3)
-    batch = PlanCollator()([scenes[index] for index in range(3)])
+    samples = [scenes[index] for index in range(3)]
+    batch = PlanCollator(tokenizer, planner.config)(samples)
     target = batch["plan"]
     assert target.audio_tokens.shape == (3, 12, 6)  # of the 16 in whole chunks
-    plan = planner(*tokenize_prompts(tokenizer, batch["prompt"]), target.duration)
+    plan = planner(*tokenize_prompts(tokenizer, [sample["prompt"] for sample in samples]), target.duration)
     video = (plan.video_tokens - target.video_tokens.float()).square().mean(dim=-1)
     audio = (plan.audio_tokens[:, :12] - target.audio_tokens.float()).square().mean(dim=-1)
-    losses = PlannerLoss(tokenizer, planner.config, audio_weight=3.0)(planner, batch, torch.Generator(), 0)
+    losses = PlannerLoss(audio_weight=3.0)(planner, batch, torch.Generator(), 0)
     torch.testing.assert_close(losses["loss"], (video.sum() + 3 * audio.sum()) / (3 * (19 * 4 + 3 * 12)))
     torch.testing.assert_close(losses["audio"], audio.mean())
 
@@ -115,7 +117,7 @@ def test_training_lowers_the_loss(tokenizer, encoders, tmp_path):
         run_dir=str(tmp_path), steps=12, batch_size=2, learning_rate=1e-2, warmup_steps=1, log_every=1, ema_decay=None
     )
     scenes, planner = PlannedScenes(*encoders, num_scenes=6), make_planner(tokenizer)
-    Trainer(config, planner, PlannerLoss(tokenizer, planner.config), scenes, collate_fn=PlanCollator()).fit()
+    Trainer(config, planner, PlannerLoss(), scenes, collate_fn=PlanCollator(tokenizer, planner.config)).fit()
     rows = (tmp_path / "log.csv").read_text().splitlines()
     column = rows[0].split(",").index("loss")
     losses = [float(row.split(",")[column]) for row in rows[1:]]
@@ -192,16 +194,16 @@ def test_a_lora_learns_beside_the_towers_and_merges_into_a_plain_planner(tokeniz
     torch.manual_seed(0)
     planner = build_planner(config)
     before = {name: value.clone() for name, value in planner.state_dict().items()}
-    scenes, loss = PlannedScenes(*encoders, num_scenes=2), PlannerLoss(tokenizer, planner.config)
-    Trainer(config.trainer, planner, loss, scenes, collate_fn=PlanCollator()).fit()
+    scenes, collate = PlannedScenes(*encoders, num_scenes=2), PlanCollator(tokenizer, planner.config)
+    Trainer(config.trainer, planner, PlannerLoss(), scenes, collate_fn=collate).fit()
     changed = {name for name, value in planner.state_dict().items() if not torch.equal(value, before[name])}
     assert {name for name in changed if name.startswith("language_model.")} == {
         name for name in before if "lora_" in name
     }
     assert {"video_placeholder", "video_queries", "towers.0.ff.net.2.weight"} <= changed
 
-    batch = PlanCollator()([scenes[0], scenes[1]])
-    inputs = (*tokenize_prompts(tokenizer, batch["prompt"]), batch["plan"].duration)
+    batch = collate([scenes[0], scenes[1]])
+    inputs = batch["input_ids"], batch["attention_mask"], batch["plan"].duration
     with torch.no_grad():
         expected = planner.eval()(*inputs)
         merge_lora(planner).save_pretrained(tmp_path / "planner")
@@ -227,22 +229,41 @@ def test_the_language_model_starts_from_weights_that_are_there(tokenizer, tmp_pa
         planner_config(tmp_path, tokenizer, lora_rank=0)
 
 
-def test_cues_are_learnt_beside_the_plan_and_those_dropped_are_not(cue_tokenizer, encoders):
-    planner = make_planner(cue_tokenizer, first_timestamp_id=len(cue_tokenizer) - 50, num_timestamps=50)
-    batch = PlanCollator()([PlannedScenes(*encoders, num_scenes=3)[index] for index in range(3)])
-    assert all(sheet.startswith("<|") for sheet in batch["cues"])
+@pytest.fixture(scope="module")
+def cue_planner(cue_tokenizer):
+    return make_planner(cue_tokenizer, first_timestamp_id=len(cue_tokenizer) - 50, num_timestamps=50)
 
-    def losses(dropout):
-        loss = PlannerLoss(cue_tokenizer, planner.config, cue_weight=0.5, cue_dropout=dropout)
-        return loss(planner, batch, torch.Generator(), 0)
 
-    kept, dropped = losses(0.0), losses(1.0)
-    input_ids, attention_mask, labels = tokenize_cues(cue_tokenizer, batch["prompt"], batch["cues"])
-    _, cross_entropy = planner(input_ids, attention_mask, batch["plan"].duration, labels)
-    torch.testing.assert_close(kept["cues"], cross_entropy)
+def cue_losses(planner, tokenizer, samples, parts=1):
+    """The loss of a batch, or the mean of those of its parts."""
+    collate, loss, size = PlanCollator(tokenizer, planner.config), PlannerLoss(cue_weight=0.5), len(samples) // parts
+    batches = [collate(samples[start : start + size]) for start in range(0, len(samples), size)]
+    losses = [loss(planner, batch, torch.Generator(), 0) for batch in batches]
+    return {name: torch.stack([values[name] for values in losses]).mean() for name in losses[0]}
+
+
+def test_cues_are_learnt_beside_the_plan_and_those_dropped_are_not(cue_planner, cue_tokenizer, encoders):
+    scenes = PlannedScenes(*encoders, num_scenes=3)
+    samples = [PlannerSamples(scenes, 0)[index] for index in range(3)]
+    assert len({sample["cues"] for sample in samples}) == 3
+    kept = cue_losses(cue_planner, cue_tokenizer, samples)
+    texts = [[sample[name] for sample in samples] for name in ("prompt", "cues")]
+    input_ids, attention_mask, labels = tokenize_cues(cue_tokenizer, *texts)
+    _, cross_entropy = cue_planner(input_ids, attention_mask, samples[0]["plan"].duration, labels)
+    torch.testing.assert_close(kept["cues"], cross_entropy.mean())
     plain = (19 * 4 * kept["video"] + 12 * kept["audio"]) / (19 * 4 + 12)
-    torch.testing.assert_close(kept["loss"], plain + 0.5 * cross_entropy)
+    torch.testing.assert_close(kept["loss"], plain + 0.5 * kept["cues"])
+    dropped = cue_losses(cue_planner, cue_tokenizer, [PlannerSamples(scenes, 0, cue_dropout=1.0)[i] for i in range(3)])
     assert dropped["cues"] == 0 and not torch.equal(dropped["video"], kept["video"])
+
+
+def test_the_parts_of_a_batch_make_the_loss_of_the_whole(cue_planner, cue_tokenizer, encoders):
+    samples = PlannerSamples(PlannedScenes(*encoders, num_scenes=8), 3, texts_per_sample=3, cue_dropout=0.3)
+    samples = [samples[index] for index in range(8)]
+    assert {bool(sample["cues"]) for sample in samples} == {True, False}
+    whole = cue_losses(cue_planner, cue_tokenizer, samples)
+    for parts in (2, 8):
+        torch.testing.assert_close(cue_losses(cue_planner, cue_tokenizer, samples, parts), whole, rtol=1e-5, atol=1e-6)
 
 
 def test_a_planner_that_wrote_no_cues_is_trained_on_to_write_them(tokenizer, cue_tokenizer, tmp_path):
@@ -267,16 +288,25 @@ def test_a_planner_that_wrote_no_cues_is_trained_on_to_write_them(tokenizer, cue
         PlannerConfig(**{**vars(config), "language_model": "qwen"})
 
 
-def test_further_texts_teach_cues_alone_and_anew_at_every_step(cue_tokenizer, encoders):
-    planner = make_planner(cue_tokenizer, first_timestamp_id=len(cue_tokenizer) - 50, num_timestamps=50)
-    batch = PlanCollator()([PlannedScenes(*encoders, num_scenes=2)[index] for index in range(2)])
-    loss = PlannerLoss(cue_tokenizer, planner.config, cue_weight=0.5, cue_texts=5, cue_dropout=0.0)
-    losses = loss(planner, batch, torch.Generator().manual_seed(0), 0)
-    plain = PlannerLoss(cue_tokenizer, planner.config, cue_weight=0.5, cue_dropout=0.0)
-    without = plain(planner, batch, torch.Generator().manual_seed(0), 0)
+def test_further_texts_teach_cues_alone_and_are_new_for_each_sample(cue_planner, cue_tokenizer, encoders):
+    scenes = PlannedScenes(*encoders, num_scenes=2)
+    samples = PlannerSamples(scenes, 0, texts_per_sample=5)
+    texts = [samples[index]["texts"] for index in (0, 2)]  # of one scene, in two epochs
+    assert all(len(own) == 5 for own in texts) and len({prompt for own in texts for prompt, _ in own}) == 10
+    assert samples[0]["texts"] == texts[0]
+    without = cue_losses(cue_planner, cue_tokenizer, [PlannerSamples(scenes, 0)[index] for index in range(2)])
+    losses = cue_losses(cue_planner, cue_tokenizer, [samples[index] for index in range(2)])
     torch.testing.assert_close(losses["loss"], without["loss"] + 0.5 * losses["texts"])
     assert torch.equal(losses["video"], without["video"]) and losses["texts"] > 0
-    assert loss(planner, batch, torch.Generator().manual_seed(1), 1)["texts"] != losses["texts"]
-    torch.testing.assert_close(
-        loss(planner, batch, torch.Generator().manual_seed(0), 0)["texts"], losses["texts"], rtol=0, atol=0
-    )
+
+
+def test_a_plan_of_other_tokens_than_the_features_is_refused(cue_planner, cue_tokenizer, encoders):
+    sample = PlannedScenes(*encoders, num_scenes=1)[0]
+    plan = replace(sample["plan"], video_tokens=sample["plan"].video_tokens[..., :6])
+    with pytest.raises(ValueError, match="the planner makes .* but the features have .*cache the features"):
+        cue_losses(cue_planner, cue_tokenizer, [{**sample, "plan": plan}])
+
+
+def test_texts_divide_over_the_samples_of_a_batch(tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="`cue_texts` is 3, but must be a multiple of `trainer.batch_size`, 2"):
+        planner_config(tmp_path, tokenizer, cue_texts=3)

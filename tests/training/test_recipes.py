@@ -16,11 +16,16 @@ from baton_diffusers.stage.clips import StageClips
 from baton_diffusers.training.config import TrainerConfig
 from baton_diffusers.training.data.cache import cache_features
 from baton_diffusers.training.data.clips import Bucket, ClipFormat, open_clips
-from baton_diffusers.training.data.dataset import CachedFeatures, collate_features
+from baton_diffusers.training.data.dataset import CachedFeatures
 from baton_diffusers.training.planner import CachedPlans, PlanCollator, PlannerLoss
 from baton_diffusers.training.tokenizer import stage_texts, train_tokenizer
 from baton_diffusers.training.trainer import Trainer
-from baton_diffusers.training.transformer import FlowMatchingLoss, TransformerTraining, build_transformer
+from baton_diffusers.training.transformer import (
+    FeatureCollator,
+    FlowMatchingLoss,
+    TransformerTraining,
+    build_transformer,
+)
 from tests import stage_parts
 from tests.odd_clips import ODD_CLIPS, write_odd_clips, write_stage_clips
 
@@ -78,8 +83,8 @@ def make_trainer(stage, run_dir, features, tokenizer, steps=STEPS):
     )
     planner = make_planner(tokenizer)
     if stage == 1:
-        loss = PlannerLoss(tokenizer, planner.config)
-        return Trainer(config, planner, loss, CachedPlans(features), collate_fn=PlanCollator())
+        collate = PlanCollator(tokenizer, planner.config)
+        return Trainer(config, planner, PlannerLoss(), CachedPlans(features), collate_fn=collate)
     training = TransformerTraining(
         trainer=config,
         features="unused",
@@ -115,8 +120,9 @@ def make_trainer(stage, run_dir, features, tokenizer, steps=STEPS):
         data_seed=None,
         **({"plan": "planner", "planner": "unused", "planner_tokenizer": "unused"} if stage == 3 else {}),
     )
-    loss = FlowMatchingLoss(training, features, tokenizer, planner.eval().requires_grad_(False), tokenizer)
-    return Trainer(config, build_transformer(training), loss, features, collate_fn=collate_features)
+    loss = FlowMatchingLoss(training, features, planner.eval().requires_grad_(False))
+    collate = FeatureCollator(40, tokenizer, tokenizer, planner.config)
+    return Trainer(config, build_transformer(training), loss, features, collate_fn=collate)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from safetensors.torch import load
 from torch import nn
 
 from ...plan import SemanticPlan
-from ...stage import write_cues, write_prompt
+from ...stage import Scene, write_cues, write_prompt
 from ...stage.clips import StageClips
 from ..seeds import step_seed
 from .cache import EMPTY_PROMPT, PLAN_LAYOUT, describe_source, index_path
@@ -82,6 +82,7 @@ class CachedFeatures:
         self._batches = [
             bucket for bucket, rows in enumerate(self._buckets) for _ in range(-(-len(rows) // self.batch_size))
         ]
+        self._scenes: dict[int, tuple[Scene, int]] = {}  # to draw one takes longer than all else
         self._layouts = {}
         for rows in self._buckets:
             tensors = self._store.tensors(rows[0])
@@ -129,7 +130,10 @@ class CachedFeatures:
         if self.clips is None:
             prompt, cues = facts["prompt"], facts.get("cues", "")
         else:
-            scene, seed = self.clips.scene(facts["number"])
+            number = facts["number"]
+            if number not in self._scenes:
+                self._scenes[number] = self.clips.scene(number)
+            scene, seed = self._scenes[number]
             prompt, cues = write_prompt(scene, index), write_cues(scene, seed)
         flags = {name: torch.tensor(facts[name]) for name in ("silent", "static")}
         return {"prompt": prompt, "cues": cues, **sample, **flags}
