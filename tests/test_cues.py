@@ -1,6 +1,6 @@
 import pytest
 
-from baton_diffusers.cues import Cue, format_cues, format_timestamp, parse_cues
+from baton_diffusers.cues import Cue, Sheet, format_cues, format_sheet, format_timestamp, parse_cues, parse_sheet
 
 
 def test_a_sheet_is_text_in_order_of_time_and_reads_back():
@@ -9,6 +9,24 @@ def test_a_sheet_is_text_in_order_of_time_and_reads_back():
     assert sheet == "<|0.50|> red ball <|1.56|> purple face three"
     assert parse_cues(sheet) == [(0.5, "red ball"), (1.56, "purple face three")]
     assert parse_cues("") == [] and format_cues([]) == ""
+
+
+def test_a_sheet_begins_with_its_cast():
+    text = (
+        "red box middle; old orange face right <|0.50|> red box hits old orange face <|1.25|> old orange face says two"
+    )
+    sheet = parse_sheet(text)
+    assert sheet.cast == (("red box", "middle"), ("old orange face", "right"))
+    assert sheet.cues == ((0.5, "red box hits old orange face"), (1.25, "old orange face says two"))
+    assert format_sheet(sheet) == text
+    assert parse_sheet(text.replace("; ", " ;").replace(" <", "<").replace("> ", ">")) == sheet
+    assert parse_cues(text) == list(sheet.cues)
+
+
+@pytest.mark.parametrize("text", ["", "red box middle", "<|0.50|> red box", "red box left; blue box right"])
+def test_both_parts_of_a_sheet_may_be_empty(text):
+    assert format_sheet(parse_sheet(text)) == text
+    assert parse_sheet("") == Sheet()
 
 
 def test_timestamps_on_a_grid_of_sixteenths_stay_apart():
@@ -20,7 +38,9 @@ def test_timestamps_on_a_grid_of_sixteenths_stay_apart():
 @pytest.mark.parametrize(
     "sheet, message",
     [
-        ("red ball <|0.50|>", "begins with a timestamp.*'red ball '"),
+        ("ball <|0.50|> ball", "'ball' in a sheet's cast needs a name and a place"),
+        ("red ball left;; blue box right", "'' in a sheet's cast needs a name and a place"),
+        ("red ball left; red ball right", "'red ball' is twice"),
         ("<|soon|> red ball", r"'<\|soon\|>' is no timestamp"),
         ("<|1.00|> red ball <|0.50|> red ball", r"'<\|0.50\|>' follows 1.0 seconds"),
         ("<|-1|> red ball", r"'<\|-1\|>' follows 0.0"),

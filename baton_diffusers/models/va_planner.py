@@ -27,7 +27,7 @@ from ..coordinates import (
     rotary_embedding,
     timestamp_coordinates,
 )
-from ..cues import Cue, format_cues, format_timestamp, parse_cues
+from ..cues import Cue, Sheet, format_sheet, format_timestamp, parse_cues, parse_sheet
 from ..plan import SemanticPlan
 
 
@@ -114,7 +114,8 @@ def add_timestamps(tokenizer: PreTrainedTokenizerBase, num_timestamps: int, time
 
 def snap_cues(sheet: str, timestamp_rate: float) -> str:
     """A cue sheet with its instants moved to the nearest timestamps of a planner, as it reads them."""
-    return format_cues(Cue(nearest_timestamp(cue.time, timestamp_rate), cue.text) for cue in parse_cues(sheet))
+    cast, cues = parse_sheet(sheet)
+    return format_sheet(Sheet(cast, tuple(Cue(nearest_timestamp(cue.time, timestamp_rate), cue.text) for cue in cues)))
 
 
 def tokenize_cues(

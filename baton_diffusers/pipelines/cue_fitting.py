@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from .. import coordinates
-from ..cues import format_cues, parse_cues
+from ..cues import format_sheet, parse_sheet
 from ..models.va_planner import VAPlannerModel, tokenize_cues, tokenize_prompts
 from ..plan import SemanticPlan
 
@@ -114,8 +114,8 @@ def _moved(sheet: str, given: SemanticPlan, keyframe_rate: float, timestamp_rate
     """Sheets in which one cue, or it and all later ones, happen a little earlier or later, in the same order."""
     known = torch.cat([given.video_times[_is_known(given, "video")], given.audio_times[_is_known(given, "audio")]])
     last = (coordinates.num_timestamps_within(given.duration, timestamp_rate) - 1) / timestamp_rate
-    cues = parse_cues(sheet)
-    sheets = []
+    written = parse_sheet(sheet)
+    cues, sheets = written.cues, []
     for first in range(len(cues)):
         for end in (first + 1, len(cues)):
             for steps in _MOVES:
@@ -127,5 +127,5 @@ def _moved(sheet: str, given: SemanticPlan, keyframe_rate: float, timestamp_rate
                 instants = torch.tensor([cues[first].time, times[first]], device=known.device)
                 is_known = (known[:, None] - instants).abs().amin(dim=0) <= 0.5 / keyframe_rate
                 if times == sorted(times) and times[0] >= 0 and times[-1] <= last and is_known.all():
-                    sheets.append(format_cues(moved))
+                    sheets.append(format_sheet(written._replace(cues=tuple(moved))))
     return list(dict.fromkeys(sheets))

@@ -1,129 +1,650 @@
-"""Prompts of Stage: English from a small grammar with paraphrase, and captions of single frames."""
+"""Prompts of Stage: English in many ways of saying the same, cue sheets, and captions of single frames."""
 
-import numpy as np
+import random
+import re
+from collections.abc import Sequence as Choices
+from dataclasses import dataclass
+from typing import TypeVar
 
-from ..cues import format_cues
+from ..cues import CastMember, Cue, Sheet, format_sheet
 from .render import Pose, poses
-from .scene import SPOTS, Action, Actor, Scene, render_generator, timeline
+from .scene import DIGITS, SPOTS, Action, Actor, Scene, timeline
+from .wordings import PLAIN, TRAIN, WORDINGS, Sequence, Verb, Wordings, verb
 
 
-PLACES = {
-    "left": ("on the left", "at the left", "on the left side"),
-    "middle": ("in the middle", "in the centre", "at the centre"),
-    "right": ("on the right", "at the right", "on the right side"),
+MAX_PROMPT_CHARACTERS = 400
+PLACES = PLAIN.places
+EVENT_VERBS = {"landing": "bounces", "flash": "rings", "contact": "hits", "word": "says"}  # of a cue sheet
+T = TypeVar("T")
+
+_TENSES = ("finite",) * 9 + ("past", "will", "is")
+_BE = {
+    "finite": "is ",
+    "past": "was ",
+    "will": "will be ",
+    "is": "is being ",
+    "ing": "being ",
+    "base": "be ",
+    "to": "to be ",
+    "has": "has been ",
+    "that": "that is ",
 }
-COUNTS = {1: ("once", "one time"), 2: ("twice", "two times"), 3: ("three times",)}
-NUMBERS = {1: "one", 2: "two", 3: "three"}
-VERB_FORMS = {
-    "bounce": (("bounces", "bouncing"), ("jumps", "jumping"), ("hops", "hopping")),
-    "ring": (("rings", "ringing"), ("chimes", "chiming"), ("flashes and rings", "flashing and ringing")),
-    "hit": (("hits", "hitting"), ("slides into", "sliding into"), ("bumps into", "bumping into")),
-    "say": (("says", "saying"), ("speaks", "speaking"), ("calls out", "calling out")),
+_BARE_PLACES = {"left": ("left",), "middle": ("middle", "center", "centre"), "right": ("right",)}
+_SIDES = {
+    "left": ("left", "left", "left-hand", "leftmost"),
+    "middle": ("middle", "middle", "central", "center"),
+    "right": ("right", "right", "right-hand", "rightmost"),
 }
-THENS = ("then", "after that", "next", "and then", "afterwards")
-LASTS = ("and finally", "finally", "at last", "then", "and then")
-STANDS = ("is", "stands", "waits")
+_STANDING = ("is", "is", "stands", "sits", "is standing", "waits")
+_FROM_LEFT = ("from left to right: ", "from left to right there are ", "left to right: ", "from left to right we see ")
+_RELATIONS = ("to the left of", "left of", "on the left of", "to the left of")
+_HE = (
+    "man",
+    "guy",
+    "gentleman",
+    "old man",
+    "fellow",
+    "mister",
+    "dad",
+    "low-voiced man",
+    "deep-voiced man",
+    "grown man",
+    "tall man",
+)
+_SHE = ("woman", "lady", "girl", "young woman", "high-voiced woman", "mom", "mum", "old woman", "tall woman")
+_ADVERBS = {
+    "bounce": ("happily", "high", "slowly", "quickly", "a little", "in place", "on the spot"),
+    "ring": ("loudly", "brightly", "softly", "clearly", "loud", "with a flash"),
+}
+_TWICE = (
+    "{0} and {1} again",
+    "{0}, then {1} again",
+    "{0} and then {1} once more",
+    "{0} once and {1} again",
+    "{0} and {1}",
+)
+_THRICE = (
+    "{0}, {1} and {1} again",
+    "{0}, {1}, {1}",
+    "{0} and {1} and {1}",
+    "{0} once, twice, three times",
+    "{0}, {1}, and {1} a third time",
+)
+_LAST_WORD = (" and ", ", and ", " then ", ", then ", " and then ")
+_ANSWERS = tuple(verb(base) for base in ("answer", "reply", "respond", "answer with", "say back"))
+_MOVES = {
+    side: tuple(
+        verb(f"{go} {way} + {hit}")
+        for go in ("slide", "move", "go", "glide")
+        for way in (f"to the {side}", side, f"over to the {side}")
+        for hit in ("hit", "hit", "bump", "bump into", "push")
+    )
+    for side in ("left", "right")
+}
+_PUSHES = ("a push", "a shove", "a nudge", "a bump", "a knock", "a bang")
+_GIVE, _GO = verb("give"), verb("go")
+_SOUNDS = {"bounce": ("boing", "thud", "bounce", "hop"), "ring": ("ding", "ring", "dong", "ding")}
+_ORDINALS = ("first", "second", "third", "fourth")
+_AUXILIARIES = ("will ", "to ", "has ", "is ", "that ")
+_CAPITALS = re.compile(r"(?:^|[.!?] |\n)[^a-z\n]{0,2}[a-z]")
+_LONG_WORDS = re.compile(r"[A-Za-z]{5,}")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """
+    What is said of a scene, and what is left open.
+
+    Args:
+        text: The prompt.
+        places: For each actor of the scene whether the text tells its place.
+        colours: For each actor whether the text tells its colour, be it by a face's voice.
+    """
+
+    text: str
+    places: tuple[bool, ...]
+    colours: tuple[bool, ...]
+
+
+def describe(scene: Scene, seed: int, wordings: str = "train") -> Prompt:
+    """
+    Say in English what happens in `scene`, e.g. "A red ball on the left bounces twice, then a purple face says three nine."
+
+    Each `seed` chooses its own words, order of clauses and sloppiness. What a text tells is true and can be understood from it
+    alone. Every actor's kind, every action, its count, its target, its words and its place in the order are told; places are
+    often left open, a colour seldom, and only if no other actor is of the same kind.
+
+    Args:
+        scene: The scene.
+        seed: Chooses the words.
+        wordings: "train", or "held-out" for words and turns that "train" never uses.
+
+    Raises:
+        ValueError: if there are no such `wordings`.
+    """
+    if wordings not in WORDINGS:
+        raise ValueError(f"`wordings` is {wordings!r}, but has to be one of {tuple(WORDINGS)}.")
+    rng = random.Random(scene.digest * 31 + seed)
+    while True:
+        chosen = PLAIN if wordings == "train" and rng.random() < 0.25 else WORDINGS[wordings][-1]
+        prompt = _Writer(scene, chosen, rng).write()
+        if len(prompt.text) <= MAX_PROMPT_CHARACTERS:
+            return prompt
+
+
+def write_prompt(scene: Scene, seed: int, wordings: str = "train") -> str:
+    """The text of [`describe`]."""
+    return describe(scene, seed, wordings).text
 
 
 class _Writer:
-    """The choices of one prompt. An actor is introduced by "a" and its place, and is "the" from then on."""
+    """The choices of one prompt, made in the order of the text.
 
-    def __init__(self, scene: Scene, rng: np.random.Generator) -> None:
-        self.scene = scene
-        self.rng = rng
-        self.introduced: set[int] = set()
+    An actor is named in full where it first comes up, and by less from then on where less tells it from the others.
+    """
 
-    def choose(self, options: tuple) -> object:
-        return options[self.rng.integers(len(options))]
+    def __init__(self, scene: Scene, wordings: Wordings, rng: random.Random) -> None:
+        self.scene, self.wordings, self.rng, self.chance = scene, wordings, rng, rng.random
+        actors = scene.actors
+        number = len(actors)
+        plain = wordings.plain
+        self.introduced: list[int] = []
+        self.placed = [False] * number
+        self.coloured = [False] * number
+        draw = self.chance()
+        if plain or draw < 0.5:
+            self.tells_place = [True] * number
+        else:
+            self.tells_place = [draw < 0.65 and self.chance() < 0.5 for _ in actors]
+        kinds = [actor.kind for actor in actors]
+        self.alone = [kinds.count(kind) == 1 for kind in kinds]
+        self.article = "a" if plain else self.choose(("a", "a", "a", "a", "the", "the", "the", ""))
+        self.late = not plain and self.chance() < 0.05  # whether places are told at the end
+        self.tense = "finite" if plain else self.choose(_TENSES)
+        self.digits = not plain and self.chance() < 0.25
+        self.spoken = {action.actor for action in scene.script if action.verb == "say"}
+        self.targets = {action.target for action in scene.script}
+        self.colours = [self._choose_colour(actor) for actor in actors]
+        self.nouns = self._choose_nouns()
 
-    def name(self, index: int) -> str:
-        actor = self.scene.actors[index]
+    def choose(self, options: Choices[T]) -> T:
+        return options[int(self.chance() * len(options))]
+
+    def _choose_colour(self, actor: Actor) -> str:
+        others = self.wordings.colours.get(actor.colour)
+        return self.choose(others) if others and self.chance() < 0.3 else actor.colour
+
+    def _choose_nouns(self) -> list[str]:
+        """One noun for each kind, so that two balls are two balls; a face may be a man, a woman or no more than a voice."""
+        wordings, actors = self.wordings, self.scene.actors
+        names = {
+            kind: self.choose(others) if others and self.chance() < 0.35 else kind
+            for kind in {actor.kind for actor in actors}
+            for others in (wordings.kinds.get(kind),)
+        }
+        nouns = [names[actor.kind] for actor in actors]
+        self.reveals = [False] * len(actors)  # whether the noun tells the voice, and with it the colour
+        self.heard = [False] * len(actors)  # whether the actor is called a voice
+        by_voice = bool(wordings.people) and self.chance() < 0.25
+        for i, actor in enumerate(actors):
+            if actor.kind == "face" and by_voice:
+                self.reveals[i] = self.alone[i] = True
+                self.heard[i] = (
+                    i in self.spoken and i not in self.targets and not self.tells_place[i] and self.chance() < 0.4
+                )
+                nouns[i] = self.choose((wordings.voices if self.heard[i] else wordings.people)[actor.colour])
+        # A colour may stay open where no other actor is of that kind.
+        omit = not wordings.plain and self.chance() < 0.12
+        self.tells_colour = [
+            self.chance() < 0.3 if self.reveals[i] else not (omit and self.alone[i]) for i in range(len(actors))
+        ]
+        return nouns
+
+    # Names
+
+    def name(self, index: int, subject: bool = False, place: bool = True) -> str:
+        """An actor as it is called at this point of the text."""
         if index in self.introduced:
+            return self._name_again(index, subject)
+        self.introduced.append(index)
+        actor, noun, article = self.scene.actors[index], self.nouns[index], self.article
+        tells_colour = self.tells_colour[index]
+        self.coloured[index] = tells_colour or self.reveals[index]
+        core = f"{self.colours[index]} {noun}" if tells_colour else noun
+        sizes = self.wordings.sizes
+        if sizes:
+            draw = self.chance()
+            if draw < 0.05 and not self.reveals[index]:
+                core = f"{self.choose(sizes)} {core}"
+            elif draw < 0.09 and tells_colour and not self.heard[index]:
+                core = f"{noun}{self.choose((' that is {}', ' ({})', ' which is {}', ' in {}')).format(self.colours[index])}"
+        if self.late or not (place and self.tells_place[index]):
+            return self._with_article(core, article)
+        self.placed[index] = True
+        where = self.place(index)
+        if self.wordings.plain:
+            return f"{self._with_article(core, article)} {where}"
+        draw = self.chance()
+        if draw < 0.07:
+            return f"{self._with_article(core, article)} that {self.choose(_STANDING)} {where}"
+        if draw < 0.12:
+            return f"{self._with_article(core, article)} {self.choose(('standing', 'sitting', 'placed', 'waiting'))} {where}"
+        if draw < 0.17:
+            return f"{self._with_article(core, article)} ({self.choose((where, *_BARE_PLACES[actor.spot]))})"
+        if not article and draw > 0.6:
+            return f"{core} {self.choose(_BARE_PLACES[actor.spot])}"
+        if draw < 0.25:
+            return self._with_article(f"{self.choose(_SIDES[actor.spot])} {core}", article and "the")
+        return f"{self._with_article(core, article)} {where}"
+
+    def _with_article(self, core: str, article: str) -> str:
+        if not article:
+            return core
+        if article == "a":
+            return f"{'an' if core[0] in 'aeiou' else 'a'} {core}"
+        return f"the {core}"
+
+    def _name_again(self, index: int, subject: bool) -> str:
+        actor, noun, colour = self.scene.actors[index], self.nouns[index], self.colours[index]
+        if self.wordings.plain:
             return f"the {actor.name}"
-        self.introduced.add(index)
-        return f"{_article(actor)} {actor.name} {self.choose(PLACES[actor.spot])}"
+        article = "the " if self.article or self.chance() < 0.5 else ""
+        draw = self.chance()
+        if subject and self.introduced == [index] and draw < 0.6:
+            return self.pronoun(index)
+        if self.alone[index] and (draw < 0.5 or not self.tells_colour[index]):
+            return article + noun
+        if self.placed[index] and draw < 0.58:
+            return f"the {self.choose((noun, noun, 'one'))} {self.choose(PLACES[actor.spot])}"
+        if draw < 0.66 and sum(other.colour == actor.colour for other in self.scene.actors) == 1:
+            return f"the {colour} one"
+        return f"{article}{colour} {noun}"
+
+    def pronoun(self, index: int, object_form: bool = False) -> str:
+        noun = self.nouns[index]
+        if noun in _HE:
+            return "him" if object_form else "he"
+        if noun in _SHE:
+            return "her" if object_form else "she"
+        return "it"
+
+    def place(self, index: int) -> str:
+        return self.choose((PLACES if self.chance() < 0.4 else self.wordings.places)[self.scene.actors[index].spot])
 
     def join(self, phrases: list[str]) -> str:
-        return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
+        if len(phrases) == 1:
+            return phrases[0]
+        last = (
+            " and " if self.wordings.plain else self.choose((" and ", " and ", ", and ", ", ", " and also ", " plus "))
+        )
+        return f"{', '.join(phrases[:-1])}{last}{phrases[-1]}"
+
+    # Sentences that tell who is there
 
     def presence(self, indices: list[int], elsewhere: bool) -> str:
         """A sentence that says which actors are there."""
-        there = " also" if elsewhere and self.rng.random() < 0.5 else ""
-        if self.rng.random() < 0.5:
-            verb = "is" if len(indices) == 1 else "are"
-            return f"there {verb}{there} {self.join([self.name(i) for i in indices])}."
-        names, verb = [], self.choose(STANDS)
+        wordings, chance = self.wordings, self.chance
+        placed = all(self.tells_place[i] for i in indices) and not self.late
+        be = "is" if len(indices) == 1 else "are"
+        if not wordings.plain:
+            draw = chance()
+            if placed and len(indices) == 3 and draw < 0.2:
+                for i in indices:
+                    self.placed[i] = True
+                names = [self.name(i, place=False) for i in indices]
+                return f"{self.choose(_FROM_LEFT)}{self.join(names)}."
+            if placed and len(indices) == 3 and draw < 0.25:
+                self.placed = [True] * 3
+                left, middle, right = self.place(0), "between them", self.place(2)
+                names = [self.name(i, place=False) for i in (0, 2, 1)]
+                return f"{left} is {names[0]}, {right} is {names[1]}, and {middle} is {names[2]}."
+            if len(indices) == len(self.scene.actors) == 2 and not placed and draw < 0.35:
+                return f"there is {self.name(0)} {self.choose(_RELATIONS)} {self.name(1)}."
+            if placed and draw < 0.35:  # "on the left is a ball, on the right a box"
+                parts, middle = [], self.choose((" is ", " there is ", ", ", ": ", " stands ", " we see "))
+                for i in indices:
+                    self.placed[i] = True
+                    parts.append(f"{self.place(i)}{middle}{self.name(i, place=False)}")
+                return self.choose((", ", ", and ", "; ", ". ")).join(parts) + "."
+            if draw < 0.5 and (elsewhere or not self.scene.script):  # "a ball does nothing"
+                return self.join([f"{self.name(i)} {self.choose(self._idle(i))}" for i in indices]) + "."
+            if draw < 0.75:
+                there = self.choose(wordings.there).format(**{"is": be})
+                return f"{there}{self.join([self.name(i) for i in indices])}."
+        there = " also" if elsewhere and chance() < 0.5 else ""
+        if not placed or chance() < 0.5:
+            return f"there {be}{there} {self.join([self.name(i) for i in indices])}."
+        names, stands = [], self.choose(wordings.stands)
         for i in indices:
-            actor = self.scene.actors[i]
-            self.introduced.add(i)
-            names.append(
-                f"{_article(actor)} {actor.name}{f' {verb}' if not names else ''} {self.choose(PLACES[actor.spot])}"
-            )
+            self.placed[i] = True
+            name = self.name(i, place=False)
+            names.append(f"{name}{f' {stands}' if not names else ''} {self.place(i)}")
         return self.join(names) + "."
 
-    def deed(self, action: Action, form: int) -> str:
-        """What is done, e.g. "bounces twice"; `form` 0 is finite ("bounces"), 1 the participle ("bouncing")."""
-        verb = self.choose(VERB_FORMS[action.verb])[form]
+    def _aside(self, indices: list[int]) -> str:
+        """What is there too, as the end of a sentence."""
+        if self.chance() < 0.5:
+            names = [self.name(i) for i in indices]
+            return f"{self.choose((', with ', ' and there is also ', ', and there is '))}{self.join(names)}{self.choose(('', '', ' watching'))}."
+        return f", while {self.join([f'{self.name(i)} {self.choose(self._idle(i))}' for i in indices])}."
+
+    def _late_places(self) -> str:
+        parts = []
+        for index in self.introduced:
+            if self.tells_place[index]:
+                parts.append(f"{self._name_again(index, True)} {self.choose(_STANDING)} {self.place(index)}")
+                self.placed[index] = True
+        return f"{self.join(parts)}."
+
+    def _idle(self, index: int) -> tuple[str, ...]:
+        idle = self.wordings.idle
+        return idle[""] + idle[self.scene.actors[index].kind]
+
+    # Clauses
+
+    def clause(self, step: int, mood: str) -> str:
+        """What happens in a step of the script, e.g. "the red ball bounces twice"."""
+        action = self.scene.script[step]
+        if mood == "finite":
+            mood = self.tense
+        if self.wordings.plain:
+            return f"{self.name(action.actor)} {self.deed(step, mood)}"
+        draw = self.chance()
+        if mood == "note":
+            if draw < 0.4 and action.verb != "hit":
+                return f"{self.name(action.actor)}{self.choose((': ', ' - ', ', ', ' '))}{self._note(action)}"
+            mood = "finite"
+        full = mood in ("finite", "past")
+        if action.verb == "hit" and draw < 0.2:  # the target is hit by the box
+            target = self.name(action.target, subject=True)
+            return f"{target} {_BE[mood]}{self.choose(self.wordings.passives)} by {self.name(action.actor)}"
+        if action.verb == "say" and full and draw < 0.1:
+            says = self.choose(self.wordings.verbs["say"][: 8 if self.wordings is TRAIN else 3])
+            said = self.choose(('"{},"', "'{},'", '"{}"', "“{},”", "{},")).format(self.words(action))
+            return f"{said} {says.past if mood == 'past' else says.finite} {self.name(action.actor)}"
+        if action.verb == "say" and full and draw < 0.13 and self.wordings is TRAIN:
+            said = self.choose(('"{}"', "{}", "'{}'")).format(self.words(action))
+            return f"{said} {'was' if mood == 'past' else 'is'} {self.choose(('said', 'spoken'))} by {self.name(action.actor)}"
+        if action.verb in ("bounce", "ring") and mood == "ing" and draw < 0.12:
+            return f"{self._number_of(action)} {self.choose(('of', 'from', 'by'))} {self.name(action.actor)}"
+        if full and draw > 0.96:
+            sense = "hear" if action.verb in ("say", "ring") else "see"
+            subject = self.name(action.actor)
+            return f"{self.choose(('we', 'you', 'you can', 'we can'))} {sense} {subject} {self.deed(step, 'base')}"
+        return f"{self.name(action.actor, subject=True)} {self.deed(step, mood)}"
+
+    def deed(self, step: int, mood: str) -> str:
+        """What is done, e.g. "bounces twice"."""
+        action, wordings, chance = self.scene.script[step], self.wordings, self.chance
         if action.verb == "hit":
-            return f"{verb} {self.name(action.target)}"
+            hits = self._form(self._verb("hit"), mood)
+            target = action.target
+            if wordings is TRAIN:
+                draw = chance()
+                if draw < 0.06 and self.tells_place[target] and self.tells_place[action.actor]:
+                    hits = self._form(self.choose(_MOVES["right" if target > action.actor else "left"]), mood)
+                elif draw < 0.1:
+                    return f"{self._form(_GIVE, mood)} {self.name(target)} {self.choose(_PUSHES)}"
+            if (
+                not wordings.plain
+                and target in self.introduced
+                and {action.actor, target} >= set(self.introduced)
+                and chance() < 0.3
+            ):
+                return f"{hits} {self.pronoun(target, True)}"
+            return f"{hits} {self.name(target)}"
         if action.verb == "say":
-            return f"{verb} {self.choose((' ', ', ')).join(action.words)}"
-        return f"{verb} {self.choose(COUNTS[action.count])}"
+            return self._saying(step, mood)
+        if wordings.plain:
+            return f"{self._form(self._verb(action.verb), mood)} {self.choose(wordings.counts[action.count])}"
+        draw = chance()
+        before = any(earlier.actor == action.actor for earlier in self.scene.script[:step])
+        if before and action.count == 1 and draw < 0.4:
+            return f"{self._form(self._verb(action.verb), mood)} {self.choose(wordings.again)}"
+        if draw < 0.14:
+            return f"{self._form(self.choose(wordings.light_verbs[action.verb]), mood)} {self._number_of(action)}"
+        if action.verb == "ring" and draw < 0.22:
+            return f"{_BE[mood]}rung {self.choose(wordings.counts[action.count])}"
+        if draw > 0.97 and wordings is TRAIN:
+            sounds = [self.choose(_SOUNDS[action.verb])] * action.count
+            return f"{self._form(_GO, mood)} {self.choose((' ', ', ', ' ', '-')).join(sounds)}"
+        does = self._verb(action.verb)
+        if action.count > 1 and draw < 0.27:
+            first = self._form(does, mood)
+            second = first.removeprefix(next((be for be in _AUXILIARIES if first.startswith(be)), ""))
+            if action.count == 2:
+                return self.choose(_TWICE).format(first, second)
+            return self.choose(_THRICE).format(first, second)
+        if action.count == 1 and draw > 0.7:
+            return self._form(does, mood)
+        if draw > 0.67:
+            adverb = self.choose(_ADVERBS[action.verb])
+            return f"{self._form(does, mood)} {adverb} {self.choose(wordings.counts[action.count])}"
+        return f"{self._form(does, mood)} {self.choose(wordings.counts[action.count])}"
 
-    def clause(self, action: Action) -> str:
-        subject = self.name(action.actor)
-        return f"{subject} {self.deed(action, 0)}"
+    def _saying(self, step: int, mood: str) -> str:
+        action, wordings = self.scene.script[step], self.wordings
+        says = self._form(self._verb("say"), mood)
+        if wordings.plain:
+            return f"{says} {self.choose((' ', ', ')).join(action.words)}"
+        index = action.actor
+        earlier = self.scene.script[step - 1] if step else None
+        if earlier and earlier.verb == "say" and self.chance() < 0.3 and wordings is TRAIN:
+            says = self._form(self.choose(_ANSWERS), mood)
+        tone = ""
+        if (
+            not self.reveals[index]
+            and not self.tells_colour[index]
+            and not self.coloured[index]
+            and self.chance() < 0.6
+        ):
+            self.coloured[index] = True
+            tone = f" {self.choose(wordings.tones[self.scene.actors[index].colour])}"
+        elif self.chance() < 0.03:
+            tone = f" {self.choose(wordings.tones[self.scene.actors[index].colour])}"
+        if tone and self.chance() < 0.5:
+            says, tone = says + tone, ""
+        words, draw = self.words(action), self.chance()
+        lead = self.choose(wordings.speech)
+        if len(action.words) > 1 and lead.endswith(("number ", "word ", "digit ")):
+            lead = f"{lead[:-1]}s "
+        if draw < 0.3:
+            words = self.choose(('"{}"', "'{}'", '"{}"', "“{}”", "‘{}’", "«{}»")).format(words)
+            lead = lead if len(lead) > 2 else self.choose((" ", " ", ": ", ", "))
+        return f"{says}{lead}{words}{tone}"
 
-    def script(self) -> list[str]:
-        """The script as sentences: chained by commas, split in two, or with the first step as "after ..."."""
-        script = self.scene.script
-        sentences, current = [], ""
-        start = 0
-        if len(script) > 1 and self.rng.random() < 0.25:
-            current = f"after {self.clause(script[0])}, {self.clause(script[1])}"
-            start = 2
-        for i in range(start, len(script)):
-            if not i:
-                current = self.clause(script[0])
-                continue
-            link = self.choose(LASTS if i == len(script) - 1 and i > 1 else THENS)
-            if self.rng.random() < 0.3:
-                sentences.append(current + ".")
-                current = f"{link.removeprefix('and ')}{'' if link.endswith('then') else ','} {self.clause(script[i])}"
+    def words(self, action: Action) -> str:
+        """The digits that are said, in one of the ways in which people write a short list."""
+        words = [str(DIGITS.index(word)) if self.digits else word for word in action.words]
+        number = len(words)
+        if number == 1:
+            return words[0]
+        draw = self.chance()
+        if self.digits and draw < 0.08:
+            return "".join(words)
+        often = {2: "twice", 3: "three times"}[number]
+        if len(set(words)) == 1 and draw < 0.3 and self.wordings is TRAIN and not often.startswith(words[0]):
+            return f"{words[0]} {often}"
+        if draw < 0.4:
+            return " ".join(words)
+        if draw < 0.65:
+            return ", ".join(words)
+        if draw < 0.85:
+            return f"{', '.join(words[:-1])}{self.choose(_LAST_WORD)}{words[-1]}"
+        return self.choose(("-", "... ", "! ", " then ", " and ", " ", "; ", " - ")).join(words)
+
+    def _note(self, action: Action) -> str:
+        """What an actor does, as short as can be."""
+        if action.verb == "say":
+            return self.choose(('"{}"', "{}", "'{}'", "says {}")).format(self.words(action))
+        does, draw = self._verb(action.verb), self.chance()
+        if draw < 0.4:
+            return self._number_of(action)
+        return f"{does.base if draw < 0.7 else does.finite} {self.choose(self.wordings.counts[action.count])}"
+
+    def _number_of(self, action: Action) -> str:
+        noun = self.choose(self.wordings.nouns[action.verb])
+        if action.count > 1:
+            noun += "es" if noun.endswith("h") else "s"
+        return f"{self.choose(self.wordings.numerals[action.count])} {noun}"
+
+    def _verb(self, name: str) -> Verb:
+        verbs = self.wordings.verbs[name]
+        return verbs[0] if self.wordings is TRAIN and self.chance() < 0.35 else self.choose(verbs)
+
+    def _form(self, verb: Verb, mood: str) -> str:
+        if mood == "finite":
+            return verb.finite
+        if mood in ("ing", "base", "past"):
+            return getattr(verb, mood)
+        if mood == "that":
+            return f"that {verb.finite}"
+        if mood == "has":
+            return f"has {verb.participle}"
+        if mood == "is":
+            return f"is {verb.ing}"
+        return f"{mood} {verb.base}"  # "will bounce", "to bounce"
+
+    # Texts
+
+    def script(self) -> str:
+        """The script as text: its steps in one of the ways to put them in order."""
+        number = len(self.scene.script)
+        sequence = self._choose_sequence(number)
+        opening = self.choose(sequence.opens)
+        if opening in ("shows", "asks", "wishes", "scenes"):
+            opening = self.choose(getattr(self.wordings, opening))
+        first_mood, mood = sequence.moods
+        if mood == "note":
+            self.article = self.choose(("", "", "a", "the"))
+        order = list(range(number))
+        if sequence.last_first:
+            order = [number - 1, *order[:-1]]
+        text = opening + self.clause(order[0], first_mood)
+        for place in range(1, number):
+            if place == 1 and sequence.seconds:
+                link = self.choose(sequence.seconds)
+            elif place == number - 1 and place > 1 and sequence.lasts:
+                link = self.choose(sequence.lasts)
             else:
-                current = f"{current}, {link} {self.clause(script[i])}"
-        return sentences + [current + "."]
+                link = self.choose(sequence.links)
+                if "{" in link:
+                    link = link.format(n=place + 1, nth=_ORDINALS[place])
+            text += link + self.clause(order[place], mood)
+        return text + ("?" if opening.startswith("can you") else sequence.close)
+
+    def _choose_sequence(self, number: int) -> Sequence:
+        cumulative, sequences = _sequences(self.wordings, number)
+        draw = self.chance() * cumulative[-1]
+        for weight, sequence in zip(cumulative, sequences, strict=True):
+            if draw < weight:
+                return sequence
+        raise AssertionError("the last weight is the sum of all")
+
+    def write(self) -> Prompt:
+        """The whole prompt."""
+        chance, scene, wordings = self.chance, self.scene, self.wordings
+        everyone = list(range(len(scene.actors)))
+        busy = {action.actor for action in scene.script} | (self.targets - {None})
+        idle = [i for i in everyone if i not in busy]
+        first, last = everyone if not scene.script or chance() < 0.3 else [], []
+        if not first and idle:
+            first, last = (idle, []) if chance() < 0.5 else ([], idle)
+        sentences = [self.presence(first, False)] if first else []
+        if scene.script:
+            sentences.append(self.script())
+        elif wordings.plain or chance() < 0.5:
+            sentences.append(self.choose(wordings.still) + ".")
+        if last and wordings is TRAIN and chance() < 0.35:  # "..., with a blue box on the right"
+            sentences[-1] = sentences[-1].removesuffix(".") + self._aside(last)
+        elif last:
+            if sentences[-1][-1] not in ".!":
+                sentences[-1] += self.choose((".", ",", ";"))
+            sentences.append(self.presence(last, True))
+        if self.late and any(self.tells_place):
+            if sentences[-1][-1] not in ".!?":
+                sentences[-1] += "."
+            sentences.append(self._late_places())
+        text = " ".join(sentences)
+        if wordings.plain:
+            text = _CAPITALS.sub(_capital, text)
+        else:
+            text = self._as_typed(text)
+        return Prompt(text, tuple(self.placed), tuple(self.coloured))
+
+    def _as_typed(self, text: str) -> str:
+        """With capitals and stops as people leave them, and sometimes a slip."""
+        draw = self.chance()
+        if draw < 0.05:
+            text += self.choose(self.wordings.ends) if text.endswith(".") else ""
+        elif draw < 0.3 and text.endswith("."):
+            text = text[:-1]
+        elif draw < 0.33 and text.endswith("."):
+            text = text[:-1] + self.choose(("!", "...", " ."))
+        draw = self.chance()
+        if draw < 0.7:
+            text = _CAPITALS.sub(_capital, text)
+        elif draw < 0.72:
+            text = text.upper()
+        if self.chance() < 0.05 and self.wordings is TRAIN:
+            text = self._with_slip(text)
+        return text
+
+    def _with_slip(self, text: str) -> str:
+        """One letter lost, doubled or exchanged with the next, within a word of at least five."""
+        words = [match for match in _LONG_WORDS.finditer(text) if match.group().lower() not in DIGITS]
+        if not words:
+            return text
+        match = self.choose(words)
+        place = match.start() + 1 + int(self.chance() * (len(match.group()) - 2))
+        draw = self.chance()
+        if draw < 0.4:
+            return text[:place] + text[place + 1 :]
+        if draw < 0.6:
+            return text[:place] + text[place] + text[place:]
+        return text[:place] + text[place + 1] + text[place] + text[place + 2 :]
+
+
+def _sequences(wordings: Wordings, number: int) -> tuple[list[float], list[Sequence]]:
+    key = (id(wordings), number)
+    if key not in _SEQUENCES:
+        fitting = [
+            (weight, sequence)
+            for weight, sequence in wordings.sequences
+            if sequence.steps[0] <= number <= sequence.steps[1]
+        ]
+        total, cumulative = 0.0, []
+        for weight, _ in fitting:
+            total += weight
+            cumulative.append(total)
+        _SEQUENCES[key] = (cumulative, [sequence for _, sequence in fitting])
+    return _SEQUENCES[key]
+
+
+_SEQUENCES: dict[tuple[int, int], tuple[list[float], list[Sequence]]] = {}
+
+
+def _capital(match: re.Match) -> str:
+    return match.group()[:-1] + match.group()[-1].upper()
 
 
 def _article(actor: Actor) -> str:
     return "an" if actor.colour[0] in "aeiou" else "a"
 
 
-def write_prompt(scene: Scene, seed: int) -> str:
-    """Describe `scene` in English, e.g. "A red ball on the left bounces twice, then a purple face on the right says three
-    nine." Each `seed` chooses its own words and order of clauses; every actor's colour and spot, every count and every
-    word is mentioned."""
-    rng = render_generator(scene, seed, purpose=2)
-    writer = _Writer(scene, rng)
-    everyone = list(range(len(scene.actors)))
-    busy = {a.actor for a in scene.script} | {a.target for a in scene.script if a.target is not None}
-    idle = [i for i in everyone if i not in busy]
-    first, last = everyone if rng.random() < 0.35 else [], []
-    if not first and idle:
-        first, last = (idle, []) if rng.random() < 0.5 else ([], idle)
-    sentences = [writer.presence(first, False)] if first else []
-    sentences += writer.script()
-    sentences += [writer.presence(last, True)] if last else []
-    return " ".join(sentence[0].upper() + sentence[1:] for sentence in sentences)
-
-
 def write_cues(scene: Scene, seed: int) -> str:
-    """The cue sheet of the render of `scene`: for each instant who acts, and the word that is said, e.g.
-    "<|0.50|> red ball <|1.56|> purple face three"."""
+    """
+    The cue sheet of the render of `scene`: the cast from left to right, then for each instant who does what, to whom, e.g.
+    "red box middle; orange face right <|0.50|> red box hits orange face <|1.25|> orange face says two".
+    """
     names = [actor.name for actor in scene.actors]
-    return format_cues(
-        (event.time, names[event.actor] + (f" {event.word}" if event.word else "")) for event in timeline(scene, seed)
-    )
+    cast = tuple(CastMember(actor.name, actor.spot) for actor in scene.actors)
+    cues = []
+    for event in timeline(scene, seed):
+        deed = EVENT_VERBS[event.kind]
+        rest = event.word or (names[event.target] if event.target is not None else "")
+        cues.append(Cue(event.time, f"{names[event.actor]} {deed} {rest}".rstrip()))
+    return format_sheet(Sheet(cast, tuple(cues)))
 
 
 def describe_frame(scene: Scene, seed: int, frame_index: int) -> str:

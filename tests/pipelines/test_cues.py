@@ -114,7 +114,7 @@ def test_cues_are_saved_with_the_planner(cue_pipe, tmp_path):
         ({"cues": "<|0.25|> red circle " * 90}, r"\d+ text tokens and .* exceed the language model's 256 positions"),
         ({"num_frames": 25}, r"lasts 3.125 seconds, but the planner knows times up to 2.5 seconds"),
         ({"num_frames": 25, "cues": ""}, r"knows times up to 2.5 seconds"),
-        ({"cues": "red circle"}, "begins with a timestamp"),
+        ({"cues": "circle"}, "needs a name and a place"),
         ({"cues": [3]}, "cues.*list of at least one string"),
         ({"cues": "", "use_plan": False}, "leave them out"),
         ({"cue_temperature": -1.0}, "cue_temperature.*-1.0"),
