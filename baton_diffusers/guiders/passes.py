@@ -187,21 +187,12 @@ class GuidancePass:
 
     @property
     def keeps_video(self) -> bool:
-        """
-        Whether the video branch is the same at every step: a clean clip, given or still, that does not read the audio.
-
-        A transformer without context tokens (Ovi's form) is not used to that: `BatonPipeline` lets a given video read the audio
-        that is made for it, and keeps nothing.
-        """
+        """Whether the video branch is the same at every step: a clean clip, given or still, that does not read the audio."""
         return self.runs_video and not self.predicts_video and not self.video_reads_audio
 
     @property
     def keeps_audio(self) -> bool:
-        """
-        Whether the audio branch is the same at every step: a clean clip, given or silent, that does not read the video.
-
-        Without context tokens a given audio reads the video that is made for it, as in [`~GuidancePass.keeps_video`].
-        """
+        """Whether the audio branch is the same at every step: a clean clip, given or silent, that does not read the video."""
         return self.runs_audio and not self.predicts_audio and not self.audio_reads_video
 
 
@@ -210,12 +201,10 @@ def guidance_passes(
     audio_guider: BaseGuidance | None,
     has_plan: bool = True,
     has_other: bool = True,
+    given_reads: bool = False,
 ) -> tuple[GuidancePass, ...]:
     r"""
     The passes that both modalities need at this step, each once, the joint one first.
-
-    A modality that is given reads nothing of the one that is made (CCL's routing, arXiv:2603.18600). For a transformer without
-    context tokens `BatonPipeline` has it read that all the same.
 
     Args:
         guider (`BaseGuidance` or `None`):
@@ -226,6 +215,9 @@ def guidance_passes(
             Whether the clip has a plan. Without one, passes that differ only in the plan are one pass.
         has_other (`bool`, defaults to `True`):
             Whether the clip has both modalities, made or given. Without, passes that differ only in the other are one pass.
+        given_reads (`bool`, defaults to `False`):
+            Whether a given modality reads the one that is made, as a transformer without context tokens (Ovi's form) has
+            learned. With context tokens it does not (CCL's routing, arXiv:2603.18600).
     """
     video_anchors, audio_anchors = (
         () if g is None else tuple(anchor.resolve(has_plan, has_other) for anchor in required_anchors(g))
@@ -236,8 +228,8 @@ def guidance_passes(
             anchor,
             predicts_video=anchor in video_anchors,
             predicts_audio=anchor in audio_anchors,
-            video_reads_audio=anchor.video_reads_audio and guider is not None and has_other,
-            audio_reads_video=anchor.audio_reads_video and audio_guider is not None and has_other,
+            video_reads_audio=has_other and (given_reads if guider is None else anchor.video_reads_audio),
+            audio_reads_video=has_other and (given_reads if audio_guider is None else anchor.audio_reads_video),
         )
         for anchor in dict.fromkeys(video_anchors + audio_anchors)
     )
@@ -279,6 +271,7 @@ def passes_of_steps(
     num_inference_steps: int,
     has_plan: bool = True,
     has_other: bool = True,
+    given_reads: bool = False,
 ) -> Iterator[tuple[GuidancePass, ...]]:
     r"""
     The passes of each step of a clip, without touching the guiders' state.
@@ -292,13 +285,14 @@ def passes_of_steps(
         num_inference_steps (`int`): Steps of the denoising loop, `len(timesteps)`.
         has_plan (`bool`, defaults to `True`): Whether the clip has a plan.
         has_other (`bool`, defaults to `True`): Whether the clip has both modalities, made or given.
+        given_reads (`bool`, defaults to `False`): As in [`guidance_passes`].
     """
     guider, audio_guider = copy.copy(guider), copy.copy(audio_guider)
     for step in range(num_inference_steps):
         for g in (guider, audio_guider):
             if g is not None:
                 g.set_state(step=step, num_inference_steps=num_inference_steps, timestep=None)
-        yield guidance_passes(guider, audio_guider, has_plan, has_other)
+        yield guidance_passes(guider, audio_guider, has_plan, has_other, given_reads)
 
 
 @dataclass(frozen=True)
@@ -323,16 +317,13 @@ def num_forward_passes(
     num_inference_steps: int,
     has_plan: bool = True,
     has_other: bool = True,
+    given_reads: bool = False,
 ) -> ForwardPasses:
     r"""
     What a clip costs under these guiders, in forwards of the denoiser and in runs of its branches.
 
-    The runs are those under the transformer's cache, by which a branch that is the same at every step is computed once for a clip,
-    and a branch that no prediction needs not at all. Without it each call runs both branches. A run that leaves out blocks counts
-    as one.
-
-    Where one modality is given whole, this holds for a transformer with context tokens. In one without (`num_context_tokens=0`,
-    Ovi's form) the given one reads the one that is made, and is computed not once but in each call: its runs are then `calls`.
+    The counts assume `use_cache=True`: a branch that is the same at every step runs once for each anchor. A branch that no
+    prediction needs never runs. A run that leaves out blocks counts as one.
 
     Args:
         guider (`BaseGuidance` or `None`): The video guider, as for [`guidance_passes`].
@@ -341,16 +332,14 @@ def num_forward_passes(
             Steps of the denoising loop, `len(timesteps)`: with a second-order scheduler such as Heun's 2N - 1, not N.
         has_plan (`bool`, defaults to `True`): Whether the clip has a plan.
         has_other (`bool`, defaults to `True`): Whether the clip has both modalities, made or given.
+        given_reads (`bool`, defaults to `False`): As in [`guidance_passes`].
     """
-    steps = passes_of_steps(guider, audio_guider, num_inference_steps, has_plan, has_other)
+    steps = passes_of_steps(guider, audio_guider, num_inference_steps, has_plan, has_other, given_reads)
     passes = [guidance_pass for step in steps for guidance_pass in step]
-    # Passes in which a clean stream reads the same text and plan, through the same blocks, share it.
-    kept_video = {
-        (p.anchor.text, p.anchor.plan, p.anchor.static, p.anchor.skip_layers) for p in passes if p.keeps_video
-    }
-    kept_audio = {(p.anchor.text, p.anchor.plan, p.anchor.mute, p.anchor.skip_layers) for p in passes if p.keeps_audio}
     return ForwardPasses(
         calls=len(passes),
-        video=len(kept_video) + sum(p.runs_video and not p.keeps_video for p in passes),
-        audio=len(kept_audio) + sum(p.runs_audio and not p.keeps_audio for p in passes),
+        video=len({p.anchor for p in passes if p.keeps_video})
+        + sum(p.runs_video and not p.keeps_video for p in passes),
+        audio=len({p.anchor for p in passes if p.keeps_audio})
+        + sum(p.runs_audio and not p.keeps_audio for p in passes),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import torch
 import torch.nn as nn
@@ -134,13 +133,6 @@ def gather_tokens(states: torch.Tensor, parallel_config: ParallelConfig) -> torc
     return EquipartitionSharder.unshard(states, 1, config._flattened_mesh)
 
 
-def once(
-    cache: KeysValues | None, project: Callable[[], tuple[torch.Tensor, torch.Tensor]]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys and values that `project` gives: now, or at an earlier call with the same `cache`."""
-    return project() if cache is None else cache.once(project)
-
-
 class DualBranchAttnProcessor:
     """Self-attention within one modality, with rotary embedding."""
 
@@ -185,24 +177,25 @@ class FusionAttnProcessor:
         self,
         attn: FusionAttention,
         hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | None,
+        encoder_hidden_states: torch.Tensor,
         other_hidden_states: torch.Tensor | None,
         rotary_emb: RotaryEmbedding,
         other_rotary_emb: RotaryEmbedding,
         reads_other: bool | torch.Tensor,
         windows: WindowGroups | None = None,
-        text_cache: KeysValues | None = None,
-        other_cache: KeysValues | None = None,
+        kept_other: KeysValues | None = None,
     ) -> torch.Tensor:
         query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
-        key, value = once(text_cache, lambda: self.project_text(attn, encoder_hidden_states))
+        key = attn.norm_k(attn.to_k(encoder_hidden_states)).unflatten(2, (attn.heads, -1))
+        value = attn.to_v(encoder_hidden_states).unflatten(2, (attn.heads, -1))
         hidden_states = dispatch_attention_fn(query, key, value, backend=self._attention_backend).flatten(2, 3)
 
         if reads_other is not False or attn.context_tokens is not None:
             query = coordinates.apply_rotary_embedding(query, rotary_emb)
         fusion = None
         if reads_other is not False:
-            key, value = once(other_cache, lambda: self.project_other(attn, other_hidden_states, other_rotary_emb))
+            project = functools.partial(self.project_other, attn, other_hidden_states, other_rotary_emb)
+            key, value = project() if kept_other is None else kept_other.once(project)
             if windows is None:
                 fusion = self.attend(query, key, value)
             else:
@@ -222,15 +215,11 @@ class FusionAttnProcessor:
             hidden_states = hidden_states + fusion.flatten(2, 3)
         return attn.to_out[0](hidden_states.type_as(query))
 
-    def project_text(self, attn: FusionAttention, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values `(batch_size, num_tokens, heads, head_dim)` of the text."""
-        key = attn.norm_k(attn.to_k(states)).unflatten(2, (attn.heads, -1))
-        return key, attn.to_v(states).unflatten(2, (attn.heads, -1))
-
     def project_other(
         self, attn: FusionAttention, states: torch.Tensor, rotary_emb: RotaryEmbedding
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of `[context ; other]`, the other modality's keys rotated."""
+        """Keys and values `(batch_size, num_tokens, heads, head_dim)` of `[context ; other]`, the other modality's keys
+        rotated."""
         key, value = self.project_fusion(attn, attn.norm_fusion(states))
         key = coordinates.apply_rotary_embedding(key, rotary_emb)
         if self._parallel_config is not None and attn.is_sharded:
@@ -288,15 +277,16 @@ class RSRoPEAttnProcessor:
         self,
         attn: PlanAttention,
         hidden_states: torch.Tensor,
-        plan_hidden_states: torch.Tensor | None,
+        plan_hidden_states: torch.Tensor,
         rotary_emb: RotaryEmbedding,
         plan_rotary_emb: RotaryEmbedding,
         plan_mask: torch.Tensor | None = None,
-        plan_cache: KeysValues | None = None,
     ) -> torch.Tensor:
         query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
         query = self.rotate(attn, query, rotary_emb)
-        key, value = once(plan_cache, lambda: self.project_plan(attn, plan_hidden_states, plan_rotary_emb))
+        key = attn.norm_k(attn.to_k(plan_hidden_states)).unflatten(2, (attn.heads, -1))
+        key = self.rotate(attn, key, plan_rotary_emb)
+        value = attn.to_v(plan_hidden_states).unflatten(2, (attn.heads, -1))
 
         attention_mask, has_plan = None, None
         if plan_mask is not None:
@@ -311,13 +301,6 @@ class RSRoPEAttnProcessor:
         if has_plan is not None:
             hidden_states = hidden_states * has_plan[:, None, None].to(hidden_states.dtype)
         return hidden_states
-
-    def project_plan(
-        self, attn: PlanAttention, states: torch.Tensor, rotary_emb: RotaryEmbedding
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys, rotated, and values of plan tokens."""
-        key = attn.norm_k(attn.to_k(states)).unflatten(2, (attn.heads, -1))
-        return self.rotate(attn, key, rotary_emb), attn.to_v(states).unflatten(2, (attn.heads, -1))
 
     def rotate(self, attn: PlanAttention, states: torch.Tensor, rotary_emb: RotaryEmbedding) -> torch.Tensor:
         """Rotates queries or keys by their coordinates, as far as the variant looks at them."""

@@ -42,7 +42,7 @@ from .attention_dual_branch import (
     WindowGroups,
     make_windows,
 )
-from .cache_dual_branch import NOTHING_KEPT, BlockCache, DualBranchCache
+from .cache_dual_branch import CleanStream, KeysValues
 from .conversion import FromOviFileMixin
 
 
@@ -65,8 +65,7 @@ class TimeTextEmbedding(nn.Module):
 
     A timestep of shape `(batch_size,)` or `(batch_size, num_rows)` gives the time embedding `(batch_size, num_rows, dim)`
     for the output head and its projection `(batch_size, num_rows, 6, dim)` for the blocks; the first form has one row. A row
-    stands for an equal run of tokens. The text comes out as `(batch_size, text_length, dim)`, or as `None` where its keys
-    are kept from an earlier forward.
+    stands for an equal run of tokens. The text comes out as `(batch_size, text_length, dim)`.
     """
 
     def __init__(self, dim: int, freq_dim: int, text_dim: int) -> None:
@@ -78,14 +77,14 @@ class TimeTextEmbedding(nn.Module):
         self.text_embedder = PixArtAlphaTextProjection(text_dim, dim, act_fn="gelu_tanh")
 
     def forward(
-        self, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor, embeds_text: bool = True
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        self, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         dtype = encoder_hidden_states.dtype
         timestep = timestep.reshape(timestep.shape[0], -1)
         sinusoids = self.time_proj(timestep.flatten()).unflatten(0, timestep.shape)
         temb = self.time_embedder(sinusoids.to(self.time_embedder.linear_1.weight.dtype)).to(dtype)
         modulation = self.modulation_proj(self.act(temb)).unflatten(-1, (6, -1))
-        return temb, modulation, self.text_embedder(encoder_hidden_states) if embeds_text else None
+        return temb, modulation, self.text_embedder(encoder_hidden_states)
 
 
 class GatedConvMLP(nn.Module):
@@ -140,7 +139,7 @@ class DualBranchTransformerBlock(nn.Module):
 
     Each branch: self-attention; text and the other modality, read from the state after self-attention of both; plan;
     feed-forward. Without `has_plan` there are no plan layers. A branch whose state is `None` is not run: the other one
-    reads it in the `cache`.
+    reads it in `clean_video` or `clean_audio`, or not at all.
     """
 
     def __init__(
@@ -196,11 +195,12 @@ class DualBranchTransformerBlock(nn.Module):
         audio_rotary_emb: RotaryEmbedding,
         video_reads_audio: bool | torch.Tensor = True,
         audio_reads_video: bool | torch.Tensor = True,
-        video_plan: tuple[torch.Tensor | None, RotaryEmbedding, torch.Tensor | None] | None = None,
-        audio_plan: tuple[torch.Tensor | None, RotaryEmbedding, torch.Tensor | None] | None = None,
+        video_plan: tuple[torch.Tensor, RotaryEmbedding, torch.Tensor | None] | None = None,
+        audio_plan: tuple[torch.Tensor, RotaryEmbedding, torch.Tensor | None] | None = None,
         audio_windows: WindowGroups | None = None,
         video_windows: WindowGroups | None = None,
-        cache: BlockCache = NOTHING_KEPT,
+        clean_video: KeysValues | None = None,
+        clean_audio: KeysValues | None = None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         audio_states = encoder_hidden_states
         has_video, has_audio = hidden_states is not None, audio_states is not None
@@ -229,8 +229,7 @@ class DualBranchTransformerBlock(nn.Module):
                 audio_rotary_emb,
                 video_reads_audio,
                 audio_windows,
-                cache.text,
-                cache.audio,
+                clean_audio,
             )
         if has_audio:
             audio_update = self.audio_attn2(
@@ -241,8 +240,7 @@ class DualBranchTransformerBlock(nn.Module):
                 rotary_emb,
                 audio_reads_video,
                 video_windows,
-                cache.audio_text,
-                cache.video,
+                clean_video,
             )
             audio_states = audio_states + audio_update
         if has_video:
@@ -252,7 +250,7 @@ class DualBranchTransformerBlock(nn.Module):
         if has_video and video_plan is not None:
             plan_states, plan_rotary_emb, plan_mask = video_plan
             hidden_states = hidden_states + self.plan_attn(
-                self.norm_plan(hidden_states), plan_states, rotary_emb, plan_rotary_emb, plan_mask, cache.plan
+                self.norm_plan(hidden_states), plan_states, rotary_emb, plan_rotary_emb, plan_mask
             )
         if has_audio and audio_plan is not None:
             plan_states, plan_rotary_emb, plan_mask = audio_plan
@@ -262,7 +260,6 @@ class DualBranchTransformerBlock(nn.Module):
                 audio_rotary_emb,
                 plan_rotary_emb,
                 plan_mask,
-                cache.audio_plan,
             )
 
         # 4. Feed-forward
@@ -288,7 +285,7 @@ _FAULTS_OF_CACHES = {
     SeaCacheConfig: "extrapolates the video stream alone, beside the sound of an earlier step",
     PyramidAttentionBroadcastConfig: "takes the attention of one pass of guidance for that of the next",
     FasterCacheConfig: "looks for the passes of guidance in one batch, and they are forwards of their own",
-    TextKVCacheConfig: "is for another model's blocks; `make_cache()` keeps the text here",
+    TextKVCacheConfig: "is for another model's blocks",
 }
 
 
@@ -457,23 +454,12 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         self.shard = nn.Identity()
 
         self.gradient_checkpointing = False
-        self._weights_epoch = 0  # counts what changes weights past PyTorch's own versions, for caches
-
-    def make_cache(self, num_passes: int = 4) -> DualBranchCache:
-        """A cache for the forwards of one clip, see [`DualBranchCache`]: text and plan are projected once, and a clean
-        stream that does not read the other one is run once.
-
-        Args:
-            num_passes (`int`, defaults to 4): how many different inputs of each kind are kept: at most the passes of
-                guidance.
-        """
-        return DualBranchCache(num_passes)
 
     def cache_bytes(self, num_tokens: int, batch_size: int = 1) -> int:
-        """Bytes that a cache takes for the keys and values of so many tokens, in all blocks and in the model's dtype.
+        """Bytes of the keys and values of a [`CleanStream`] of so many tokens, in all blocks and in the model's dtype.
 
-        Count for each pass that differs in it: the text tokens of both branches, the plan tokens of both, and the tokens
-        of a clean stream (for Ovi's 10 s at 960x960, 61 x 30 x 30 video tokens: 20 GB). The inputs are kept beside them.
+        For Ovi's 10 s at 960x960, 61 x 30 x 30 video tokens, they are 20 GB. Context tokens count too. Guidance keeps a
+        stream for each pass that reads one.
         """
         dim = self.config.num_attention_heads * self.config.attention_head_dim
         return 2 * len(self.blocks) * batch_size * num_tokens * dim * self.dtype.itemsize
@@ -504,25 +490,6 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
             )
         super().enable_cache(config)
 
-    def _apply(self, fn, recurse=True):
-        self._weights_epoch += 1
-        return super()._apply(fn, recurse)
-
-    def load_lora_adapter(self, *args, **kwargs):
-        """As in diffusers: loads an adapter's weights. Caches notice."""
-        self._weights_epoch += 1
-        return super().load_lora_adapter(*args, **kwargs)
-
-    def fuse_lora(self, *args, **kwargs):
-        """As in diffusers: merges the active adapters into the weights. Caches notice."""
-        self._weights_epoch += 1
-        return super().fuse_lora(*args, **kwargs)
-
-    def unfuse_lora(self, *args, **kwargs):
-        """As in diffusers: takes merged adapters out of the weights. Caches notice."""
-        self._weights_epoch += 1
-        return super().unfuse_lora(*args, **kwargs)
-
     @apply_lora_scale("attention_kwargs")
     def forward(
         self,
@@ -537,7 +504,8 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         audio_reads_video: bool | torch.Tensor = True,
         skip_layers: Sequence[int] | None = None,
         reference_audio_hidden_states: torch.Tensor | None = None,
-        cache: DualBranchCache | None = None,
+        clean_video: CleanStream | None = None,
+        clean_audio: CleanStream | None = None,
         attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool = True,
     ) -> DualBranchTransformerOutput | tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -565,9 +533,10 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
                 stand before the audio with timestep 0 and read the whole video, whatever the windows. Ours: they lie in
                 time before the clip's first instant (`coordinates.reference_audio_times`); the audio reads them in its
                 self-attention, the video does not.
-            cache (`DualBranchCache`, *optional*): from [`make_cache`], the same for all forwards of a clip; without
-                gradients. The velocity of a clean stream, that is, one with timestep 0 everywhere that does not read the
-                other one, is then `None`: it is run once for the clip.
+            clean_video (`CleanStream`, *optional*): says that the video is clean, whatever `timestep` is, and that these latents
+                come in every forward with this object: the video's branch is run in the first one, or never if the audio does
+                not read it. Its velocity is `None`. Needs `video_reads_audio=False` and no gradients.
+            clean_audio (`CleanStream`, *optional*): the mirror.
             attention_kwargs (`dict`, *optional*): `scale` is the weight of loaded LoRA layers.
             return_dict (`bool`, defaults to `True`): whether to return an output object instead of a tuple.
 
@@ -576,7 +545,7 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
 
         Raises:
             ValueError: if a shape, a visibility, the plan's widths or `skip_layers` do not fit this model or the latents; if
-                a cache is given while gradients are recorded, or a clean stream with one while one of diffusers' caches
+                a clean stream reads the other one, or is given while gradients are recorded or while one of diffusers' caches
                 is enabled.
         """
         self._check_inputs(
@@ -590,7 +559,7 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
             (video_reads_audio, audio_reads_video),
             skip_layers,
             reference_audio_hidden_states,
-            cache,
+            (clean_video, clean_audio),
         )
         batch_size, _, num_frames, height, width = hidden_states.shape
         p_t, p_h, p_w = self.config.patch_size
@@ -598,39 +567,22 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         audio_length = audio_hidden_states.shape[1]
         reference_length = 0 if reference_audio_hidden_states is None else reference_audio_hidden_states.shape[1]
         device = hidden_states.device
-        audio_timestep = timestep if audio_timestep is None else audio_timestep
-        audio_encoder_hidden_states = (
-            encoder_hidden_states if audio_encoder_hidden_states is None else audio_encoder_hidden_states
-        )
         layers = [index for index in range(len(self.blocks)) if skip_layers is None or index not in skip_layers]
+        if audio_timestep is None:
+            audio_timestep = timestep
+        if audio_encoder_hidden_states is None:
+            audio_encoder_hidden_states = encoder_hidden_states
 
-        # 1. Constant work: what earlier forwards have left, and which branches are still to be run
-        video_is_clean = audio_is_clean = False
-        caches = [NOTHING_KEPT] * len(self.blocks)
-        if cache is not None:
-            video_reads_audio, audio_reads_video = self._settled(video_reads_audio), self._settled(audio_reads_video)
-            video_is_clean = video_reads_audio is False and not timestep.any()
-            audio_is_clean = audio_reads_video is False and not audio_timestep.any()
-            texts = encoder_hidden_states, audio_encoder_hidden_states
-            video_inputs = (hidden_states,) if video_is_clean and audio_reads_video is not False else None
-            audio_inputs = (audio_hidden_states, reference_audio_hidden_states)
-            audio_inputs = audio_inputs if audio_is_clean and video_reads_audio is not False else None
-            caches = self._look_up(cache, texts, plan, grid, video_inputs, audio_inputs, layers)
-        lacking = {kind for kind in BlockCache.KINDS if any(caches[index].lacks(kind) for index in layers)}
-        has_video = not video_is_clean or (audio_reads_video is not False and "video" in lacking)
-        has_audio = not audio_is_clean or (video_reads_audio is not False and "audio" in lacking)
-        if not has_video:
-            lacking -= {"text", "plan"}
-        if not has_audio:
-            lacking -= {"audio_text", "audio_plan"}
+        # A clean stream is run only if the other modality reads it, and by the first forward.
+        has_video, has_audio = clean_video is None, clean_audio is None
+        if clean_video is not None:
+            timestep = torch.zeros_like(timestep)
+            has_video = audio_reads_video is not False and not clean_video.is_filled(layers)
+        if clean_audio is not None:
+            audio_timestep = torch.zeros_like(audio_timestep)
+            has_audio = video_reads_audio is not False and not clean_audio.is_filled(layers)
 
-        # 2. Positions in the shared frame, and what may be read around them
-        rotary_emb = self._rotary_embedding(coordinates.video_latent_coordinates(*grid), device)
-        audio_positions = self._audio_coordinates(reference_length, audio_length)
-        audio_rotary_emb = self._rotary_embedding(audio_positions, device)
-        audio_windows, video_windows = self._windows(grid, reference_length, audio_length, device)
-
-        # 3. Patches, with the reference audio before the audio
+        # 1. Patches, with the reference audio before the audio
         states = audio_states = None
         if has_video:
             states = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2).contiguous()
@@ -642,7 +594,13 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
                 audio_timestep = audio_timestep.reshape(batch_size, -1).expand(-1, audio_length)
                 audio_timestep = F.pad(audio_timestep, (reference_length, 0))
 
-        # 4. Under context parallelism, each video token to its process
+        # 2. Positions in the shared frame, and what may be read around them
+        rotary_emb = self._rotary_embedding(coordinates.video_latent_coordinates(*grid), device)
+        audio_positions = self._audio_coordinates(reference_length, audio_length)
+        audio_rotary_emb = self._rotary_embedding(audio_positions, device)
+        audio_windows, video_windows = self._windows(grid, reference_length, audio_length, device)
+
+        # 3. Under context parallelism, each video token to its process
         cos, sin = rotary_emb
         rotary_emb = self.shard(cos), self.shard(sin)
         if has_video:
@@ -651,19 +609,20 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
             if timestep.ndim == 2 and states.shape[1] < num_tokens:
                 timestep = self.shard(timestep.repeat_interleave(num_tokens // timestep.shape[1], dim=1))
 
-        # 5. Time, text, plan
-        modulation = audio_modulation = text_states = audio_text_states = None
+        # 4. Time, text, plan
+        modulation = audio_modulation = text_states = audio_text_states = video_plan = audio_plan = None
         if has_video:
-            temb, modulation, text_states = self.condition_embedder(timestep, encoder_hidden_states, "text" in lacking)
+            temb, modulation, text_states = self.condition_embedder(timestep, encoder_hidden_states)
+            if plan is not None:
+                video_plan = self._embed_video_plan(plan, grid, hidden_states)
         if has_audio:
             audio_temb, audio_modulation, audio_text_states = self.audio_condition_embedder(
-                audio_timestep, audio_encoder_hidden_states, "audio_text" in lacking
+                audio_timestep, audio_encoder_hidden_states
             )
-        video_plan = audio_plan = None
-        if plan is not None:
-            video_plan, audio_plan = self._embed_plan(plan, grid, hidden_states, lacking)
+            if plan is not None:
+                audio_plan = self._embed_audio_plan(plan, audio_hidden_states)
 
-        # 6. Blocks
+        # 5. Blocks
         for index in layers:
             inputs = (
                 states,
@@ -680,21 +639,22 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
                 audio_plan,
                 audio_windows,
                 video_windows,
-                caches[index],
+                None if clean_video is None else clean_video.block(index),
+                None if clean_audio is None else clean_audio.block(index),
             )
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 states, audio_states = self._gradient_checkpointing_func(self.blocks[index], *inputs)
             else:
                 states, audio_states = self.blocks[index](*inputs)
 
-        # 7. Heads, and patches back to latents
+        # 6. Heads, and patches back to latents
         sample = audio_sample = None
-        if not video_is_clean:
+        if clean_video is None:
             shift, scale = (self.scale_shift_table[:, None].to(temb.device) + temb.float()[:, :, None]).unbind(2)
             sample = self.proj_out(modulate(states, self.norm_out, shift, scale))
             sample = sample.reshape(batch_size, *grid, p_t, p_h, p_w, -1)
             sample = sample.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
-        if not audio_is_clean:
+        if clean_audio is None:
             shift, scale = (
                 self.audio_scale_shift_table[:, None].to(audio_temb.device) + audio_temb.float()[:, :, None]
             ).unbind(2)
@@ -704,44 +664,6 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         if not return_dict:
             return sample, audio_sample
         return DualBranchTransformerOutput(sample=sample, audio_sample=audio_sample)
-
-    @staticmethod
-    def _settled(reads: bool | torch.Tensor) -> bool | torch.Tensor:
-        """`False` for a visibility that is false for every sample."""
-        return reads if isinstance(reads, bool) or reads.any() else False
-
-    def _look_up(
-        self,
-        cache: DualBranchCache,
-        texts: tuple[torch.Tensor, torch.Tensor],
-        plan: SemanticPlan | None,
-        grid: tuple[int, int, int],
-        video_inputs: tuple | None,
-        audio_inputs: tuple | None,
-        layers: list[int],
-    ) -> list[BlockCache]:
-        """The places of the keys and values that hang on these inputs alone, for each block. A clean stream hangs on its
-        latents, its text, its plan and the blocks that are run."""
-        if self.is_cache_enabled and (video_inputs is not None or audio_inputs is not None):
-            raise ValueError(
-                "a clean stream is run once under `cache`, which one of diffusers' caches for whole blocks would disturb: "
-                "call `disable_cache()`, or leave out `cache`."
-            )
-        inputs = {"text": texts[:1], "audio_text": texts[1:]}
-        if plan is not None:
-            inputs["plan"] = (plan.video_tokens, plan.video_times, plan.video_centres, plan.video_mask, grid)
-            inputs["audio_plan"] = (plan.audio_tokens, plan.audio_times, plan.audio_mask)
-        if video_inputs is not None:
-            inputs["video"] = (*video_inputs, *inputs["text"], *inputs.get("plan", ()), tuple(layers))
-        if audio_inputs is not None:
-            inputs["audio"] = (*audio_inputs, *inputs["audio_text"], *inputs.get("audio_plan", ()), tuple(layers))
-
-        cache.drop_if_changed(self, self._weights_epoch)
-        places = {kind: cache.find(kind, values, len(self.blocks)) for kind, values in inputs.items()}
-        return [
-            BlockCache(**{kind: of_layers[index] for kind, of_layers in places.items()})
-            for index in range(len(self.blocks))
-        ]
 
     def _rotary_embedding(self, positions: torch.Tensor, device: torch.device) -> RotaryEmbedding:
         axes_dims = coordinates.rotary_axes_dims(self.config.attention_head_dim)
@@ -793,27 +715,26 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         first = rank * size + min(rank, larger)
         return range(first, first + size + (rank < larger))
 
-    def _embed_plan(self, plan: SemanticPlan, grid: tuple[int, int, int], like: torch.Tensor, lacking: set[str]):
-        """Plan tokens of both modalities through the latent MLPs, where their keys are `lacking`, with their rotary
-        embeddings and masks."""
+    def _embed_video_plan(
+        self, plan: SemanticPlan, grid: tuple[int, int, int], like: torch.Tensor
+    ) -> tuple[torch.Tensor, RotaryEmbedding, torch.Tensor | None]:
+        """Plan tokens of the video through their latent MLP, with their rotary embedding and their mask."""
         # Tensor by tensor: `plan.to` is more than a graph of the whole model can be traced through.
-        video_mask, audio_mask = (
-            None if mask is None else mask.to(like.device) for mask in (plan.video_mask, plan.audio_mask)
-        )
-        video_positions = coordinates.video_plan_coordinates(
+        positions = coordinates.video_plan_coordinates(
             plan.video_times, plan.video_centres, self.config.frame_rate, self.config.temporal_stride, *grid[1:]
         )
-        video_plan = (
-            self.plan_embedder(plan.video_tokens.to(like)) if "plan" in lacking else None,
-            self._rotary_embedding(video_positions, like.device),
-            video_mask,
-        )
-        audio_plan = (
-            self.audio_plan_embedder(plan.audio_tokens.to(like)) if "audio_plan" in lacking else None,
-            self._rotary_embedding(self._sound_coordinates(plan.audio_times), like.device),
-            audio_mask,
-        )
-        return video_plan, audio_plan
+        mask = None if plan.video_mask is None else plan.video_mask.to(like.device)
+        states = self.plan_embedder(plan.video_tokens.to(like))
+        return states, self._rotary_embedding(positions, like.device), mask
+
+    def _embed_audio_plan(
+        self, plan: SemanticPlan, like: torch.Tensor
+    ) -> tuple[torch.Tensor, RotaryEmbedding, torch.Tensor | None]:
+        """The mirror of [`_embed_video_plan`]."""
+        positions = self._sound_coordinates(plan.audio_times)
+        mask = None if plan.audio_mask is None else plan.audio_mask.to(like.device)
+        states = self.audio_plan_embedder(plan.audio_tokens.to(like))
+        return states, self._rotary_embedding(positions, like.device), mask
 
     def _check_inputs(
         self,
@@ -827,7 +748,7 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         visibilities: tuple[bool | torch.Tensor, ...],
         skip_layers: Sequence[int] | None,
         reference_audio_hidden_states: torch.Tensor | None,
-        cache: DualBranchCache | None,
+        clean_streams: tuple[CleanStream | None, CleanStream | None],
     ) -> None:
         config = self.config
         batch_size, channels, num_frames, height, width = hidden_states.shape
@@ -850,11 +771,6 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
                     f"`reference_audio_hidden_states` has shape {shape}, but this model takes "
                     f"({batch_size}, reference_length, {config.audio_in_channels})."
                 )
-        if cache is not None and torch.is_grad_enabled():
-            raise ValueError(
-                "`cache` keeps no gradients: call the model under `torch.no_grad()`, or leave out `cache`."
-            )
-
         num_tokens = num_frames * height * width // math.prod(config.patch_size)
         if audio_timestep is None and timestep.ndim == 2:
             raise ValueError("`timestep` differs within the video: give `audio_timestep` too.")
@@ -884,6 +800,21 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
                     f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
                 )
                 raise ValueError(f"`{name}` is {found}, but must be a bool or a bool tensor of shape ({batch_size},).")
+        names = ("clean_video", "video_reads_audio"), ("clean_audio", "audio_reads_video")
+        for (name, reads), stream, value in zip(names, clean_streams, visibilities, strict=True):
+            if stream is None:
+                continue
+            if value is not False:
+                raise ValueError(f"`{name}` was given with `{reads}={value}`: set it to False, or leave out `{name}`.")
+            if torch.is_grad_enabled():
+                raise ValueError(
+                    f"`{name}` keeps no gradients: call the model under `torch.no_grad()`, or leave out `{name}`."
+                )
+            if self.is_cache_enabled:
+                raise ValueError(
+                    f"`{name}` leaves out a branch, which the enabled cache of diffusers for whole blocks would disturb: call "
+                    f"`disable_cache()`, or leave out `{name}`."
+                )
         unknown = [index for index in skip_layers or () if index not in range(len(self.blocks))]
         if unknown:
             raise ValueError(f"`skip_layers` names {unknown}, but the blocks are 0 to {len(self.blocks) - 1}.")

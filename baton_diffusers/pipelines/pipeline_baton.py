@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -33,6 +34,7 @@ from ..guiders import (
     guidance_passes,
     passes_of_steps,
 )
+from ..models.cache_dual_branch import CleanStream
 from ..models.latents import decode_spectrograms, denormalise_latents, encode_waveforms, normalise_latents
 from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder, read_plan
 from ..models.transformer_dual_branch import DualBranchTransformer
@@ -372,10 +374,7 @@ class BatonPipeline(BatonLoadingMixin, DiffusionPipeline, BatonLoraLoaderMixin):
                 f"with `only={given.only!r}` one stream is not run, which the enabled cache of diffusers for whole blocks watches: "
                 "call `pipe.transformer.disable_cache()`."
             )
-        has_context = self.transformer.config.num_context_tokens > 0
-        if self.transformer.is_cache_enabled and any(
-            p.keeps_video and (p.anchor.static or has_context) for p in passes
-        ):
+        if self.transformer.is_cache_enabled and any(p.keeps_video for p in passes):
             raise ValueError(
                 "the enabled cache of diffusers tells by the picture whether a step may be left out, and here the sound is made for a "
                 "picture (a given `video`, or the still one of `SyncGuidance`) that does not change: call "
@@ -1143,10 +1142,9 @@ class BatonPipeline(BatonLoadingMixin, DiffusionPipeline, BatonLoraLoaderMixin):
             num_cue_candidates (`int`, defaults to 64): sheets from which cues for what is given are chosen. Each costs a pass of the
                 planner, and so does each of about 4 to 8 moves of each cue, some times over. With 0, and in a pipeline without
                 semantic encoders, the empty sheet is taken there.
-            use_cache (`bool`, defaults to `False`): whether keys and values that do not change over the steps are kept for the
-                call: those of text and plan, and those of a clean stream that reads context tokens alone (a given modality,
-                Harmony's anchors), which is then run once. It costs `transformer.cache_bytes` of memory for their tokens in
-                each guidance pass: megabytes for text and plan, 20 GB for a clean video of 10 s at full size.
+            use_cache (`bool`, defaults to `False`): whether a clean stream that reads context tokens alone (a given modality,
+                Harmony's anchors) is run once for each guidance pass, and its keys and values are kept for the call. This costs
+                `transformer.cache_bytes` of memory for each pass: 20 GB for a clean video of 10 s at full size.
             output_type (`str`, defaults to `"pil"`): `"pil"`, `"np"`, `"pt"` or `"latent"`.
             return_dict (`bool`, defaults to `True`): whether to return a [`BatonPipelineOutput`] instead of a tuple.
             attention_kwargs (`dict`, *optional*): handed to the transformer; `scale` is the weight of LoRA layers.
@@ -1281,14 +1279,13 @@ class BatonPipeline(BatonLoadingMixin, DiffusionPipeline, BatonLoraLoaderMixin):
         # 6. Denoising loop
         dtype, clean = self.transformer.dtype, torch.zeros(num_clips, device=device)
         reference = None if reference is None else reference.to(dtype)
-        # Under a cache, a stream that is clean and read by nobody is not run: so is a modality that the clips are without.
-        cache = self.transformer.make_cache(len({p.anchor for p in passes})) if use_cache or not has_other else None
+        # Clean streams by modality and pass. What no prediction needs is not run, unless diffusers' caches watch both streams.
+        streams, skips_unread = defaultdict(CleanStream), not self.transformer.is_cache_enabled
+        self.transformer._reset_stateful_cache()  # of a call that ended by an exception
         # A modality that has arrived before the other one (`LeadFlowMatchScheduler`) is from then on as if it were given.
         made, audio_made = (
             (scheduler.sigmas[: len(timesteps)] > 0).tolist() for scheduler in (self.scheduler, self.audio_scheduler)
         )
-        # Without context tokens a branch is used to reading the other one; a clean one is no exception.
-        given_reads = has_other and not self.transformer.config.num_context_tokens
         with self.progress_bar(total=len(timesteps)) as progress_bar:
             for i, (t, audio_t) in enumerate(zip(timesteps, audio_timesteps, strict=True)):
                 if self.interrupt:
@@ -1296,14 +1293,12 @@ class BatonPipeline(BatonLoadingMixin, DiffusionPipeline, BatonLoraLoaderMixin):
                 self._current_timestep = t
                 guider = self.guider if made[i] and not known.all else None
                 audio_guider = self.audio_guider if audio_made[i] and not audio_known.all else None
-                # A noise level that a scheduler rounds to timestep 0 is not to be taken for a clean stream.
-                rounded = (guider is not None and t == 0) or (audio_guider is not None and audio_t == 0)
                 for g, timestep in ((guider, t), (audio_guider, audio_t)):
                     if g is not None:
                         g.set_state(step=i, num_inference_steps=len(timesteps), timestep=timestep)
 
                 predictions, audio_predictions = {}, {}
-                for guidance_pass in guidance_passes(guider, audio_guider, has_plan, has_other):
+                for guidance_pass in guidance_passes(guider, audio_guider, has_plan, has_other, self._given_reads):
                     anchor = guidance_pass.anchor
                     if not anchor.text and negative_prompt_embeds is None:
                         raise ValueError(
@@ -1315,6 +1310,11 @@ class BatonPipeline(BatonLoadingMixin, DiffusionPipeline, BatonLoraLoaderMixin):
                             f"the guider puts {'a still clip' if anchor.static else 'silence'} in a modality's place, and did not when "
                             "the clip was begun, so that none was encoded: set it before the call."
                         )
+                    clean_video = clean_audio = None
+                    if (guidance_pass.keeps_video and use_cache) or (not guidance_pass.runs_video and skips_unread):
+                        clean_video = streams["video", anchor.name]
+                    if (guidance_pass.keeps_audio and use_cache) or (not guidance_pass.runs_audio and skips_unread):
+                        clean_audio = streams["audio", anchor.name]
                     with self.transformer.cache_context(anchor.name):
                         velocity, audio_velocity = self.transformer(
                             hidden_states=(still if anchor.static else latents).to(dtype),
@@ -1324,12 +1324,12 @@ class BatonPipeline(BatonLoadingMixin, DiffusionPipeline, BatonLoraLoaderMixin):
                             encoder_hidden_states=prompt_embeds if anchor.text else negative_prompt_embeds,
                             audio_encoder_hidden_states=None if anchor.text else audio_negative_prompt_embeds,
                             plan=plan if anchor.plan else None,
-                            video_reads_audio=guidance_pass.video_reads_audio or (guider is None and given_reads),
-                            audio_reads_video=guidance_pass.audio_reads_video
-                            or (audio_guider is None and given_reads),
+                            video_reads_audio=guidance_pass.video_reads_audio,
+                            audio_reads_video=guidance_pass.audio_reads_video,
                             skip_layers=anchor.skip_layers,
                             reference_audio_hidden_states=reference,
-                            cache=None if rounded else cache,
+                            clean_video=clean_video,
+                            clean_audio=clean_audio,
                             attention_kwargs=attention_kwargs,
                             return_dict=False,
                         )
@@ -1356,10 +1356,16 @@ class BatonPipeline(BatonLoadingMixin, DiffusionPipeline, BatonLoraLoaderMixin):
                         "audio_negative_prompt_embeds": audio_negative_prompt_embeds,
                     }
                     chosen = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                    # What clean streams are made of: no callback changes it unnoticed.
+                    moving = {"latents": guider is not None, "audio_latents": audio_guider is not None}
+                    settled = [name for name in tensors if not moving.get(name)]
+                    before = [_state(tensors[name]) for name in settled]
                     changed = {**tensors, **(callback_on_step_end(self, i, t, chosen) or {})}
                     latents, audio_latents = changed["latents"], changed["audio_latents"]
                     prompt_embeds, negative_prompt_embeds = changed["prompt_embeds"], changed["negative_prompt_embeds"]
                     audio_negative_prompt_embeds = changed["audio_negative_prompt_embeds"]
+                    if before != [_state(changed[name]) for name in settled]:
+                        streams.clear()
                 progress_bar.update()
         self._current_timestep = None
 
@@ -1458,7 +1464,14 @@ class BatonPipeline(BatonLoadingMixin, DiffusionPipeline, BatonLoraLoaderMixin):
         """The passes of each step; a modality that is given whole, or that the clips are without, needs none."""
         mask, audio_mask = self._settled_masks(given, num_frames)
         guider, audio_guider = None if mask.all() else self.guider, None if audio_mask.all() else self.audio_guider
-        return passes_of_steps(guider, audio_guider, num_steps, has_other=given.only is None)
+        return passes_of_steps(
+            guider, audio_guider, num_steps, has_other=given.only is None, given_reads=self._given_reads
+        )
+
+    @property
+    def _given_reads(self) -> bool:
+        """Whether a given modality reads the one that is made: a transformer without context tokens has learned nothing else."""
+        return not self.transformer.config.num_context_tokens
 
     def _warn_of_lost_guidance(self, only: str | None) -> None:
         """Says that a guider can do nothing for clips of one modality."""
@@ -1611,6 +1624,11 @@ class BatonPipeline(BatonLoadingMixin, DiffusionPipeline, BatonLoraLoaderMixin):
                 ]
             for name, ours, encoder, theirs in layouts:
                 disagree(f"`{name}`", ours, encoder, theirs, owner="planner")
+
+
+def _state(tensor: torch.Tensor | None) -> tuple[int, int | None]:
+    """Tells a tensor from another one, and from itself after it was written to."""
+    return id(tensor), None if tensor is None or tensor.is_inference() else tensor._version
 
 
 def _batch_size(prompt: str | list[str] | None, prompt_embeds: torch.Tensor | None) -> int:

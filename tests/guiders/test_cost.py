@@ -1,5 +1,6 @@
-"""What `num_forward_passes` promises, counted on a transformer with its cache."""
+"""What `num_forward_passes` promises, counted on a transformer that keeps its clean streams."""
 
+from collections import defaultdict
 from contextlib import contextmanager
 
 import pytest
@@ -13,6 +14,7 @@ from baton_diffusers.guiders import (
     passes_of_steps,
     presets,
 )
+from baton_diffusers.models.cache_dual_branch import CleanStream
 
 from .conftest import preset
 
@@ -41,22 +43,19 @@ def counted(transformer):
 
 def clip_cost(step, guider, audio_guider, has_other=True):
     """Runs the passes of a clip as a pipeline does. A modality without a guider is given, or absent."""
-    cache = step.transformer.make_cache(num_passes=8)
+    streams = defaultdict(CleanStream)
     with counted(step.transformer) as counts:
         for i, passes in enumerate(passes_of_steps(guider, audio_guider, NUM_STEPS, has_other=has_other)):
             for p in passes:
-                # A branch that is given, or that no prediction needs, is called clean.
-                video_moves, audio_moves = (
-                    guider is not None and p.runs_video,
-                    audio_guider is not None and p.runs_audio,
-                )
+                keeps_video, keeps_audio = p.keeps_video or not p.runs_video, p.keeps_audio or not p.runs_audio
                 velocity, audio_velocity = step.run(
                     p,
-                    cache=cache,
-                    hidden_states=step.latents + (i if video_moves else 0.0),
-                    audio_hidden_states=step.audio_latents + (i if audio_moves else 0.0),
-                    timestep=step.timestep - i if video_moves else step.clean,
-                    audio_timestep=step.audio_timestep - i if audio_moves else step.clean,
+                    clean_video=streams["video", p.anchor.name] if keeps_video else None,
+                    clean_audio=streams["audio", p.anchor.name] if keeps_audio else None,
+                    hidden_states=step.latents + (0.0 if keeps_video else i),
+                    audio_hidden_states=step.audio_latents + (0.0 if keeps_audio else i),
+                    timestep=step.timestep - i,
+                    audio_timestep=step.audio_timestep - i,
                 )
                 assert velocity is not None or not p.predicts_video
                 assert audio_velocity is not None or not p.predicts_audio

@@ -426,6 +426,20 @@ def test_only_the_negative_pass_leaves_out_a_block(own_pipe):
     assert_same(make(own_pipe), expected, atol=1e-5)
 
 
+def test_a_block_cache_forgets_a_call_that_was_interrupted(own_pipe):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    own_pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.5))
+    expected = make(own_pipe, num_inference_steps=4)
+    with pytest.raises(KeyboardInterrupt):
+        make(own_pipe, num_inference_steps=4, callback_on_step_end=stop)
+    assert_same(make(own_pipe, num_inference_steps=4), expected)
+    with pytest.raises(KeyboardInterrupt):
+        make(own_pipe, callback_on_step_end=stop)
+    assert make(own_pipe, num_frames=17).frames.shape[1] == 17  # nothing of the other length is left
+
+
 def test_guided_latents_are_those_of_ovis_formula_by_hand(own_pipe):
     """One Euler step from noise, written out: the block is taken out of the model itself for the negative pass."""
     own_pipe.guider, own_pipe.audio_guider = (PlanGuidance(scale, skip_layers=(1,)) for scale in (4.0, 3.0))
