@@ -4,7 +4,9 @@ Whatever is slow to import is imported inside the commands, so that `baton --hel
 """
 
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -141,7 +143,8 @@ def generate(
     ] = None,
 ) -> None:
     """Make a clip from a PROMPT, and from a picture, a film, a sound or a clip where one is given."""
-    from .media import AUDIO_SUFFIXES, check_kept, check_target, convert_frame_rate, resample
+    from .files import check_target, replacing
+    from .media import AUDIO_SUFFIXES, check_kept, convert_frame_rate, resample
 
     if only not in (None, "video", "audio"):
         raise ValueError(f"--only {only} is no modality: give video or audio, or leave it out for both")
@@ -218,7 +221,8 @@ def generate(
 
         frames = convert_frame_rate(frames, result.frame_rate, FRAME_RATE)
         sound = resample(waveform, result.sampling_rate, SAMPLING_RATE).mean(axis=0)
-        contact_sheet(frames, sound, hear(sound), prompt).save(sheet)
+        with replacing(sheet) as partial:
+            contact_sheet(frames, sound, hear(sound), prompt).save(partial)
         print(sheet)
 
 
@@ -231,17 +235,19 @@ def stage(
     scale: Annotated[int, typer.Option(min=1, help="Write every pixel as SCALE x SCALE pixels.")] = 4,
 ) -> None:
     """Show scenes of Stage: an mp4 and a contact sheet of each, and its prompt."""
+    from .files import make_folder, replacing
     from .media import write_clip
     from .stage import render_clip, sample_scene, timeline, write_prompt
     from .stage.show import contact_sheet
 
     scenes = [sample_scene(number, tier) for number in range(seed, seed + count)]
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     for number, scene in enumerate(scenes, start=seed):
         clip, prompt = render_clip(scene, number), write_prompt(scene, number)
         path = output / f"{scene.tier}-{number}.mp4"
         write_clip(path, clip.frames, clip.waveform, clip.frame_rate, clip.sampling_rate, scale)
-        contact_sheet(clip.frames, clip.waveform, timeline(scene, number), prompt).save(path.with_suffix(".png"))
+        with replacing(path.with_suffix(".png")) as partial:
+            contact_sheet(clip.frames, clip.waveform, timeline(scene, number), prompt).save(partial)
         print(f"{path}: {prompt}")
 
 
@@ -289,11 +295,10 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score a checkpoint on Stage's test split, by tier, with bootstrap intervals."""
-    import json
     import time
     from importlib.util import find_spec
 
-    from .media import check_target
+    from .files import check_target, write_json
 
     if json_file is not None:
         check_target(json_file, (".json",))
@@ -356,7 +361,7 @@ def evaluate(
             "clips_measured": kept.measured,
             "device": pipe.device.type,
         }
-        json_file.write_text(json.dumps({"settings": settings, "tiers": summary}, indent=2) + "\n")
+        write_json(json_file, {"settings": settings, "tiers": summary})
         print(json_file)
 
 
@@ -437,6 +442,7 @@ def cache(
 
     import torch
 
+    from .files import make_folder
     from .stage.clips import StageClips
     from .training.data.cache import cache_features, load_feature_models
     from .training.data.clips import Bucket, ClipFormat, open_clips
@@ -456,6 +462,7 @@ def cache(
         else:
             names = ("num_frames", "height", "width")
             buckets = (Bucket(*(setting("model_index.json", name) for name in names)),)
+    make_folder(output)
     models = load_feature_models(folder, device, text)
     audio_vae = models["audio_vae"]
     if found is None:
@@ -494,9 +501,8 @@ def cache(
 def _evaluate_arms(path: Path, examples: list, steps: int | None, batch_size: int, json_file: Path | None) -> None:
     """Prints one table of all arms of an ablation, or of those that are complete when it ends early, and keeps it after each of
     them. The scores of each clip are kept beside it, so that nothing is measured twice."""
-    import json
-
     from .evaluation import arms as ablation
+    from .files import write_json
 
     arms, scores, table = ablation.load_arms(path), {}, {}
     try:
@@ -506,7 +512,7 @@ def _evaluate_arms(path: Path, examples: list, steps: int | None, batch_size: in
                 scores[arm.name] = ablation.run_arm(arm, _load_pipeline, examples, steps, batch_size, kept)
                 table = ablation.summarise_arms(arms, scores, examples)
                 if json_file is not None:
-                    json_file.write_text(json.dumps({"arms": str(path), "tiers": table}, indent=2) + "\n")
+                    write_json(json_file, {"arms": str(path), "tiers": table})
     finally:
         if table:
             print(ablation.format_arms(table))
@@ -554,11 +560,17 @@ def memory(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; ends in `SystemExit` with 0 (done), 1 (failed), 2 (wrong input) or 130 (interrupted)."""
+    """Run the command line; ends in `SystemExit` with 0 (done), 1 (failed), 2 (wrong input) or 130 (interrupted, also by
+    SIGTERM)."""
     sys.exit(_run(arguments))
 
 
 def _run(arguments: Sequence[str] | None) -> int:
+    def interrupt(*_) -> None:
+        raise KeyboardInterrupt
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, interrupt) if main_thread else None
     try:
         code = app(arguments, prog_name="baton", standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort):  # newer versions of typer return 130 instead
@@ -571,6 +583,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         message = f"{error.format_message()} See `baton --help`." if usage else str(error)
         print(f"baton: {' '.join(message.split()) or type(error).__name__}", file=sys.stderr)
         return getattr(error, "exit_code", 2 if isinstance(error, ValueError) else 1)
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGTERM, before)
     if code == 130:
         print("baton: interrupted", file=sys.stderr)
     return code

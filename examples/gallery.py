@@ -20,7 +20,7 @@ from transformers import UMT5EncoderModel
 
 from baton_diffusers import BatonPipeline, DualBranchTransformer
 from baton_diffusers.evaluation.scores import Example, draw_examples, generated_clips
-from baton_diffusers.media import check_target
+from baton_diffusers.files import check_target
 from baton_diffusers.stage.scene import TIERS
 from baton_diffusers.stage.scoring import ClipScore, score_clip
 from baton_diffusers.stage.show import contact_sheet

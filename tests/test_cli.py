@@ -11,7 +11,7 @@ import torch
 
 from baton_diffusers import cli
 from baton_diffusers.checkpoints import default_checkpoint
-from baton_diffusers.media import read_audio, read_clip, read_video, write_audio, write_clip
+from baton_diffusers.media import read_audio, read_clip, read_video, write_clip
 from baton_diffusers.memory import RECIPES
 from baton_diffusers.stage import render_clip, sample_scene
 
@@ -183,11 +183,12 @@ def test_what_is_given_stays(tmp_path, nano):
 
 def test_what_an_mp4_does_not_take_is_refused_before_weights_are_loaded(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cli, "_load_pipeline", loaded_in_vain)
-    write_audio(tmp_path / "take.wav", np.zeros(19_200, np.float32), 192_000)
     PIL.Image.new("RGB", (33, 32)).save(tmp_path / "odd.gif")
+    (tmp_path / "list.m3u8").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:3.0,\nodd.gif\n#EXT-X-ENDLIST\n")
     for options, message in (
-        (("--audio", tmp_path / "take.wav"), "take.wav has the sampling_rate 192000, which AAC has not"),
         (("--video", tmp_path / "odd.gif", "--scale", 3), "odd.gif of 96x99 pixels"),
+        (("--video", tmp_path / "list.m3u8"), "list.m3u8 is a playlist"),
+        (("--audio", tmp_path / "list.m3u8"), "list.m3u8 is a playlist"),
     ):
         assert run("generate", PROMPT, "-o", tmp_path / "clip.mp4", *options) == 2
         assert message in capsys.readouterr().err

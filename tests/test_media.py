@@ -1,16 +1,18 @@
 import subprocess
+import sys
 
 import imageio_ffmpeg
 import numpy as np
 import PIL.Image
 import pytest
 
-from baton_diffusers import media
+from baton_diffusers import ffmpeg
 from baton_diffusers.media import (
     SYNTHETIC_COMMENT,
     Clip,
     check_kept,
     convert_frame_rate,
+    picture_pixels,
     read_audio,
     read_clip,
     read_image,
@@ -131,6 +133,10 @@ def test_samples_in_memory_are_resampled_without_delay(rate):
         (convert_frame_rate, (moving_square()[0], 16, 8), r"shape \(64, 64, 3\)"),
         (convert_frame_rate, (moving_square() / 255, 16, 8), "float64, not uint8"),
         (convert_frame_rate, (moving_square(), 16, 0), "frame_rate is 0"),
+        (convert_frame_rate, (moving_square(), 1e-12, 8), "frame_rate is 1e-12"),
+        (convert_frame_rate, (moving_square(), 16, 1e12), "frame_rate is 1000000000000.0"),
+        (convert_frame_rate, (moving_square(), "16", 8), "frame_rate is '16'"),
+        (resample, (clicks()[None], 16000, 10**9), "sampling_rate is 1000000000"),
         (resample, (clicks()[None], 0, 8000), "sampling_rate is 0"),
         (resample, (clicks()[None], 16000, 0.5), "sampling_rate is 0.5"),
     ],
@@ -153,12 +159,181 @@ def test_a_picture_is_read_the_right_way_up(tmp_path):
             read_image(tmp_path / name)
 
 
+def test_what_is_transparent_is_on_white(tmp_path):
+    pixels = np.zeros((2, 3, 4), np.uint8)
+    pixels[..., 0], pixels[0, :, 3] = 200, [0, 128, 255]
+    PIL.Image.fromarray(pixels, "RGBA").save(tmp_path / "logo.png")
+    assert read_image(tmp_path / "logo.png")[0].tolist() == [[255, 255, 255], [227, 127, 127], [200, 0, 0]]
+    palette = PIL.Image.new("P", (2, 1))
+    palette.putpalette([0, 0, 0, 9, 9, 9])
+    palette.putpixel((1, 0), 1)
+    palette.save(tmp_path / "palette.png", transparency=0)
+    assert read_image(tmp_path / "palette.png")[0].tolist() == [[255] * 3, [9] * 3]
+
+
+@pytest.mark.parametrize(
+    "dtype, suffix", [(np.uint16, "png"), (np.uint16, "tiff"), (np.int32, "tiff"), (np.float32, "tiff")]
+)
+def test_grey_of_other_depths_keeps_its_range(tmp_path, dtype, suffix):
+    full = 1 if dtype == np.float32 else 65535
+    grey = np.linspace(0, full, 4096).reshape(64, 64).astype(dtype)
+    PIL.Image.fromarray(grey).save(tmp_path / f"grey.{suffix}")
+    pixels = read_image(tmp_path / f"grey.{suffix}")
+    assert pixels.shape == (64, 64, 3) and pixels.dtype == np.uint8
+    assert np.abs(pixels[..., 0] - grey * (255 / full)).max() <= 0.5 + 1e-3
+
+
+@pytest.mark.parametrize(
+    "image, message",
+    [
+        (PIL.Image.new("RGB", (0, 0)), "image has 0x0 pixels"),
+        (
+            PIL.Image.new("1", (20_000, 20_000)),
+            "image has 20000x20000 pixels: from one to 134 million are read",
+        ),
+        (PIL.Image.fromarray(np.full((2, 2), 2, np.float32)), r"values from 2 to 2: scale them into \[0, 1\]"),
+        (PIL.Image.fromarray(np.full((2, 2), np.nan, np.float32)), "values from nan to nan"),
+        (PIL.Image.fromarray(np.full((2, 2), -1, np.int32)), "values from -1 to -1"),
+    ],
+)
+def test_pictures_that_cannot_be_shown_are_refused(image, message):
+    with pytest.raises(ValueError, match=message):
+        picture_pixels(image)
+
+
+@pytest.mark.parametrize("name", ["program.eps", "huge.png", "text.png", "folder"])
+def test_files_that_are_no_pictures_are_refused(tmp_path, name):
+    (tmp_path / "program.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) (r) file\n")
+    (tmp_path / "huge.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\x4e\x20\0\0\x4e\x20\x01\0\0\0\0\x1e\xe0\x3e\xd2"
+    )
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ValueError, match=f"{name} cannot be read as a picture"):
+        read_image(tmp_path / name)
+
+
 def test_a_late_audio_stream_stays_late(clip_path, tmp_path):
     late = tmp_path / "late.mp4"
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(clip_path), "-itsoffset", "0.25"]
     command += ["-i", str(clip_path), "-map", "0:v", "-map", "1:a", "-c", "copy", str(late)]
     subprocess.run(command, check=True)
     assert abs(lag(read_clip(late).waveform[0], clicks()) - SAMPLING_RATE // 4) <= 1
+
+
+def make(*arguments):
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *map(str, arguments)], check=True)
+
+
+def test_pixels_that_are_not_square_are_seen_as_they_are_shown(clip_path, tmp_path):
+    wide = tmp_path / "wide.mp4"
+    make("-i", clip_path, "-vf", "setsar=3/2", wide)
+    frames, _ = read_video(wide)
+    assert frames.shape == (NUM_FRAMES, 64, 96, 3)
+    square = frames[0, 46, :, 0] > 150
+    assert square[:18].all() and not square[20:].any(), "12 pixels are 18 wide"
+    check_kept(wide, None)
+
+
+def test_a_film_is_turned_as_its_camera_was(clip_path, tmp_path):
+    turned = tmp_path / "turned.mp4"
+    make("-i", clip_path, "-vf", "scale=64:32", tmp_path / "flat.mp4")
+    make("-display_rotation", "90", "-i", tmp_path / "flat.mp4", "-c", "copy", turned)
+    assert read_video(turned)[0].shape == (NUM_FRAMES, 64, 32, 3)
+
+
+def test_a_film_is_read_at_the_size_that_is_asked(clip_path):
+    frames, rate = read_video(clip_path, 8, size=(32, 48))
+    assert frames.shape == (25, 32, 48, 3) and rate == 8
+
+
+@pytest.mark.parametrize("difference", [-0.4, -0.06, 0.06, 0.4])
+def test_sound_is_fitted_to_its_picture_with_a_warning(clip_path, tmp_path, caplog, difference):
+    path = tmp_path / "cut.mkv"
+    sound = write_audio(
+        tmp_path / "sound.wav",
+        np.resize(clicks(), round((NUM_SAMPLES / SAMPLING_RATE + difference) * SAMPLING_RATE)),
+        SAMPLING_RATE,
+    )
+    make("-i", clip_path, "-i", sound, "-map", "0:v", "-map", "1:a", "-c:v", "copy", "-c:a", "flac", path)
+    clip = read_clip(path)
+    if abs(difference) > 1 / FRAME_RATE:
+        assert clip.waveform.shape == (1, NUM_SAMPLES)
+        assert f"the sound is {'cut' if difference > 0 else 'padded with silence'}" in caplog.text
+        assert "cut.mkv has 3.062 s of picture" in caplog.text
+    else:
+        assert not caplog.text, "a frame is no difference"
+
+
+def test_sound_of_another_length_is_not_fitted(clip_path, tmp_path):
+    path = tmp_path / "other.mkv"
+    make("-i", clip_path, "-t", "2", "-i", clip_path, "-map", "0:v", "-map", "1:a", "-c", "copy", path)
+    with pytest.raises(
+        ValueError, match="other.mkv has 3.062 s of picture and 2.* s of sound: cut or pad one of them"
+    ):
+        read_clip(path)
+
+
+def test_what_is_too_long_or_too_large_is_refused_by_its_header(clip_path, tmp_path, monkeypatch):
+    assert read_clip(clip_path, max_seconds=3.1).duration == 3.0625
+    decoded = []
+    monkeypatch.setattr(ffmpeg, "decode_frames", lambda *arguments: decoded.append(arguments))
+    with pytest.raises(ValueError, match=r"clip.mp4 lasts 3.06 s, and 2.00 s are the most here: cut it"):
+        read_video(clip_path, max_seconds=2)
+    monkeypatch.setattr(ffmpeg, "MAX_BYTES", 500_000)
+    with pytest.raises(
+        ValueError, match=r"clip.mp4 has 3.06 s of 64x64 pixels at 16 frames per second, which need .* GiB"
+    ):
+        read_video(clip_path)
+    assert not decoded
+
+
+def test_what_the_header_conceals_is_refused_at_the_limit(clip_path, tmp_path, monkeypatch):
+    stream = tmp_path / "stream.flv"  # whose header says nothing when it is written to a pipe
+    with open(stream, "wb") as file:
+        command = [
+            imageio_ffmpeg.get_ffmpeg_exe(),
+            "-v",
+            "error",
+            "-i",
+            clip_path,
+            "-c:v",
+            "flv",
+            "-c:a",
+            "aac",
+            "-ar",
+            "44100",
+        ]
+        subprocess.run(
+            [*command, "-f", "flv", "-flvflags", "no_duration_filesize+no_metadata", "-"], stdout=file, check=True
+        )
+    with pytest.raises(ValueError, match="stream.flv lasts longer than the 2.00 s|lasts 3"):
+        read_video(stream, max_seconds=2)
+    with pytest.raises(ValueError, match="lasts longer than 2.00 s"):
+        read_audio(clip_path, max_seconds=2)
+    monkeypatch.setattr(ffmpeg, "MAX_BYTES", 200_000)
+    with pytest.raises(ValueError, match="stream.flv has .* which need"):
+        read_video(stream)
+
+
+@pytest.mark.slow
+def test_a_minute_of_full_hd_needs_little_memory(tmp_path):
+    """The header of a minute at 1080p refuses it; four seconds of it take about what their frames take."""
+    path = tmp_path / "minute.mp4"
+    make("-f", "lavfi", "-i", "color=black:s=1920x1080:r=16:d=60", "-preset", "ultrafast", "-crf", "40", path)
+    make("-i", path, "-t", "4", "-c", "copy", tmp_path / "short.mp4")
+    code = (
+        "import resource, sys; from baton_diffusers.media import read_video\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20\n"
+        "before = peak()\n"
+        "try: print(len(read_video(sys.argv[1])[0]))\n"
+        "except ValueError as error: print(error)\n"
+        "print(peak() - before)"
+    )
+    for name, said in (("minute.mp4", "at most 2 GiB are read"), ("short.mp4", "64")):
+        run = subprocess.run([sys.executable, "-c", code, tmp_path / name], capture_output=True, text=True, check=True)
+        message, peak = run.stdout.splitlines()
+        assert said in message and float(peak) < 0.7
 
 
 def test_fractional_frame_rates_are_exact(tmp_path):
@@ -209,13 +384,11 @@ def test_unreadable_files_are_refused(tmp_path):
 def test_failure_leaves_the_old_file_and_nothing_else(clip_path, monkeypatch):
     before = clip_path.read_bytes()
 
-    def interrupted(arguments, stdin=b""):
-        partial = arguments[-1].removeprefix("file:")
-        with open(partial, "wb") as file:
-            file.write(b"half a clip")
+    def interrupted(arguments, frames, path):
+        path.write_bytes(b"half a clip")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(media, "_ffmpeg", interrupted)
+    monkeypatch.setattr(ffmpeg, "encode", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_clip(clip_path, moving_square(), clicks(), FRAME_RATE, SAMPLING_RATE)
     assert list(clip_path.parent.iterdir()) == [clip_path] and clip_path.read_bytes() == before
@@ -224,8 +397,7 @@ def test_failure_leaves_the_old_file_and_nothing_else(clip_path, monkeypatch):
 def test_what_cannot_be_kept_is_refused_before_the_work(clip_path, tmp_path):
     check_kept(clip_path, clip_path)
     sound = write_audio(tmp_path / "sound.wav", clicks(), 192_000)
-    with pytest.raises(ValueError, match="sound.wav has the sampling_rate 192000, which AAC has not: resample to"):
-        check_kept(None, sound)
+    check_kept(None, sound)  # a rate that AAC has not is converted when the clip is saved
     with pytest.raises(ValueError, match="sound.wav has no video stream"):
         check_kept(sound, None)
     odd = tmp_path / "odd.gif"
@@ -252,6 +424,7 @@ def test_what_cannot_be_kept_is_refused_before_the_work(clip_path, tmp_path):
         ({"frame_rate": -16}, "frame_rate is -16"),
         ({"frames": None, "waveform": None}, "both None"),
         ({"scale": 1.5}, "scale is 1.5"),
+        ({"scale": 1000}, "64000x64000 pixels: H.264 takes up to 16384 a side"),
         ({"path": "clip.gif"}, "ends in '.gif'.*.mp4"),
         ({"path": "no/such/clip.mp4"}, "no/such is not a folder"),
     ],

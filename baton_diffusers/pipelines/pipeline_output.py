@@ -10,7 +10,8 @@ import PIL.Image
 import torch
 from diffusers.utils import BaseOutput
 
-from ..media import AAC_SAMPLING_RATES, AUDIO_SUFFIXES, check_target, resample, write_audio, write_clip
+from ..files import check_target
+from ..media import AUDIO_SUFFIXES, to_aac_rate, write_audio, write_clip
 from ..plan import SemanticPlan
 
 
@@ -57,7 +58,8 @@ class BatonPipelineOutput(BaseOutput):
 
     def save(self, path: str | Path, index: int = 0, scale: int = 1) -> Path:
         """
-        Write one clip to an mp4, see [`~media.write_clip`], or sound alone to a wav or flac file, see [`~media.write_audio`].
+        Write one clip to an mp4, see [`~media.write_clip`], or sound alone to a wav or flac file, see [`~media.write_audio`]. In
+        an mp4, a sampling rate that AAC does not have is converted to the next one that it has.
 
         Args:
             path (`str` or `Path`):
@@ -71,13 +73,17 @@ class BatonPipelineOutput(BaseOutput):
             `Path`: the path.
 
         Raises:
-            ValueError: there is no such clip, the output holds latents, or the path or what is written does not fit.
+            ValueError: there is no such clip, the output holds latents or values that are not finite, or the path or what
+                is written does not fit.
         """
         frames, waveform = self.clip(index)
         path = check_target(path, (".mp4",) if frames is not None else (".mp4", *AUDIO_SUFFIXES))
         if path.suffix.lower() in AUDIO_SUFFIXES:
             return write_audio(path, waveform, self.sampling_rate)
-        return write_clip(path, frames, waveform, self.frame_rate, self.sampling_rate, scale)
+        rate = self.sampling_rate
+        if waveform is not None:
+            waveform, rate = to_aac_rate(waveform, rate)
+        return write_clip(path, frames, waveform, self.frame_rate, rate, scale)
 
     def clip(self, index: int = 0) -> tuple[np.ndarray | None, np.ndarray | None]:
         """
@@ -92,7 +98,7 @@ class BatonPipelineOutput(BaseOutput):
             of shape `(num_channels, num_samples)`; `None` for a modality that the clips are without.
 
         Raises:
-            ValueError: there is no such clip, or the output holds latents.
+            ValueError: there is no such clip, or the output holds latents or values that are not finite.
         """
         if not -self.num_clips <= index < self.num_clips:
             raise ValueError(f"index {index} of {self.num_clips} clips: give one from 0 to {self.num_clips - 1}")
@@ -107,10 +113,35 @@ class BatonPipelineOutput(BaseOutput):
         elif frames is not None:
             if isinstance(frames, torch.Tensor):
                 frames = frames.float().permute(0, 2, 3, 1).cpu().numpy()
+            _check_finite("frames", frames)
+            if frames.min() < -1e-3 or frames.max() > 1 + 1e-3:
+                raise ValueError(
+                    f"frames have values from {frames.min():g} to {frames.max():g}: scale them into [0, 1]"
+                )
+            frames = frames.clip(0, 1)
             frames = (frames * 255).round().astype(np.uint8)
         if isinstance(audio, torch.Tensor):
             audio = audio.float().cpu().numpy()
+        if audio is not None:
+            _check_finite("audio", audio)
         return frames, audio
+
+    def __repr__(self) -> str:
+        lines = [f"BatonPipelineOutput of {self.num_clips} clip{'' if self.num_clips == 1 else 's'}"]
+        if self.output_type == "latent":
+            lines[0] += " as latents"
+        for name, part, rate in (("frames", self.frames, self.frame_rate), ("audio", self.audio, self.sampling_rate)):
+            if isinstance(part, list):
+                lines.append(f"{name}: {len(part[0])} images each, {rate:g} per second")
+            elif part is not None:
+                lines.append(f"{name}: {tuple(part.shape)}, {rate:g} per second")
+        if self.plan is not None:
+            lines[0] += f", planned for {self.plan.duration:.4g} s"
+        if self.cues is not None:
+            lines[0] += f", cues: {self.cues[0]!r}" if self.num_clips == 1 else f", {len(self.cues)} cue sheets"
+        return "\n".join(lines)
+
+    __str__ = __repr__
 
     def _repr_html_(self) -> str | None:
         if self.output_type == "latent":
@@ -128,9 +159,17 @@ class BatonPipelineOutput(BaseOutput):
                     scale = max(1, 256 // width)
                     scale += scale % 2 * (height % 2 or width % 2)  # H.264 takes even sizes alone
                     rate = self.sampling_rate
-                    if waveform is not None and rate not in AAC_SAMPLING_RATES:
-                        waveform, rate = resample(waveform, rate, 48_000).clip(-1, 1), 48_000
+                    if waveform is not None:
+                        waveform, rate = to_aac_rate(waveform, rate)
                     path = write_clip(Path(folder) / "clip.mp4", frames, waveform, self.frame_rate, rate, scale)
                 data = base64.b64encode(path.read_bytes()).decode()
                 players.append(f'<{element} src="data:{kind};base64,{data}"></{element.split()[0]}>')
         return "\n".join(players)
+
+
+def _check_finite(name: str, values: np.ndarray) -> None:
+    """A clip that broke on the way would become a black film, or noise."""
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"{name} hold NaN or infinite values, as weights, latents or a plan did before: try float32, or another checkpoint"
+        )

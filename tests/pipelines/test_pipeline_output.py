@@ -114,6 +114,34 @@ def test_a_notebook_plays_what_an_mp4_does_not_take(tmp_path):
     assert alone._repr_html_().count("<audio controls") == 2
 
 
+@pytest.mark.parametrize("rate, saved", [(192_000, 48_000), (44_000, 44_100), (16_000, 16_000)])
+def test_a_rate_that_aac_has_not_is_converted_when_saved(tmp_path, rate, saved):
+    time = np.arange(rate // 2) / rate
+    alone = BatonPipelineOutput(
+        None, (0.5 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)[None, None], 16.0, rate
+    )
+    heard, sampling_rate = read_audio(alone.save(tmp_path / "clip.mp4"))
+    assert sampling_rate == saved and heard.shape[1] / saved == pytest.approx(0.5, abs=1e-3)
+    assert read_audio(alone.save(tmp_path / "clip.wav"))[1] == rate
+
+
+@pytest.mark.parametrize("part, value", [("frames", np.nan), ("frames", 2), ("frames", -np.inf), ("audio", np.nan)])
+@pytest.mark.parametrize("kind", ["np", "pt"])
+def test_a_clip_that_broke_is_not_saved(tmp_path, kind, part, value):
+    broken = output(kind)
+    getattr(broken, part)[1, 0, 0] = value
+    with pytest.raises(ValueError, match=f"{part} h(old NaN or infinite|ave) values"):
+        broken.save(tmp_path / "clip.mp4", index=1)
+    assert not any(tmp_path.iterdir())
+    assert broken.save(tmp_path / "clip.mp4", index=0).is_file()
+
+
+@pytest.mark.parametrize("made", [output(), output("pil"), latents()])
+def test_it_is_printed_in_three_lines(made):
+    assert len(str(made).splitlines()) == 3 and len(repr(made)) < 300
+    assert "2 clips" in str(made) or "1 clip as latents" in str(made)
+
+
 def test_latents_are_not_a_clip(tmp_path):
     with pytest.raises(ValueError, match=r"\(1, 12, 3, 8, 8\) are latents.*output_type"):
         latents().save(tmp_path / "clip.mp4")

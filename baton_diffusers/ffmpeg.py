@@ -1,0 +1,451 @@
+"""The one decoder: ffmpeg, as a process of its own that may open the file it is given and nothing else.
+
+Files come from strangers. A format that names other files (a playlist, a pattern of pictures) is not on the list of formats; no
+protocol but that of local files is. The header is read first: what would not fit in memory is refused before it is decoded, and
+what the header conceals is refused when the limit is reached.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+import struct
+import subprocess
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+
+# Containers that hold what they show. Not among them, on purpose: hls, dash, concat, image2, lavfi, sdp and their like.
+FORMATS = (
+    *(
+        "3gp",
+        "aac",
+        "ac3",
+        "aiff",
+        "amr",
+        "asf",
+        "au",
+        "avi",
+        "caf",
+        "dv",
+        "eac3",
+        "flac",
+        "flv",
+        "gif",
+        "ivf",
+        "matroska",
+    ),
+    *("mov", "mp3", "mpeg", "mpegts", "mpegvideo", "mxf", "nut", "ogg", "tta", "w64", "wav", "wv", "yuv4mpegpipe"),
+)
+
+MAX_BYTES = 2 * 2**30  # of decoded frames or samples
+MAX_PIXELS = 2**26  # of one frame: twice 8K
+MIN_FRAME_RATE, MAX_FRAME_RATE = 0.01, 1000.0  # per second
+MIN_SAMPLING_RATE, MAX_SAMPLING_RATE = 100, 768_000  # per second
+TIMEOUT = 300  # seconds that ffmpeg may take for one stream
+
+# Sound alone that ends this much before its header says was cut short.
+_MISSING_SECONDS = 0.25
+
+# Rates that cameras and screens have: measured ones are rounded to the nearest of them.
+_USUAL_RATES = (
+    5,
+    6,
+    8,
+    10,
+    12,
+    15,
+    16,
+    20,
+    Fraction(24000, 1001),
+    24,
+    25,
+    30,
+    48,
+    50,
+    60,
+    72,
+    75,
+    90,
+    100,
+    120,
+    144,
+    240,
+)
+
+
+class Unreadable(ValueError):
+    """A file that cannot be read; the message follows its name, as in "is empty: ..."."""
+
+
+class Source(NamedTuple):
+    """A file, or a part of one, such as a member of a tar file.
+
+    Args:
+        path: The file.
+        start: Where the part begins, in bytes.
+        size: Its length in bytes; `None` for all that follows.
+    """
+
+    path: Path
+    start: int = 0
+    size: int | None = None
+
+    @classmethod
+    def of(cls, source: str | Path | Source) -> Source:
+        """A path or source as a source.
+
+        Raises:
+            Unreadable: It is no file, or empty.
+        """
+        source = source if isinstance(source, Source) else cls(Path(source))
+        try:
+            if not source.path.is_file():
+                raise Unreadable("is not a file: check the path")
+            size = source.path.stat().st_size - source.start if source.size is None else source.size
+        except (OSError, ValueError) as error:  # a name that is too long or holds a zero, a folder that is closed
+            if isinstance(error, Unreadable):
+                raise
+            raise Unreadable(
+                f"cannot be opened ({getattr(error, 'strerror', None) or error}): check the path"
+            ) from error
+        if size <= 0:
+            raise Unreadable("is empty: download or export it again")
+        return source
+
+    @property
+    def arguments(self) -> list[str]:
+        """What ffmpeg is told to open."""
+        options = ["-format_whitelist", ",".join(FORMATS), "-max_pixels", str(MAX_PIXELS), "-threads", "4"]
+        # Without a protocol in front, ffmpeg takes "a:b.mp4" for one and "-b.mp4" for an option.
+        if self.size is None:
+            return [*options, "-protocol_whitelist", "file", "-i", f"file:{self.path}"]
+        part = f"subfile,,start,{self.start},end,{self.start + self.size},,:{self.path}"
+        return [*options, "-protocol_whitelist", "file,subfile", "-i", part]
+
+
+class Picture(NamedTuple):
+    """What the header and the first frame say of a film.
+
+    Args:
+        height: Pixels, as shown.
+        width: Pixels, as shown: turned, and with square pixels.
+        frame_rate: Frames per second.
+        seconds: How long it lasts, with its sound; `None` where the header does not say.
+        square: Whether its pixels are square as they are.
+    """
+
+    height: int
+    width: int
+    frame_rate: Fraction
+    seconds: float | None
+    square: bool
+
+
+def read_picture(source: str | Path | Source) -> Picture:
+    """Size, rate and length of a film, from its header and its first frame.
+
+    A rate that the header leaves open or overstates, as browsers and phones write it, is measured.
+
+    Raises:
+        Unreadable: The file cannot be read, has no film, or its size or rate is beyond the limits.
+    """
+    source = Source.of(source)
+    # The header of a Y4M stream states what comes out of the decoder: "YUV4MPEG2 W64 H64 F16:1 Ip A1:1 ...".
+    run = _decode(source, "video", ["-frames:v", "1", "-pix_fmt", "yuv420p", "-f", "yuv4mpegpipe"], MAX_PIXELS * 2)
+    fields = {field[:1]: field[1:] for field in bytes(run.data[:200]).split(b"\n", 1)[0].decode().split(" ")[1:]}
+    height, width = int(fields["H"]), int(fields["W"])
+    pixel_width, pixel_height = map(int, fields.get("A", "0:0").split(":"))
+    square = not pixel_width * pixel_height or pixel_width == pixel_height
+    if not square:
+        width = max(round(width * pixel_width / pixel_height / 2), 1) * 2
+    if height * width > MAX_PIXELS:
+        raise Unreadable(
+            f"has frames of {width}x{height} pixels: at most {MAX_PIXELS / 1e6:.0f} million are read, scale it down"
+        )
+    numerator, denominator = map(int, fields["F"].split(":"))
+    rate, average = Fraction(numerator, max(denominator, 1)), run.average_rate
+    if average is None or not MIN_FRAME_RATE <= rate <= 2 * average:
+        rate = _measured_rate(source) or rate
+    if not MIN_FRAME_RATE <= rate <= MAX_FRAME_RATE:
+        raise Unreadable(
+            f"has {float(rate):g} frames per second: from {MIN_FRAME_RATE:g} to {MAX_FRAME_RATE:g} are read, convert it"
+        )
+    return Picture(height, width, rate.limit_denominator(1001), run.seconds, square)
+
+
+def decode_frames(
+    source: str | Path | Source,
+    frame_rate: Fraction | float,
+    filters: str,
+    height: int,
+    width: int,
+    max_frames: int | None = None,
+) -> tuple[np.ndarray, bool]:
+    """Frames of a film at a constant rate, from time zero.
+
+    Args:
+        source: The file.
+        frame_rate: Frames per second to convert to.
+        filters: ffmpeg's filters that make frames of `height` x `width` pixels.
+        height: Pixels that come out.
+        width: Pixels that come out.
+        max_frames: Decode no more.
+
+    Returns:
+        uint8 of shape `(num_frames, height, width, 3)`, and whether there are more, which were not decoded: more than
+        `max_frames`, or than `MAX_BYTES` hold.
+
+    Raises:
+        Unreadable: The file is truncated or damaged.
+    """
+    limit = MAX_BYTES // (height * width * 3)
+    limit = limit if max_frames is None else min(limit, max_frames)
+    filters = f"fps=fps={frame_rate}:start_time=0,{filters}" if filters else f"fps=fps={frame_rate}:start_time=0"
+    arguments = ["-vf", filters, "-frames:v", str(limit + 1), "-pix_fmt", "rgb24", "-f", "rawvideo"]
+    data = _decode(Source.of(source), "video", arguments, (limit + 1) * height * width * 3).data
+    frames = np.frombuffer(data, np.uint8).reshape(-1, height, width, 3)
+    return frames[:limit], len(frames) > limit
+
+
+def decode_samples(
+    source: str | Path | Source,
+    sampling_rate: int | None = None,
+    mono: bool = False,
+    max_seconds: float | None = None,
+) -> tuple[np.ndarray, int, bool]:
+    """Samples of a sound, from time zero.
+
+    Args:
+        source: The file.
+        sampling_rate: Samples per second to convert to; default: the file's.
+        mono: Whether to mix all channels into one.
+        max_seconds: Decode no more.
+
+    Returns:
+        float32 of shape `(num_channels, num_samples)`, its rate, and whether there are more, which were not decoded: beyond
+        `max_seconds`, or than `MAX_BYTES` hold.
+
+    Raises:
+        Unreadable: The file has no sound, or none without an end that is missing, or is damaged.
+    """
+    # The AU container states channels and rate in front of plain float samples.
+    arguments = ["-af", "aresample=async=1:first_pts=0", "-c:a", "pcm_f32be", "-map_metadata", "-1", "-f", "au"]
+    arguments += ["-ar", str(int(sampling_rate))] if sampling_rate is not None else []
+    arguments += ["-ac", "1"] if mono else []
+    if max_seconds is not None:
+        arguments += ["-t", f"{max_seconds + 0.1:.6f}"]
+    run = _decode(Source.of(source), "audio", arguments, MAX_BYTES, stop=True)
+    _, offset, _, _, rate, num_channels = struct.unpack(">6I", run.data[:24])
+    if not MIN_SAMPLING_RATE <= rate <= MAX_SAMPLING_RATE:
+        raise Unreadable(
+            f"has {rate} samples per second: from {MIN_SAMPLING_RATE} to {MAX_SAMPLING_RATE} are read, convert it"
+        )
+    whole = (len(run.data) - offset) // (4 * num_channels) * 4 * num_channels
+    samples = np.frombuffer(run.data, "u1")[offset : offset + whole].view(">f4").reshape(-1, num_channels)
+    if not len(samples):
+        raise Unreadable("holds an audio stream without samples: export the file again")
+    limit = len(samples) if max_seconds is None else round(max_seconds * rate)
+    more = run.stopped or len(samples) > limit
+    if run.only_sound and run.seconds is not None and not more:
+        if max_seconds is None and len(samples) / rate < run.seconds - _MISSING_SECONDS:
+            raise Unreadable(
+                f"is truncated: {len(samples) / rate:.2f} of its {run.seconds:.2f} seconds are there; download or export it again"
+            )
+    return np.ascontiguousarray(samples[:limit].T, dtype=np.float32), rate, more
+
+
+def sound_rate(source: str | Path | Source) -> int:
+    """Samples per second of a sound, from its header.
+
+    Raises:
+        Unreadable: As for [`decode_samples`].
+    """
+    run = _decode(Source.of(source), "audio", ["-frames:a", "1", "-c:a", "pcm_f32be", "-f", "au"], 2**20, stop=True)
+    return struct.unpack(">6I", run.data[:24])[4]
+
+
+def convert(input_arguments: Sequence[str], array: np.ndarray, output_arguments: Sequence[str]) -> bytearray:
+    """Raw frames or samples, converted in memory.
+
+    Raises:
+        RuntimeError: ffmpeg cannot.
+    """
+    run = _run([*input_arguments, "-i", "pipe:0", *output_arguments, "pipe:1"], array, None)
+    if run.returncode != 0 or not run.data:
+        raise RuntimeError(f"ffmpeg could not convert {array.shape} values: {run.cause}")
+    return run.data
+
+
+def encode(arguments: Sequence[str], frames: np.ndarray | None, path: Path) -> None:
+    """Write a file.
+
+    Args:
+        arguments: Of ffmpeg, up to the name of the file.
+        frames: What ffmpeg reads as `pipe:0`.
+        path: Where to.
+
+    Raises:
+        RuntimeError: ffmpeg cannot.
+    """
+    run = _run([*arguments, f"file:{path}"], frames, 0)
+    if run.returncode != 0:
+        raise RuntimeError(f"ffmpeg could not write {path}: {run.cause}")
+
+
+class _Run(NamedTuple):
+    returncode: int
+    data: bytearray  # what was written to `pipe:1`
+    log: list[tuple[str, str]]  # level and text
+    stopped: bool  # more data would have come
+
+    @property
+    def errors(self) -> list[str]:
+        """What ffmpeg could not decode. It returns the rest, and says so only here."""
+        # A cut transport stream may begin within a packet; elsewhere, a packet that is cut is the end of a truncated file.
+        cut = () if self._says(r"Input #0, mpegts") else ("corrupt input packet", "Packet corrupt")
+        return [text for level, text in self.log if level in ("error", "fatal") or text.startswith(cut or ("\0",))]
+
+    @property
+    def cause(self) -> str:
+        """The first error, which is the cause of the others."""
+        return self.errors[0] if self.errors else "nothing was decoded"
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the header says that the file is; `None` where it does not know."""
+        found = self._says(r"  Duration: (\d+):(\d\d):(\d\d\.\d+)")
+        if found is None or self._says("Estimating duration from bitrate"):
+            return None
+        return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
+
+    @property
+    def only_sound(self) -> bool:
+        """Whether the file has no film."""
+        return not self._says(r"  Stream #0:\d+.*: Video: (?!.*\(attached pic\))")
+
+    @property
+    def average_rate(self) -> float | None:
+        """Frames per second, on average, of the first film; `None` where the header does not say."""
+        found = self._says(r"  Stream #0:\d+.*: Video: (?!.*\(attached pic\)).*?, ([\d.]+)(k?) fps,")
+        return None if found is None else float(found[1]) * (1000 if found[2] else 1)
+
+    def _says(self, pattern: str) -> re.Match | None:
+        for _, text in self.log:
+            if text.startswith("Output #0"):  # what follows is of the converted stream
+                return None
+            if found := re.match(pattern, text):
+                return found
+        return None
+
+
+def _decode(source: Source, kind: str, arguments: Sequence[str], max_bytes: int, stop: bool = False) -> _Run:
+    """The first stream of `kind` ("video" or "audio") of a file, decoded without any error."""
+    stream = "0:V:0" if kind == "video" else "0:a:0"  # V: no cover picture of a song
+    run = _run([*source.arguments, "-map", stream, *arguments, "pipe:1"], None, max_bytes)
+    cause = run.cause.replace(f"file:{source.path}", "").strip(": .")
+    if run.stopped and (stop or kind == "video"):
+        return run
+    if "Format not on whitelist" in cause:
+        raise Unreadable(
+            "is a playlist, a picture or of another format that is not read: give a film or sound as mp4, mov, mkv, webm, avi, "
+            "wav, flac, mp3 or the like"
+        )
+    if any("matches no streams" in text for text in run.errors):
+        raise Unreadable(f"has no {kind} stream: give a file that holds {kind}")
+    if run.returncode == _TIMED_OUT:
+        raise Unreadable(f"takes ffmpeg more than {TIMEOUT} s for its {kind}: convert or cut it first")
+    if run.returncode != 0 or run.errors or not run.data:
+        raise Unreadable(
+            f"cannot be read as {kind} ({cause}): it is truncated, damaged or of an unknown format; download or export it again"
+        )
+    return run
+
+
+def _measured_rate(source: Source) -> Fraction | None:
+    """Frames per second from the times of the first minute's packets, which are not decoded; `None` for fewer than two."""
+    run = _decode(source, "video", ["-c", "copy", "-t", "60", "-frames:v", "7200", "-f", "framecrc"], 2**22)
+    unit, times = Fraction(1), []
+    for line in run.data.decode(errors="replace").splitlines():
+        if line.startswith("#tb 0: "):
+            unit = Fraction(line.removeprefix("#tb 0: "))
+        elif line[:1].isdigit():
+            times.append(int(line.split(",")[2]))
+    times.sort()
+    steps = [later - earlier for earlier, later in zip(times, times[1:], strict=False) if later > earlier]
+    if not steps:
+        return None
+    # A jittering clock: the mean of the steps that are about the usual one.
+    middle = statistics.median(steps)
+    usual = [step for step in steps if step < 1.5 * middle]
+    rate = len(usual) / (sum(usual) * unit)
+    nearest = min(_USUAL_RATES, key=lambda known: abs(known - rate))
+    return Fraction(nearest) if abs(nearest - rate) < 0.02 * rate else rate.limit_denominator(1001)
+
+
+_TIMED_OUT = -1000
+_LOG_LINE = re.compile(r"(?:\[[^\]]* @ 0x[0-9a-f]+\] )*\[(\w+)\] (.*)")
+
+
+def _run(arguments: Sequence[str], stdin: np.ndarray | None, max_bytes: int | None) -> _Run:
+    """Run ffmpeg, with an array for its input; stop it when it has written `max_bytes`, or after `TIMEOUT` seconds."""
+    import imageio_ffmpeg  # not on machines that train on cached features alone
+
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-hide_banner",
+        "-nostats",
+        "-y",
+        "-loglevel",
+        "level+info",
+        *arguments,
+    ]
+    source = subprocess.DEVNULL if stdin is None else subprocess.PIPE
+    process = subprocess.Popen(command, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    data, log, late = bytearray(), bytearray(), threading.Event()
+
+    def read_log() -> None:
+        for chunk in iter(lambda: process.stderr.read1(1 << 16), b""):
+            log.extend(chunk[: max((1 << 18) - len(log), 0)])
+
+    def feed() -> None:
+        with suppress(BrokenPipeError), process.stdin:
+            process.stdin.write(memoryview(np.ascontiguousarray(stdin)).cast("B"))
+
+    def end() -> None:
+        late.set()
+        process.kill()
+
+    threads = [threading.Thread(target=read_log, daemon=True)]
+    if stdin is not None:
+        threads.append(threading.Thread(target=feed, daemon=True))
+    timer = threading.Timer(TIMEOUT, end)
+    stopped = False
+    try:
+        for thread in (*threads, timer):
+            thread.start()
+        for chunk in iter(lambda: process.stdout.read1(1 << 20), b""):
+            data += chunk
+            if max_bytes is not None and len(data) >= max_bytes > 0:
+                stopped = bool(process.stdout.read1(1))
+                break
+        if stopped:
+            process.kill()
+        process.wait()
+    finally:
+        timer.cancel()
+        process.kill()
+        process.wait()
+        for thread in threads:
+            thread.join()
+        process.stdout.close()
+        process.stderr.close()
+    lines = (_LOG_LINE.match(line) for line in log.decode(errors="replace").splitlines())
+    found = [(line[1], line[2]) for line in lines if line]
+    return _Run(_TIMED_OUT if late.is_set() else process.returncode, data, found, stopped)
