@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import diffusers
 import torch
+from diffusers.utils import logging
 
 from ..models.checkpoint_files import check_component, component_class
 
@@ -23,6 +26,9 @@ __all__ = ["BatonPipeline"]
 '''
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+logger = logging.get_logger(__name__)
 
 
 class BatonLoadingMixin:
@@ -70,17 +76,8 @@ class BatonLoadingMixin:
         Saves all components; see `DiffusionPipeline.save_pretrained` for the arguments. A small `pipeline.py` beside the
         index lets plain `DiffusionPipeline.from_pretrained(..., custom_pipeline="pipeline")` load the folder.
 
-        Raises:
-            ValueError: if a LoRA is loaded, whose layers would be saved under names that no component knows.
+        LoRA layers are not saved with the transformer, only what `fuse_lora` has added to its weights: a warning says so.
         """
-        for name, component in self.components.items():
-            if isinstance(component, torch.nn.Module) and any(
-                n.endswith(".base_layer") for n, _ in component.named_modules()
-            ):
-                raise ValueError(
-                    f"`{name}` has a LoRA loaded: call `pipe.unload_lora_weights()` to save the pipeline without it, or first "
-                    "`pipe.fuse_lora()` to save it with what the LoRA adds."
-                )
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "pipeline.py").write_text(_PIPELINE_FILE)  # first: `push_to_hub=True` uploads what is there
@@ -89,7 +86,14 @@ class BatonLoadingMixin:
             class_name = type(getattr(self, name)).__name__
             if self.config[name][0] == "diffusers" and not hasattr(diffusers, class_name):
                 self.register_to_config(**{name: ("diffusers.guiders", class_name)})
-        super().save_pretrained(save_directory, **kwargs)
+        adapters = list(getattr(self.transformer, "peft_config", {}))
+        if adapters:
+            logger.warning(
+                f"the LoRA adapters {', '.join(adapters)} are not saved with the pipeline, only what `fuse_lora` has added: keep "
+                "their own files."
+            )
+        with _without_adapters(self.transformer):
+            super().save_pretrained(save_directory, **kwargs)
 
     @classmethod
     def _checkpoint_folder(cls, name_or_path: str | os.PathLike, kwargs: dict[str, Any]) -> Path:
@@ -148,3 +152,18 @@ class BatonLoadingMixin:
                     f"{folder} has no folder {name!r}, which its {index.name} lists: fetch or save it again."
                 )
             check_component(folder / name, found, kwargs.get("variant"))
+
+
+@contextmanager
+def _without_adapters(model: torch.nn.Module | None) -> Iterator[None]:
+    """Within it, the layers that PEFT has wrapped stand in the model themselves."""
+    parents = list(model.modules()) if model is not None else []
+    wrapped = [(parent, name, child) for parent in parents for name, child in parent.named_children()]
+    wrapped = [(parent, name, child) for parent, name, child in wrapped if hasattr(child, "base_layer")]
+    try:
+        for parent, name, child in wrapped:
+            setattr(parent, name, child.base_layer)
+        yield
+    finally:
+        for parent, name, child in wrapped:
+            setattr(parent, name, child)

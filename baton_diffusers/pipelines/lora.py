@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.loaders.lora_pipeline import CogVideoXLoraLoaderMixin
+from diffusers.utils import logging
+
+from ..models.lora_conversion import LoraMatch, match_lora
+
+
+logger = logging.get_logger(__name__)
 
 
 class BatonLoraLoaderMixin(CogVideoXLoraLoaderMixin):
@@ -14,35 +23,98 @@ class BatonLoraLoaderMixin(CogVideoXLoraLoaderMixin):
 
     All of diffusers' methods for adapters are there, and none of them is Baton's own: `load_lora_weights`, `set_adapters`,
     `fuse_lora`, `unfuse_lora`, `unload_lora_weights`, `save_lora_weights`, ... Of diffusers' loaders this one is for any
-    pipeline with one transformer; what is added is that a file without any layer for it is refused.
+    pipeline with one transformer; what is added is that files of other tools, and for Ovi and Wan2.2's 5B model, find their
+    layers, and that a file which does not fit is refused.
     """
 
     _lora_loadable_modules = ["transformer"]
 
     def load_lora_weights(
         self,
-        pretrained_model_name_or_path_or_dict: str | dict[str, torch.Tensor],
+        pretrained_model_name_or_path_or_dict: str | os.PathLike | dict[str, torch.Tensor],
         adapter_name: str | None = None,
+        prefix: str | None = None,
+        hotswap: bool = False,
+        low_cpu_mem_usage: bool = True,
         **kwargs: Any,
-    ) -> None:
+    ) -> LoraMatch:
         """
         Loads an adapter from a folder, file, Hub id or dictionary.
 
+        The names of its layers may be ours, Ovi's or, for the video branch, Wan2.2's; in the form of diffusers, PEFT, kohya,
+        musubi or ComfyUI, see [`match_lora`]. Layers that the transformer has not are left out, with a warning.
+
         Args:
-            pretrained_model_name_or_path_or_dict (`str` or `dict`): where from, e.g. the output of
+            pretrained_model_name_or_path_or_dict (`str`, `os.PathLike` or `dict`): where from, e.g. the output of
                 `examples/train_lora.py`.
             adapter_name (`str`, *optional*): its name, for `set_adapters`.
-            kwargs: as in diffusers' loaders: `weight_name`, `subfolder`, `revision`, `token`, `hotswap`, ...
+            prefix (`str`, *optional*): what the names of its layers begin with, if it is not one of the usual prefixes.
+            hotswap (`bool`, defaults to `False`): take the place of the adapter of that name, see diffusers.
+            low_cpu_mem_usage (`bool`, defaults to `True`): do not draw weights that are then replaced.
+            kwargs: as in diffusers' loaders: `weight_name`, `subfolder`, `revision`, `token`, ...
+
+        Returns:
+            [`LoraMatch`]: which layers matched, and which did not.
 
         Raises:
-            ValueError: if there is no LoRA layer for the transformer in it.
+            ValueError: if there is no such file, no layer of it is one of the transformer's, one is of another size, lacks a
+                part or is not finite, or the name is taken.
         """
-        prefix = f"{self.transformer_name}."
-        options = {name: value for name, value in kwargs.items() if name not in ("hotswap", "low_cpu_mem_usage")}
-        names = list(self.lora_state_dict(pretrained_model_name_or_path_or_dict, **options))
-        if not any(name.startswith(prefix) and "lora" in name for name in names):
-            found = f"such as {names[0]!r}" if names else "none at all"
-            raise ValueError(
-                f"no LoRA layer is for the transformer: their names start with {prefix!r}, but those found are {found}."
+        if self.transformer is None:
+            raise ValueError("this pipeline has no `transformer` for a LoRA: load it with one.")
+        source = pretrained_model_name_or_path_or_dict
+        state_dict, config = (source, {}) if isinstance(source, dict) else self._read_lora(source, kwargs)
+        match = match_lora(state_dict, self.transformer, prefix, config)
+        if match.unmatched:
+            logger.warning(
+                f"{len(match.layers)} layers of this LoRA are the transformer's, and {len(match.unmatched)} names are not and are "
+                f"left out, such as {match.unmatched[0]!r}."
             )
-        super().load_lora_weights(pretrained_model_name_or_path_or_dict, adapter_name, **kwargs)
+        own = {f"{self.transformer_name}.{key}": tensor for key, tensor in match.state_dict().items()}
+        metadata = {f"{self.transformer_name}.{key}": value for key, value in match.peft_config().items()}
+        before = set(getattr(self.transformer, "peft_config", {}))
+        self.load_lora_into_transformer(
+            own,
+            transformer=self.transformer,
+            adapter_name=adapter_name,
+            metadata=metadata,
+            _pipeline=self,
+            low_cpu_mem_usage=low_cpu_mem_usage,
+            hotswap=hotswap,
+        )
+        for name in set(self.transformer.peft_config) - before:
+            _restore_precision(self.transformer, match, name)
+        return match
+
+    @classmethod
+    def _read_lora(
+        cls, source: str | os.PathLike, kwargs: dict[str, Any]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """The tensors of a safetensors file, and what it or PEFT's adapter_config.json beside it says of the alphas."""
+        if kwargs.setdefault("use_safetensors", True) is not True:
+            raise ValueError("`use_safetensors=False` would read a pickle, which can hold code: leave it out.")
+        path = Path(source)
+        try:
+            state_dict, metadata = cls.lora_state_dict(os.fspath(source), return_lora_metadata=True, **kwargs)
+        except Exception as error:  # of safetensors, the Hub's client, httpx or the system
+            raise ValueError(f"no LoRA could be read from {os.fspath(source)!r}: {error}") from error
+        prefix = f"{cls.transformer_name}."
+        metadata = metadata if isinstance(metadata, dict) else {}
+        config = {key.removeprefix(prefix): value for key, value in metadata.items()}
+        beside = (path if path.is_dir() else path.parent) / kwargs.get("subfolder", "") / "adapter_config.json"
+        if not config and path.exists() and beside.is_file():
+            try:
+                config = dict(json.loads(beside.read_text()))
+            except (OSError, ValueError, TypeError, RecursionError) as error:
+                raise ValueError(f"{beside} is damaged ({error}): fetch or save it again.") from error
+        return state_dict, config
+
+
+def _restore_precision(transformer: torch.nn.Module, match: LoraMatch, adapter: str) -> None:
+    """Where weights are stored in 8 bits, PEFT stores the adapter so too, without the hook that casts it for computing."""
+    parameters = dict(transformer.named_parameters())
+    for name, layer in match.layers.items():
+        for part, tensor in (("lora_A", layer.down), ("lora_B", layer.up)):
+            parameter = parameters[f"{name}.{part}.{adapter}.weight"]
+            if parameter.element_size() == 1:
+                parameter.data = tensor.to(parameter.device, transformer.dtype)
