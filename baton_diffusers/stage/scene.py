@@ -57,6 +57,7 @@ INTERVAL = {"bounce": JUMP, "ring": 6, "say": 7, "hit": GAP}  # between the inst
 HOLD = {"bounce": 1, "ring": 3, "say": 5, "hit": 3}  # what the picture shows from the instant on
 FIRST_FRAME = 2  # of the earliest movement
 LAST_FRAME = NUM_FRAMES - GAP  # of the latest instant
+IDLE_SHARE = 0.04  # of the simple scenes that are drawn: nothing happens in them
 MIN_SLACK = 4  # frames by which every script can be shifted
 
 
@@ -130,7 +131,8 @@ class Slide(NamedTuple):
 
 @dataclass(frozen=True)
 class Scene:
-    """A cast of one to three actors, ordered from left to right, and a script of one to four actions.
+    """A cast of one to three actors, ordered from left to right, and a script of up to four actions. Without a script nothing
+    happens.
 
     Raises a `ValueError` where two actors share a spot or a name, an action does not suit its actor, the same actor acts
     twice in succession, a box has no way to its target or the target no room to jolt, or the script does not fit the clip.
@@ -145,8 +147,8 @@ class Scene:
             raise ValueError(f"`actors` have to be at different spots, from left to right, but are {self.actors}.")
         if len({actor.name for actor in self.actors}) < len(self.actors):
             raise ValueError(f"`actors` have to differ in kind or colour, but are {self.actors}.")
-        if not 1 <= len(self.script) <= MAX_ACTIONS:
-            raise ValueError(f"`script` has {len(self.script)} actions, but has to have 1 to {MAX_ACTIONS}.")
+        if len(self.script) > MAX_ACTIONS:
+            raise ValueError(f"`script` has {len(self.script)} actions, but may have {MAX_ACTIONS} at most.")
         previous = None
         for action in self.script:
             if not 0 <= action.actor < len(self.actors):
@@ -209,13 +211,15 @@ class Scene:
     @cached_property
     def slack(self) -> int:
         """The number of frames by which the script can be delayed."""
+        if not self.script:
+            return NUM_FRAMES
         last = self.script[-1]
         return LAST_FRAME - self.earliest[-1] - (last.count - 1) * INTERVAL[last.verb]
 
     @property
     def tier(self) -> str:
-        """simple (one action), medium (two) or complex (three or four)."""
-        return TIERS[min(len(self.script), 3) - 1]
+        """simple (one action, or none), medium (two) or complex (three or four)."""
+        return TIERS[min(max(len(self.script), 1), 3) - 1]
 
     @cached_property
     def digest(self) -> int:
@@ -312,7 +316,8 @@ def sample_scene(seed: int, tier: str | None = None, split: str | None = None) -
     Args:
         seed: The same seed, tier and split give the same scene.
         tier: "simple", "medium" or "complex"; `None` draws each as often as the others. A third of the complex scenes
-            is built around several steps, a third around a hit, and a third around a dialogue of both faces.
+            is built around several steps, a third around a hit, and a third around a dialogue of both faces. In some of the
+            simple scenes nothing happens.
         split: "train", "validation", "test" or "test-combinations", see [`Scene.split`]; `None` takes any scene.
     """
     if tier not in (None, *TIERS):
@@ -321,7 +326,10 @@ def sample_scene(seed: int, tier: str | None = None, split: str | None = None) -
         raise ValueError(f"`split` is {split!r}, but has to be one of {SPLITS} or None.")
     rng = np.random.default_rng([seed, 0x57A6E])
     tier = tier or TIERS[rng.integers(3)]
+    idle = tier == "simple" and np.random.default_rng([seed, 0x1D1E]).random() < IDLE_SHARE
     for scene in _draw_scenes(rng, tier):
+        if idle and split != "test-combinations":  # where nobody acts, no combination is shown
+            scene = Scene(scene.actors, ())
         if split is None or scene.split == split:
             return scene
     raise AssertionError("the stream of scenes is endless")

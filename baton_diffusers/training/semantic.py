@@ -122,7 +122,7 @@ class FrameDataset:
             event.frame + int(rng.integers(HOLD[scene.script[event.action].verb])) for event in timeline(scene, index)
         ]
         frames = [
-            int(rng.choice(held)) if number % 2 else int(rng.integers(NUM_FRAMES))
+            int(rng.choice(held)) if number % 2 and held else int(rng.integers(NUM_FRAMES))
             for number in range(self.frames_per_scene)
         ]
         rows = poses(scene, index)
@@ -261,7 +261,7 @@ def sound_labels(scene: Scene, seed: int, token_duration: float, num_tokens: int
 
 
 class SoundDataset:
-    """One chunk of sound from each of endless training scenes, around one of its events, with labels for every token."""
+    """One chunk of sound from each of endless training scenes, around one of its events if it has any, with labels for every token."""
 
     def __init__(self, tokens_per_chunk: int, chunk_duration: float, split: str = "train"):
         self.tokens_per_chunk = tokens_per_chunk
@@ -274,8 +274,8 @@ class SoundDataset:
         chunk_samples = round(self.chunk_duration * SAMPLING_RATE)
         num_tokens = -(-NUM_SAMPLES * self.tokens_per_chunk // chunk_samples)
         labels = sound_labels(scene, index, token_duration, num_tokens)
-        event = timeline(scene, index)[rng.integers(len(timeline(scene, index)))]
-        first = int(event.time / token_duration) - int(rng.integers(self.tokens_per_chunk))
+        times = [event.time for event in timeline(scene, index)] or [rng.uniform(0, NUM_SAMPLES / SAMPLING_RATE)]
+        first = int(times[rng.integers(len(times))] / token_duration) - int(rng.integers(self.tokens_per_chunk))
         first = min(max(first, 0), NUM_SAMPLES * self.tokens_per_chunk // chunk_samples - self.tokens_per_chunk)
         start = first * chunk_samples // self.tokens_per_chunk
         return {

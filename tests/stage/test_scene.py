@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from baton_diffusers.stage import Action, Actor, Scene, sample_scene, timeline
+from baton_diffusers.stage import Action, Actor, Scene, render_clip, sample_scene, timeline
 from baton_diffusers.stage.scene import FRAME_RATE, GAP, HELD_OUT_ORDERS, HELD_OUT_PAIRS, LAST_FRAME, SPLITS, TIERS
 
 
@@ -75,7 +75,7 @@ def test_tiers_keep_their_promise(tier):
     for seed in SEEDS:
         scene = sample_scene(seed, tier=tier)
         assert scene.tier == tier
-        assert len(scene.script) in {"simple": (1,), "medium": (2,), "complex": (3, 4)}[tier]
+        assert len(scene.script) in {"simple": (0, 1), "medium": (2,), "complex": (3, 4)}[tier]
         if tier == "complex":
             assert len({action.actor for action in scene.script}) >= 2
 
@@ -98,6 +98,16 @@ def test_every_instant_lies_on_the_frame_grid_in_order_and_apart():
             assert all(after.frame - before.frame >= GAP for before, after in pairwise(events))
 
 
+def test_in_a_few_simple_scenes_nothing_happens():
+    for split in ("train", "test-combinations"):
+        scenes = [sample_scene(seed, "simple", split) for seed in range(100)]
+        idle = [scene for scene in scenes if not scene.script]
+        assert 0 < len(idle) < 10 if split == "train" else not idle
+        for scene in idle:
+            clip = render_clip(scene, 0)
+            assert timeline(scene, 0) == () and not clip.waveform.any() and (clip.frames == clip.frames[0]).all()
+
+
 def test_times_are_drawn_per_render_seed():
     scene = sample_scene(5, tier="simple")
     assert len({timeline(scene, seed) for seed in range(20)}) > 5
@@ -108,7 +118,7 @@ def test_times_are_drawn_per_render_seed():
     [
         ((replace(BALL, spot="right"), replace(BOX, spot="left")), (Action("bounce", 0),), "from left to right"),
         ((BALL, Actor("ball", "red", "middle")), (Action("bounce", 0),), "differ in kind or colour"),
-        ((BALL, BOX), (), "0 actions"),
+        ((BALL, FACE), (Action("bounce", 0), Action("say", 1, 1, ("one",))) * 3, "6 actions"),
         ((BALL, BOX), (Action("ring", 0),), "cannot ring"),
         ((BALL, BOX), (Action("bounce", 2),), "cast has 2"),
         ((BALL, BOX), (Action("bounce", 0), Action("bounce", 0)), "twice in succession"),

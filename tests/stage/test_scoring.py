@@ -469,3 +469,13 @@ def test_wrong_arrays_are_named():
         score_clip(clip.frames.astype(np.float32), clip.waveform, scene)
     with pytest.raises(ValueError, match="`waveform`"):
         score_clip(clip.frames, clip.waveform[None], scene)
+
+
+def test_where_nothing_is_to_happen_nothing_may_be_seen_or_heard():
+    cast = (Actor("box", "red", "left"), Actor("face", "orange", "middle"))
+    scene, other = Scene(cast, ()), Scene(cast, (Action("say", 1, 1, ("two",)),))
+    clip, busy = render_clip(scene, 3), render_clip(other, 3)
+    quiet = score_clip(clip.frames, clip.waveform, scene)
+    assert quiet.strict and quiet.desync == 0 and quiet.word_errors == (0, 0)
+    assert failing(score_clip(busy.frames, clip.waveform, scene)) == {"alone"}
+    assert failing(score_clip(clip.frames, busy.waveform, scene)) == {"quiet"}

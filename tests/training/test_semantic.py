@@ -105,6 +105,12 @@ def test_frames_keep_to_their_split_and_show_events(tokenizer):
     assert torch.equal(batch["match"], expected)
 
 
+def test_a_scene_in_which_nothing_happens_is_trained_on():
+    index = next(index for index in range(1000) if not sample_scene(index, split="train").script)
+    assert len(FrameDataset(4, (4, 4))[index]["captions"]) == 4
+    assert SoundDataset(16, 1.0)[index]["waveform"].shape == (1, 16000)
+
+
 def test_mel_filters_leave_a_flat_spectrum_flat():
     filters = mel_filters(512, 40, 16000)
     torch.testing.assert_close(filters.sum(dim=1), torch.ones(40))
