@@ -37,8 +37,8 @@ from baton_diffusers import coordinates
 from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
 from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
 from baton_diffusers.models.va_planner import VAPlannerModel
+from baton_diffusers.models.wan_clip import encode_clip
 from baton_diffusers.plan import SemanticPlan
-from baton_diffusers.training.codecs import encode_clip
 
 
 # Of a trained parameter: bfloat16 weight and gradient, float32 master weight and AdamW's two moments.

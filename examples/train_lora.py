@@ -9,36 +9,34 @@ To see what it makes while it learns, in RUN_DIR/samples: `trainer.validate_ever
 twice.]'`. Where the text encoder is large: cache with `--text`, and train with `cached_text=true`. It is not loaded then.
 """
 
-import argparse
-from dataclasses import replace
-from pathlib import Path
-
-import torch
-from transformers import AutoTokenizer
-
-from baton_diffusers import VAPlannerModel
-from baton_diffusers.training.config import load_config
-from baton_diffusers.training.data.dataset import CachedFeatures
-from baton_diffusers.training.lora import LoraTraining, build_lora, save_lora
-from baton_diffusers.training.trainer import Trainer
-from baton_diffusers.training.transformer import FeatureCollator, FlowMatchingLoss
-from baton_diffusers.training.validation import Validation
+from baton_diffusers.training.config import LoraTraining
+from baton_diffusers.training.script import run
 
 
-def main(path: str, overrides: list[str]) -> None:
-    config = load_config(path, LoraTraining, overrides)
+def main(config: LoraTraining) -> None:
+    """Trains, and saves the LoRA."""
+    from dataclasses import replace
+    from pathlib import Path
+
+    from transformers import AutoTokenizer
+
+    from baton_diffusers import VAPlannerModel
+    from baton_diffusers.models.checkpoint_files import load_component
+    from baton_diffusers.training.data.dataset import CachedFeatures
+    from baton_diffusers.training.flow_matching import FeatureCollator, FlowMatchingLoss
+    from baton_diffusers.training.lora import build_lora, save_lora
+    from baton_diffusers.training.trainer import Trainer
+    from baton_diffusers.training.validation import Validation
+
     training = config.transformer_training()
     features = CachedFeatures(config.features, seed=config.trainer.seed, batch_size=config.trainer.batch_size)
     tokenizer = None if config.cached_text else AutoTokenizer.from_pretrained(training.tokenizer)
-    planner = planner_tokenizer = None
+    collate, planner = FeatureCollator(training.max_sequence_length, tokenizer), None
     if training.plan == "planner":
-        planner = VAPlannerModel.from_pretrained(training.planner).eval().requires_grad_(False)
+        planner = load_component(training.planner, VAPlannerModel).eval().requires_grad_(False)
         planner_tokenizer = AutoTokenizer.from_pretrained(training.planner_tokenizer)
-    torch.manual_seed(config.trainer.seed)
+        collate = FeatureCollator(training.max_sequence_length, tokenizer, planner_tokenizer, planner.config)
     module = build_lora(config)
-    collate = FeatureCollator(
-        training.max_sequence_length, tokenizer, planner_tokenizer, None if planner is None else planner.config
-    )
     loss = FlowMatchingLoss(training, features, planner)
     validation = None
     if config.validation is not None:
@@ -52,8 +50,4 @@ def main(path: str, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="YAML file of LoraTraining")
-    parser.add_argument("overrides", nargs="*", help="key=value, keys dotted: trainer.steps=100")
-    arguments = parser.parse_args()
-    main(arguments.config, arguments.overrides)
+    run(main, LoraTraining, __doc__)

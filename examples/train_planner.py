@@ -6,65 +6,53 @@ python examples/train_planner.py examples/configs/nano/planner.yaml --export   #
 With `trainer.validate_every=500` that share is also taken while it trains, on `evaluation_scenes` scenes, into RUN_DIR/validation.csv.
 """
 
-import argparse
-
-import torch
-from transformers import AutoTokenizer
-
-from baton_diffusers import VAPlannerModel
-from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
-from baton_diffusers.stage.clips import StageClips
-from baton_diffusers.training.checkpoint import load_checkpoint
-from baton_diffusers.training.config import load_config
-from baton_diffusers.training.data.dataset import CachedFeatures
-from baton_diffusers.training.planner import (
-    CachedPlans,
-    PlanCollator,
-    PlannedScenes,
-    PlannerConfig,
-    PlannerLoss,
-    PlannerSamples,
-    build_planner,
-    explained_variance,
-    format_explained_variance,
-    merge_lora,
-)
-from baton_diffusers.training.trainer import Trainer
+from baton_diffusers.training.config import PlannerTraining
+from baton_diffusers.training.script import run
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="YAML file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace the file's")
-    parser.add_argument("--export", action="store_true", help="do not train: save and score the newest checkpoint")
-    args = parser.parse_intermixed_args()
+def main(config: PlannerTraining, export: bool = False) -> None:
+    """Trains, or takes the newest checkpoint; saves the planner and prints what it explains."""
+    from transformers import AutoTokenizer
 
-    config = load_config(args.config, PlannerConfig, args.overrides)
+    from baton_diffusers import VAPlannerModel
+    from baton_diffusers.models.checkpoint_files import load_component
+    from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
+    from baton_diffusers.stage.clips import StageClips
+    from baton_diffusers.training.checkpoint import load_checkpoint
+    from baton_diffusers.training.data.dataset import CachedFeatures
+    from baton_diffusers.training.planner import (
+        CachedPlans,
+        PlanCollator,
+        PlannedScenes,
+        PlannerLoss,
+        PlannerSamples,
+        build_planner,
+        explained_variance,
+        format_explained_variance,
+        merge_lora,
+    )
+    from baton_diffusers.training.trainer import Trainer
+
     tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
     encoders = (
-        VideoSemanticEncoder.from_pretrained(config.video_semantic_encoder),
-        AudioSemanticEncoder.from_pretrained(config.audio_semantic_encoder),
+        load_component(config.video_semantic_encoder, VideoSemanticEncoder),
+        load_component(config.audio_semantic_encoder, AudioSemanticEncoder),
     )
-    torch.manual_seed(config.trainer.seed)
     planner = build_planner(config)
-    if args.export:
+    if export:
         step = load_checkpoint(config.trainer.run_dir, planner)
         print(f"step {step}: {step * config.trainer.batch_size} prompts seen")
     else:
-        loss = PlannerLoss(config.audio_weight, config.cue_weight)
         if config.features is None:
-            dataset = PlannedScenes(*encoders, config.num_scenes, config.clips_per_prompt)
+            plans = PlannedScenes(*encoders, config.num_scenes, config.clips_per_prompt)
         else:
-            clips = (
-                None
-                if config.data_seed is None
-                else StageClips("train", config.data_seed, verb_shares=config.verb_shares)
-            )
-            features = CachedFeatures(config.features, clips, config.trainer.seed, config.trainer.batch_size)
-            dataset = CachedPlans(features)
+            clips = None
+            if config.data_seed is not None:
+                clips = StageClips("train", config.data_seed, verb_shares=config.verb_shares)
+            plans = CachedPlans(CachedFeatures(config.features, clips, config.trainer.seed, config.trainer.batch_size))
         texts_per_sample = config.cue_texts // config.trainer.batch_size
-        dataset = PlannerSamples(
-            dataset, config.trainer.seed, texts_per_sample, config.cue_dropout, config.cue_tier_weights
+        samples = PlannerSamples(
+            plans, config.trainer.seed, texts_per_sample, config.cue_dropout, config.cue_tier_weights
         )
 
         def validate(module: VAPlannerModel, step: int) -> dict[str, float]:
@@ -75,8 +63,8 @@ def main() -> None:
         trainer = Trainer(
             config.trainer,
             planner,
-            loss,
-            dataset,
+            PlannerLoss(config.audio_weight, config.cue_weight),
+            samples,
             collate_fn=PlanCollator(tokenizer, planner.config),
             validate=validate if validates else None,
             settings=config,
@@ -92,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, PlannerTraining, __doc__, export="do not train: save and score the newest checkpoint")

@@ -23,48 +23,39 @@ A text encoder that stays as it is, as that of a large model: cache with `--text
 It is not loaded then.
 """
 
-import argparse
-from pathlib import Path
-
-import torch
-from diffusers import AutoencoderKLWan, MMAudioVAE
-from transformers import AutoTokenizer
-
-from baton_diffusers import VAPlannerModel
-from baton_diffusers.stage.clips import StageClips
-from baton_diffusers.training.config import load_config
-from baton_diffusers.training.data.dataset import CachedFeatures
-from baton_diffusers.training.trainer import Trainer
-from baton_diffusers.training.transformer import (
-    FeatureCollator,
-    FlowMatchingLoss,
-    TransformerTraining,
-    build_transformer,
-    export_transformer,
-    mean_losses,
-    parameter_groups,
-)
-from baton_diffusers.training.validation import Validation
+from baton_diffusers.training.config import TransformerTraining
+from baton_diffusers.training.script import run
 
 
-def main(path: str, overrides: list[str]) -> None:
-    config = load_config(path, TransformerTraining, overrides)
-    torch.manual_seed(config.trainer.seed)
+def main(config: TransformerTraining) -> None:
+    """Trains, exports to RUN_DIR/export, and prints the mean losses at the end."""
+    from pathlib import Path
+
+    from diffusers import AutoencoderKLWan, MMAudioVAE
+    from transformers import AutoTokenizer
+
+    from baton_diffusers import VAPlannerModel
+    from baton_diffusers.models.checkpoint_files import load_component
+    from baton_diffusers.stage.clips import StageClips
+    from baton_diffusers.training.data.dataset import CachedFeatures
+    from baton_diffusers.training.flow_matching import FeatureCollator, FlowMatchingLoss, mean_losses
+    from baton_diffusers.training.trainer import Trainer
+    from baton_diffusers.training.transformer import build_transformer, export_transformer, parameter_groups
+    from baton_diffusers.training.validation import Validation
+
     module = build_transformer(config)
     clips = None if config.data_seed is None else StageClips("train", config.data_seed, verb_shares=config.verb_shares)
     features = CachedFeatures(
         config.features, clips, config.trainer.seed, config.trainer.batch_size, include_flagged=config.uses_flagged
     )
-    planner = planner_tokenizer = None
-    if config.plan == "planner":
-        planner = VAPlannerModel.from_pretrained(config.planner).eval().requires_grad_(False)
-        planner_tokenizer = AutoTokenizer.from_pretrained(config.planner_tokenizer)
-    vae = AutoencoderKLWan.from_pretrained(config.vae).eval() if "static" in config.tasks else None
-    audio_vae = MMAudioVAE.from_pretrained(config.audio_vae).eval() if "mute" in config.tasks else None
     tokenizer = None if config.text_encoder is None else AutoTokenizer.from_pretrained(config.tokenizer)
-    collate = FeatureCollator(
-        config.max_sequence_length, tokenizer, planner_tokenizer, None if planner is None else planner.config
-    )
+    collate, planner = FeatureCollator(config.max_sequence_length, tokenizer), None
+    if config.plan == "planner":
+        planner = load_component(config.planner, VAPlannerModel).eval().requires_grad_(False)
+        planner_tokenizer = AutoTokenizer.from_pretrained(config.planner_tokenizer)
+        collate = FeatureCollator(config.max_sequence_length, tokenizer, planner_tokenizer, planner.config)
+    vae = load_component(config.vae, AutoencoderKLWan).eval() if "static" in config.tasks else None
+    audio_vae = load_component(config.audio_vae, MMAudioVAE).eval() if "mute" in config.tasks else None
     loss = FlowMatchingLoss(config, features, planner, vae, audio_vae)
     run_dir = Path(config.trainer.run_dir)
     validation = None if config.validation is None else Validation(config.validation, run_dir / "samples")
@@ -78,8 +69,4 @@ def main(path: str, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="YAML file of TransformerTraining")
-    parser.add_argument("overrides", nargs="*", help="key=value, keys dotted: trainer.steps=100")
-    arguments = parser.parse_args()
-    main(arguments.config, arguments.overrides)
+    run(main, TransformerTraining, __doc__)

@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -251,6 +252,24 @@ def check_component(folder: str | os.PathLike, model_class: type[torch.nn.Module
         expected = {key: shape for key, shape in expected.items() if key in shapes or not re.search(pattern, key)}
     check_keys(shapes, expected, published.name, _REMEDY)
     published.check_finite()
+
+
+def load_component(folder: str | os.PathLike, model_class: type[torch.nn.Module], **kwargs: Any) -> torch.nn.Module:
+    r"""
+    A saved model, once [`check_component`] is content with it.
+
+    Args:
+        folder (`str` or `os.PathLike`): the component's.
+        model_class (`type`): a `ModelMixin` or `PreTrainedModel`.
+        kwargs: as for its `from_pretrained`.
+
+    Raises:
+        ValueError: if there is no such folder, or as [`check_component`].
+    """
+    if not Path(folder, "config.json").is_file():
+        raise ValueError(f"{folder} is not the folder of a {model_class.__name__}: it has no config.json.")
+    check_component(folder, model_class)
+    return model_class.from_pretrained(folder, **kwargs)
 
 
 def _weight_files(folder: Path, model_class: type, variant: str | None) -> list[Path]:

@@ -6,18 +6,26 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from .tasks import TASKS
+
 
 Config = TypeVar("Config")
 
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("no", "fp16", "bf16")
+DTYPES = ("float32", "bfloat16", "float16")
+PLAN_SOURCES = ("encoders", "planner", "none")
+
+# The projections of self-attention, of text, cross-modal and plan attention, and their outputs, in both branches.
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 @dataclass
@@ -110,6 +118,340 @@ class TrainerConfig:
             raise ValueError(f"`ema_decay` must be in [0, 1), or None for no moving average, got {self.ema_decay}.")
 
 
+@dataclass
+class ValidationConfig:
+    """
+    Clips that are made from time to time during a training: of fixed prompts, each from a noise of its own that is the same
+    at every step, so that clips of different steps can be compared.
+
+    Args:
+        model: Folder of a pipeline, which gives all components but those that are trained.
+        prompts: Prompts of one's own, whose clips are written and not scored.
+        scenes_per_tier: Scenes of each tier of Stage's validation split, whose clips are written and scored; 0 for none.
+        use_plan: Whether the clips follow the plans of the pipeline's planner, or their text alone.
+        num_inference_steps: Denoising steps; None takes the pipeline's.
+        batch_size: Clips made together.
+        scale: Every pixel becomes `scale` x `scale` pixels of the mp4.
+    """
+
+    model: str | None = None
+    prompts: tuple[str, ...] = ()
+    scenes_per_tier: int = 0
+    use_plan: bool = True
+    num_inference_steps: int | None = None
+    batch_size: int = 8
+    scale: int = 1
+
+    def __post_init__(self) -> None:
+        self.prompts = tuple(self.prompts)
+        if not self.prompts and self.scenes_per_tier < 1:
+            raise ValueError("`validation` has nothing to make: give `prompts`, or `scenes_per_tier` of Stage.")
+        if self.batch_size < 1:
+            raise ValueError(f"`validation.batch_size` must be at least 1, got {self.batch_size}.")
+        if self.scenes_per_tier and find_spec("jiwer") is None:
+            raise ValueError(
+                "`validation.scenes_per_tier` scores clips, which needs jiwer: pip install 'baton-diffusers[eval]'"
+            )
+
+
+@dataclass
+class TransformerTraining:
+    """
+    Configuration of a transformer's training.
+
+    Args:
+        trainer: The run, see [`TrainerConfig`].
+        features: Folder of cached features.
+        max_sequence_length: Text tokens to which prompts are padded.
+        tokenizer: Folder of the text encoder's tokenizer.
+        transformer: Configuration of [`DualBranchTransformer`].
+        text_encoder: Configuration of `UMT5EncoderModel`, which is trained with the transformer. None takes the embeddings of
+            the prompts from the features (`baton cache --text`): a text encoder that stays as it is, as the large one's
+            does, is then not in memory.
+        plan: Where plans come from: "encoders" (stage 2: features of the clip itself), "planner" (stage 3: predicted from
+            the prompt by the frozen planner) or "none" (the text-only arm).
+        planner: Folder of the planner, for `plan="planner"`.
+        planner_tokenizer: Folder of its tokenizer.
+        initial: Folder with a `transformer` and a `text_encoder` to start from: stage 2's export for stage 3, or a whole
+            pipeline to train on. They have to be of the configuration given here, but for `new_layers`.
+        initial_text_encoder: Folder of the text encoder to start from in place of `initial`'s: one that has learnt to read,
+            see `train_text_encoder.py`.
+        new_layers: Parts of names of parameters that `initial` may lack, which then start as in a fresh model.
+        fresh_layers: Parts of names of parameters that start as in a fresh model although `initial` has them, and that the
+            configuration may lack: `("fusion", "context_tokens")` learns anew how the modalities read each other, on towers
+            that know either, as the arms of an ablation do.
+        new_layers_learning_rate: Learning rate of the parameters that these two name; None trains them at the rate of
+            the rest. CCL takes ten times the rate of the pretrained layers (arXiv:2603.18600).
+        task_weights: How often a sample is drawn for each of [`TASKS`], relative to the others. "joint" alone is the plain
+            training; "t2v", "t2a", "a2v" and "v2a" beside it are CCL's task mix; "mute" and "static"
+            train the anchors of Harmony's SyncCFG.
+        synergy_weights: Weights of further terms of the loss, in which *every* sample is trained in these tasks too, in the
+            same step. `{a2v: 0.1, v2a: 0.3}` is Harmony's Cross-Task Synergy (arXiv:2511.21579), at three times the
+            cost. `task_weights={joint: 1, a2v: 0.1, v2a: 0.3}` has, up to a factor, the same gradient on average, at one.
+        clean_reads_noisy: Whether a clean modality reads the noisy one. Harmony says nothing of a routing, and both of its
+            streams attend to each other: `True`. The default is CCL's routing: the clean modality
+            reads the context tokens alone, and so does not change while the other is denoised.
+        independent_timesteps: Share of samples whose audio has a noise level of its own, drawn apart from the video's.
+        given_share: Share of samples of which a part is given clean, at timestep 0, and not supervised: the first picture,
+            the beginning of both modalities, or all but a span of time of each. It trains what a pipeline does with
+            `image`, `continue_from` and masks, and takes timesteps for each token. Half of the
+            still clips of "static" are then held at the clip's own first picture, as SyncCFG's are where one is given.
+        reference_share: Share of batches whose samples hear a reference audio before the clip: a span of between a sixth and a
+            half of their own sound, from anywhere in it. It trains Harmony's global style path (arXiv:2511.21579).
+        vae: Folder of the video's autoencoder, for "static".
+        audio_vae: Folder of the audio's autoencoder, for "mute".
+        text_dropout: Share of samples that lose the text but keep the plan.
+        plan_dropout: Share of samples that lose the plan but keep the text.
+        joint_dropout: Share of samples that lose both.
+        cue_dropout: Share of samples whose plan is made without cues, by a planner that writes them.
+        noise_mean: Noise levels are `sigmoid(noise_mean + noise_std * N(0, 1))`.
+        noise_std: See `noise_mean`.
+        noise_bins: Equal ranges of noise levels for which the losses are also logged apart; 0 logs none.
+        audio_weight: Weight of the audio loss beside the video's.
+        motion_weight: Weight of the error of the video's change from one latent in time to the next, beside 1 for the error
+            itself (ours). Most of that error is what stands still, a backdrop or a colour; small movements are lost in it.
+        data_seed: Seed of the Stage stream that the features were made from, whose prompts are paraphrased anew each time;
+            None takes the prompts of the cache, as for clips of one's own.
+        verb_shares: Those of that stream, see [`StageClips`].
+        validation: Clips that are made every `trainer.validate_every` steps, see [`ValidationConfig`]; None for none.
+    """
+
+    trainer: TrainerConfig
+    features: str
+    max_sequence_length: int
+    tokenizer: str | None = None
+    transformer: dict[str, Any] = field(default_factory=dict)
+    text_encoder: dict[str, Any] | None = field(default_factory=dict)
+    plan: str = "encoders"
+    planner: str | None = None
+    planner_tokenizer: str | None = None
+    initial: str | None = None
+    initial_text_encoder: str | None = None
+    new_layers: tuple[str, ...] = ("context_tokens",)
+    fresh_layers: tuple[str, ...] = ()
+    new_layers_learning_rate: float | None = None
+    task_weights: dict[str, float] = field(default_factory=lambda: {"joint": 1.0})
+    synergy_weights: dict[str, float] = field(default_factory=dict)
+    clean_reads_noisy: bool = False
+    independent_timesteps: float = 0.0
+    given_share: float = 0.0
+    reference_share: float = 0.0
+    vae: str | None = None
+    audio_vae: str | None = None
+    text_dropout: float = 0.1
+    plan_dropout: float = 0.2
+    joint_dropout: float = 0.1
+    cue_dropout: float = 0.1
+    noise_mean: float = 0.3
+    noise_std: float = 1.2
+    noise_bins: int = 0
+    audio_weight: float = 1.0
+    motion_weight: float = 0.0
+    data_seed: int | None = 0
+    verb_shares: dict[str, float] = field(default_factory=dict)
+    validation: ValidationConfig | None = None
+
+    def __post_init__(self):
+        if self.plan not in PLAN_SOURCES:
+            raise ValueError(f"`plan` is {self.plan!r}, but must be one of {PLAN_SOURCES}.")
+        if self.plan == "planner" and (self.planner is None or self.planner_tokenizer is None):
+            raise ValueError('`plan="planner"` needs `planner` and `planner_tokenizer`, the folders of both.')
+        if self.text_encoder is not None and self.tokenizer is None:
+            raise ValueError("`text_encoder` needs `tokenizer`, the folder of its tokenizer.")
+        if self.text_encoder is None and self.initial_text_encoder is not None:
+            raise ValueError(
+                f"`initial_text_encoder` is {self.initial_text_encoder}, but `text_encoder` is null, so that none learns: leave it "
+                "out."
+            )
+        if self.text_encoder is None and self.data_seed is not None:
+            raise ValueError(
+                "`text_encoder` is null, so that prompts are those whose embeddings the features hold, but `data_seed` "
+                f"{self.data_seed} paraphrases them anew: set it to null, too."
+            )
+        if self.text_dropout + self.plan_dropout + self.joint_dropout > 1:
+            raise ValueError(
+                "`text_dropout`, `plan_dropout` and `joint_dropout` exclude one another: their sum exceeds 1."
+            )
+        self.new_layers, self.fresh_layers = tuple(self.new_layers), tuple(self.fresh_layers)
+        if self.new_layers_learning_rate is not None and not self.new_layers_learning_rate > 0:
+            raise ValueError(f"`new_layers_learning_rate` must be positive, got {self.new_layers_learning_rate}.")
+        for name in ("task_weights", "synergy_weights"):
+            for task, weight in getattr(self, name).items():
+                if task not in TASKS:
+                    raise ValueError(f"`{name}` names {task!r}, but the tasks are {', '.join(TASKS)}.")
+                if not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+                    raise ValueError(
+                        f"`{name}` gives {task!r} the weight {weight!r}, but it must be a number from 0 on."
+                    )
+        if not any(self.task_weights.values()):
+            raise ValueError(f"`task_weights` is {self.task_weights}: give one task at least a weight above 0.")
+        for name in ("independent_timesteps", "given_share", "reference_share", "cue_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` is a share, in [0, 1], got {getattr(self, name)}.")
+        if not 0 <= self.motion_weight < math.inf:
+            raise ValueError(f"`motion_weight` must be a number from 0 on, got {self.motion_weight}.")
+        if self.noise_bins < 0:
+            raise ValueError(f"`noise_bins` must be 0 or more, got {self.noise_bins}.")
+        for task, name in (("static", "vae"), ("mute", "audio_vae")):
+            if task in self.tasks and getattr(self, name) is None:
+                raise ValueError(f"the task {task!r} needs `{name}`, the folder of the autoencoder that encodes it.")
+
+    @property
+    def uses_flagged(self) -> bool:
+        """Whether silent and static clips can be trained on: there is a task for either."""
+        return {"t2v", "t2a"} <= set(self.tasks)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks that are trained, in the order of [`TASKS`]."""
+        return tuple(name for name in TASKS if self.task_weights.get(name) or self.synergy_weights.get(name))
+
+
+@dataclass
+class LoraTraining:
+    """
+    Configuration of a LoRA's training.
+
+    Args:
+        trainer: The run, see [`TrainerConfig`].
+        model: Folder of the pipeline that it is trained on.
+        features: Folder of cached features, made with that pipeline's own encoders.
+        output: Folder to which it is saved, for `pipe.load_lora_weights`.
+        rank: Rank of the matrices: their size and what they can learn.
+        alpha: Scale of what they add, as `alpha / rank`; None takes the rank, a scale of 1.
+        targets: Names of layers that get them, as peft reads them: ends of names.
+        dtype: Of the frozen weights: "float32", "bfloat16" or "float16". The trained ones are float32.
+        plan: Where plans come from: "encoders", "planner" or "none", see [`TransformerTraining`].
+        cached_text: Whether the prompts' embeddings come from the features (`baton cache --text`), so that the text encoder
+            is not in memory.
+        validation: Clips that are made while it is trained, see [`ValidationConfig`]; by default with the components of
+            `model`.
+        loss: Further settings of the loss, by their names in [`TransformerTraining`], e.g. `text_dropout`.
+    """
+
+    trainer: TrainerConfig
+    model: str
+    features: str
+    output: str
+    rank: int = 16
+    alpha: float | None = None
+    targets: tuple[str, ...] = ATTENTION
+    dtype: str = "float32"
+    plan: str = "planner"
+    cached_text: bool = False
+    validation: ValidationConfig | None = None
+    loss: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"`rank` must be at least 1, got {self.rank}.")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"`dtype` is {self.dtype!r}, but must be one of {', '.join(DTYPES)}.")
+        if not (Path(self.model) / "model_index.json").is_file():
+            raise ValueError(
+                f"`model` is {self.model!r}, but must be the folder of a pipeline, with a model_index.json."
+            )
+        if (Path(self.output) / "pytorch_lora_weights.safetensors").exists():
+            raise ValueError(f"`output` {self.output} holds a LoRA already: choose another folder, or delete it.")
+
+    def transformer_training(self) -> TransformerTraining:
+        """The configuration of the loss, which is that of the transformer itself.
+
+        Raises:
+            ValueError: if `loss` or `plan` is not what it takes.
+        """
+        model = Path(self.model)
+        index = json.loads((model / "model_index.json").read_text())
+        parts = {"plan": self.plan, "features": self.features}
+        if self.cached_text:
+            parts |= {"text_encoder": None, "data_seed": None}
+        else:
+            parts |= {"tokenizer": str(model / "tokenizer")}
+        if self.plan == "planner":
+            parts |= {name: str(model / name) for name in ("planner", "planner_tokenizer")}
+        known = set(TransformerTraining.__dataclass_fields__)
+        if wrong := set(self.loss) - (
+            known - {*parts, "trainer", "max_sequence_length", "transformer", "text_encoder", "validation"}
+        ):
+            raise ValueError(f"`loss` has {', '.join(sorted(wrong))}, which is not a setting of the loss.")
+        return TransformerTraining(
+            trainer=self.trainer, max_sequence_length=index["max_sequence_length"], **parts, **self.loss
+        )
+
+
+@dataclass
+class PlannerTraining:
+    """
+    Configuration of a planner's training on Stage (Baton's stage 1).
+
+    Args:
+        trainer: The run; a sample is one scene.
+        tokenizer: Folder of the planner's tokenizer.
+        video_semantic_encoder: Folder of the frozen [`VideoSemanticEncoder`].
+        audio_semantic_encoder: Folder of the frozen [`AudioSemanticEncoder`].
+        output: Folder to which the planner is saved.
+        planner: Arguments of [`VAPlannerModel`].
+        language_model: Folder or Hub id of a Qwen3 whose weights the language model starts from, as the paper's does; its
+            configuration has to be that of `planner`. None starts from random ones.
+        initial: Folder of a planner to train on. It may lack the timestamps of `planner`, which then start fresh.
+        lora_rank: Rank of a LoRA that is trained instead of the language model's own weights, and merged into them in the
+            end; placeholders and towers are trained in full. None trains the language model in full, as the paper does.
+        features: Folder that `cache_features` wrote, for targets that are computed already. None computes them as scenes
+            come up, see `num_scenes` and `clips_per_prompt`.
+        data_seed: Seed of the Stage stream that the features were made from, whose prompts are paraphrased anew each time;
+            None takes the prompts of the cache, as for clips of one's own.
+        verb_shares: Those of that stream, see [`StageClips`].
+        num_scenes: Training scenes, whose features are computed once; their prompts are paraphrased at every epoch.
+        clips_per_prompt: Renders of a scene whose features are averaged into one target. The prompt does not say when
+            things happen, so that a scene has many clips; the squared distances to all of them have the gradient of the
+            squared distance to their mean (ours).
+        audio_weight: Weight of an audio token beside a video token; 1 is the paper's plain sum over tokens.
+        cue_weight: Weight of the cross-entropy of cues, for a planner with timestamps.
+        cue_texts: Further prompts of Stage with their cues in each batch, a multiple of its size, for the cross-entropy alone. To
+            write down who acts how often, in which order, takes more examples to learn than to plan by it, and text is cheap.
+        cue_tier_weights: How often these prompts are of each tier, in any scale; None draws all tiers equally often.
+        cue_dropout: Share of samples whose cues are left out of what the planner reads, so that it still plans without.
+        evaluation_scenes: Validation scenes over which the explained variance is taken after training; 0 for none.
+    """
+
+    trainer: TrainerConfig
+    tokenizer: str
+    video_semantic_encoder: str
+    audio_semantic_encoder: str
+    output: str
+    planner: dict[str, Any]
+    language_model: str | None = None
+    initial: str | None = None
+    lora_rank: int | None = None
+    features: str | None = None
+    data_seed: int | None = 0
+    verb_shares: dict[str, float] = field(default_factory=dict)
+    num_scenes: int = 5000
+    clips_per_prompt: int = 1
+    audio_weight: float = 1.0
+    cue_weight: float = 1.0
+    cue_texts: int = 0
+    cue_tier_weights: dict[str, float] | None = None
+    cue_dropout: float = 0.1
+    evaluation_scenes: int = 200
+
+    def __post_init__(self) -> None:
+        if self.lora_rank is not None and self.lora_rank < 1:
+            raise ValueError(f"`lora_rank` must be at least 1, or None for no LoRA, got {self.lora_rank}.")
+        if self.language_model is not None and self.initial is not None:
+            raise ValueError("`initial` is a whole planner, its language model included: give it or `language_model`.")
+        if self.cue_texts < 0 or self.cue_texts % self.trainer.batch_size:
+            raise ValueError(
+                f"`cue_texts` is {self.cue_texts}, but must be a multiple of `trainer.batch_size`, {self.trainer.batch_size}."
+            )
+        if not 0 <= self.cue_dropout <= 1:
+            raise ValueError(f"`cue_dropout` is a share of the samples, in [0, 1], got {self.cue_dropout}.")
+        if self.clips_per_prompt > 1 and self.planner.get("first_timestamp_id") is not None:
+            raise ValueError(
+                f"`clips_per_prompt` is {self.clips_per_prompt}, but a planner with timestamps learns each clip with its cues: 1."
+            )
+
+
 def load_config(path: str | Path, cls: type[Config], overrides: Sequence[str] = ()) -> Config:
     """
     Reads a YAML file into a dataclass, whose fields may be dataclasses.
@@ -178,7 +520,7 @@ def _sentence(cls: type, error: dict[str, Any]) -> str:
     if error["type"] == "missing":
         return f"`{place}` is missing, and has no default."
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = ", ".join(field.name for field in fields(_section(cls, error["loc"][:-1])))
+        known = ", ".join(known.name for known in fields(_section(cls, error["loc"][:-1])))
         return f"unknown key `{place}`; it may be one of {known}."
     if error["type"] == "dataclass_type":
         return f"`{place}` must hold the keys of {error['ctx']['class_name']}, got {error['input']!r}."

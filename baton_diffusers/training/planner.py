@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,93 +14,21 @@ import torch.nn as nn
 from peft import LoraConfig
 from transformers import PreTrainedTokenizerBase, Qwen3Model
 
+from ..models.checkpoint_files import load_component
 from ..models.latents import to_video
 from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder, read_plan
 from ..models.va_planner import VAPlannerModel, tokenize_cues, tokenize_prompts
 from ..plan import SemanticPlan
 from ..stage import render_clip, sample_scene, write_cues, write_prompt
 from ..stage.clips import StageClips
-from .config import TrainerConfig
+from .config import PlannerTraining
 from .data.dataset import CachedFeatures
 
 
 _TEXTS_OF_A_SCENE = 4
 
 
-@dataclass
-class PlannerConfig:
-    """
-    Training of a [`VAPlannerModel`] on Stage.
-
-    Args:
-        trainer: The run; a sample is one scene.
-        tokenizer: Folder of the planner's tokenizer.
-        video_semantic_encoder: Folder of the frozen [`VideoSemanticEncoder`].
-        audio_semantic_encoder: Folder of the frozen [`AudioSemanticEncoder`].
-        output: Folder to which the planner is saved.
-        planner: Arguments of [`VAPlannerModel`].
-        language_model: Folder or Hub id of a Qwen3 whose weights the language model starts from, as the paper's does; its
-            configuration has to be that of `planner`. None starts from random ones.
-        initial: Folder of a planner to train on. It may lack the timestamps of `planner`, which then start fresh.
-        lora_rank: Rank of a LoRA that is trained instead of the language model's own weights, and merged into them in the
-            end; placeholders and towers are trained in full. None trains the language model in full, as the paper does.
-        features: Folder that `cache_features` wrote, for targets that are computed already. None computes them as scenes
-            come up, see `num_scenes` and `clips_per_prompt`.
-        data_seed: Seed of the Stage stream that the features were made from, whose prompts are paraphrased anew each time;
-            None takes the prompts of the cache, as for clips of one's own.
-        verb_shares: Those of that stream, see [`StageClips`].
-        num_scenes: Training scenes, whose features are computed once; their prompts are paraphrased at every epoch.
-        clips_per_prompt: Renders of a scene whose features are averaged into one target. The prompt does not say when
-            things happen, so that a scene has many clips; the squared distances to all of them have the gradient of the
-            squared distance to their mean (ours).
-        audio_weight: Weight of an audio token beside a video token; 1 is the paper's plain sum over tokens.
-        cue_weight: Weight of the cross-entropy of cues, for a planner with timestamps.
-        cue_texts: Further prompts of Stage with their cues in each batch, a multiple of its size, for the cross-entropy alone. To
-            write down who acts how often, in which order, takes more examples to learn than to plan by it, and text is cheap.
-        cue_tier_weights: How often these prompts are of each tier, in any scale; None draws all tiers equally often.
-        cue_dropout: Share of samples whose cues are left out of what the planner reads, so that it still plans without.
-        evaluation_scenes: Validation scenes over which the explained variance is taken after training; 0 for none.
-    """
-
-    trainer: TrainerConfig
-    tokenizer: str
-    video_semantic_encoder: str
-    audio_semantic_encoder: str
-    output: str
-    planner: dict[str, Any]
-    language_model: str | None = None
-    initial: str | None = None
-    lora_rank: int | None = None
-    features: str | None = None
-    data_seed: int | None = 0
-    verb_shares: dict[str, float] = field(default_factory=dict)
-    num_scenes: int = 5000
-    clips_per_prompt: int = 1
-    audio_weight: float = 1.0
-    cue_weight: float = 1.0
-    cue_texts: int = 0
-    cue_tier_weights: dict[str, float] | None = None
-    cue_dropout: float = 0.1
-    evaluation_scenes: int = 200
-
-    def __post_init__(self) -> None:
-        if self.lora_rank is not None and self.lora_rank < 1:
-            raise ValueError(f"`lora_rank` must be at least 1, or None for no LoRA, got {self.lora_rank}.")
-        if self.language_model is not None and self.initial is not None:
-            raise ValueError("`initial` is a whole planner, its language model included: give it or `language_model`.")
-        if self.cue_texts < 0 or self.cue_texts % self.trainer.batch_size:
-            raise ValueError(
-                f"`cue_texts` is {self.cue_texts}, but must be a multiple of `trainer.batch_size`, {self.trainer.batch_size}."
-            )
-        if not 0 <= self.cue_dropout <= 1:
-            raise ValueError(f"`cue_dropout` is a share of the samples, in [0, 1], got {self.cue_dropout}.")
-        if self.clips_per_prompt > 1 and self.planner.get("first_timestamp_id") is not None:
-            raise ValueError(
-                f"`clips_per_prompt` is {self.clips_per_prompt}, but a planner with timestamps learns each clip with its cues: 1."
-            )
-
-
-def build_planner(config: PlannerConfig) -> VAPlannerModel:
+def build_planner(config: PlannerTraining) -> VAPlannerModel:
     """The planner that a training starts from.
 
     Raises:
@@ -106,10 +36,12 @@ def build_planner(config: PlannerConfig) -> VAPlannerModel:
     """
     planner = VAPlannerModel(**config.planner)
     if config.language_model is not None:
-        weights = Qwen3Model.from_pretrained(config.language_model, dtype=torch.float32).state_dict()
+        local = Path(config.language_model).is_dir()  # or a Hub id
+        load = partial(load_component, model_class=Qwen3Model) if local else Qwen3Model.from_pretrained
+        weights = load(config.language_model, dtype=torch.float32).state_dict()
         _load(planner.language_model, weights, config.language_model)
     if config.initial is not None:
-        weights = VAPlannerModel.from_pretrained(config.initial).state_dict()
+        weights = load_component(config.initial, VAPlannerModel).state_dict()
         name = "language_model.embed_tokens.weight"
         embeddings, expected = weights[name], planner.state_dict()
         if planner.writes_cues and len(embeddings) <= planner.config.first_timestamp_id:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from ..pipelines.pipeline_baton import BatonPipeline
 from ..stage.scene import FRAME_RATE, SAMPLING_RATE, Scene
 from ..stage.scoring import ClipScore, score_clip, summarise
 from ..stage.show import contact_sheet
+from .config import ValidationConfig
 
 
 if TYPE_CHECKING:
@@ -28,42 +28,6 @@ if TYPE_CHECKING:
 
 _SHEET_WIDTH = 1000  # pixels
 _SCORES = ("p_acc", "strict", "m_wer", "desync")
-
-
-@dataclass
-class ValidationConfig:
-    """
-    Clips that are made from time to time during a training: of fixed prompts, each from a noise of its own that is the same
-    at every step, so that clips of different steps can be compared.
-
-    Args:
-        model: Folder of a pipeline, which gives all components but those that are trained.
-        prompts: Prompts of one's own, whose clips are written and not scored.
-        scenes_per_tier: Scenes of each tier of Stage's validation split, whose clips are written and scored; 0 for none.
-        use_plan: Whether the clips follow the plans of the pipeline's planner, or their text alone.
-        num_inference_steps: Denoising steps; None takes the pipeline's.
-        batch_size: Clips made together.
-        scale: Every pixel becomes `scale` x `scale` pixels of the mp4.
-    """
-
-    model: str | None = None
-    prompts: tuple[str, ...] = ()
-    scenes_per_tier: int = 0
-    use_plan: bool = True
-    num_inference_steps: int | None = None
-    batch_size: int = 8
-    scale: int = 1
-
-    def __post_init__(self) -> None:
-        self.prompts = tuple(self.prompts)
-        if not self.prompts and self.scenes_per_tier < 1:
-            raise ValueError("`validation` has nothing to make: give `prompts`, or `scenes_per_tier` of Stage.")
-        if self.batch_size < 1:
-            raise ValueError(f"`validation.batch_size` must be at least 1, got {self.batch_size}.")
-        if self.scenes_per_tier and find_spec("jiwer") is None:
-            raise ValueError(
-                "`validation.scenes_per_tier` scores clips, which needs jiwer: pip install 'baton-diffusers[eval]'"
-            )
 
 
 @dataclass(frozen=True)

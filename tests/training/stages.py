@@ -2,15 +2,11 @@
 
 import torch
 
-from baton_diffusers.training.config import TrainerConfig
+from baton_diffusers.training.config import TrainerConfig, TransformerTraining
+from baton_diffusers.training.flow_matching import FeatureCollator, FlowMatchingLoss
 from baton_diffusers.training.planner import CachedPlans, PlanCollator, PlannerLoss
 from baton_diffusers.training.trainer import Trainer
-from baton_diffusers.training.transformer import (
-    FeatureCollator,
-    FlowMatchingLoss,
-    TransformerTraining,
-    build_transformer,
-)
+from baton_diffusers.training.transformer import build_transformer
 from tests import tiny
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from baton_diffusers.training.config import TrainerConfig
-from baton_diffusers.training.lora import LoraTraining, build_lora, save_lora
+from baton_diffusers.training.config import LoraTraining, TrainerConfig
+from baton_diffusers.training.flow_matching import FeatureCollator, FlowMatchingLoss
+from baton_diffusers.training.lora import build_lora, save_lora
 from baton_diffusers.training.trainer import Trainer
-from baton_diffusers.training.transformer import FeatureCollator, FlowMatchingLoss
 from tests import tiny
 from tests.training.stages import RandomFeatures
 

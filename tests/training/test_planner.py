@@ -10,14 +10,13 @@ from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, Video
 from baton_diffusers.models.va_planner import VAPlannerModel, add_timestamps, tokenize_cues, tokenize_prompts
 from baton_diffusers.plan import SemanticPlan
 from baton_diffusers.stage.clips import StageClips
-from baton_diffusers.training.config import TrainerConfig
+from baton_diffusers.training.config import PlannerTraining, TrainerConfig
 from baton_diffusers.training.data.cache import cache_features
 from baton_diffusers.training.data.dataset import CachedFeatures
 from baton_diffusers.training.planner import (
     CachedPlans,
     PlanCollator,
     PlannedScenes,
-    PlannerConfig,
     PlannerLoss,
     PlannerSamples,
     build_planner,
@@ -176,7 +175,7 @@ def test_cached_features_are_targets_too(encoders, tmp_path):
 def planner_config(tmp_path, tokenizer, **changes):
     planner = make_planner(tokenizer).config
     names = "language_model_config video_dim audio_dim video_grid audio_tokens_per_chunk tower_depth system_prompt"
-    return PlannerConfig(
+    return PlannerTraining(
         trainer=TrainerConfig(
             run_dir=str(tmp_path), steps=4, batch_size=2, learning_rate=1e-2, ema_decay=None, trackers=()
         ),
@@ -283,9 +282,9 @@ def test_a_planner_that_wrote_no_cues_is_trained_on_to_write_them(tokenizer, cue
         elif name != "lm_head.weight":
             assert torch.equal(value, weights[name]), name
     with pytest.raises(ValueError, match="clips_per_prompt.*2.*timestamps"):
-        PlannerConfig(**{**vars(config), "clips_per_prompt": 2})
+        PlannerTraining(**{**vars(config), "clips_per_prompt": 2})
     with pytest.raises(ValueError, match="initial.*language_model"):
-        PlannerConfig(**{**vars(config), "language_model": "qwen"})
+        PlannerTraining(**{**vars(config), "language_model": "qwen"})
 
 
 def test_further_texts_teach_cues_alone_and_are_new_for_each_sample(cue_planner, cue_tokenizer, encoders):

@@ -13,19 +13,15 @@ import torch
 
 from baton_diffusers.models.va_planner import VAPlannerModel
 from baton_diffusers.stage.clips import StageClips
-from baton_diffusers.training.config import TrainerConfig
+from baton_diffusers.training.config import TrainerConfig, TransformerTraining
 from baton_diffusers.training.data.cache import cache_features
 from baton_diffusers.training.data.clips import Bucket, ClipFormat, open_clips
 from baton_diffusers.training.data.dataset import CachedFeatures
+from baton_diffusers.training.flow_matching import FeatureCollator, FlowMatchingLoss
 from baton_diffusers.training.planner import CachedPlans, PlanCollator, PlannerLoss
 from baton_diffusers.training.tokenizer import stage_texts, train_tokenizer
 from baton_diffusers.training.trainer import Trainer
-from baton_diffusers.training.transformer import (
-    FeatureCollator,
-    FlowMatchingLoss,
-    TransformerTraining,
-    build_transformer,
-)
+from baton_diffusers.training.transformer import build_transformer
 from tests import stage_parts
 from tests.odd_clips import ODD_CLIPS, write_odd_clips, write_stage_clips
 

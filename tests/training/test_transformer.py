@@ -15,21 +15,19 @@ from baton_diffusers.models.latents import encode_audio_latents
 from baton_diffusers.models.va_planner import tokenize_cues
 from baton_diffusers.plan import SemanticPlan
 from baton_diffusers.stage.clips import StageClips
-from baton_diffusers.training.config import TrainerConfig, load_config
+from baton_diffusers.training.config import TrainerConfig, TransformerTraining, load_config
 from baton_diffusers.training.data.cache import cache_features
 from baton_diffusers.training.data.dataset import CachedFeatures
-from baton_diffusers.training.trainer import Trainer
-from baton_diffusers.training.transformer import (
+from baton_diffusers.training.flow_matching import (
     FeatureCollator,
     FlowMatchingLoss,
-    TransformerTraining,
-    build_transformer,
-    export_transformer,
     mean_losses,
     mute_latents,
-    parameter_groups,
     static_latents,
+    visited_states,
 )
+from baton_diffusers.training.trainer import Trainer
+from baton_diffusers.training.transformer import build_transformer, export_transformer, parameter_groups
 from tests import tiny
 
 
@@ -401,7 +399,7 @@ def untrained_passes(settings, preset, direction):
                 if getattr(guidance_pass, f"predicts_{modality}"):
                     # That no training leaves out blocks is what makes the pass worse, which is wanted (Ovi).
                     state = replace(guidance_pass.anchor, skip_layers=())
-                    if state not in settings.visited_states(modality, other):
+                    if state not in visited_states(settings, modality, other):
                         untrained.append((modality, guidance_pass.anchor.name))
     return untrained
 
@@ -477,7 +475,7 @@ def test_the_visited_states_are_those_of_the_batches():
                     if own or given[row] == (other == "given"):
                         seen[other].add(anchor)
         for other, anchors in seen.items():
-            assert anchors == settings.visited_states(modality, other)
+            assert anchors == visited_states(settings, modality, other)
 
 
 def test_the_loss_is_taken_in_float32():

@@ -10,8 +10,9 @@ from PIL import Image
 from baton_diffusers import BatonPipeline, default_checkpoint
 from baton_diffusers.cli import main
 from baton_diffusers.media import read_clip
+from baton_diffusers.training.config import ValidationConfig
 from baton_diffusers.training.transformer import TransformerWithText
-from baton_diffusers.training.validation import Validation, ValidationConfig
+from baton_diffusers.training.validation import Validation
 from tests.scripts import load_script
 
 

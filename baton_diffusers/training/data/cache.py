@@ -31,8 +31,8 @@ from ... import coordinates
 from ...models.audio_16khz import MMAudioVAE16kHz
 from ...models.latents import encode_audio_latents, normalise_latents, to_video
 from ...models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder, read_plan
+from ...models.wan_clip import encode_clip
 from ...stage.clips import StageClips
-from ..codecs import encode_clip
 from .clips import ClipFolder, ClipRejected, ClipShards, index_shard
 
 

@@ -1,0 +1,60 @@
+"""What training scripts tell a person: one sentence, and an exit code."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).parents[2]
+NANO = ROOT / "model_cards" / "baton-nano"
+CONFIGS = ROOT / "examples" / "configs" / "nano"
+
+
+def start(script, *arguments):
+    command = [sys.executable, str(ROOT / "examples" / script), *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+@pytest.mark.parametrize(
+    "script, arguments, code, message",
+    [
+        ("train_lora.py", ["nowhere.yaml"], 2, "nowhere.yaml cannot be read as a YAML file"),
+        ("train_lora.py", [CONFIGS / "lora.yaml", "rank=0"], 2, "`rank` must be at least 1, got 0"),
+        ("train_lora.py", [CONFIGS / "lora.yaml", f"model={NANO}", "features=nowhere"], 2, "no features in nowhere"),
+        ("train_transformer.py", [CONFIGS / "transformer.yaml", "trainer.stepz=1"], 2, "unknown key `trainer.stepz`"),
+        (
+            "train_planner.py",
+            [CONFIGS / "planner.yaml", f"tokenizer={NANO}/planner_tokenizer"],
+            2,
+            "not the folder of a",
+        ),
+    ],
+)
+def test_a_wrong_input_is_one_sentence(tmp_path, script, arguments, code, message):
+    process = start(script, *arguments, f"trainer.run_dir={tmp_path / 'run'}")
+    _, errors = process.communicate()
+    assert process.returncode == code
+    assert len(errors.splitlines()) == 1 and re.fullmatch(rf"{script}: .*{re.escape(message)}.*\n", errors), errors
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.5])
+def test_ctrl_c_leaves_no_traceback(seconds):
+    code = "import time; from baton_diffusers.training import script; print(1, flush=True); "
+    code += "from baton_diffusers.training.config import PlannerTraining; "
+    code += "script.run(lambda config: time.sleep(60), PlannerTraining, None)"
+    command = [sys.executable, "-c", code, str(CONFIGS / "planner.yaml")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    process.stdout.readline()
+    time.sleep(0.5 + seconds)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in errors and len(errors.splitlines()) <= 1, errors
