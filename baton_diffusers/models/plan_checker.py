@@ -1,0 +1,165 @@
+"""A reader of prompts that checks cue sheets before anything is rendered. Ours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import BaseOutput
+
+from ..cues import Sheet, parse_sheet
+
+
+# What a name that the checker does not know, or a fact beyond its steps, counts: as unlikely as the least likely answer.
+_UNKNOWN = 1e-6
+
+
+@dataclass
+class PlanCheckerOutput(BaseOutput):
+    """
+    What the checker reads in a batch of prompts, as log-probabilities.
+
+    Args:
+        cast (`torch.Tensor` of shape `(batch_size, num_names, 2 + num_places)`): where each name stands: absent, at each of the
+            places, or somewhere that the prompt leaves open.
+        actors (`torch.Tensor` of shape `(batch_size, max_steps, num_names + 1)`): who acts in each step; 0 is nobody.
+        deeds (`torch.Tensor` of shape `(batch_size, max_steps, max_deeds, num_deeds + 1)`): what is done in each step, in order;
+            0 is nothing.
+    """
+
+    cast: torch.Tensor
+    actors: torch.Tensor
+    deeds: torch.Tensor
+
+
+class PlanChecker(ModelMixin, ConfigMixin):
+    """
+    Reads from a prompt who is there, where, and who does what in which order, and scores cue sheets against it.
+
+    One layer of cross-attention asks the text encoder's hidden states. It is no deeper than the layers by which a transformer
+    reads them. A *step* is a run of cues of one actor.
+
+    Args:
+        text_dim (`int`): width of the text encoder's hidden states.
+        names (`list[str]`): names that a cast may have, such as "red ball".
+        places (`list[str]`): places of a cast.
+        deeds (`list[str]`): what a cue may say after a name, such as "says three".
+        max_steps (`int`, defaults to 4): steps that are asked for.
+        max_deeds (`int`, defaults to 3): cues of a step that are asked for.
+        num_attention_heads (`int`, defaults to 4): heads; they divide `text_dim`.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        text_dim: int,
+        names: list[str],
+        places: list[str],
+        deeds: list[str],
+        max_steps: int = 4,
+        max_deeds: int = 3,
+        num_attention_heads: int = 4,
+    ):
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(len(names) + max_steps * (1 + max_deeds), text_dim))
+        self.attention = nn.MultiheadAttention(text_dim, num_attention_heads, batch_first=True)
+        self.norm = nn.LayerNorm(text_dim)
+        self.cast_head = nn.Linear(text_dim, 2 + len(places))
+        self.actor_head = nn.Linear(text_dim, 1 + len(names))
+        self.deed_head = nn.Linear(text_dim, 1 + len(deeds))
+
+    def forward(self, encoder_hidden_states: torch.Tensor) -> PlanCheckerOutput:
+        """
+        Args:
+            encoder_hidden_states (`torch.Tensor` of shape `(batch_size, text_length, text_dim)`): the prompts' embeddings, zero where
+                there is no text.
+
+        Returns:
+            [`PlanCheckerOutput`]
+        """
+        config = self.config
+        is_padding = (encoder_hidden_states == 0).all(dim=-1)
+        is_padding[:, 0] = False  # an empty prompt
+        queries = self.queries.expand(len(encoder_hidden_states), -1, -1)
+        read, _ = self.attention(
+            queries, encoder_hidden_states, encoder_hidden_states, key_padding_mask=is_padding, need_weights=False
+        )
+        cast, actors, deeds = self.norm(read).split(
+            [len(config.names), config.max_steps, config.max_steps * config.max_deeds], dim=1
+        )
+        return PlanCheckerOutput(
+            cast=self.cast_head(cast).float().log_softmax(dim=-1),
+            actors=self.actor_head(actors).float().log_softmax(dim=-1),
+            deeds=self.deed_head(deeds).float().log_softmax(dim=-1).unflatten(1, (config.max_steps, config.max_deeds)),
+        )
+
+    def score(self, read: PlanCheckerOutput, sheets: Sequence[str]) -> list[float]:
+        """
+        How well sheets fit prompts: the log-probability of all that a sheet says, in nats; 0 is the best.
+
+        A place that a prompt leaves open costs every sheet the same.
+
+        Args:
+            read ([`PlanCheckerOutput`]): what was read in the prompts, one for each sheet.
+            sheets (`Sequence[str]`): sheets, see [`baton_diffusers.cues`].
+
+        Returns:
+            `list[float]`: a score for each sheet.
+
+        Raises:
+            ValueError: if a sheet is malformed.
+        """
+        cast, actors, deeds = (values.exp().double().cpu() for values in (read.cast, read.actors, read.deeds))
+        scores = []
+        for row, text in enumerate(sheets):
+            facts = self._probabilities(cast[row], actors[row], deeds[row], parse_sheet(text))
+            scores.append(sum(math.log(max(float(value), _UNKNOWN)) for value in facts))
+        return scores
+
+    def _probabilities(
+        self, cast: torch.Tensor, actors: torch.Tensor, deeds: torch.Tensor, sheet: Sheet
+    ) -> list[float]:
+        config = self.config
+        places = {member.name: member.place for member in sheet.cast}
+        facts = [0.0] * len(places.keys() - set(config.names))
+        for row, name in zip(cast.tolist(), config.names, strict=True):
+            if name not in places:
+                facts.append(row[0])
+            elif places[name] in config.places:
+                facts.append(row[1 + config.places.index(places[name])] + row[-1] / len(config.places))
+            else:
+                facts.append(0.0)
+        steps = sheet_steps(sheet, config.names)
+        facts += [0.0] * max(0, len(steps) - config.max_steps)
+        for index in range(config.max_steps):
+            name, done = steps[index] if index < len(steps) else (None, [])
+            facts.append(_answer(actors[index], config.names, name))
+            facts += [0.0] * max(0, len(done) - config.max_deeds)
+            for i in range(config.max_deeds):
+                facts.append(_answer(deeds[index, i], config.deeds, done[i] if i < len(done) else None))
+        return facts
+
+
+def sheet_steps(sheet: Sheet, names: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """The steps of a sheet: runs of cues of one actor, each its name and what it does, cue by cue. A cue that begins with none of
+    the `names` is a step of its own, under its whole text."""
+    steps: list[tuple[str, list[str]]] = []
+    for cue in sheet.cues:
+        name = next((name for name in names if f"{cue.text} ".startswith(f"{name} ")), cue.text)
+        deed = cue.text[len(name) :].strip()
+        if steps and steps[-1][0] == name:
+            steps[-1][1].append(deed)
+        else:
+            steps.append((name, [deed]))
+    return steps
+
+
+def _answer(probabilities: torch.Tensor, answers: Sequence[str], answer: str | None) -> float:
+    if answer is None:
+        return float(probabilities[0])
+    return float(probabilities[1 + answers.index(answer)]) if answer in answers else 0.0

@@ -1,0 +1,196 @@
+"""Trains nano's text encoder to read, and the plan checker that reads with it.
+
+    python examples/nano/reading.py examples/nano/reading.yaml [key=value ...]
+    python examples/nano/reading.py examples/nano/reading.yaml train_text_encoder=false initial=my_nano   # the checker alone
+
+The transformer, trained on velocities alone, teaches its text encoder for hours to tell words apart before it learns what belongs
+together: which place to which actor, which words to which step. Questions teach that in minutes. The checker that answers them is
+shipped: it scores cue sheets against prompts. A text encoder that has been trained on with a transformer needs its checker trained
+anew, on the encoder as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import nll_loss
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
+
+from baton_diffusers.cues import parse_sheet
+from baton_diffusers.models.plan_checker import PlanChecker, PlanCheckerOutput, sheet_steps
+from baton_diffusers.stage import describe, write_cues
+from baton_diffusers.stage.clips import StageClips
+from baton_diffusers.stage.scene import COLOURS, DIGITS, KINDS, MAX_ACTIONS, MAX_COUNT, SPOTS, VOICES, Scene
+from baton_diffusers.training.trainer import Trainer, TrainerConfig, load_config
+
+
+NAMES = tuple(f"{colour} {kind}" for kind in KINDS for colour in (VOICES if kind == "face" else COLOURS))
+PLACES = tuple(SPOTS)
+DEEDS = ("bounces", "rings", *(f"hits {name}" for name in NAMES), *(f"says {word}" for word in DIGITS))
+
+
+@dataclass
+class Reading:
+    """
+    Training of the text encoder and the plan checker.
+
+    Args:
+        trainer: The run; a sample is `paraphrases` prompts of one scene.
+        tokenizer: Folder of the text encoder's tokenizer.
+        output: Folder to which `text_encoder` and `plan_checker` are saved.
+        text_encoder: Arguments of `UMT5Config`.
+        initial: Folder with a `text_encoder` to start from; None starts from a fresh one.
+        train_text_encoder: False trains the checker alone, on the encoder of `initial`.
+        position_learning_rate: Learning rate of the relative attention biases, by which alone a UMT5 knows the order of words.
+            They start near zero, and have to come to several units.
+        paraphrases: Prompts of each scene.
+        tier_weights: See `StageClips`.
+        evaluation_scenes: Validation scenes on which the answers are checked after training; 0 for none.
+    """
+
+    trainer: TrainerConfig
+    tokenizer: str
+    output: str
+    text_encoder: dict[str, Any] = field(default_factory=dict)
+    initial: str | None = None
+    train_text_encoder: bool = True
+    position_learning_rate: float = 0.03
+    paraphrases: int = 4
+    tier_weights: dict[str, float] | None = None
+    evaluation_scenes: int = 500
+
+    def __post_init__(self) -> None:
+        if not self.position_learning_rate > 0:
+            raise ValueError(f"`position_learning_rate` must be positive, got {self.position_learning_rate}.")
+        if not self.train_text_encoder and self.initial is None:
+            raise ValueError(
+                "`train_text_encoder` is false: name the `initial` folder whose encoder the checker reads with."
+            )
+
+
+class Reader(nn.Module):
+    """A text encoder with its checker: what `forward(input_ids, attention_mask)` reads in prompts."""
+
+    def __init__(self, text_encoder: UMT5EncoderModel, checker: PlanChecker) -> None:
+        super().__init__()
+        self.text_encoder = text_encoder
+        self.checker = checker
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> PlanCheckerOutput:
+        text = self.text_encoder(input_ids, attention_mask=attention_mask).last_hidden_state
+        return self.checker(text * attention_mask[..., None].to(text.dtype))
+
+
+def answers(scene: Scene, places: tuple[bool, ...]) -> dict[str, torch.Tensor]:
+    """What is right for a prompt of a scene that states the `places` of some of its actors."""
+    cast = torch.zeros(len(NAMES), dtype=torch.long)
+    for actor, stated in zip(scene.actors, places, strict=True):
+        cast[NAMES.index(actor.name)] = 1 + PLACES.index(actor.spot) if stated else 1 + len(PLACES)
+    actors = torch.zeros(MAX_ACTIONS, dtype=torch.long)
+    deeds = torch.zeros(MAX_ACTIONS, MAX_COUNT, dtype=torch.long)
+    for step, (name, done) in enumerate(sheet_steps(parse_sheet(write_cues(scene, 0)), NAMES)):
+        actors[step] = 1 + NAMES.index(name)
+        for i, deed in enumerate(done):
+            deeds[step, i] = 1 + DEEDS.index(deed)
+    return {"cast": cast, "actors": actors, "deeds": deeds}
+
+
+class QuestionedScenes:
+    """Stage's prompts with the right answers, as an endless dataset: a sample is a list of paraphrases of one scene."""
+
+    def __init__(self, clips: StageClips, paraphrases: int) -> None:
+        self.clips = clips
+        self.paraphrases = paraphrases
+
+    def __getitem__(self, index: int) -> list[dict[str, Any]]:
+        scene, seed = self.clips.scene(index)
+        prompts = [describe(scene, seed + i) for i in range(self.paraphrases)]
+        return [{"prompt": prompt.text, **answers(scene, prompt.places)} for prompt in prompts]
+
+
+class PromptCollator:
+    """Joins samples of [`QuestionedScenes`]: tokens of the prompts, and the answers."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+
+    def __call__(self, samples: list[list[dict[str, Any]]]) -> dict[str, torch.Tensor]:
+        rows = [row for sample in samples for row in sample]
+        tokens = self.tokenizer([row["prompt"] for row in rows], padding=True, return_tensors="pt")
+        right = {name: torch.stack([row[name] for row in rows]) for name in ("cast", "actors", "deeds")}
+        return {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask, **right}
+
+
+def reading_loss(
+    module: nn.Module, batch: dict[str, torch.Tensor], generator: torch.Generator, step: int
+) -> dict[str, torch.Tensor]:
+    """The cross-entropy of the answers, as `Trainer` wants it; also the share of the answers that are right."""
+    read = module(batch["input_ids"], batch["attention_mask"])
+    losses, right = [], {}
+    for name in ("cast", "actors", "deeds"):
+        said = read[name].flatten(0, -2)
+        losses.append(nll_loss(said, batch[name].flatten()))
+        right[name] = (said.argmax(dim=-1) == batch[name].flatten()).float().mean()
+    return {"loss": torch.stack(losses).sum(), **right}
+
+
+@torch.no_grad()
+def share_understood(
+    reader: Reader, collate: PromptCollator, num_scenes: int, batch_size: int = 64
+) -> dict[str, float]:
+    """The share of validation prompts of which all answers of a kind are right, and (`all`) all answers."""
+    scenes = QuestionedScenes(StageClips("validation", seed=1), 1)
+    rows = []
+    for start in range(0, num_scenes, batch_size):
+        batch = collate([scenes[index] for index in range(start, min(start + batch_size, num_scenes))])
+        device = reader.checker.queries.device
+        read = reader(batch["input_ids"].to(device), batch["attention_mask"].to(device))
+        rows.append({name: (read[name].argmax(dim=-1).cpu() == batch[name]).flatten(1).all(dim=1) for name in read})
+    right = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+    right["all"] = torch.stack([*right.values()]).all(dim=0)
+    return {name: values.float().mean().item() for name, values in right.items()}
+
+
+def main(path: str, overrides: list[str]) -> None:
+    config = load_config(path, Reading, overrides)
+    torch.manual_seed(config.trainer.seed)
+    tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
+    if config.initial is None:
+        text_encoder = UMT5EncoderModel(UMT5Config(**config.text_encoder))
+    else:
+        text_encoder = UMT5EncoderModel.from_pretrained(Path(config.initial) / "text_encoder", dtype=torch.float32)
+    text_encoder.requires_grad_(config.train_text_encoder)
+    checker = PlanChecker(text_encoder.config.d_model, list(NAMES), list(PLACES), list(DEEDS), MAX_ACTIONS, MAX_COUNT)
+    reader = Reader(text_encoder, checker)
+    trained = [(name, value) for name, value in reader.named_parameters() if value.requires_grad]
+    groups = [
+        {"params": [value for name, value in trained if value.ndim >= 2 and "relative_attention_bias" not in name]},
+        {"params": [value for name, value in trained if value.ndim < 2], "weight_decay": 0.0},
+        {
+            "params": [value for name, value in trained if "relative_attention_bias" in name],
+            "weight_decay": 0.0,
+            "lr": config.position_learning_rate,
+        },
+    ]
+    collate = PromptCollator(tokenizer)
+    scenes = QuestionedScenes(StageClips("train", config.trainer.seed, config.tier_weights), config.paraphrases)
+    trainer = Trainer(config.trainer, reader, reading_loss, scenes, groups, collate, settings=config)
+    reader = trainer.fit().eval()
+    reader.text_encoder.save_pretrained(Path(config.output) / "text_encoder")
+    reader.checker.save_pretrained(Path(config.output) / "plan_checker")
+    if config.evaluation_scenes:
+        for name, share in share_understood(reader, collate, config.evaluation_scenes).items():
+            print(f"{name:8} {share:.4f}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="YAML file of Reading")
+    parser.add_argument("overrides", nargs="*", help="key=value, keys dotted: trainer.steps=100")
+    arguments = parser.parse_args()
+    main(arguments.config, arguments.overrides)
