@@ -172,12 +172,14 @@ def tokenize_cues(
 class _CastConstraint:
     """What one sheet may go on with, where its cues have to name actors of its cast.
 
-    A cast is what stands before the first timestamp: entries between separators, each a name and, as its last token, a place.
+    A cast is what stands before the first timestamp: entries between separators, each a name that no other has and, as its last
+    token, a place.
     """
 
-    def __init__(self, separator: int, timestamps: range):
+    def __init__(self, separator: int, timestamps: range, end: int):
         self.separator = separator
         self.timestamps = timestamps
+        self.ends = [separator, *timestamps, end]  # of an entry
         self.entries: list[list[int]] = [[]]
         self.cue: list[int] | None = None  # tokens since the last timestamp
 
@@ -193,12 +195,18 @@ class _CastConstraint:
 
     def impossible(self, tokens: torch.Tensor) -> torch.Tensor:
         """Which of all `tokens` cannot come next."""
-        names = [entry[:-1] for entry in self.entries if len(entry) > 1]
-        if self.cue is None or not names or any(self.cue[: len(name)] == name for name in names):
-            return torch.zeros_like(tokens, dtype=torch.bool)
-        started = [name for name in names if name[: len(self.cue)] == self.cue]
-        possible = torch.tensor([name[len(self.cue)] for name in started], device=tokens.device)
-        return ~torch.isin(tokens, possible)
+        *others, last = self.entries
+        nothing = torch.zeros_like(tokens, dtype=torch.bool)
+        if self.cue is None:
+            if self.entries == [[]]:  # a sheet may be empty, or have no cast
+                return tokens == self.separator
+            is_whole = len(last) > 1 and last[:-1] not in [entry[:-1] for entry in others]
+            return nothing if is_whole else torch.isin(tokens, tokens.new_tensor(self.ends))
+        names = [entry[:-1] for entry in self.entries if entry]
+        if not names or any(self.cue[: len(name)] == name for name in names):
+            return nothing | (tokens == self.separator)
+        following = [name[len(self.cue)] for name in names if name[: len(self.cue)] == self.cue]
+        return ~torch.isin(tokens, tokens.new_tensor(following))
 
 
 class AlignmentAttnProcessor:
@@ -634,7 +642,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         casts = None
         if config.cast_separator_id is not None:
             casts = [
-                _CastConstraint(config.cast_separator_id, range(first, first + number)) for _ in range(batch_size)
+                _CastConstraint(config.cast_separator_id, range(first, first + number), end) for _ in range(batch_size)
             ]
 
         cache, written = DynamicCache(), []

@@ -23,10 +23,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5Config, UMT
 
 from baton_diffusers.cues import parse_sheet
 from baton_diffusers.models.plan_checker import PlanChecker, PlanCheckerOutput, sheet_steps
-from baton_diffusers.stage import describe, write_cues
 from baton_diffusers.stage.clips import StageClips
+from baton_diffusers.stage.prompts import describe, write_cues
 from baton_diffusers.stage.scene import COLOURS, DIGITS, KINDS, MAX_ACTIONS, MAX_COUNT, SPOTS, VOICES, Scene
-from baton_diffusers.training.trainer import Trainer, TrainerConfig, load_config
+from baton_diffusers.training.config import TrainerConfig, load_config
+from baton_diffusers.training.trainer import Trainer
 
 
 NAMES = tuple(f"{colour} {kind}" for kind in KINDS for colour in (VOICES if kind == "face" else COLOURS))

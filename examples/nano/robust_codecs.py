@@ -29,7 +29,8 @@ from torch import nn
 from baton_diffusers.models.latents import to_video
 from baton_diffusers.stage.clips import StageClips
 from baton_diffusers.training.codecs import VideoCodec, build_audio_vae, decode_clip, encode_clip, pad_waveform
-from baton_diffusers.training.trainer import Trainer, TrainerConfig, load_config
+from baton_diffusers.training.config import TrainerConfig, load_config
+from baton_diffusers.training.trainer import Trainer
 
 
 @dataclass

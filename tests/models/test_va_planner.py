@@ -6,6 +6,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
+from baton_diffusers.cues import parse_sheet
 from baton_diffusers.models.va_planner import (
     AlignmentAttention,
     VAPlannerModel,
@@ -375,16 +376,16 @@ def test_each_cue_names_an_actor_of_the_cast(cue_planner):
     )
     input_ids, attention_mask = torch.randint(4, 10, (40, 6)), torch.ones(40, 6, dtype=torch.long)
     sheets = planner.generate_cues(input_ids, attention_mask, DURATION, generator=torch.Generator().manual_seed(0))
-    cues = 0
+    assert any(sheet and sheet[0] < 10 for sheet in sheets) and any(sheet and sheet[0] >= 10 for sheet in sheets)
+    num_cues = 0
     for sheet in sheets:
-        starts = [i for i, token in enumerate(sheet) if token >= 10]
-        cast = " ".join(str(token) for token in sheet[: starts[0] if starts else None]).split("3")
-        names = [entry.split()[:-1] for entry in cast if len(entry.split()) > 1]
-        for start, end in zip(starts, [*starts, len(sheet)][1:], strict=True):
-            text = [str(token) for token in sheet[start + 1 : end]]
-            assert not names or any(text[: len(name)] == name for name in names)
-            cues += bool(names)
-    assert cues > 10 and any(sheet and sheet[0] < 10 for sheet in sheets)
+        words = " ".join(";" if token == 3 else f"<|{token}|>" if token >= 10 else f"w{token}" for token in sheet)
+        parsed = parse_sheet(words)  # refuses casts that are no casts
+        names = [member.name for member in parsed.cast]
+        for cue in parsed.cues:
+            assert not names or any(f"{cue.text} ".startswith(f"{name} ") for name in names)
+        num_cues += len(parsed.cues) * bool(names)
+    assert num_cues > 10
 
 
 def test_timestamps_that_cannot_be_are_refused(planner, prompt):
