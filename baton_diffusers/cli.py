@@ -128,8 +128,7 @@ def generate(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Load in bfloat16, and run on the GPU in this way: gpu, model-offload, group-offload, sequential-offload, gpu-fp8 "
-            "or model-offload-fp8. `baton memory` says what each will need.",
+            help="Load in bfloat16, and run on the GPU by this recipe: `baton memory` lists them, with what each will need.",
             show_default="float32, all of it on the GPU where there is one",
             metavar="NAME",
         ),
@@ -552,11 +551,19 @@ def memory(
     num_frames: Annotated[
         int | None, typer.Option(help="Frames of the clip.", show_default="the configuration's")
     ] = None,
+    given: Annotated[
+        str | None,
+        typer.Option(
+            help="What the clip is made for: image, video, audio or reference_audio.",
+            show_default="a prompt alone",
+            metavar="KIND",
+        ),
+    ] = None,
 ) -> None:
     """Say what a configuration will need on a GPU; nothing is loaded."""
     from .memory import report
 
-    print(report(model, recipe, height, width, num_frames))
+    print(report(model, recipe, height, width, num_frames, given))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -681,7 +688,7 @@ def _load_pipeline(model: str | None, recipe: str | None = None):
     if chosen is None:
         return BatonPipeline.from_pretrained(checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
     pipe = BatonPipeline.from_pretrained(checkpoint, dtype=torch.bfloat16)
-    _follow(chosen, pipe)
+    chosen.follow(pipe)
     return pipe
 
 
@@ -696,23 +703,6 @@ def _recipe(name: str):
     if not torch.cuda.is_available():
         raise ValueError(f"--recipe {name} needs a GPU with CUDA, and there is none here: leave it out")
     return RECIPES[name]
-
-
-def _follow(recipe, pipe) -> None:
-    """Makes the calls that the recipe's `how` shows."""
-    import torch
-
-    if recipe.fp8:
-        pipe.transformer.enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16)
-    match recipe.offload:
-        case None:
-            pipe.to("cuda")
-        case "model":
-            pipe.enable_model_cpu_offload()
-        case "group":
-            pipe.enable_group_offload(torch.device("cuda"), offload_type="leaf_level", use_stream=True)
-        case "sequential":
-            pipe.enable_sequential_cpu_offload()
 
 
 class _Measured:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn as nn
+from diffusers import ModelMixin
 from huggingface_hub import snapshot_download
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -31,9 +33,13 @@ COMPONENTS = ("text_encoder", "planner", "transformer", "vae", *SOUND)
 STAGES = {
     "text": ("text_encoder",),
     "plan": ("planner",),
+    "encode": ("vae", "audio_vae"),
     "denoise": ("transformer",),
     "decode": ("vae", *SOUND),
 }
+
+# What a call may be given beside its prompt. A reference sound is taken to be as long as the clip.
+GIVEN = ("image", "video", "audio", "reference_audio")
 
 
 @dataclass(frozen=True)
@@ -41,28 +47,62 @@ class Recipe:
     """A way to run a pipeline.
 
     Args:
-        how (`str`): the calls that make it so.
         offload (`str`, *optional*): `"model"`, `"group"` (leaves, one prefetched) or `"sequential"`; by default all weights
             stay on the GPU.
         fp8 (`bool`, defaults to `False`): whether the transformer's weights are stored in float8.
+        tiled (`bool`, defaults to `False`): whether the video's autoencoder works tile by tile.
     """
 
-    how: str
     offload: str | None = None
     fp8: bool = False
+    tiled: bool = False
+
+    @property
+    def how(self) -> str:
+        """The calls that [`follow`](Recipe.follow) makes, as Python."""
+        calls = []
+        if self.fp8:
+            calls.append("pipe.transformer.enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16)")
+        if self.tiled:
+            calls.append("pipe.vae.enable_tiling()")
+        offload = {
+            None: 'pipe.to("cuda")',
+            "model": "pipe.enable_model_cpu_offload()",
+            "group": 'pipe.enable_group_offload(torch.device("cuda"), offload_type="leaf_level", use_stream=True)',
+            "sequential": "pipe.enable_sequential_cpu_offload()",
+        }
+        return "; ".join([*calls, offload[self.offload]])
+
+    def follow(self, pipe: BatonPipeline) -> None:
+        """Prepares a pipeline that was loaded in bfloat16 on the CPU."""
+        if self.fp8:
+            pipe.transformer.enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16)
+        if self.tiled:
+            pipe.vae.enable_tiling()
+        match self.offload:
+            case None:
+                pipe.to("cuda")
+            case "model":
+                pipe.enable_model_cpu_offload()
+            case "group":
+                pipe.enable_group_offload(torch.device("cuda"), offload_type="leaf_level", use_stream=True)
+            case "sequential":
+                pipe.enable_sequential_cpu_offload()
 
 
-_FP8 = "pipe.transformer.enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16); "
 RECIPES = {
-    "gpu": Recipe('pipe.to("cuda")'),
-    "model-offload": Recipe("pipe.enable_model_cpu_offload()", "model"),
-    "group-offload": Recipe(
-        'pipe.enable_group_offload(torch.device("cuda"), offload_type="leaf_level", use_stream=True)', "group"
-    ),
-    "sequential-offload": Recipe("pipe.enable_sequential_cpu_offload()", "sequential"),
-    "gpu-fp8": Recipe(_FP8 + 'pipe.to("cuda")', fp8=True),
-    "model-offload-fp8": Recipe(_FP8 + "pipe.enable_model_cpu_offload()", "model", fp8=True),
+    "gpu": Recipe(),
+    "gpu-fp8": Recipe(fp8=True),
+    "model-offload": Recipe("model"),
+    "model-offload-fp8": Recipe("model", fp8=True),
+    "group-offload": Recipe("group"),
+    "group-offload-tiled": Recipe("group", tiled=True),
+    "group-offload-tiled-fp8": Recipe("group", fp8=True, tiled=True),
+    "sequential-offload": Recipe("sequential"),
 }
+
+# For each size of card in GB, the quickest recipe by which baton-11b makes its 10 s of 704 x 1280.
+CARDS = {80: "gpu", 24: "model-offload-fp8", 12: "group-offload-tiled", 8: "group-offload-tiled-fp8"}
 
 
 @dataclass(frozen=True)
@@ -75,6 +115,7 @@ class Estimate:
         stage (`str`): when it is reached, a key of `STAGES`.
         weights (`int`): bytes of the weights that are then on the GPU.
         activations (`int`): bytes of everything else that is then alive.
+        ram (`int`): bytes of the weights that wait in the computer's memory.
     """
 
     recipe: str
@@ -82,6 +123,7 @@ class Estimate:
     stage: str
     weights: int
     activations: int
+    ram: int
 
 
 class LiveTensors(TorchDispatchMode):
@@ -154,7 +196,8 @@ def load_components(configuration: str | os.PathLike) -> tuple[dict[str, nn.Modu
             such as `"baton-11b"`. Weights are neither needed nor fetched.
 
     Raises:
-        ValueError: if there is no such configuration.
+        ValueError: if there is no such configuration, or it names a class that is no model of diffusers, transformers or ours:
+            nothing else is imported.
     """
     package = Path(__file__).parent
     shipped = [root / "model_cards" / str(configuration) for root in (package, package.parent)]
@@ -170,10 +213,9 @@ def load_components(configuration: str | os.PathLike) -> tuple[dict[str, nn.Modu
 
     models = {}
     for name in COMPONENTS:
-        library, class_name = config.get(name) or (None, None)
-        if library is None:
+        cls = _model_class(index, name, config.get(name))
+        if cls is None:
             continue
-        cls = getattr(import_module(library), class_name)
         with torch.device("meta"):
             if hasattr(cls, "load_config"):
                 model = cls.from_config(cls.load_config(folder / name))
@@ -181,6 +223,22 @@ def load_components(configuration: str | os.PathLike) -> tuple[dict[str, nn.Modu
                 model = cls(cls.config_class.from_pretrained(folder / name))
         models[name] = _cast(model.eval(), torch.float32 if name in SOUND else torch.bfloat16)
     return models, config
+
+
+def _model_class(index: Path, name: str, entry: Any) -> type[nn.Module] | None:
+    """The class of a component by its entry in the index of a pipeline, which a stranger may have written."""
+    if entry in (None, [None, None]):
+        return None
+    is_pair = isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)
+    if is_pair and entry[0].split(".")[0] in ("diffusers", "transformers", __package__):
+        with suppress(ImportError):
+            cls = getattr(import_module(entry[0]), entry[1], None)
+            if isinstance(cls, type) and issubclass(cls, (ModelMixin, PreTrainedModel)):
+                return cls
+    raise ValueError(
+        f"{index} names {entry!r} as its {name}, but only models of diffusers, transformers and {__package__} are looked at: "
+        "do not use a checkpoint that you do not trust"
+    )
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -200,7 +258,14 @@ def num_bytes(model: nn.Module) -> int:
 
 
 def activations(
-    models: Mapping[str, nn.Module], config: Mapping[str, Any], height: int, width: int, num_frames: int
+    models: Mapping[str, nn.Module],
+    config: Mapping[str, Any],
+    height: int,
+    width: int,
+    num_frames: int,
+    given: str | None = None,
+    tiled: bool = False,
+    stages: Sequence[str] = tuple(STAGES),
 ) -> dict[str, int]:
     r"""
     Bytes alive besides the weights at the peak of each stage of a call that makes one clip.
@@ -211,6 +276,9 @@ def activations(
         height (`int`): of a frame in pixels.
         width (`int`): of a frame in pixels.
         num_frames (`int`): of the clip.
+        given (`str`, *optional*): what the call is given beside a prompt, one of `GIVEN`.
+        tiled (`bool`, defaults to `False`): whether the video's autoencoder works tile by tile.
+        stages (`Sequence[str]`, defaults to all): the stages that are wanted.
 
     Raises:
         ValueError: if the configuration cannot make clips of that size.
@@ -225,6 +293,7 @@ def activations(
     if num_frames < 1 or (num_frames - 1) % stride:
         raise ValueError(f"`num_frames` is {num_frames}, but must be a multiple of {stride}, plus 1")
 
+    pipe = BatonPipeline(**{name: models.get(name) for name in COMPONENTS}, scheduler=None, audio_scheduler=None)
     duration = coordinates.clip_duration(num_frames, sizes.frame_rate)
     latent_frames = coordinates.num_latent_frames(num_frames, stride)
     audio_length = coordinates.num_audio_latents(duration, sizes.audio_latent_rate, sizes.audio_latent_min_coverage)
@@ -235,9 +304,10 @@ def activations(
     text = torch.empty(1, text_length, sizes.text_dim, device="meta", dtype=transformer.dtype)
     ids = torch.zeros(1, text_length, device="meta", dtype=torch.long)
     plan = None
+    vae.use_tiling = tiled
 
     peaks = {}
-    if "text_encoder" in models:
+    if "text" in stages and "text_encoder" in models:
         with _Stage(peaks, "text"):
             models["text_encoder"](ids)
     if "planner" in models:
@@ -249,20 +319,70 @@ def activations(
             duration=duration,
             **layout._replace(audio_mask=layout.audio_mask[None])._asdict(),
         )
-        with _Stage(peaks, "plan"):
-            models["planner"](ids, torch.ones_like(ids), duration)
-    with _Stage(peaks, "denoise"):
-        transformer(
-            latents.to(transformer.dtype),
-            audio_latents.to(transformer.dtype),
-            torch.zeros(1, device="meta"),
-            text,
-            plan=plan,
-        )
-    pipe = BatonPipeline(**{name: models.get(name) for name in COMPONENTS}, scheduler=None, audio_scheduler=None)
-    with _Stage(peaks, "decode"):
-        pipe.decode_latents(latents, audio_latents, num_frames)
+        if "plan" in stages:
+            with _Stage(peaks, "plan"):
+                models["planner"](ids, torch.ones_like(ids), duration)
+    if "encode" in stages and given is not None:
+        with _Stage(peaks, "encode") as live, _each_shape_once(vae.encoder, live):
+            if given in ("image", "video"):
+                pipe.encode_video(
+                    torch.empty(1, 3, 1 if given == "image" else num_frames, height, width, device="meta")
+                )
+            else:
+                pipe.encode_audio(torch.empty(1, audio_length * audio_vae.latent_hop_length, device="meta"))
+    if "denoise" in stages:
+        # A given picture has a timestep of its own, so that each latent frame gets one. Blocks are alike, and two show what all do.
+        timestep = torch.ones(1, device="meta")
+        with _Stage(peaks, "denoise"):
+            transformer(
+                latents.to(transformer.dtype),
+                audio_latents.to(transformer.dtype),
+                timestep.expand(1, latent_frames) if given == "image" else timestep,
+                text,
+                audio_timestep=timestep,
+                plan=plan,
+                skip_layers=range(2, sizes.num_layers),
+                reference_audio_hidden_states=audio_latents.to(transformer.dtype)
+                if given == "reference_audio"
+                else None,
+            )
+    if "decode" in stages:
+        kept = {"video": (None, audio_latents), "audio": (latents, None)}
+        with _Stage(peaks, "decode") as live, _each_shape_once(vae.decoder, live):
+            pipe.decode_latents(*kept.get(given, (latents, audio_latents)), num_frames)
     return peaks
+
+
+@contextmanager
+def _each_shape_once(coder: nn.Module, live: LiveTensors) -> Iterator[None]:
+    """The encoder or decoder of a video's autoencoder, which its chunks of frames and its tiles call a thousand times: what one
+    call does to the memory, another one of the same shapes is taken to do too."""
+    run, seen = coder.forward, {}
+
+    def shapes(cache: list) -> tuple:
+        return tuple((entry.shape, entry.dtype) if isinstance(entry, torch.Tensor) else entry for entry in cache)
+
+    def forward(x: torch.Tensor, feat_cache: list, feat_idx: list, **kwargs: Any) -> torch.Tensor:
+        key = (x.shape, shapes(feat_cache), *kwargs.items())
+        if key in seen:
+            output, kept, rise = seen[key]
+            live.peak = max(live.peak, live.bytes + rise)
+            for i, entry in enumerate(kept):
+                feat_cache[i] = (
+                    torch.empty(entry[0], dtype=entry[1], device="meta") if isinstance(entry, tuple) else entry
+                )
+            return torch.empty(output[0], dtype=output[1], device="meta")
+        before, peak, live.peak = live.bytes, live.peak, live.bytes
+        result = run(x, feat_cache=feat_cache, feat_idx=feat_idx, **kwargs)
+        seen[key] = (result.shape, result.dtype), shapes(feat_cache), live.peak - before
+        live.peak = max(live.peak, peak)
+        return result
+
+    coder.forward = forward
+    try:
+        yield
+    finally:
+        del coder.forward
 
 
 class _Stage(LiveTensors):
@@ -292,14 +412,15 @@ def estimate(models: Mapping[str, nn.Module], recipe: str, peaks: Mapping[str, i
     Args:
         models (`Mapping[str, nn.Module]`): from `load_components`, with layerwise casting if the recipe has it.
         recipe (`str`): a key of `RECIPES`.
-        peaks (`Mapping[str, int]`): from `activations`.
+        peaks (`Mapping[str, int]`): from `activations`, of a tiled autoencoder if the recipe has one.
     """
     offload = RECIPES[recipe].offload
+    total = sum(map(num_bytes, models.values()))
     stages = []
     for stage, size in peaks.items():
         present = [models[name] for name in STAGES[stage] if name in models]
         if offload is None:
-            weights = sum(map(num_bytes, models.values()))
+            weights = total
         elif offload == "model":
             weights = max(map(num_bytes, present))
         else:
@@ -308,7 +429,7 @@ def estimate(models: Mapping[str, nn.Module], recipe: str, peaks: Mapping[str, i
             size += 2 * _largest_leaf(
                 models["transformer"], torch.float8_e4m3fn
             )  # that layer in bfloat16, as it computes
-        stages.append(Estimate(recipe, weights + size, stage, weights, size))
+        stages.append(Estimate(recipe, weights + size, stage, weights, size, 0 if offload is None else total))
     return max(stages, key=lambda estimate: estimate.peak)
 
 
@@ -318,9 +439,11 @@ def report(
     height: int | None = None,
     width: int | None = None,
     num_frames: int | None = None,
+    given: str | None = None,
 ) -> str:
     r"""
-    Two tables: the weights of each model, in bfloat16 where it is not kept in float32, and what recipes need.
+    Three tables: the weights of each model, in bfloat16 where it is not kept in float32; what is alive besides them in each
+    stage of a call, by what the call is given; and what recipes need.
 
     Args:
         configuration (`str` or `os.PathLike`): as in `load_components`.
@@ -328,39 +451,59 @@ def report(
         height (`int`, *optional*): of a frame in pixels; by default the configuration's, as for the next two.
         width (`int`, *optional*): of a frame in pixels.
         num_frames (`int`, *optional*): of the clip.
+        given (`str`, *optional*): what the call is given beside a prompt, one of `GIVEN`.
 
     Raises:
-        ValueError: if there is no such recipe or configuration, or it cannot make clips of that size.
+        ValueError: if there is no such recipe, kind of `given` or configuration, or it cannot make clips of that size.
     """
     if recipe is not None and recipe not in RECIPES:
         raise ValueError(f"`recipe` is {recipe!r}, but must be one of {', '.join(RECIPES)}")
+    if given not in (None, *GIVEN):
+        raise ValueError(f"`given` is {given!r}, but must be one of {', '.join(GIVEN)}")
     models, config = load_components(configuration)
     size = {
         name: config[name] if value is None else value
         for name, value in (("height", height), ("width", width), ("num_frames", num_frames))
     }
-    peaks = activations(models, config, **size)
+    chosen = list(RECIPES) if recipe is None else [recipe]
+    by_given = {None: activations(models, config, **size)}
+    for kind in GIVEN:
+        own = activations(models, config, **size, given=kind, stages=("encode", "denoise", "decode"))
+        by_given[kind] = by_given[None] | own
+    peaks = {False: by_given[given]}
+    if any(RECIPES[name].tiled for name in chosen):
+        peaks[True] = peaks[False] | activations(
+            models, config, **size, given=given, tiled=True, stages=("encode", "decode")
+        )
     rows = [("component", "class", "parameters", "weights")]
     for name, model in models.items():
         parameters = sum(parameter.numel() for parameter in model.parameters())
         rows.append((name, type(model).__name__, f"{parameters:,}", _gib(num_bytes(model))))
 
-    recipes = [("recipe", "GPU peak", "weights", "rest", "reached in", "how")]
-    chosen = RECIPES if recipe is None else [recipe]
-    results = [estimate(models, name, peaks) for name in chosen if not RECIPES[name].fp8]
+    needs = [("given", *STAGES)]
+    for kind, of_stages in by_given.items():
+        name = "nothing" if kind is None else kind.replace("_", " ")
+        needs.append((name, *(_gib(of_stages[stage]) if stage in of_stages else "" for stage in STAGES)))
+
+    results = {name: estimate(models, name, peaks[RECIPES[name].tiled]) for name in chosen if not RECIPES[name].fp8}
     models["transformer"].enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16)
-    results += [estimate(models, name, peaks) for name in chosen if RECIPES[name].fp8]
-    for result in results:
+    results |= {name: estimate(models, name, peaks[RECIPES[name].tiled]) for name in chosen if RECIPES[name].fp8}
+    recipes = [("recipe", "GPU peak", "weights", "rest", "reached in", "RAM", "how")]
+    for name in chosen:
+        result = results[name]
         sizes = (_gib(size) for size in (result.peak, result.weights, result.activations))
-        recipes.append((result.recipe, *sizes, result.stage, RECIPES[result.recipe].how))
+        recipes.append((name, *sizes, result.stage, _gib(result.ram) if result.ram else "", RECIPES[name].how))
     clip = f"{size['num_frames']} frames of {size['height']} x {size['width']}"
     return "\n".join(
         [
             f"{configuration}, loaded with dtype=torch.bfloat16",
             *_align(rows, numbers=(2, 3)),
             "",
-            f"One clip of {clip}; without what other programs and CUDA itself take",
-            *_align(recipes, numbers=(1, 2, 3)),
+            f"Besides weights, in each stage of one clip of {clip}",
+            *_align(needs, numbers=range(1, 1 + len(STAGES))),
+            "",
+            f"That clip, {'from its prompt' if given is None else f'given {given}'}; without what other programs and CUDA itself take",
+            *_align(recipes, numbers=(1, 2, 3, 5)),
         ]
     )
 

@@ -3,6 +3,7 @@
     python benchmarks/denoise_step.py                                    # full size, 704x704, 5 s: a GPU of 40 GB or more
     python benchmarks/denoise_step.py --size tiny                        # seconds on a CPU: shows that the benchmark runs
     python benchmarks/denoise_step.py --ovi ../Ovi                       # beside the published code, from its checkout
+    python benchmarks/denoise_step.py --direction i2av                   # with a first frame that is given
 
 A step is one forward, without guidance. The floor is the floating-point operations of its matrix products, counted by
 PyTorch, over the rate at which this machine does one large matrix product in the same dtype. Ovi's code gets the same weights
@@ -26,6 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from baton_diffusers import DualBranchTransformer
 from baton_diffusers.models.conversion import OVI_AUDIO_ROPE_SCALE, ovi_keys
 
+
+DIRECTIONS = ("t2av", "i2av", "v2a")
 
 # Configuration of the transformer; latent frames, height and width; audio latents; text length.
 SIZES = {
@@ -69,8 +72,10 @@ def random_model(config: dict, device: str, dtype: torch.dtype) -> DualBranchTra
     return model.eval()
 
 
-def random_inputs(model: DualBranchTransformer, size: str, device: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """One clip's latents and text."""
+def random_inputs(
+    model: DualBranchTransformer, size: str, device: str, dtype: torch.dtype, direction: str = "t2av"
+) -> dict[str, torch.Tensor]:
+    """One clip's latents and text. What is given has timestep 0: the first frame for I2AV, the whole video for V2A."""
     _, grid, audio_length, text_length = SIZES[size]
     config = model.config
     generator = torch.Generator(device).manual_seed(1)
@@ -78,10 +83,18 @@ def random_inputs(model: DualBranchTransformer, size: str, device: str, dtype: t
     def noise(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator, device=device, dtype=dtype)
 
+    noisy = torch.full((1,), 500.0, device=device)
+    timestep = noisy
+    if direction == "i2av":
+        timestep = noisy[:, None].repeat(1, grid[0])
+        timestep[:, 0] = 0
+    elif direction == "v2a":
+        timestep = torch.zeros_like(noisy)
     return {
         "hidden_states": noise(1, config.in_channels, *grid),
         "audio_hidden_states": noise(1, audio_length, config.audio_in_channels),
-        "timestep": torch.full((1,), 500.0, device=device),
+        "timestep": timestep,
+        "audio_timestep": noisy,
         "encoder_hidden_states": noise(1, text_length, config.text_dim),
     }
 
@@ -125,7 +138,8 @@ def _attention(q, k, v, **_):
 
 
 def published_step(published: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """One forward of Ovi's code on our inputs; its outputs in our layout."""
+    """One forward of Ovi's code on our inputs; its outputs in our layout. Ovi has one noise level for both modalities, and a
+    first frame that may be clean: it knows T2AV and I2AV."""
     latents, audio_latents = inputs["hidden_states"], inputs["audio_hidden_states"]
     patch = published.video_model.patch_size
     text = [inputs["encoder_hidden_states"][0]]
@@ -135,11 +149,12 @@ def published_step(published: torch.nn.Module, inputs: dict[str, torch.Tensor]) 
         video, audio = published(
             vid=[latents[0]],
             audio=[audio_latents[0]],
-            t=inputs["timestep"],
+            t=inputs["audio_timestep"],
             vid_context=text,
             audio_context=text,
             vid_seq_len=latents[0, 0].numel() // (patch[1] * patch[2]),
             audio_seq_len=audio_latents.shape[1],
+            first_frame_is_clean=inputs["timestep"].ndim == 2,
         )
     return video[0][None], audio[0][None]
 
@@ -178,6 +193,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the benchmark and print its figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="full")
+    parser.add_argument("--direction", choices=DIRECTIONS, default="t2av")
     parser.add_argument("--modes", nargs="+", choices=("eager", "compiled"), default=["eager", "compiled"])
     parser.add_argument(
         "--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="Ovi's code takes bfloat16 only"
@@ -193,12 +209,15 @@ def main(arguments: list[str] | None = None) -> None:
     if options.ovi is not None and options.attention_backend is not None:
         parser.error("--ovi compares both codes with PyTorch's own attention: leave out --attention-backend")
 
+    if options.ovi is not None and options.direction == "v2a":
+        parser.error("--ovi compares what Ovi's code does: give --direction t2av or i2av")
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and options.size != "tiny":
         parser.error(f"--size {options.size} needs a GPU: try --size tiny")
     dtype = getattr(torch, options.dtype)
     model = random_model(SIZES[options.size][0], device, dtype)
-    inputs = random_inputs(model, options.size, device, dtype)
+    inputs = random_inputs(model, options.size, device, dtype, options.direction)
     if options.attention_backend is not None:
         model.set_attention_backend(options.attention_backend)
 
@@ -208,7 +227,7 @@ def main(arguments: list[str] | None = None) -> None:
     shapes = " and ".join(
         " x ".join(map(str, inputs[name].shape[1:])) for name in ("hidden_states", "audio_hidden_states")
     )
-    print(f"{where}, torch {torch.__version__}, {options.dtype}, latents {shapes}")
+    print(f"{where}, torch {torch.__version__}, {options.dtype}, {options.direction}, latents {shapes}")
     print(f"{flops / 1e12:.4g} TFLOP at {rate / 1e12:.4g} TFLOP/s: floor {1e3 * floor:.4g} ms")
 
     times = {}

@@ -143,7 +143,7 @@ def test_what_the_hub_does_not_give_is_said_in_one_sentence(tmp_path, monkeypatc
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_is_followed_as_its_text_says(name):
     followed, told = Mock(), Mock()
-    cli._follow(RECIPES[name], followed)
+    RECIPES[name].follow(followed)
     exec(RECIPES[name].how, {"pipe": told, "torch": torch})
     assert followed.mock_calls == told.mock_calls
 

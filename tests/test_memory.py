@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -68,12 +69,50 @@ def test_a_pipeline_that_was_loaded_before_changes_nothing(folder):
 def test_activations_grow_with_the_clip(folder, models):
     config = json.loads((folder / "model_index.json").read_text())
     small = memory.activations(models, config, **SIZE)
-    assert list(small) == list(memory.STAGES)
+    assert list(small) == ["text", "plan", "denoise", "decode"]
     large = memory.activations(models, config, height=32, width=64, num_frames=17)
     assert all(large[stage] > small[stage] for stage in ("plan", "denoise", "decode"))
     assert large["text"] == small["text"]
     # At the least the widest layer's output for all video tokens is alive.
     assert small["denoise"] > 3 * 2 * 2 * models["transformer"].config.ffn_dim * 2
+
+
+@pytest.mark.parametrize("given, encoded", [("image", 1), ("video", 9), ("audio", 0), ("reference_audio", 0)])
+def test_what_is_given_is_encoded_and_takes_its_own_memory(folder, models, given, encoded):
+    config = json.loads((folder / "model_index.json").read_text())
+    nothing, some = (memory.activations(models, config, **SIZE, given=kind) for kind in (None, given))
+    assert list(some) == list(memory.STAGES) and some["plan"] == nothing["plan"]
+    assert some["encode"] > encoded * 3 * 32 * 32 * 4  # the frames themselves, in float32
+    assert (some["denoise"] > nothing["denoise"]) == (given in ("image", "reference_audio"))
+    assert (some["decode"] < nothing["decode"]) == (given in ("video", "audio"))  # which are not decoded
+
+
+def test_two_blocks_show_what_all_of_them_take(folder, models):
+    config, latents = json.loads((folder / "model_index.json").read_text()), torch.empty(1, 4, 3, 4, 4, device="meta")
+    inputs = latents.bfloat16(), torch.empty(1, 36, 6, device="meta").bfloat16(), torch.empty(1, device="meta")
+    text = torch.empty(1, config["max_sequence_length"], 16, device="meta").bfloat16()
+    with torch.no_grad(), memory.LiveTensors() as live:
+        models["transformer"](*inputs, text)
+    some = {name: model for name, model in models.items() if name != "planner"}
+    # The inputs in bfloat16 are made within what is measured, as the pipeline makes them.
+    made = sum(tensor.nbytes for tensor in inputs[:2])
+    assert memory.activations(some, config, **SIZE, stages=["denoise"]) == {"denoise": live.peak + made}
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_an_autoencoder_is_followed_through_each_shape_once_and_to_the_same_peak(models, tiled):
+    """Of the latents' frames the first and the second one are unlike the others."""
+    vae, calls, peaks = models["vae"], [], []
+    latents = torch.empty(1, 4, 5, *((48, 4) if tiled else (4, 4)), device="meta", dtype=torch.bfloat16)
+    hook = vae.decoder.conv_in.register_forward_pre_hook(lambda *_: calls.append(1))
+    vae.use_tiling = tiled
+    for each in (lambda *_: nullcontext(), memory._each_shape_once):
+        with torch.no_grad(), memory.LiveTensors() as live, each(vae.decoder, live):
+            vae.decode(latents)
+        peaks.append(live.peak)
+    vae.use_tiling = False
+    hook.remove()
+    assert peaks[0] == peaks[1] and len(calls) == (10 + 6 if tiled else 5 + 3)  # two tiles of different heights
 
 
 def test_recipes_keep_on_the_gpu_what_they_say(models):
@@ -90,6 +129,7 @@ def test_recipes_keep_on_the_gpu_what_they_say(models):
     )
     one, two = (memory.estimate(models, f"{how}-offload", dict.fromkeys(peaks, 0)) for how in ("sequential", "group"))
     assert two.weights == 2 * one.weights < offloaded.weights
+    assert everything.ram == 0 and one.ram == two.ram == sum(sizes.values())
 
 
 def test_float8_halves_what_it_may(folder):
@@ -114,7 +154,7 @@ def test_the_command_prints_both_tables(folder, capsys):
     assert run("memory", "--model", folder, "--num-frames", 17) == 0
     printed = capsys.readouterr().out
     assert "17 frames of 32 x 32" in printed
-    for word in (*memory.COMPONENTS, *memory.RECIPES, "GiB", "DualBranchTransformer"):
+    for word in (*memory.COMPONENTS, *memory.RECIPES, "reference audio", "GiB", "DualBranchTransformer"):
         assert word in printed
     assert run("memory", "--model", folder, "--recipe", "model-offload") == 0
     assert "sequential" not in capsys.readouterr().out
@@ -126,6 +166,7 @@ def test_the_command_prints_both_tables(folder, capsys):
         (["--recipe", "hope"], "`recipe` is 'hope', but must be one of gpu"),
         (["--model", "nowhere"], "nowhere is neither a folder nor a Hub id"),
         (["--model", "."], "has no model_index.json"),
+        (["--given", "hope"], "`given` is 'hope', but must be one of image, video"),
         (["--height", "40"], "`height` is 40, but must be a multiple of 16"),
         (["--num-frames", "10"], "`num_frames` is 10, but must be a multiple of 4, plus 1"),
     ],
@@ -135,6 +176,26 @@ def test_what_cannot_be_estimated_is_refused(arguments, message, folder, tmp_pat
     arguments = arguments if "--model" in arguments else ["--model", folder, *arguments]
     assert run("memory", *arguments) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        ["evil", "Model"],
+        ["os", "system"],
+        ["diffusers", "utils"],
+        ["diffusers.none", "A"],
+        ["transformers", "pipeline"],
+        5,
+    ],
+)
+def test_no_module_of_a_stranger_is_imported(entry, folder, tmp_path, monkeypatch, capsys):
+    (tmp_path / "evil.py").write_text("raise SystemExit('evil ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    index = json.loads((folder / "model_index.json").read_text())
+    (tmp_path / "model_index.json").write_text(json.dumps({**index, "text_encoder": entry}))
+    assert run("memory", "--model", tmp_path) == 2
+    assert f"names {entry!r} as its text_encoder, but only models of" in capsys.readouterr().err
 
 
 @pytest.mark.slow
