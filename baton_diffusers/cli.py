@@ -337,7 +337,7 @@ def evaluate(
     with _kept_scores(json_file) as kept:
         scores = run_arm(arm, lambda _: pipe, examples, steps, batch_size, kept)
     seconds = time.perf_counter() - start
-    summary = evaluation.summarise_direction(scores, direction)
+    summary = evaluation.summarise(scores, direction)
     print(evaluation.format_summary(summary))
     clips = f"{len(examples)} clips"
     if kept.measured < len(examples):

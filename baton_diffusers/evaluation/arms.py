@@ -22,21 +22,20 @@ from ..models.va_planner import VAPlannerModel
 from ..schedulers import lead_schedulers
 from ..stage.scene import TIERS
 from ..stage.scoring import ClipScore, Fact
+from .bootstrap import Estimate, bootstrap, ratio
 from .scores import (
     CUES,
     GIVEN_ASPECTS,
     PLANS,
-    Estimate,
     Example,
-    bootstrap,
     check_direction,
+    figure_parts,
     format_estimate,
     generated_clips,
     markdown_table,
-    p_acc_made,
     reconstructed_clips,
     scored_batches,
-    summarise_direction,
+    summarise,
 )
 
 
@@ -456,51 +455,29 @@ def paired_differences(
         the others' figure, each as `{"value", "low", "high"}` with the bounds of a 95% bootstrap interval over scenes. `None`
         where there is none: nobody is to speak, or the others' figure is 0.
     """
-    own, other = _parts(scores, num_scenes, direction), _parts(others, num_scenes, direction)
+    scenes = list(range(num_scenes)) * (len(scores) // num_scenes)
+    other_scenes = list(range(num_scenes)) * (len(others) // num_scenes)
+    own, other = figure_parts(scores, direction), figure_parts(others, direction)
     differences: dict[str, dict[str, Estimate | None]] = {}
     for name in FIGURES:
-        of_own, of_other = _Ratio(*own[name]), _Ratio(*other[name])
-        everywhere = np.arange(num_scenes)
-        differences[name] = {"difference": None, "relative": None}
-        if np.isnan(of_own(everywhere)):
-            continue
-        differences[name]["difference"] = bootstrap(lambda s, a=of_own, b=of_other: a(s) - b(s), num_scenes)
-        if of_other(everywhere) > 0:
-            relative = bootstrap(lambda s, a=of_own, b=of_other: _divide(a(s), b(s)) - 1, num_scenes)
-            differences[name]["relative"] = relative
+        # One row for each clip of either arm; what is not its own counts nothing.
+        parts = [np.concatenate([part, np.zeros(len(others))]) for part in own[name]]
+        parts += [np.concatenate([np.zeros(len(scores)), part]) for part in other[name]]
+        difference, relative = (
+            bootstrap(statistic, parts, [*scenes, *other_scenes]) for statistic in (_difference, _relative_difference)
+        )
+        differences[name] = {"difference": difference, "relative": relative}
     return differences
 
 
-@dataclass(frozen=True)
-class _Ratio:
-    """A figure of scenes: the sum of something over the sum of something else."""
-
-    counted: np.ndarray
-    number: np.ndarray
-
-    def __call__(self, scenes: np.ndarray) -> np.ndarray:
-        return _divide(self.counted[scenes].sum(axis=-1), self.number[scenes].sum(axis=-1))
+def _difference(own: np.ndarray, own_number: np.ndarray, other: np.ndarray, other_number: np.ndarray) -> np.ndarray:
+    return ratio(own, own_number) - ratio(other, other_number)
 
 
-def _divide(counted: np.ndarray, number: np.ndarray) -> np.ndarray:
-    """The quotient, NaN where `number` is 0."""
-    return np.divide(counted, number, out=np.full(np.shape(number), np.nan), where=np.asarray(number) > 0)
-
-
-def _parts(scores: Sequence[ClipScore], num_scenes: int, direction: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """What is summed up for each figure: for each scene, over the checkpoints."""
-    one = np.ones(len(scores))
-    errors, words = np.array([score.word_errors for score in scores], dtype=float).T
-    parts = {
-        "p_acc": (np.array([score.p_acc for score in scores]), one),
-        "p_acc_made": (np.array([p_acc_made(score, direction) for score in scores]), one),
-        "m_wer": (errors, words),
-        "desync": (np.array([score.desync for score in scores]), one),
-    }
-    return {
-        name: tuple(part.reshape(-1, num_scenes).sum(axis=0) for part in (counted, number))
-        for name, (counted, number) in parts.items()
-    }
+def _relative_difference(
+    own: np.ndarray, own_number: np.ndarray, other: np.ndarray, other_number: np.ndarray
+) -> np.ndarray:
+    return ratio(ratio(own, own_number), ratio(other, other_number)) - 1
 
 
 def summarise_arms(
@@ -515,12 +492,17 @@ def summarise_arms(
         examples: The scenes.
 
     Returns:
-        For each tier, "all" included, and each arm: [`summarise_direction`]'s figures, with intervals over scenes, not over what
+        For each tier, "all" included, and each arm: [`summarise`]'s figures, with intervals over scenes, not over what
         several checkpoints made of one; and as `against` the [`paired_differences`] from each arm that it is compared with, by
         name: none for the first one of its direction.
     """
     arms = [arm for arm in arms if arm.name in scores]
-    summaries = {arm.name: summarise_direction(scores[arm.name], arm.direction) for arm in arms}
+    summaries = {
+        arm.name: summarise(
+            scores[arm.name], arm.direction, list(range(len(examples))) * (len(scores[arm.name]) // len(examples))
+        )
+        for arm in arms
+    }
     table: dict[str, dict[str, dict[str, Any]]] = {}
     for tier in ("all", *TIERS):
         num_scenes = sum(tier in ("all", example.scene.tier) for example in examples)
@@ -529,20 +511,13 @@ def summarise_arms(
         of_tier = {name: [s for s in values if tier in ("all", s.tier)] for name, values in scores.items()}
         table[tier] = {}
         for arm in arms:
-            # Drawn by scenes: clips of one scene, from several checkpoints, are no independent ones.
-            parts = _parts(of_tier[arm.name], num_scenes, arm.direction).items()
-            ratios = {name: _Ratio(*part) for name, part in parts}
-            figures = {
-                name: None if np.isnan(ratio(np.arange(num_scenes))) else bootstrap(ratio, num_scenes)
-                for name, ratio in ratios.items()
-            }
             others = arm.against or [next(other.name for other in arms if other.direction == arm.direction)]
             against = {
                 other: paired_differences(of_tier[arm.name], of_tier[other], num_scenes, arm.direction)
                 for other in others
                 if other != arm.name
             }
-            shared = {"direction": arm.direction} | summaries[arm.name][tier] | figures
+            shared = {"direction": arm.direction} | summaries[arm.name][tier]
             table[tier][arm.name] = shared | {"against": against}
     return table
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,8 @@ from ..pipelines.conditions import KEPT_SECONDS
 from ..plan import SemanticPlan
 from ..stage import Clip, Scene, render_clip, sample_scene, write_cues, write_prompt
 from ..stage.scene import EVENTS, TIERS, VERBS
-from ..stage.scoring import ASPECTS, ClipScore, score_clip, summarise
+from ..stage.scoring import ASPECTS, ClipScore, score_clip
+from .bootstrap import Estimate, bootstrap, ratio
 
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ DIRECTIONS = ("t2av", "a2v", "v2a", "i2av", "continuation")
 # The aspects whose facts hang on the given modality alone. The place of an action takes both, so that it is made as well.
 GIVEN_ASPECTS = {"a2v": ("heard", "pitch", "words", "quiet"), "v2a": ("present", "place", "alone", "seen")}
 
-Estimate = dict[str, float]
+SHARES = ("p_acc", "p_acc_made", "strict")  # figures in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def evaluate(make_clips: MakeClips, examples: Sequence[Example], batch_size: int
         batch_size: Clips made together.
 
     Returns:
-        A score for each example, for [`summarise_direction`].
+        A score for each example, for [`summarise`].
     """
     return [score for batch in scored_batches(make_clips, examples, batch_size) for score in batch]
 
@@ -243,16 +244,60 @@ def p_acc_made(score: ClipScore, direction: str = "t2av") -> float:
     return sum(fact.holds for fact in facts) / len(facts)
 
 
-def summarise_direction(scores: Sequence[ClipScore], direction: str = "t2av") -> dict[str, dict[str, Any]]:
-    """`stage.scoring.summarise`'s figures of clips made in this direction, and beside them `p_acc_made`, see [`p_acc_made`], and
-    `verbs`, see [`facts_by_verb`]."""
-    summary = summarise(scores)
-    for tier, values in summary.items():
-        chosen = [score for score in scores if tier in ("all", score.tier)]
-        made = np.array([p_acc_made(score, direction) for score in chosen])
-        values["p_acc_made"] = bootstrap(lambda scenes, made=made: made[scenes].mean(axis=-1), len(made))
-        values["verbs"] = facts_by_verb(chosen)
+def summarise(
+    scores: Sequence[ClipScore], direction: str = "t2av", scenes: Sequence[Hashable] | None = None
+) -> dict[str, dict[str, Any]]:
+    """
+    The figures of clips, as a whole and by tier.
+
+    Args:
+        scores: One for each clip.
+        direction: How the clips were made, one of `DIRECTIONS`.
+        scenes: The scene of each clip; by default each is of its own.
+
+    Returns:
+        For "all" and for each tier with clips: `clips`, their number; `p_acc`, `p_acc_made` (see [`p_acc_made`]), `strict`, `m_wer`
+        and `desync` (seconds), each `{"value", "low", "high"}` with the bounds of a 95% interval over scenes; `facts`, the share of
+        the facts of each aspect that hold (None where there are none); and `verbs`, see [`facts_by_verb`]. `m_wer` pools the word
+        errors over all clips; it is None where nobody is to speak.
+
+    Raises:
+        ValueError: If there is no score.
+    """
+    if not scores:
+        raise ValueError("`scores` is empty: score at least one clip.")
+    scenes = range(len(scores)) if scenes is None else scenes
+    summary = {}
+    for tier in ("all", *TIERS):
+        rows = [row for row, score in enumerate(scores) if tier in ("all", score.tier)]
+        if not rows:
+            continue
+        chosen, of_clips = [scores[row] for row in rows], [scenes[row] for row in rows]
+        facts = [fact for score in chosen for fact in score.facts]
+        holds = {aspect: [fact.holds for fact in facts if fact.aspect == aspect] for aspect in ASPECTS}
+        summary[tier] = {
+            "clips": len(chosen),
+            **{
+                name: bootstrap(ratio, parts, of_clips, share=name in SHARES)
+                for name, parts in figure_parts(chosen, direction).items()
+            },
+            "facts": {aspect: float(np.mean(of)) if of else None for aspect, of in holds.items()},
+            "verbs": facts_by_verb(chosen),
+        }
     return summary
+
+
+def figure_parts(scores: Sequence[ClipScore], direction: str = "t2av") -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The two parts of each figure, one value for each clip: the figure is the [`ratio`] of their sums."""
+    one = np.ones(len(scores))
+    errors, words = np.array([score.word_errors for score in scores], dtype=float).T
+    return {
+        "p_acc": (np.array([score.p_acc for score in scores]), one),
+        "p_acc_made": (np.array([p_acc_made(score, direction) for score in scores]), one),
+        "strict": (np.array([score.strict for score in scores], dtype=float), one),
+        "m_wer": (errors, words),
+        "desync": (np.array([score.desync for score in scores]), one),
+    }
 
 
 def facts_by_verb(scores: Sequence[ClipScore]) -> dict[str, dict[str, dict[str, float]]]:
@@ -276,29 +321,8 @@ def facts_by_verb(scores: Sequence[ClipScore]) -> dict[str, dict[str, dict[str, 
     }
 
 
-def bootstrap(
-    statistic: Callable[[np.ndarray], np.ndarray], num_scenes: int, num_resamples: int = 1000, seed: int = 0
-) -> Estimate:
-    """
-    A statistic of scenes and its 95% interval, as `stage.scoring.summarise` draws it.
-
-    Args:
-        statistic: Of the scenes with these numbers, `(..., num_scenes)`: one value for each row. NaN, where a draw has none, is
-            left out.
-        num_scenes: How many scenes there are.
-        num_resamples: Number of draws of as many scenes, with replacement.
-        seed: Seed of the draws.
-
-    Returns:
-        `value`, `low` and `high`.
-    """
-    draws = np.random.default_rng(seed).integers(num_scenes, size=(num_resamples, num_scenes))
-    low, high = np.nanpercentile(statistic(draws), (2.5, 97.5))
-    return {"value": float(statistic(np.arange(num_scenes))), "low": float(low), "high": float(high)}
-
-
 def format_summary(summary: dict[str, dict[str, Any]]) -> str:
-    """[`summarise_direction`]'s result as a Markdown table, with 95% intervals in brackets. The last columns are the shares of
+    """[`summarise`]'s result as a Markdown table, with 95% intervals in brackets. The last columns are the shares of
     the facts that hold, aspect by aspect. *made* is P-Acc over the facts that are not given, where any are."""
     columns = {"p_acc": "P-Acc", "p_acc_made": "made", "strict": "strict", "m_wer": "M-WER", "desync": "DeSync (s)"}
     if all(values["p_acc_made"] == values["p_acc"] for values in summary.values()):

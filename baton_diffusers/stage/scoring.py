@@ -13,7 +13,7 @@ from itertools import combinations, product
 import numpy as np
 
 from .hearing import Sound, hear, stray_sounds
-from .scene import EVENTS, FRAME_RATE, TIERS, VOICES, Action, Actor, Scene
+from .scene import EVENTS, FRAME_RATE, VOICES, Action, Actor, Scene
 from .sight import Sight, watch
 
 
@@ -344,53 +344,3 @@ def _least_distance(few: Sequence[float], many: Sequence[float]) -> float:
         pairs[:i] = np.inf
         least = np.concatenate([[np.inf], np.minimum.accumulate(pairs)])
     return float(least[-1])
-
-
-def summarise(scores: Sequence[ClipScore], num_resamples: int = 1000, seed: int = 0) -> dict[str, dict]:
-    """Summarise the scores of a corpus of clips, as a whole and by tier.
-
-    Args:
-        scores: One for each clip.
-        num_resamples: Number of bootstrap samples, of as many clips, drawn with replacement.
-        seed: Seed of the bootstrap; the same scores and seed give the same summary.
-
-    Returns:
-        For "all" and for each tier with clips: `clips`, their number; `p_acc`, `strict`, `m_wer` and `desync` (seconds),
-        each `{"value", "low", "high"}` with the bounds of a 95% interval; and `facts`, the share of the facts of each
-        aspect that hold (`None` where there are none). `m_wer` pools the word errors over all clips; it is `None` where nobody is to speak.
-    """
-    if not scores:
-        raise ValueError("`scores` is empty: score at least one clip.")
-    summary = {}
-    for tier in ("all", *TIERS):
-        chosen = [score for score in scores if tier in ("all", score.tier)]
-        if chosen:
-            summary[tier] = _summarise(chosen, num_resamples, np.random.default_rng(seed))
-    return summary
-
-
-def _summarise(scores: Sequence[ClipScore], num_resamples: int, rng: np.random.Generator) -> dict:
-    samples = rng.integers(len(scores), size=(num_resamples, len(scores)))
-    errors, words = np.array([score.word_errors for score in scores]).T
-
-    def estimate(value: float, resampled: np.ndarray) -> dict[str, float]:
-        low, high = np.nanpercentile(resampled, (2.5, 97.5))
-        return {"value": float(value), "low": float(low), "high": float(high)}
-
-    def mean(values: Iterable[float]) -> dict[str, float]:
-        values = np.array(list(values), dtype=float)
-        return estimate(values.mean(), values[samples].mean(axis=1))
-
-    pooled = errors[samples].sum(axis=1) / np.maximum(words[samples].sum(axis=1), 1)
-    facts = [fact for score in scores for fact in score.facts]
-    return {
-        "clips": len(scores),
-        "p_acc": mean(score.p_acc for score in scores),
-        "strict": mean(score.strict for score in scores),
-        "m_wer": estimate(errors.sum() / words.sum(), pooled) if words.sum() else None,
-        "desync": mean(score.desync for score in scores),
-        "facts": {
-            a: float(np.mean(holds)) if (holds := [fact.holds for fact in facts if fact.aspect == a]) else None
-            for a in ASPECTS
-        },
-    }

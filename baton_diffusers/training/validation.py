@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ..evaluation.scores import draw_examples
+from ..evaluation.scores import draw_examples, summarise
 from ..media import convert_frame_rate, resample
 from ..pipelines.pipeline_baton import BatonPipeline
 from ..stage.scene import FRAME_RATE, SAMPLING_RATE, Scene
-from ..stage.scoring import ClipScore, score_clip, summarise
+from ..stage.scoring import ClipScore, score_clip
 from ..stage.show import contact_sheet
 from .config import ValidationConfig
 

@@ -6,7 +6,6 @@ from baton_diffusers import BatonPipeline
 from baton_diffusers.checkpoints import default_checkpoint
 from baton_diffusers.evaluation.scores import (
     DIRECTIONS,
-    bootstrap,
     draw_examples,
     evaluate,
     facts_by_verb,
@@ -16,12 +15,11 @@ from baton_diffusers.evaluation.scores import (
     p_acc_made,
     reconstructed_clips,
     scored_batches,
-    summarise_direction,
+    summarise,
 )
 from baton_diffusers.guiders import presets
 from baton_diffusers.pipelines.pipeline_output import BatonPipelineOutput
 from baton_diffusers.stage.scene import VERBS
-from baton_diffusers.stage.scoring import summarise
 
 
 @pytest.fixture(scope="module")
@@ -152,16 +150,16 @@ def test_what_is_given_does_not_count_as_made(examples):
         visible, placed = sum(map(kinds.count, ("present", "place", "alone", "seen"))), kinds.count("order")
         assert p_acc_made(score, "a2v") == visible / (visible + placed)
 
-    lines = {d: format_summary(summarise_direction(mute, d)).splitlines() for d in ("t2av", "v2a")}
+    lines = {d: format_summary(summarise(mute, d)).splitlines() for d in ("t2av", "v2a")}
     assert lines["t2av"][0].startswith("| tier | clips | P-Acc | strict |")
     assert lines["v2a"][0].startswith("| tier | clips | P-Acc | made | strict |")
-    assert all("| 0.000 [0.000, 0.000] | 0.000 [" in line for line in lines["v2a"][2:])
+    assert all("| 0.000 [0.000, " in line for line in lines["v2a"][2:])
     assert len({line.count("|") for line in lines["v2a"]}) == 1
 
 
 def test_facts_are_told_apart_by_their_verb(examples):
     truth, mute = evaluate(rendered, examples), evaluate(silent, examples)
-    summary = summarise_direction(mute)
+    summary = summarise(mute)
     verbs = summary["all"]["verbs"]
     assert set(verbs) == {action.verb for example in examples for action in example.scene.script}
     for verb, of in verbs.items():
@@ -186,12 +184,6 @@ def test_facts_are_told_apart_by_their_verb(examples):
     assert "| ring | 0.50 of 2 | - | - | - | - | - | - |" in lines
 
 
-def test_an_interval_is_drawn_as_the_scorer_draws_it(examples):
-    scores = [s for s in evaluate(silent, examples) if s.tier == "complex"]
-    p_acc = np.array([score.p_acc for score in scores])
-    assert bootstrap(lambda scenes: p_acc[scenes].mean(axis=-1), 3) == summarise(scores)["complex"]["p_acc"]
-
-
 def test_scores_come_batch_by_batch(examples):
     asked = []
 
@@ -205,7 +197,7 @@ def test_scores_come_batch_by_batch(examples):
 
 
 def test_the_table_has_a_row_for_each_tier(examples):
-    lines = format_summary(summarise_direction(evaluate(rendered, examples))).splitlines()
+    lines = format_summary(summarise(evaluate(rendered, examples))).splitlines()
     assert lines[0].startswith(
         "| tier | clips | P-Acc | strict | M-WER | DeSync (s) | present | place | alone | seen |"
     )

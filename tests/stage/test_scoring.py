@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from baton_diffusers.evaluation.scores import summarise
 from baton_diffusers.stage import (
     Action,
     Actor,
@@ -21,7 +22,7 @@ from baton_diffusers.stage import (
 )
 from baton_diffusers.stage.hearing import hear, stray_sounds
 from baton_diffusers.stage.scene import COLOURS, DIGITS, SPOTS, TIERS, VERBS
-from baton_diffusers.stage.scoring import ClipScore, score_clip, summarise
+from baton_diffusers.stage.scoring import ClipScore, score_clip
 from baton_diffusers.stage.sight import find_cast, watch
 from baton_diffusers.stage.sound import event_sound
 
