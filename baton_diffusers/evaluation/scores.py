@@ -13,7 +13,7 @@ from tqdm import tqdm
 from .. import coordinates
 from ..media import Clip as MediaClip
 from ..models.latents import encode_audio_latents, to_video
-from ..pipelines.conditions import KEPT_SECONDS
+from ..pipelines.given import KEPT_SECONDS
 from ..plan import SemanticPlan
 from ..stage import Clip, Scene, render_clip, sample_scene, write_cues, write_prompt
 from ..stage.scene import EVENTS, TIERS, VERBS

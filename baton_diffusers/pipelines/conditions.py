@@ -1,150 +1,37 @@
-"""What is given of a clip besides its prompt: pictures and sounds are read and checked, then become clean tokens.
+"""Conditions on the model's grid: what is given of a clip becomes clean latents, and stays as it is while the rest is denoised.
 
-Every direction of generation is one mechanism: what is known of a clip is clean, lies at timestep 0, and stays as it is while
-the rest is denoised around it. Two steps lead there:
-
-1. [`read_given`] turns pictures, clips and sounds of any kind, size and rate into one [`Given`]: arrays, and the spans of time
-   that are to be made anew. It refuses what cannot be used.
-2. [`model_frames`] and [`model_waveform`] put them on the model's grid, and [`KnownLatents`] holds what the autoencoders made of
-   them through the denoising loop.
+Every direction of generation is one mechanism: known latents are clean and lie at timestep 0. [`KnownLatents`] holds them through
+the denoising loop. The functions take a pipeline, or another object with its components, see [`~components.ClipGeometry`].
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import PIL.Image
 import torch
 import torch.nn.functional as F
 from diffusers.utils import logging
+from diffusers.utils.torch_utils import randn_tensor
+from diffusers.video_processor import VideoProcessor
 
 from .. import coordinates
-from ..media import Clip, convert_frame_rate, read_audio, read_image, read_video, resample
-from .pipeline_output import BatonPipelineOutput
+from ..models.latents import decode_spectrograms, denormalise_latents, encode_waveforms, normalise_latents
+from .checks import check_finite, check_generator, check_tensor
+from .components import ClipSize
+from .given import Given, GivenAudio, GivenVideo, Spans, at_frame_rate, at_sampling_rate
+
+
+if TYPE_CHECKING:
+    from .pipeline_baton import BatonPipeline
 
 
 logger = logging.get_logger(__name__)
 
-# What a call takes; each also as a list with one for each prompt. `BatonPipeline.__call__` describes them.
-GivenPicture = str | Path | PIL.Image.Image | np.ndarray | torch.Tensor | list
-GivenFrames = str | Path | np.ndarray | torch.Tensor | list
-GivenSound = str | Path | np.ndarray | torch.Tensor | list
-GivenClips = str | Path | Clip | BatonPipelineOutput | tuple[GivenFrames, GivenSound] | list
-Mask = np.ndarray | torch.Tensor | Sequence[int] | Sequence[tuple[float, float]]
-
-Spans = tuple[tuple[float, float], ...]
-
-KEPT_SECONDS = 1.0
-MODALITIES = ("video", "audio")
-
-
-@dataclass(frozen=True)
-class GivenVideo:
-    """Pictures that are given.
-
-    Args:
-        frames (`np.ndarray` of shape `(num_clips, num_frames, height, width, 3)`): uint8, or float32 in [0, 1].
-        frame_rate (`float`): frames per second.
-        new (`tuple`): spans `(start, end)` in seconds that are made anew; the last may end at infinity.
-    """
-
-    frames: np.ndarray
-    frame_rate: float
-    new: Spans = ()
-
-    @property
-    def duration(self) -> float:
-        """Seconds that the frames last."""
-        return coordinates.clip_duration(self.frames.shape[1], self.frame_rate)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self.frames.shape[2:4]
-
-    def output(self, num_clips: int, output_type: str) -> list[list[PIL.Image.Image]] | np.ndarray | torch.Tensor:
-        """The frames as a [`BatonPipelineOutput`] holds them, each clip repeated in a row to make `num_clips`; tensors lie on the
-        CPU."""
-        frames = np.repeat(self.frames, num_clips // len(self.frames), axis=0)
-        if output_type == "pil":
-            frames = frames if frames.dtype == np.uint8 else (frames * 255).round().astype(np.uint8)
-            return [[PIL.Image.fromarray(frame) for frame in clip] for clip in frames]
-        frames = frames.astype(np.float32) / 255 if frames.dtype == np.uint8 else frames
-        return frames if output_type == "np" else torch.from_numpy(frames).movedim(-1, 2)
-
-    def __str__(self) -> str:
-        return f"{self.duration:.4f} seconds ({self.frames.shape[1]} frames at {self.frame_rate:g} per second)"
-
-
-@dataclass(frozen=True)
-class GivenAudio:
-    """Sounds that are given.
-
-    Args:
-        waveform (`np.ndarray` of shape `(num_clips, num_channels, num_samples)`): float32 in [-1, 1].
-        sampling_rate (`int`): samples per second.
-        new (`tuple`): spans `(start, end)` in seconds that are made anew; the last may end at infinity.
-    """
-
-    waveform: np.ndarray
-    sampling_rate: int
-    new: Spans = ()
-
-    @property
-    def duration(self) -> float:
-        """Seconds that the samples last."""
-        return self.waveform.shape[2] / self.sampling_rate
-
-    def output(self, num_clips: int, output_type: str) -> np.ndarray | torch.Tensor:
-        """The samples as a [`BatonPipelineOutput`] holds them, each clip repeated in a row to make `num_clips`; a tensor lies on
-        the CPU."""
-        waveform = np.repeat(self.waveform, num_clips // len(self.waveform), axis=0)
-        return torch.from_numpy(waveform) if output_type == "pt" else waveform
-
-    def __str__(self) -> str:
-        return f"{self.duration:.4f} seconds ({self.waveform.shape[2]} samples at {self.sampling_rate} per second)"
-
-
-@dataclass(frozen=True)
-class Given:
-    """What is given of the clips of one call, both modalities on one time axis from the clip's start.
-
-    Args:
-        video ([`GivenVideo`], *optional*): pictures.
-        audio ([`GivenAudio`], *optional*): sounds.
-        duration (`float`, *optional*): seconds that the clips last, where what is given decides about it.
-        reference_audio ([`GivenAudio`], *optional*): sounds whose style the clips are to have, with a time axis of their own.
-        only (`str`, *optional*): "video" or "audio" for clips of that modality alone.
-    """
-
-    video: GivenVideo | None = None
-    audio: GivenAudio | None = None
-    duration: float | None = None
-    reference_audio: GivenAudio | None = None
-    only: str | None = None
-
-    @property
-    def keeps_video(self) -> bool:
-        """Whether the whole picture is given, so that only sound is made."""
-        return self.video is not None and not self.video.new
-
-    @property
-    def keeps_audio(self) -> bool:
-        """Whether the whole sound is given, so that only picture is made."""
-        return self.audio is not None and not self.audio.new
-
-    @property
-    def num_clips(self) -> dict[str, int]:
-        """How many clips of each kind are given."""
-        sounds = {"audio": self.audio, "reference audio": self.reference_audio}
-        video = {} if self.video is None else {"video": len(self.video.frames)}
-        return video | {name: len(sound.waveform) for name, sound in sounds.items() if sound is not None}
+_DAMAGED = (
+    "usually the weights of {} are damaged, or overflow in float16; load the checkpoint again, in bfloat16 or float32"
+)
 
 
 @dataclass(frozen=True)
@@ -154,20 +41,28 @@ class KnownLatents:
     Args:
         latents (`torch.Tensor`): clean latents, float32, shaped as those of the loop; zero where nothing is known.
         mask (`torch.Tensor`): bool, `True` where a latent frame or audio latent is known; broadcasts over `latents`.
+        any (`bool`): whether anything is known.
+        all (`bool`): whether everything is known, which leaves nothing to denoise.
     """
 
     latents: torch.Tensor
     mask: torch.Tensor
+    any: bool
+    all: bool
 
-    @cached_property
-    def any(self) -> bool:
-        """Whether anything is known."""
-        return bool(self.mask.any())
+    @classmethod
+    def place(cls, latents: torch.Tensor, mask: torch.Tensor, dim: int) -> KnownLatents:
+        """
+        Known latents on the device of `latents`.
 
-    @cached_property
-    def all(self) -> bool:
-        """Whether everything is known, which leaves nothing to denoise."""
-        return bool(self.mask.all())
+        Args:
+            latents (`torch.Tensor`): clean latents, with any values where nothing is known.
+            mask (`torch.Tensor` of shape `(latents.shape[dim],)`): bool, on the CPU, `True` where a latent is known.
+            dim (`int`): the time axis of `latents`.
+        """
+        shape = [-1 if axis == dim else 1 for axis in range(latents.ndim)]
+        placed = mask.view(shape).to(latents.device)
+        return cls(latents * placed, placed, bool(mask.any()), bool(mask.all()))
 
     def keep(self, latents: torch.Tensor) -> torch.Tensor:
         """`latents` with the clean ones where they are known."""
@@ -186,397 +81,208 @@ class KnownLatents:
         return (timestep * 0 if self.all else timestep).expand(num_clips)
 
 
-# 1. Reading what is given
+# The autoencoders
 
 
-def read_given(
-    frame_rate: float,
-    sampling_rate: int,
-    temporal_stride: int,
-    image: GivenPicture | None = None,
-    video: GivenFrames | None = None,
-    audio: GivenSound | None = None,
-    reference_audio: GivenSound | None = None,
-    continue_from: GivenClips | None = None,
-    continue_seconds: float | None = None,
-    video_mask: Mask | None = None,
-    audio_mask: Mask | None = None,
-    video_frame_rate: float | None = None,
-    audio_sampling_rate: int | None = None,
-    only: str | None = None,
-) -> Given:
-    r"""
-    Reads what is given of the clips, as `BatonPipeline.__call__` describes it.
+@torch.no_grad()
+def encode_video(pipe: BatonPipeline, frames: torch.Tensor) -> torch.Tensor:
+    """Normalised latents of frames, see `BatonPipeline.encode_video`."""
+    return normalise_latents(pipe.vae, pipe.vae.encode(frames.to(pipe.vae.dtype)).latent_dist.mode())
+
+
+@torch.no_grad()
+def encode_audio(pipe: BatonPipeline, waveform: torch.Tensor) -> torch.Tensor:
+    """Scaled latents of sound, see `BatonPipeline.encode_audio`."""
+    return encode_waveforms(pipe.audio_vae, waveform.float())
+
+
+@torch.no_grad()
+def decode_video(
+    pipe: BatonPipeline, latents: torch.Tensor, num_frames: int, output_type: str, duration: float | None = None
+) -> Any:
+    """
+    Frames of finished video latents.
 
     Args:
-        frame_rate (`float`): the pipeline's frames per second.
-        sampling_rate (`int`): the pipeline's samples per second.
-        temporal_stride (`int`): pixel frames for each video latent frame.
-        image, video, audio, reference_audio, continue_from, continue_seconds, video_mask, audio_mask, video_frame_rate,
-            audio_sampling_rate, only: the arguments of the call.
+        pipe: with `vae`.
+        latents (`torch.Tensor` of shape `(num_clips, num_channels, num_latent_frames, latent_height, latent_width)`).
+        num_frames (`int`): frames of the clips.
+        output_type (`str`): `"pil"`, `"np"` or `"pt"`.
+        duration (`float`, *optional*): seconds to which they are cut; by default what `num_frames` last.
 
     Raises:
-        ValueError: if one of them cannot be read or used, or two of them contradict each other.
+        ValueError: if the VAE returns NaN.
     """
-    if only is not None and only not in MODALITIES:
-        raise ValueError(f"`only` is {only!r}, but must be one of {MODALITIES}, or None for both.")
-    given = {"image": image, "video": video, "audio": audio, "continue_from": continue_from}
-    foreign = {
-        "video": {"audio": audio, "reference_audio": reference_audio},
-        "audio": {"image": image, "video": video},
-    }
-    for name, value in foreign.get(only, {}).items():
-        if value is not None:
-            raise ValueError(
-                f"`{name}` was given with `only={only!r}`, but a clip of {only} alone does not read it: leave out one of them."
+    video = pipe.vae.decode(denormalise_latents(pipe.vae, latents).to(pipe.vae.dtype), return_dict=False)[0]
+    video = video[:, :, : coordinates.num_frames_within(_duration(pipe, num_frames, duration), pipe.frame_rate)]
+    check_finite(video, "the decoded frames hold", _DAMAGED.format("`vae`"))
+    processor = VideoProcessor(vae_scale_factor=pipe.vae.config.scale_factor_spatial)
+    return processor.postprocess_video(video.float(), output_type=output_type)
+
+
+@torch.no_grad()
+def decode_audio(
+    pipe: BatonPipeline,
+    audio_latents: torch.Tensor,
+    num_frames: int,
+    output_type: str,
+    duration: float | None = None,
+) -> np.ndarray | torch.Tensor:
+    """
+    Waveforms of finished audio latents, `(num_clips, 1, num_samples)` in [-1, 1], float32.
+
+    Args:
+        pipe: with `audio_vae` and `vocoder`.
+        audio_latents (`torch.Tensor` of shape `(num_clips, audio_length, audio_channels)`).
+        num_frames, output_type, duration: as for `decode_video`.
+
+    Raises:
+        ValueError: if the audio VAE or the vocoder returns NaN.
+    """
+    mel = decode_spectrograms(pipe.audio_vae, audio_latents)
+    waveform = pipe.vocoder(mel.to(pipe.vocoder.dtype), return_dict=False)[0].float().clamp(-1, 1)
+    check_finite(waveform, "the decoded sound holds", _DAMAGED.format("`audio_vae` or `vocoder`"))
+    num_samples = coordinates.num_samples(_duration(pipe, num_frames, duration), pipe.sampling_rate)
+    # Latents may end a little before the clip (`audio_latent_min_coverage`): silence follows.
+    waveform = F.pad(waveform, (0, max(num_samples - waveform.shape[-1], 0)))[..., :num_samples]
+    return waveform if output_type == "pt" else waveform.cpu().numpy()
+
+
+def _duration(pipe: BatonPipeline, num_frames: int, duration: float | None) -> float:
+    clip_duration = pipe.clip_duration(num_frames)
+    return clip_duration if duration is None else min(duration, clip_duration)
+
+
+# What is known
+
+
+@torch.no_grad()
+def encode_given_video(
+    pipe: BatonPipeline, given: Given, num_clips: int, size: ClipSize, device: torch.device
+) -> KnownLatents:
+    """The known video latents; with `only="audio"` all of them count as known, and none is read.
+
+    Args:
+        pipe: with `vae`.
+        given ([`Given`]): one video for all clips, or one for each prompt, repeated in a row.
+        num_clips (`int`): prompts times videos per prompt.
+        size ([`ClipSize`]): of the clips.
+        device (`torch.device`): where the latents go.
+    """
+    (mask, _), (shape, _) = given.known_masks(pipe, size.num_frames), pipe.latent_shapes(num_clips, size)
+    latents = torch.zeros(shape, device=device)
+    if mask.any():
+        if given.video.size != (size.height, size.width):
+            logger.warning(
+                f"the given picture of {given.video.size[0]} x {given.video.size[1]} pixels (height x width) is resized to "
+                f"{size.height} x {size.width}, which this model takes."
             )
-    for name, other in (
-        ("image", "video"),
-        ("image", "continue_from"),
-        ("video", "continue_from"),
-        ("audio", "continue_from"),
-    ):
-        if given[name] is not None and given[other] is not None:
-            raise ValueError(f"`{name}` and `{other}` both tell what is in the clip's start: leave one of them out.")
-    for name, value, needed, other in (
-        ("video_mask", video_mask, "video", video),
-        ("audio_mask", audio_mask, "audio", audio),
-        ("continue_seconds", continue_seconds, "continue_from", continue_from),
-    ):
-        if value is not None and other is None:
-            raise ValueError(f"`{name}` was given without `{needed}`: give both or neither.")
-    pairs = _pairs(continue_from)
-    for name, rate, parts, others in (
-        ("video_frame_rate", video_frame_rate, [video, *(pair[0] for pair in pairs)], "`video` and `continue_from`"),
-        (
-            "audio_sampling_rate",
-            audio_sampling_rate,
-            [audio, reference_audio, *(pair[1] for pair in pairs)],
-            "`audio`, `reference_audio` and `continue_from`",
-        ),
-    ):
-        if rate is not None and not any(_lacks_rate(part) for part in parts):
-            raise ValueError(
-                f"`{name}` is {rate}, but it is for arrays, tensors and images in {others}, and none was given: leave it out. "
-                "Files and clips say their own."
-            )
-    video_frame_rate = frame_rate if video_frame_rate is None else video_frame_rate
-    audio_sampling_rate = sampling_rate if audio_sampling_rate is None else audio_sampling_rate
-    for name, rate in (("video_frame_rate", video_frame_rate), ("audio_sampling_rate", audio_sampling_rate)):
-        if not 0 < rate < math.inf or (name == "audio_sampling_rate" and rate != int(rate)):
-            raise ValueError(f"`{name}` is {rate}, but must be positive, and a whole number for sound.")
-
-    reference = None
-    if reference_audio is not None:
-        reference = _read_sound("reference_audio", reference_audio, audio_sampling_rate, sampling_rate)
-    if continue_from is not None:
-        clips = _read_clips(continue_from, video_frame_rate, audio_sampling_rate, only)
-        seconds = KEPT_SECONDS if continue_seconds is None else continue_seconds
-        continuation = _continuation(clips, seconds, frame_rate, sampling_rate, temporal_stride)
-        return replace(continuation, reference_audio=reference, only=only)
-
-    given_video = given_audio = duration = None
-    if image is not None:
-        frames = _stack("image", _read_images(image))[:, None]
-        given_video = GivenVideo(frames, frame_rate, ((coordinates.clip_duration(1, frame_rate), math.inf),))
-    if audio is not None:
-        given_audio = _read_sound("audio", audio, audio_sampling_rate, sampling_rate, audio_mask)
-        duration = given_audio.duration
-    if video is not None:
-        given_video = _read_film(video, video_frame_rate, frame_rate, video_mask)
-        duration = given_video.duration
-        if given_audio is not None and abs(duration - given_audio.duration) > 1 / given_video.frame_rate:
-            raise ValueError(f"`video` lasts {given_video}, but `audio` {given_audio}: cut one of them to the other.")
-    given = Given(given_video, given_audio, duration, reference, only)
-    if given.keeps_video and given.keeps_audio:
-        raise ValueError(
-            "`video` and `audio` are both given whole, which leaves nothing to make: leave one of them out, or say with "
-            "`video_mask` or `audio_mask` what is to be made anew."
-        )
-    if only is not None and (given.keeps_video or given.keeps_audio):
-        raise ValueError(
-            f"`{only}` is given whole and `only={only!r}`, which leaves nothing to make: leave out `only` for the other modality, "
-            f"or say with `{only}_mask` what is to be made anew."
-        )
-    return given
+        length = int(mask.nonzero().max()) + 1  # latent frames depend on earlier pixel frames alone
+        num_given = (length - 1) * pipe.vae.config.scale_factor_temporal + 1
+        frames = model_frames(given.video, num_given, pipe.frame_rate, size.height, size.width)
+        encoded = encode_video(pipe, frames.to(device))
+        check_finite(encoded, "the latents of the given picture hold", _DAMAGED.format("`vae`"))
+        latents[:, :, :length] = encoded.repeat_interleave(num_clips // len(encoded), dim=0)
+    return KnownLatents.place(latents, given.settled_masks(pipe, size.num_frames)[0], dim=2)
 
 
-def _read_film(video: GivenFrames, video_frame_rate: float, frame_rate: float, mask: Mask | None) -> GivenVideo:
-    clips = _read_videos(video, video_frame_rate)
-    frames, rate = _stack("video", [clip for clip, _ in clips]), _same_rate("video", [rate for _, rate in clips])
-    _warn_of_conversion("video", rate, frame_rate, "frames per second")
-    return GivenVideo(frames, rate, _read_mask("video_mask", mask, frames.shape[1], rate))
+@torch.no_grad()
+def encode_given_audio(
+    pipe: BatonPipeline, given: Given, num_clips: int, size: ClipSize, device: torch.device
+) -> KnownLatents:
+    """The known audio latents; with `only="video"` all of them count as known, and none is read. Arguments as for
+    `encode_given_video`, with `audio_vae` as the component."""
+    _, mask = given.known_masks(pipe, size.num_frames)
+    shape = (num_clips, pipe.audio_length(size.num_frames), pipe.audio_vae.config.latent_channels)
+    latents = torch.zeros(shape, device=device)
+    if mask.any():
+        length = int(mask.nonzero().max()) + 1
+        num_samples = length * pipe.audio_vae.latent_hop_length
+        encoded = encode_audio(pipe, model_waveform(given.audio, num_samples, pipe.sampling_rate).to(device))
+        check_finite(encoded, "the latents of the given sound hold", _DAMAGED.format("`audio_vae`"))
+        latents[:, :length] = encoded.repeat_interleave(num_clips // len(encoded), dim=0)
+    return KnownLatents.place(latents, given.settled_masks(pipe, size.num_frames)[1], dim=1)
 
 
-def _read_sound(
-    name: str, audio: GivenSound, audio_sampling_rate: int, sampling_rate: int, mask: Mask | None = None
-) -> GivenAudio:
-    clips = _read_audios(audio, audio_sampling_rate, name)
-    waveform, rate = _stack(name, [clip for clip, _ in clips]), _same_rate(name, [rate for _, rate in clips])
-    _warn_of_conversion(name, rate, sampling_rate, "samples per second")
-    return GivenAudio(waveform, rate, _read_mask(f"{name}_mask", mask, waveform.shape[2], rate))
+@torch.no_grad()
+def reference_latents(pipe: BatonPipeline, given: Given, num_clips: int, device: torch.device) -> torch.Tensor | None:
+    """The reference audio as clean latents `(num_clips, reference_length, audio_channels)`, the last one filled with silence;
+    `None` if no reference is given."""
+    reference = given.reference_audio
+    if reference is None:
+        return None
+    length = coordinates.num_audio_latents(reference.duration, pipe.latent_format["audio_latent_rate"])
+    waveform = model_waveform(reference, length * pipe.audio_vae.latent_hop_length, pipe.sampling_rate)
+    latents = encode_audio(pipe, waveform.to(device))
+    check_finite(latents, "the latents of the reference audio hold", _DAMAGED.format("`audio_vae`"))
+    return latents.repeat_interleave(num_clips // len(latents), dim=0)
 
 
-def _continuation(
-    clips: list[Clip], seconds: float, frame_rate: float, sampling_rate: int, temporal_stride: int
-) -> Given:
-    """The end of each clip as the start of a new one, both modalities cut at the same instant."""
-    if not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
-        raise ValueError(f"`continue_seconds` is {seconds!r}, but must be a positive number of seconds.")
-    num_frames = coordinates.num_frames_nearest(seconds, frame_rate, temporal_stride)
-    duration = coordinates.clip_duration(num_frames, frame_rate)
-    num_samples = coordinates.num_samples(duration, sampling_rate)
-    new = ((duration, math.inf),)
-    frames, waveforms = [], []
-    for clip in clips:
-        if clip.frames is not None and clip.waveform is not None:
-            sound = clip.waveform.shape[1] / clip.sampling_rate
-            if abs(sound - clip.duration) > 1 / clip.frame_rate:
-                raise ValueError(
-                    f"`continue_from` has {clip.duration:.4f} seconds of picture and {sound:.4f} of sound: cut one of them to "
-                    "the other."
-                )
-        if clip.waveform is not None:
-            waveform = _at_sampling_rate(clip.waveform.mean(axis=0, keepdims=True), clip.sampling_rate, sampling_rate)
-            end = waveform.shape[1]
-        if clip.frames is not None:
-            picture = _at_frame_rate(clip.frames, clip.frame_rate, frame_rate)
-            frames.append(picture[-num_frames:])
-            end = coordinates.num_samples(coordinates.clip_duration(len(picture), frame_rate), sampling_rate)
-        if end < num_samples:
-            raise ValueError(
-                f"`continue_from` lasts {end / sampling_rate:.4f} seconds, but {duration:.4f} of it are to stay: give a longer "
-                "clip or a smaller `continue_seconds`."
-            )
-        if clip.waveform is not None:
-            waveform = np.pad(waveform, ((0, 0), (0, max(end - waveform.shape[1], 0))))
-            waveforms.append(waveform[:, end - num_samples : end])
-    video = audio = None
-    if frames:
-        _warn_of_conversion("continue_from", clips[0].frame_rate, frame_rate, "frames per second")
-        video = GivenVideo(_stack("continue_from", frames), frame_rate, new)
-    if waveforms:
-        _warn_of_conversion("continue_from", clips[0].sampling_rate, sampling_rate, "samples per second")
-        audio = GivenAudio(_stack("continue_from", waveforms), sampling_rate, new)
-    return Given(video, audio)
-
-
-def _pairs(clips: Any) -> list[tuple]:
-    """The pairs (frames, audio) among the clips that go on; clips of other kinds say their own rates."""
-    if isinstance(clips, list):
-        return [pair for clip in clips for pair in _pairs(clip)]
-    return [clips] if isinstance(clips, tuple) and not isinstance(clips, Clip) and len(clips) == 2 else []
-
-
-def _lacks_rate(part: Any) -> bool:
-    """Whether anything in it does not say its own rate."""
-    if isinstance(part, (list, tuple)):
-        return any(_lacks_rate(one) for one in part)
-    return isinstance(part, (np.ndarray, torch.Tensor, PIL.Image.Image))
-
-
-def _read_images(image: Any) -> list[np.ndarray]:
-    if isinstance(image, (str, Path)):
-        return [read_image(image)]
-    if isinstance(image, PIL.Image.Image):
-        return [np.asarray(image.convert("RGB"))]
-    if isinstance(image, (list, tuple)) and image:
-        return [picture for one in image for picture in _read_images(one)]
-    if isinstance(image, (np.ndarray, torch.Tensor)) and image.ndim in (3, 4):
-        pictures = _channels_last("image", image)
-        return list(pictures if pictures.ndim == 4 else pictures[None])
-    raise _unreadable(
-        "image",
-        image,
-        "a file, a PIL image, an array (height, width, 3), a tensor (3, height, width), or one for each prompt",
-    )
-
-
-def _read_videos(video: Any, frame_rate: float) -> list[tuple[np.ndarray, float]]:
-    if isinstance(video, (str, Path)):
-        return [read_video(video)]
-    if isinstance(video, (list, tuple)) and video:
-        if all(isinstance(frame, PIL.Image.Image) for frame in video):
-            return [(_stack("video", _read_images(video)), frame_rate)]
-        return [clip for one in video for clip in _read_videos(one, frame_rate)]
-    if isinstance(video, (np.ndarray, torch.Tensor)) and video.ndim in (4, 5):
-        clips = _channels_last("video", video)
-        return [(clip, frame_rate) for clip in (clips if clips.ndim == 5 else clips[None])]
-    raise _unreadable(
-        "video",
-        video,
-        "a file, a list of PIL images, an array (num_frames, height, width, 3), a tensor (num_frames, 3, height, width), or one "
-        "for each prompt",
-    )
-
-
-def _read_audios(audio: Any, sampling_rate: int, name: str = "audio") -> list[tuple[np.ndarray, int]]:
-    if isinstance(audio, (str, Path)):
-        waveform, sampling_rate = read_audio(audio)
-        waveform = waveform.clip(-1, 1)  # what lossy codecs overshoot, a player cuts off as well
-        return [(_check_waveform(name, waveform), sampling_rate)]
-    if isinstance(audio, (list, tuple)) and audio:
-        return [clip for one in audio for clip in _read_audios(one, sampling_rate, name)]
-    if isinstance(audio, (np.ndarray, torch.Tensor)) and audio.ndim in (1, 2, 3):
-        waveforms = audio.float().cpu().numpy() if isinstance(audio, torch.Tensor) else audio
-        if not np.issubdtype(waveforms.dtype, np.floating):
-            raise ValueError(f"`{name}` is {waveforms.dtype}, not float: divide integer samples by their full scale.")
-        waveforms = waveforms.reshape((1,) * (3 - waveforms.ndim) + waveforms.shape).astype(np.float32)
-        return [(_check_waveform(name, waveform), sampling_rate) for waveform in waveforms]
-    raise _unreadable(
-        name,
-        audio,
-        "a file, an array or tensor (num_samples,) or (num_channels, num_samples), or one for each prompt",
-    )
-
-
-def _read_clips(clip: Any, frame_rate: float, sampling_rate: int, only: str | None = None) -> list[Clip]:
-    """Clips with the modalities that are needed; one that is not is `None`, whether there is one or not."""
-    if isinstance(clip, list) and clip:
-        return [part for one in clip for part in _read_clips(one, frame_rate, sampling_rate, only)]
-    if isinstance(clip, (str, Path)):
-        pictures = sounds = clip
-    elif isinstance(clip, Clip):
-        pictures, sounds = clip.frames, clip.waveform
-        frame_rate, sampling_rate = clip.frame_rate, clip.sampling_rate
-    elif isinstance(clip, BatonPipelineOutput):
-        parts = [clip.clip(i) for i in range(clip.num_clips)]
-        pictures = None if clip.frames is None else [frames for frames, _ in parts]
-        sounds = None if clip.audio is None else [waveform for _, waveform in parts]
-        frame_rate, sampling_rate = clip.frame_rate, clip.sampling_rate
-    elif isinstance(clip, tuple) and len(clip) == 2:
-        pictures, sounds = clip
-    else:
-        raise _unreadable(
-            "continue_from",
-            clip,
-            "a file, a `BatonPipelineOutput`, a `media.Clip`, a pair (frames, audio), or a list with one for each prompt",
-        )
-    for modality, part in (("video", pictures), ("audio", sounds)):
-        if part is None and only in (None, modality):
-            other = "audio" if modality == "video" else "video"
-            raise ValueError(
-                f"`continue_from` has no {modality}: give a clip that has it, or call with `only={other!r}`."
-            )
-    if only == "video":
-        return [Clip(frames, None, rate, sampling_rate) for frames, rate in _read_videos(pictures, frame_rate)]
-    sounds = _read_audios(sounds, sampling_rate, "continue_from")
-    if only == "audio":
-        return [Clip(None, waveform, frame_rate, rate) for waveform, rate in sounds]
-    pictures = _read_videos(pictures, frame_rate)
-    if len(pictures) != len(sounds):
-        raise ValueError(f"`continue_from` holds {len(pictures)} pictures and {len(sounds)} sounds: give pairs.")
-    return [
-        Clip(frames, waveform, frame_rate, sampling_rate)
-        for (frames, frame_rate), (waveform, sampling_rate) in zip(pictures, sounds, strict=True)
-    ]
-
-
-def _unreadable(name: str, value: Any, accepted: str) -> ValueError:
-    shape = f" of shape {tuple(value.shape)}" if isinstance(value, (np.ndarray, torch.Tensor)) else ""
-    return ValueError(f"`{name}` is a {type(value).__name__}{shape}, but must be {accepted}.")
-
-
-def _channels_last(name: str, pictures: np.ndarray | torch.Tensor) -> np.ndarray:
-    """Arrays as they are, tensors with their channels moved from before height and width to the end; uint8 or float32."""
-    if isinstance(pictures, torch.Tensor):
-        pictures = (pictures if pictures.dtype == torch.uint8 else pictures.float()).movedim(-3, -1).cpu().numpy()
-    if pictures.shape[-1] != 3 or not pictures.size:
-        raise ValueError(
-            f"`{name}` has shape {pictures.shape} with channels last, but must have 3 channels: arrays hold them last, tensors "
-            "before height and width."
-        )
-    if pictures.dtype == np.uint8:
-        return pictures
-    if not np.issubdtype(pictures.dtype, np.floating):
-        raise ValueError(f"`{name}` is {pictures.dtype}, but must be uint8, or floating point in [0, 1].")
-    if not (pictures.min() >= 0 and pictures.max() <= 1):
-        raise ValueError(
-            f"`{name}` has values from {pictures.min():.4g} to {pictures.max():.4g}, but floating point ones must lie in [0, 1]."
-        )
-    return pictures.astype(np.float32)
-
-
-def _check_waveform(name: str, waveform: np.ndarray) -> np.ndarray:
-    if len(waveform) not in (1, 2) or not waveform.size:
-        raise ValueError(
-            f"`{name}` has {waveform.shape[0]} channels of {waveform.shape[1]} samples, but must have one or two channels, and "
-            "samples: mix more channels down."
-        )
-    peak = np.abs(waveform).max()
-    if not peak <= 1:
-        raise ValueError(f"`{name}` peaks at {peak:.4g}, but must be finite and in [-1, 1]: scale it.")
-    return waveform
-
-
-def _stack(name: str, clips: list[np.ndarray]) -> np.ndarray:
-    """Clips of one shape as a batch."""
-    for number, clip in enumerate(clips):
-        if clip.shape != clips[0].shape:
-            raise ValueError(
-                f"`{name}` {number} has shape {clip.shape}, but the first one {clips[0].shape}: the clips of one call must "
-                "agree in size and length."
-            )
-    return np.stack(clips)
-
-
-def _same_rate(name: str, rates: list[float]) -> float:
-    if len(set(rates)) > 1:
-        raise ValueError(
-            f"`{name}` has clips of {sorted(set(rates))} per second: the clips of one call must have one rate."
-        )
-    return rates[0]
-
-
-def _read_mask(name: str, mask: Any, num_units: int, rate: float) -> Spans:
-    """The spans to be made anew, from a mask with a value for each frame or sample, or from spans in seconds."""
-    if mask is None:
-        return ()
-    values = np.asarray(mask.cpu() if isinstance(mask, torch.Tensor) else mask)
-    duration = num_units / rate
-    if values.ndim == 2 and values.shape[1] == 2:
-        spans = sorted((float(start), float(end)) for start, end in values)
-        for start, end in spans:
-            if not 0 <= start < end <= duration + 0.5 / rate:
-                raise ValueError(
-                    f"`{name}` has the span ({start:g}, {end:g}), but spans (start, end) must lie within the {duration:.4f} "
-                    "seconds given."
-                )
-    elif values.shape == (num_units,) and np.isin(values, (0, 1)).all():
-        spans = coordinates.spans_of_units(torch.from_numpy(values.astype(bool)), rate)
-    else:
-        raise ValueError(
-            f"`{name}` has shape {values.shape}, but must hold {num_units} values, 1 where the clip is made anew and 0 where it "
-            "stays, or spans (start, end) in seconds to be made anew."
-        )
-    if coordinates.units_in_spans(spans, rate, num_units).all():
-        raise ValueError(
-            f"`{name}` keeps nothing of what is given: keep more, or leave out `{name}` and what it is for."
-        )
-    # What is new up to the end stays new where the model's clip is a few frames longer than what is given.
-    return tuple((start, math.inf if end > duration - 0.5 / rate else end) for start, end in spans)
-
-
-# 2. The model's grid
-
-
-def known_latent_frames(
-    video: GivenVideo | None, num_frames: int, frame_rate: float, temporal_stride: int
+@torch.no_grad()
+def still_latents(
+    pipe: BatonPipeline, given: Given, num_clips: int, size: ClipSize, device: torch.device
 ) -> torch.Tensor:
-    """Which video latent frames of a clip are known: those all of whose pixel frames are. Bool, `(num_latent_frames,)`."""
-    new = ((0.0, math.inf),) if video is None else video.new
-    return ~coordinates.latent_frames_of(coordinates.units_in_spans(new, frame_rate, num_frames), temporal_stride)
+    """Clean video latents of a still picture, for guidance by a static clip (Harmony): the given clip's first frame, or mid-grey
+    where none is given (ours)."""
+    frame = torch.zeros(1, 3, 1, size.height, size.width)
+    if given.known_masks(pipe, size.num_frames)[0][0]:
+        frame = model_frames(given.video, 1, pipe.frame_rate, size.height, size.width)
+    still = encode_video(pipe, frame.expand(-1, -1, size.num_frames, -1, -1).to(device))
+    return still.repeat_interleave(num_clips // len(still), dim=0)
 
 
-def known_audio_latents(
-    audio: GivenAudio | None, duration: float, audio_latent_rate: float, min_coverage: float = 0.0
-) -> torch.Tensor:
-    """Which audio latents of a clip are known: those all of whose samples within the clip are. Bool, `(num_latents,)`, as
-    many as `coordinates.num_audio_latents` says."""
-    new = ((0.0, math.inf),) if audio is None else audio.new
-    within = [(start, end) for start, end in new if start < duration]
-    num_latents = coordinates.num_audio_latents(duration, audio_latent_rate, min_coverage)
-    return ~coordinates.units_in_spans(within, audio_latent_rate, num_latents)
+@torch.no_grad()
+def silence_latents(pipe: BatonPipeline, num_clips: int, num_frames: int, device: torch.device) -> torch.Tensor:
+    """Clean audio latents of silence, for guidance by a mute clip (Harmony)."""
+    silence = torch.zeros(1, pipe.audio_length(num_frames) * pipe.audio_vae.latent_hop_length, device=device)
+    return encode_audio(pipe, silence).expand(num_clips, -1, -1)
+
+
+# Noise
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Where the noise of a call comes from. `BatonPipeline.__call__` describes the arguments."""
+
+    generator: torch.Generator | list[torch.Generator] | None = None
+    latents: torch.Tensor | None = None
+    audio_latents: torch.Tensor | None = None
+
+    def check(self, pipe: BatonPipeline, num_clips: int, size: ClipSize, only: str | None) -> None:
+        """Refuses generators and latents of a wrong type, number or shape.
+
+        Raises:
+            ValueError: naming the argument, its value and the remedy.
+        """
+        check_generator(self.generator, num_clips)
+        names = ("latents", "audio_latents")
+        for name, shape in zip(names, pipe.latent_shapes(num_clips, size), strict=True):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if only == ("audio" if name == "latents" else "video"):
+                raise ValueError(f"`{name}` was given with `only={only!r}`, which has none: leave out one of them.")
+            check_tensor(name, value)
+            if tuple(value.shape) != shape:
+                raise ValueError(f"`{name}` has shape {tuple(value.shape)}, but this clip needs {shape}.")
+
+    def draw(
+        self, pipe: BatonPipeline, num_clips: int, size: ClipSize, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Noise for both modalities in float32, drawn video first."""
+        shapes = pipe.latent_shapes(num_clips, size)
+        return tuple(
+            (
+                randn_tensor(shape, generator=self.generator, device=device, dtype=torch.float32)
+                if given is None
+                else given
+            ).to(device, torch.float32)
+            for given, shape in zip((self.latents, self.audio_latents), shapes, strict=True)
+        )
+
+
+# Pictures and sounds at the model's size and rate
 
 
 def model_frames(video: GivenVideo, num_frames: int, frame_rate: float, height: int, width: int) -> torch.Tensor:
@@ -596,7 +302,7 @@ def model_frames(video: GivenVideo, num_frames: int, frame_rate: float, height: 
         `torch.Tensor` of shape `(num_clips, 3, num_frames, height, width)`.
     """
     held = video.frames[:, _standing_in(video.new, video.frame_rate, video.frames.shape[1])]
-    clips = np.stack([_at_frame_rate(clip, video.frame_rate, frame_rate) for clip in held])
+    clips = np.stack([at_frame_rate(clip, video.frame_rate, frame_rate) for clip in held])
     source = _standing_in(video.new, frame_rate, num_frames).clip(max=clips.shape[1] - 1)
     frames = torch.stack([_picture(clip[frame], height, width) for clip in clips for frame in source])
     return frames.unflatten(0, (len(clips), num_frames)).transpose(1, 2) * 2 - 1
@@ -634,30 +340,7 @@ def model_waveform(audio: GivenAudio, num_samples: int, sampling_rate: int) -> t
     """
     new = coordinates.units_in_spans(audio.new, audio.sampling_rate, audio.waveform.shape[2]).numpy()
     heard = np.where(new, np.float32(0), audio.waveform.mean(axis=1, keepdims=True))
-    clips = [_at_sampling_rate(clip, audio.sampling_rate, sampling_rate) for clip in heard]
+    clips = [at_sampling_rate(clip, audio.sampling_rate, sampling_rate) for clip in heard]
     waveform = torch.from_numpy(np.concatenate(clips))[:, :num_samples]
     waveform = F.pad(waveform, (0, num_samples - waveform.shape[1]))
     return waveform.masked_fill(coordinates.units_in_spans(audio.new, sampling_rate, num_samples), 0.0)
-
-
-def fit_size(size: tuple[int, int], area: int, multiples: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of about `area` pixels in the shape of `size`, each a multiple of what the model takes."""
-    scale = math.sqrt(area / math.prod(size))
-    return tuple(max(round(side * scale / m), 1) * m for side, m in zip(size, multiples, strict=True))
-
-
-def _at_frame_rate(frames: np.ndarray, rate: float, new_rate: float) -> np.ndarray:
-    if rate == new_rate:
-        return frames
-    if frames.dtype != np.uint8:
-        frames = (frames * 255).round().astype(np.uint8)
-    return convert_frame_rate(frames, rate, new_rate)
-
-
-def _at_sampling_rate(waveform: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
-    return waveform if rate == new_rate else resample(waveform, rate, new_rate)
-
-
-def _warn_of_conversion(name: str, rate: float, new_rate: float, unit: str) -> None:
-    if rate != new_rate:
-        logger.warning(f"`{name}` of {rate:g} {unit} is converted to the {new_rate:g} that the model takes.")

@@ -526,9 +526,9 @@ def test_a_sound_for_a_picture_at_rest_beside_a_cache_of_diffusers_is_refused():
     """Which would take a picture that stays for a sound that stays, and leave out every step but the first."""
     pipe = tiny_pipeline(transformer=tiny_transformer(num_context_tokens=2))
     pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
-    refused(forbid(pipe), "tells by the picture whether a step may be left out", video=FRAMES)
+    refused(forbid(pipe), "skips a step if the picture has not changed", video=FRAMES)
     pipe.audio_guider = SyncGuidance(2.0, modality="audio")
-    refused(pipe, "tells by the picture whether a step may be left out")
+    refused(pipe, "skips a step if the picture has not changed")
 
 
 def test_one_modality_alone_beside_a_cache_of_diffusers_is_refused(own_pipe):

@@ -163,8 +163,8 @@ def test_videos_of_one_prompt_are_neighbours(pipe, source):
         for index in range(2):
             kwargs[index]["plan"] = plan[index]
     if source == "embeddings":
-        names = [f"{name}_{what}" for name in ("prompt", "negative_prompt") for what in ("embeds", "attention_mask")]
-        embeddings = pipe.encode_prompt(prompts, negatives)[:4]
+        names = "prompt_embeds", "negative_prompt_embeds"
+        embeddings = pipe.encode_prompt(prompts, negatives)[:2]
         batch = {"plan": batch["plan"], "prompt": None, **dict(zip(names, embeddings, strict=True))}
     together = make(pipe, **batch, num_videos_per_prompt=2, generator=seeds(0, 1, 2, 3))
     assert together.frames.shape[0] == together.audio.shape[0] == together.plan.batch_size == 4
@@ -184,14 +184,15 @@ def test_one_generator_serves_a_batch(pipe):
 
 
 def test_embeddings_are_padded_with_zeros_and_repeated_in_a_row(pipe):
-    embeds, mask, negative_embeds, negative_mask, *_ = pipe.encode_prompt(
+    embeds, negative_embeds, audio_negative_embeds = pipe.encode_prompt(
         [PROMPT, OTHER], "left", num_videos_per_prompt=2
     )
-    assert embeds.shape == negative_embeds.shape == (4, 16, TEXT_DIM)
-    assert mask.sum(dim=1).tolist() == [5, 5, 13, 13] and negative_mask.sum(dim=1).tolist() == [2] * 4
-    assert not embeds[mask == 0].any() and embeds[mask == 1].any(dim=-1).all()
+    assert embeds.shape == negative_embeds.shape == (4, 16, TEXT_DIM) and audio_negative_embeds is None
+    for texts, lengths in ((embeds, [5, 5, 13, 13]), (negative_embeds, [2] * 4)):
+        assert texts.any(dim=-1).sum(dim=1).tolist() == lengths
+        assert all(text[:length].any(dim=-1).all() for text, length in zip(texts, lengths, strict=True))
     assert torch.equal(embeds[0], embeds[1]) and torch.equal(embeds[2], embeds[3])
-    assert pipe.encode_prompt(PROMPT, do_classifier_free_guidance=False)[2:] == (None,) * 4
+    assert pipe.encode_prompt(PROMPT, do_classifier_free_guidance=False)[1:] == (None, None)
 
 
 def test_a_pipeline_of_texts_alone_embeds_prompts(pipe):
@@ -213,35 +214,24 @@ def test_a_pipeline_of_texts_alone_embeds_prompts(pipe):
 def test_embeddings_stand_for_their_prompts_bit_for_bit(pipe):
     prompts, negatives = [PROMPT, OTHER], ["left", ""]
     expected = make(pipe, prompts, negative_prompt=negatives)
-    embeds, mask, negative_embeds, negative_mask, *_ = pipe.encode_prompt(prompts, negatives)
+    embeds, negative_embeds, _ = pipe.encode_prompt(prompts, negatives)
     given = {
         "prompt_embeds": embeds,
-        "prompt_attention_mask": mask,
         "negative_prompt_embeds": negative_embeds,
-        "negative_prompt_attention_mask": negative_mask,
         "plan": pipe.prepare_plan(prompts, NUM_FRAMES),
     }
     assert_same(make(pipe, None, **given), expected)
     short = {name: value[:, :14] if "prompt" in name else value for name, value in given.items()}  # padding left out
     assert_same(make(pipe, None, **short), expected)
-    del given["negative_prompt_embeds"], given["negative_prompt_attention_mask"]
+    del given["negative_prompt_embeds"]
     assert_same(make(pipe, None, **given, negative_prompt=negatives), expected)
-
-
-def test_what_the_mask_leaves_out_is_not_read(pipe):
-    embeds, mask, *_ = pipe.encode_prompt(PROMPT)
-    noisy = embeds + (mask == 0)[..., None] * 5.0
-    plan = random_plan()
-    kwargs = {"prompt_attention_mask": mask, "plan": plan}
-    assert_same(make(pipe, None, prompt_embeds=noisy, **kwargs), make(pipe, None, prompt_embeds=embeds, **kwargs))
 
 
 def test_one_negative_prompt_serves_all(pipe):
     prompts, plan = [PROMPT, OTHER], random_plan(2)
     expected = make(pipe, prompts, plan=plan, negative_prompt=["left", "left"])
     assert_same(make(pipe, prompts, plan=plan, negative_prompt="left"), expected)
-    _, _, embeds, mask, *_ = pipe.encode_prompt(PROMPT, "left")
-    given = {"negative_prompt_embeds": embeds, "negative_prompt_attention_mask": mask}
+    given = {"negative_prompt_embeds": pipe.encode_prompt(PROMPT, "left").negative}
     assert_same(make(pipe, prompts, plan=plan, **given), expected, atol=1e-5)
     assert differ(make(pipe, prompts, plan=plan), expected)
     assert_same(make(pipe, prompts, plan=plan), make(pipe, prompts, plan=plan, negative_prompt=""))
@@ -250,7 +240,7 @@ def test_one_negative_prompt_serves_all(pipe):
 def test_picture_and_sound_have_a_negative_prompt_each(own_pipe):
     calls = record(own_pipe.transformer)
     apart = make(own_pipe, negative_prompt="left", audio_negative_prompt="right")
-    left, right = (own_pipe.encode_prompt(PROMPT, text)[2] for text in ("left", "right"))
+    left, right = (own_pipe.encode_prompt(PROMPT, text).negative for text in ("left", "right"))
     for joint, negative in (calls[:2], calls[2:]):
         assert joint["audio_encoder_hidden_states"] is None  # one prompt for both
         assert torch.equal(negative["encoder_hidden_states"], left)
@@ -278,11 +268,7 @@ def test_a_negative_prompt_of_the_sound_for_each_clip(pipe):
         torch.testing.assert_close(together.frames[2 * index : 2 * index + 2], alone.frames, rtol=0, atol=1e-5)
         torch.testing.assert_close(together.audio[2 * index : 2 * index + 2], alone.audio, rtol=0, atol=1e-5)
 
-    names = [
-        f"{name}_{what}"
-        for name in ("prompt", "negative_prompt", "audio_negative_prompt")
-        for what in ("embeds", "attention_mask")
-    ]
+    names = "prompt_embeds", "negative_prompt_embeds", "audio_negative_prompt_embeds"
     embeddings = pipe.encode_prompt([PROMPT, OTHER], **texts)
     given = dict(zip(names, embeddings, strict=True))
     output = make(pipe, None, num_videos_per_prompt=2, use_plan=False, **given, **noise)
@@ -302,33 +288,28 @@ def test_negative_prompts_are_the_checkpoints_by_default(tmp_path):
     make(loaded, negative_prompt="up")
     make(loaded, audio_negative_prompt="")
     for call, texts in ((calls[1], ("up", "right")), (calls[5], ("left", ""))):
-        embeds = [loaded.encode_prompt(PROMPT, text)[2] for text in texts]
+        embeds = [loaded.encode_prompt(PROMPT, text).negative for text in texts]
         assert torch.equal(call["encoder_hidden_states"], embeds[0])
         assert torch.equal(call["audio_encoder_hidden_states"], embeds[1])
 
 
 def test_embeddings_stand_for_the_checkpoints_negative_prompts():
     pipe = tiny_pipeline(negative_prompt="left", audio_negative_prompt="right")
-    embeds, mask, negative, negative_mask, audio_negative, audio_negative_mask = pipe.encode_prompt(PROMPT)
+    embeds, negative, audio_negative = pipe.encode_prompt(PROMPT)
     expected = make(pipe, use_plan=False)
     given = {
         "prompt_embeds": embeds,
-        "prompt_attention_mask": mask,
         "negative_prompt_embeds": negative,
-        "negative_prompt_attention_mask": negative_mask,
         "use_plan": False,
     }
     pipe.text_encoder = None
-    refused(
-        pipe, "which takes `audio_negative_prompt_embeds` with `audio_negative_prompt_attention", prompt=None, **given
-    )
+    refused(pipe, "which takes `audio_negative_prompt_embeds`", prompt=None, **given)
     given["audio_negative_prompt_embeds"] = audio_negative
-    given["audio_negative_prompt_attention_mask"] = audio_negative_mask
     assert_same(make(pipe, None, **given), expected)
 
 
 def test_a_callback_changes_the_sounds_negative_prompt(own_pipe):
-    other = own_pipe.encode_prompt(PROMPT, "right")[2]
+    other = own_pipe.encode_prompt(PROMPT, "right").negative
 
     def callback(pipe, step, timestep, tensors):
         assert tensors == {"audio_negative_prompt_embeds": None}
@@ -346,7 +327,7 @@ def test_what_is_cut_off_a_prompt_is_told(pipe, caplog):
     long = " ".join(["red"] * 14 + ["star", "jumps"])
     with caplog.at_level(logging.WARNING):
         make(pipe, long, use_plan=False)
-    assert "reads 16 tokens" in caplog.text and "cut off: ['jumps']" in caplog.text
+    assert "reads 16 tokens" in caplog.text and "cut off: 'jumps'" in caplog.text
 
 
 def test_words_that_the_text_encoder_does_not_know_are_told(pipe, caplog):
@@ -445,7 +426,7 @@ def test_guided_latents_are_those_of_ovis_formula_by_hand(own_pipe):
     own_pipe.guider, own_pipe.audio_guider = (PlanGuidance(scale, skip_layers=(1,)) for scale in (4.0, 3.0))
     noise = own_pipe.prepare_latents(1, SIZE, SIZE, NUM_FRAMES, seeds(0))
     found = make(own_pipe, num_inference_steps=1, use_plan=False, output_type="latent")
-    text, _, negative, *_ = own_pipe.encode_prompt(PROMPT)
+    text, negative, _ = own_pipe.encode_prompt(PROMPT)
     inputs = {"timestep": own_pipe.scheduler.timesteps[:1], "audio_timestep": own_pipe.audio_scheduler.timesteps[:1]}
     with torch.no_grad():
         joint = own_pipe.transformer(*noise, encoder_hidden_states=text, **inputs, return_dict=False)
@@ -566,7 +547,7 @@ def test_a_callback_gets_what_it_asks_for_and_changes_latents(own_pipe):
 
 
 def test_a_callback_changes_embeddings_under_guidance(own_pipe):
-    other, _, other_negative, *_ = own_pipe.encode_prompt(OTHER, "left")
+    other, other_negative, _ = own_pipe.encode_prompt(OTHER, "left")
 
     def callback(pipe, step, timestep, tensors):
         return {"prompt_embeds": other, "negative_prompt_embeds": other_negative}
@@ -574,7 +555,7 @@ def test_a_callback_changes_embeddings_under_guidance(own_pipe):
     calls = record(own_pipe.transformer)
     names = ("prompt_embeds", "negative_prompt_embeds")
     make(own_pipe, callback_on_step_end=callback, callback_on_step_end_tensor_inputs=names)
-    embeds, _, negative, *_ = own_pipe.encode_prompt(PROMPT)
+    embeds, negative, _ = own_pipe.encode_prompt(PROMPT)
     texts = [call["encoder_hidden_states"] for call in calls]
     assert all(torch.equal(*pair) for pair in zip(texts, (embeds, negative, other, other_negative), strict=True))
 
@@ -716,13 +697,9 @@ def embeds(batch_size=1, length=16, dim=TEXT_DIM):
     return torch.zeros(batch_size, length, dim)
 
 
-def mask(batch_size=1, length=16):
-    return torch.ones(batch_size, length, dtype=torch.int64)
-
-
 REFUSALS = {
     "no text": ({"prompt": None}, "either `prompt` or `prompt_embeds`; neither"),
-    "two texts": ({"prompt_embeds": embeds(), "prompt_attention_mask": mask()}, "either .*; both"),
+    "two texts": ({"prompt_embeds": embeds()}, "either .*; both"),
     "a text that is none": ({"prompt": 3}, "`prompt` is 3, but must be a string or a list"),
     "no texts": ({"prompt": []}, r"`prompt` is \[\]"),
     "a list of other things": ({"prompt": ["a", None]}, r"`prompt` is \['a', None\]"),
@@ -732,14 +709,13 @@ REFUSALS = {
         "`negative_prompt` lists 2 texts for 3 prompts: give one for each, or one string",
     ),
     "two negative texts": (
-        {"negative_prompt": "left", "negative_prompt_embeds": embeds(), "negative_prompt_attention_mask": mask()},
+        {"negative_prompt": "left", "negative_prompt_embeds": embeds()},
         "either `negative_prompt` or `negative_prompt_embeds`; both",
     ),
     "two negative texts of the sound": (
         {
             "audio_negative_prompt": "left",
             "audio_negative_prompt_embeds": embeds(),
-            "audio_negative_prompt_attention_mask": mask(),
         },
         "either `audio_negative_prompt` or `audio_negative_prompt_embeds`; both",
     ),
@@ -748,36 +724,23 @@ REFUSALS = {
         "`audio_negative_prompt` lists 2 texts for 3 prompts",
     ),
     "a sound that has no form": ({"audio_prompt": "one"}, "no form for it .*describe the sound in `prompt`"),
-    "embeddings without a mask": (
-        {"prompt": None, "prompt_embeds": embeds()},
-        "`prompt_embeds` was given without `prompt_attention_mask`: both come from `pipe.encode_prompt`",
-    ),
-    "a mask without embeddings": (
-        {"negative_prompt_attention_mask": mask()},
-        "`negative_prompt_attention_mask` was given without `negative_prompt_embeds`",
-    ),
     "embeddings of another width": (
-        {"prompt": None, "prompt_embeds": embeds(dim=8), "prompt_attention_mask": mask()},
+        {"prompt": None, "prompt_embeds": embeds(dim=8)},
         r"`prompt_embeds` has shape \(1, 16, 8\), but this model takes .*16, 16\)",
     ),
     "embeddings that are too long": (
-        {"prompt": None, "prompt_embeds": embeds(length=17), "prompt_attention_mask": mask(length=17)},
+        {"prompt": None, "prompt_embeds": embeds(length=17)},
         r"`prompt_embeds` has shape \(1, 17, 16\).*at most 16",
-    ),
-    "a mask of another length": (
-        {"prompt": None, "prompt_embeds": embeds(), "prompt_attention_mask": mask(length=5)},
-        r"`prompt_attention_mask` has shape \(1, 5\).* needs \(1, 16\)",
     ),
     "too few negative embeddings": (
         {
             "prompt": ["a"] * 3,
             "negative_prompt_embeds": embeds(2),
-            "negative_prompt_attention_mask": mask(2),
         },
         "`negative_prompt_embeds` holds 2 texts for 3 prompts",
     ),
     "embeddings for a planner": (
-        {"prompt": None, "prompt_embeds": embeds(), "prompt_attention_mask": mask()},
+        {"prompt": None, "prompt_embeds": embeds()},
         "the planner reads the prompt itself.*give `plan`.*`use_plan=False`",
     ),
     "no steps": ({"num_inference_steps": 0}, "`num_inference_steps` is 0, but must be an integer of at least 1"),
@@ -790,7 +753,7 @@ REFUSALS = {
     "a broken frame count": ({"num_frames": 9.0}, "`num_frames` is 9.0, but must be an integer"),
     "too few generators": (
         {"prompt": ["a", "a"], "num_videos_per_prompt": 2, "generator": seeds(0, 1)},
-        "`generator` lists 2 generators for 2 prompts with 2 videos each: give 4, or a single one",
+        "`generator` lists 2 generators for 4 clips: give one for each, or a single one",
     ),
     "noise of another size": (
         {"latents": torch.zeros(1, 4, 2, 4, 4)},
@@ -846,12 +809,12 @@ def test_a_missing_component_is_named(name):
 @pytest.mark.parametrize(
     "name, kwargs, message",
     [
-        ("text_encoder", {}, "`prompt` needs `text_encoder` and `tokenizer`.*`prompt_embeds` with"),
+        ("text_encoder", {}, "`prompt` needs `text_encoder` and `tokenizer`.*give `prompt_embeds`"),
         ("tokenizer", {}, "`prompt` needs `text_encoder` and `tokenizer`"),
         ("planner_tokenizer", {}, "`planner` needs `planner_tokenizer`.*`use_plan=False`"),
         (
             "text_encoder",
-            {"prompt": None, "prompt_embeds": embeds(), "prompt_attention_mask": mask(), "plan": random_plan()},
+            {"prompt": None, "prompt_embeds": embeds(), "plan": random_plan()},
             "the guiders drop the text, which takes `negative_prompt_embeds`.*guiders of scale 1",
         ),
         ("guider", {}, "`guider` is missing"),
@@ -871,7 +834,7 @@ def test_a_clip_too_short_to_plan_is_refused_before_its_text_is_read():
 
 def test_guiders_of_scale_one_need_no_negative_text(pipe):
     bare = tiny_pipeline(text_encoder=None, tokenizer=None, guider=PlanGuidance(1.0), audio_guider=PlanGuidance(1.0))
-    given = {"prompt_embeds": embeds(), "prompt_attention_mask": mask(), "plan": random_plan()}
+    given = {"prompt_embeds": embeds(), "plan": random_plan()}
     assert make(bare, None, **given).frames.shape[0] == 1
 
 
@@ -880,7 +843,7 @@ def test_the_negative_text_is_asked_for_by_the_steps_that_are_taken():
     guider = PlanGuidance(4.0, stop=0.25)
     schedulers = {name: FlowMatchHeunDiscreteScheduler() for name in ("scheduler", "audio_scheduler")}
     pipe = forbid(tiny_pipeline(text_encoder=None, guider=guider, audio_guider=PlanGuidance(1.0), **schedulers))
-    given = {"prompt": None, "prompt_embeds": embeds(), "prompt_attention_mask": mask(), "plan": random_plan()}
+    given = {"prompt": None, "prompt_embeds": embeds(), "plan": random_plan()}
     refused(pipe, "the guiders drop the text", num_inference_steps=3, **given)
 
 
@@ -958,9 +921,14 @@ def test_components_that_do_not_fit_are_refused(components, message):
         tiny_pipeline(**components)
 
 
-def test_components_that_were_exchanged_are_checked_too(own_pipe):
-    forbid(own_pipe).transformer = tiny_transformer(in_channels=5)
-    refused(own_pipe, "transformer's `in_channels` is 5, but `vae` has 4")
+def test_components_are_checked_when_they_are_exchanged(own_pipe):
+    transformer = own_pipe.transformer
+    with pytest.raises(ValueError, match="transformer's `in_channels` is 5, but `vae` has 4"):
+        own_pipe.transformer = tiny_transformer(in_channels=5)
+    with pytest.raises(ValueError, match="transformer's `text_dim` is 8, but `text_encoder` has 16"):
+        own_pipe.register_modules(transformer=tiny_transformer(text_dim=8))
+    assert own_pipe.transformer is transformer
+    own_pipe.register_modules(transformer=tiny_transformer(text_dim=8), text_encoder=None, tokenizer=None)
 
 
 @pytest.mark.parametrize(
@@ -969,7 +937,7 @@ def test_components_that_were_exchanged_are_checked_too(own_pipe):
         ({"frames": np.zeros((9, 32, 32))}, r"`frames` has shape \(9, 32, 32\), but must be \(num_frames, height"),
         ({"frames": np.zeros((9, 3, 32, 32))}, r"`frames` has shape \(9, 3, 32, 32\)"),
         ({"waveform": np.zeros((1, 1, 4500))}, r"`waveform` has shape \(1, 1, 4500\)"),
-        ({"waveform": np.zeros(3000)}, "lasts 1.1250 seconds and `waveform` 0.7500"),
+        ({"waveform": np.zeros(2000)}, "lasts 1.1250 seconds and `waveform` 0.5000"),
         ({"sampling_rate": 4001}, "`sampling_rate` is 4001 Hz, but the encoder takes 4000 Hz: resample"),
         ({"frame_rate": 0.0}, "`frame_rate` is 0.0"),
     ],

@@ -1,11 +1,11 @@
-"""How prompts are written for a checkpoint: `baton_diffusers/pipelines/prompt_forms.py`, and the pipeline over it."""
+"""How prompts are written for a checkpoint: `baton_diffusers/pipelines/texts.py`, and the pipeline over it."""
 
 import logging
 
 import pytest
 
 from baton_diffusers import BatonPipeline
-from baton_diffusers.pipelines.prompt_forms import PROMPT_FORMS, write_prompt
+from baton_diffusers.pipelines.texts import PROMPT_FORMS, write_prompt
 
 from ..tiny import tiny_pipeline
 from .calls import PROMPT, assert_same, differ, forbid, make, quiet, seeds

@@ -1,0 +1,362 @@
+"""The components of a pipeline together: whether they fit, which sizes and rates they give the clips, and whose turn it is."""
+
+from __future__ import annotations
+
+import functools
+import math
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from diffusers import MMAudioVocoder
+from diffusers.utils import logging
+
+from .. import coordinates
+from .checks import check_whole_number
+
+
+logger = logging.get_logger(__name__)
+
+# The pipeline's settings besides its components, and their defaults.
+SETTINGS = {
+    "height": 704,
+    "width": 1280,
+    "num_frames": 121,
+    "num_inference_steps": 50,
+    "max_sequence_length": 512,
+    "negative_prompt": "",
+    "audio_negative_prompt": None,
+    "prompt_form": None,
+    "latent_format": None,
+}
+
+REQUIRED = ("transformer", "vae", "audio_vae", "vocoder", "scheduler", "audio_scheduler")
+
+CHECKED = (
+    "transformer",
+    "vae",
+    "audio_vae",
+    "vocoder",
+    "text_encoder",
+    "planner",
+    "video_semantic_encoder",
+    "audio_semantic_encoder",
+)
+
+# What the pipeline's configuration keeps of the transformer's, for a pipeline that is loaded without it.
+_LATENT_FORMAT = ("frame_rate", "temporal_stride", "patch_size", "audio_latent_rate", "audio_latent_min_coverage")
+
+
+def transformer_format(transformer: Any) -> dict[str, Any]:
+    """Rates and strides of a transformer's latents, as JSON holds them."""
+    values = {name: transformer.config[name] for name in _LATENT_FORMAT}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+class ClipGeometry:
+    """Sizes, lengths and rates of a pipeline's clips. They come from configurations, so they are known without the transformer.
+
+    [`BatonPipeline`] and [`BatonModularPipeline`] inherit this.
+    """
+
+    @property
+    def latent_format(self) -> dict[str, Any]:
+        """Rates and strides of the latents: the transformer's, or without one those in the pipeline's configuration.
+
+        Raises:
+            ValueError: if there is neither.
+        """
+        if getattr(self, "transformer", None) is not None:
+            return transformer_format(self.transformer)
+        if not self.config.get("latent_format"):
+            raise ValueError(
+                "the frame rate of the clips is unknown: load the pipeline with its `transformer`, or save it again, which writes "
+                "`latent_format` into its configuration."
+            )
+        return self.config["latent_format"]
+
+    @property
+    def frame_rate(self) -> float:
+        """Pixel frames per second of the clips."""
+        return self.latent_format["frame_rate"]
+
+    @property
+    def sampling_rate(self) -> int:
+        """Audio samples per second of the clips."""
+        return self.audio_vae.config.sample_rate
+
+    @property
+    def size_multiples(self) -> tuple[int, int]:
+        """What height and width in pixels must be multiples of."""
+        stride = self.vae.config.scale_factor_spatial
+        return tuple(stride * patch for patch in self.latent_format["patch_size"][1:])
+
+    def clip_duration(self, num_frames: int) -> float:
+        """Seconds that a number of frames last."""
+        return coordinates.clip_duration(num_frames, self.frame_rate)
+
+    def audio_length(self, num_frames: int) -> int:
+        """Audio latents of a clip."""
+        config = self.latent_format
+        return coordinates.num_audio_latents(
+            self.clip_duration(num_frames), config["audio_latent_rate"], config["audio_latent_min_coverage"]
+        )
+
+    def latent_shapes(self, num_clips: int, size: ClipSize) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of the video and the audio latents.
+
+        Raises:
+            ValueError: if `num_frames` is not 1 more than a multiple of the VAE's temporal stride.
+        """
+        stride = self.vae.config.scale_factor_spatial
+        latent_frames = coordinates.num_latent_frames(size.num_frames, self.vae.config.scale_factor_temporal)
+        return (
+            (num_clips, self.vae.config.z_dim, latent_frames, size.height // stride, size.width // stride),
+            (num_clips, self.audio_length(size.num_frames), self.audio_vae.config.latent_channels),
+        )
+
+
+@dataclass(frozen=True)
+class ClipSize:
+    """Size of the clips of a call: height and width in pixels, and number of frames."""
+
+    height: int
+    width: int
+    num_frames: int
+
+    def check(self, pipe: ClipGeometry) -> None:
+        """Refuses a size that the models do not take.
+
+        Raises:
+            ValueError: naming the argument, its value and the nearest size.
+        """
+        check_whole_number("num_frames", self.num_frames)
+        sizes = zip(("height", "width"), (self.height, self.width), pipe.size_multiples, strict=True)
+        for name, value, multiple in sizes:
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1 or value % multiple:
+                is_number = isinstance(value, Real) and math.isfinite(value)
+                nearest = max(round(value / multiple), 1) * multiple if is_number else multiple
+                raise ValueError(f"`{name}` is {value!r}, but must be a multiple of {multiple}: use {nearest}.")
+        pipe.latent_shapes(1, self)
+
+
+# Whether they fit
+
+
+def require_components(pipe: Any) -> None:
+    """Refuses to make clips without the components that every call needs.
+
+    Raises:
+        ValueError: naming the first that is missing.
+    """
+    for name in REQUIRED:
+        if getattr(pipe, name) is None:
+            raise ValueError(f"`{name}` is missing: load the pipeline with it, or set `pipe.{name}`.")
+
+
+def check_components(parts: Mapping[str, Any]) -> None:
+    """Refuses components that do not fit one another; those that are missing are not judged.
+
+    Args:
+        parts (`Mapping`): components by name.
+
+    Raises:
+        ValueError: naming what two of them disagree about.
+    """
+    transformer, vae, audio_vae, vocoder, text_encoder, planner, video_encoder, audio_encoder = (
+        getattr(parts.get(name), "config", None) for name in CHECKED
+    )
+    if audio_vae and vocoder:
+        if isinstance(parts["vocoder"], MMAudioVocoder):
+            spectrogram = {"mel_bins": vocoder.num_mels, "hop_length": math.prod(vocoder.upsample_rates)}
+        else:
+            spectrogram = {name: vocoder[name] for name in ("mel_bins", "hop_length", "n_fft")}
+            spectrogram["sample_rate"] = vocoder.sampling_rate
+        for name, value in spectrogram.items():
+            _agree("audio VAE", name, audio_vae[name], "vocoder", value)
+    if transformer and vae:
+        _agree("transformer", "in_channels", transformer.in_channels, "vae", vae.z_dim)
+        _agree("transformer", "temporal_stride", transformer.temporal_stride, "vae", vae.scale_factor_temporal)
+    if transformer and audio_vae:
+        rate = audio_vae.sample_rate / parts["audio_vae"].latent_hop_length
+        _agree(
+            "transformer", "audio_in_channels", transformer.audio_in_channels, "audio_vae", audio_vae.latent_channels
+        )
+        _agree("transformer", "audio_latent_rate", transformer.audio_latent_rate, "audio_vae", rate)
+    if transformer and text_encoder:
+        _agree("transformer", "text_dim", transformer.text_dim, "text_encoder", text_encoder.d_model)
+    if transformer and planner:
+        _agree("transformer", "video_plan_dim", transformer.video_plan_dim, "planner", planner.video_dim)
+        _agree("transformer", "audio_plan_dim", transformer.audio_plan_dim, "planner", planner.audio_dim)
+    if planner and video_encoder:
+        name, encoder = "video_semantic_encoder", parts["video_semantic_encoder"]
+        grids = tuple(planner.video_grid), tuple(video_encoder.video_grid)
+        _agree("planner", "keyframe_rate", planner.keyframe_rate, name, video_encoder.keyframe_rate)
+        _agree("planner", "video_grid", grids[0], name, grids[1])
+        _agree("planner", "video_dim", planner.video_dim, name, len(encoder.feature_mean))
+    if planner and audio_encoder:
+        name, encoder = "audio_semantic_encoder", parts["audio_semantic_encoder"]
+        tokens = planner.audio_tokens_per_chunk, audio_encoder.tokens_per_chunk
+        _agree("planner", "audio_tokens_per_chunk", tokens[0], name, tokens[1])
+        _agree("planner", "chunk_duration", planner.chunk_duration, name, audio_encoder.chunk_duration)
+        _agree("planner", "audio_dim", planner.audio_dim, name, len(encoder.feature_mean))
+
+
+def _agree(owner: str, what: str, ours: Any, name: str, theirs: Any) -> None:
+    if ours != theirs:
+        raise ValueError(f"the {owner}'s `{what}` is {ours}, but `{name}` has {theirs}: they do not fit together.")
+
+
+# What a pipeline does with them
+
+
+class CheckedComponents:
+    """Components of a pipeline of diffusers that are checked when they are set, and settings that stay with the transformer."""
+
+    _registering = False
+
+    def register_modules(self, **modules: Any) -> None:
+        """Sets components, several at once.
+
+        Raises:
+            ValueError: if they do not fit one another.
+        """
+        check_components({**self.__dict__, **modules})
+        self._registering = True
+        try:
+            super().register_modules(**modules)
+        finally:
+            self._registering = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not self._registering and name in CHECKED:
+            check_components({**self.__dict__, name: value})
+        super().__setattr__(name, value)
+        if name == "transformer" and value is not None and "latent_format" in self.config:
+            self.register_to_config(latent_format=transformer_format(value))
+
+    def register_settings(self, **settings: Any) -> None:
+        """Registers settings; those that are `None` are the ones of the last pipeline that had the transformer, or the defaults."""
+        remembered = getattr(self.transformer, "pipeline_settings", {})
+        settings = {name: value for name, value in settings.items() if value is not None}
+        self.register_to_config(**{**SETTINGS, **remembered, **settings})
+
+    def register_to_config(self, **kwargs: Any) -> None:
+        """As in diffusers. The transformer remembers the settings for pipelines that are made of this one's components."""
+        super().register_to_config(**kwargs)
+        transformer = self.__dict__.get("transformer")
+        if transformer is not None and SETTINGS.keys() <= self.config.keys():
+            transformer.pipeline_settings = {name: self.config[name] for name in SETTINGS}
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        r"""
+        Moves and casts the components, as `DiffusionPipeline.to`; `audio_vae` and `vocoder` stay in float32.
+
+        Raises:
+            ValueError: if the device is not there.
+        """
+        values = [*args, kwargs.get("device"), kwargs.get("dtype"), kwargs.get("torch_dtype")]
+        devices = [x for x in values if x is not None and not isinstance(x, torch.dtype)]
+        for device in devices[:1]:
+            check_device(device)
+        if not any(isinstance(x, torch.dtype) for x in values):
+            return super().to(*args, **kwargs)
+        sound = {name: self.__dict__[name] for name in ("audio_vae", "vocoder")}
+        self.__dict__.update(dict.fromkeys(sound))  # out of reach for the dtype
+        try:
+            super().to(*args, **kwargs)
+        finally:
+            self.__dict__.update(sound)
+        for part in sound.values():
+            if part is not None:
+                part.to(device=devices[0] if devices else None, dtype=torch.float32)
+        return self
+
+
+def in_float32(
+    name: str, model: torch.nn.Module | None, transformer: torch.nn.Module | None
+) -> torch.nn.Module | None:
+    """A sound component in float32, if it was loaded in half precision together with the transformer; a warning says so.
+
+    `DiffusionPipeline.from_pretrained` puts all components into one dtype, which is heard in the sound.
+    """
+    half = (torch.float16, torch.bfloat16)
+    if model is None or model.dtype not in half or transformer is None or transformer.dtype != model.dtype:
+        return model
+    logger.warning(
+        f"`{name}` was loaded in {model.dtype} and is put into float32, but its weights stay rounded: load the pipeline with "
+        "`BatonPipeline.from_pretrained`, which leaves it in float32."
+    )
+    return model.float()
+
+
+def check_device(device: Any) -> None:
+    """Refuses a device that this machine or this build of torch does not have.
+
+    Raises:
+        ValueError: naming the device.
+    """
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        reason = "this torch is built without CUDA" if torch.version.cuda is None else "no GPU is visible"
+        raise ValueError(f"the device {str(device)!r} was asked for, but {reason}: leave out `.to`, or use 'cpu'.")
+
+
+# Whose turn it is
+
+_LOCKS: weakref.WeakKeyDictionary[Any, _Turn] = weakref.WeakKeyDictionary()
+_LOCKS_GUARD = threading.Lock()
+
+
+class _Turn:
+    """A lock that knows the thread that holds it."""
+
+    def __init__(self) -> None:
+        self.lock, self.owner = threading.Lock(), None
+
+
+@contextmanager
+def one_at_a_time(components: Iterable[Any]) -> Iterator[None]:
+    """Lets one thread at a time work with these components; others wait. Schedulers, guiders, caches and tokenizers keep a state.
+
+    Raises:
+        RuntimeError: if the thread works with one of them already, as a callback does.
+    """
+    with _LOCKS_GUARD:
+        turns = {id(part): _LOCKS.setdefault(part, _Turn()) for part in components if part is not None}
+    turns = [turns[key] for key in sorted(turns)]  # one order for all threads: no two of them wait for one another
+    if any(turn.owner == threading.get_ident() for turn in turns):
+        raise RuntimeError(
+            "the pipeline was called within a call of its own, for example by a callback, which would disturb the clip that is "
+            "being made: call it afterwards, or give the callback a pipeline of its own."
+        )
+    taken = []
+    try:
+        for turn in turns:
+            turn.lock.acquire()
+            turn.owner = threading.get_ident()
+            taken.append(turn)
+        yield
+    finally:
+        for turn in reversed(taken):
+            turn.owner = None
+            turn.lock.release()
+
+
+def one_call_at_a_time(call: Callable) -> Callable:
+    """Decorates a pipeline's `__call__`: threads take turns, and whatever happens, no state of a call is left behind."""
+
+    @functools.wraps(call)
+    def wrapped(pipe: Any, *args: Any, **kwargs: Any) -> Any:
+        with one_at_a_time(pipe.components.values()):
+            try:
+                return call(pipe, *args, **kwargs)
+            finally:
+                pipe.maybe_free_model_hooks()
+
+    return wrapped

@@ -1,0 +1,398 @@
+"""The plan of a call: what is asked for, cue sheets, the planner's plan, and plans that are read off clips.
+
+None of it needs the transformer. The functions take a pipeline, or another object with its components, see
+[`~components.ClipGeometry`].
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, replace
+from numbers import Real
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from .. import coordinates
+from ..cues import parse_cues
+from ..models.semantic_encoders import read_plan
+from ..models.va_planner import snap_cues, tokenize_cues, tokenize_prompts
+from ..plan import SemanticPlan
+from .checks import check_finite, check_texts, check_whole_number
+from .components import ClipSize
+from .conditions import model_frames, model_waveform
+from .cue_fitting import fit_cues
+from .given import MAX_GAP, Given, fit_sound
+from .texts import Texts, unknown_words
+
+
+if TYPE_CHECKING:
+    from .pipeline_baton import BatonPipeline
+
+    Generators = torch.Generator | list[torch.Generator] | None
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What a call says about its plan. `BatonPipeline.__call__` describes the arguments."""
+
+    plan: SemanticPlan | str | os.PathLike | None = None
+    use_plan: bool = True
+    cues: str | list[str] | None = None
+    cue_temperature: float = 0.5
+    num_cue_candidates: int = 64
+
+    def read(self) -> PlanRequest:
+        """The request with its plan loaded, if it is a file.
+
+        Raises:
+            ValueError: as `SemanticPlan.load`.
+        """
+        is_file = isinstance(self.plan, (str, os.PathLike))
+        return replace(self, plan=SemanticPlan.load(self.plan)) if is_file else self
+
+    def uses_planner(self, pipe: BatonPipeline) -> bool:
+        """Whether the pipeline's planner makes the plan."""
+        return self.plan is None and self.use_plan and pipe.planner is not None
+
+    def check(self, pipe: BatonPipeline, texts: Texts, num_videos_per_prompt: int, num_frames: int) -> None:
+        """Refuses plans and cues that do not fit the clips, and prompts that cannot be planned.
+
+        Raises:
+            ValueError: naming the argument, its value and the remedy.
+        """
+        num_clips = texts.batch_size * num_videos_per_prompt
+        if self.plan is not None:
+            self._check_plan(pipe, texts.batch_size, num_videos_per_prompt, num_frames)
+        elif self.uses_planner(pipe):
+            if pipe.planner_tokenizer is None:
+                raise ValueError(
+                    "`planner` needs `planner_tokenizer`: set it, give `plan`, or call with `use_plan=False`."
+                )
+            if texts.prompt is None:
+                raise ValueError(
+                    "the planner reads the prompt itself, not `prompt_embeds`: give `plan` (for example from "
+                    "`pipe.prepare_plan`), or call with `use_plan=False`."
+                )
+            length = tokenize_prompts(pipe.planner_tokenizer, texts.prompts, pipe.planner.config.system_prompt)[
+                0
+            ].shape[1]
+            pipe.planner.check_lengths(length, pipe.clip_duration(num_frames))
+        if self.cues is not None:
+            if not self.uses_planner(pipe) or not pipe.planner.writes_cues:
+                raise ValueError(
+                    "`cues` are for a planner that knows timestamps (`pipe.planner.writes_cues`), and here none plans: leave "
+                    "them out."
+                )
+            check_texts("cues", self.cues)
+            if len(_listed(self.cues)) not in (1, texts.batch_size, num_clips):
+                raise ValueError(
+                    f"`cues` has {len(_listed(self.cues))} sheets for {texts.batch_size} prompts with {num_videos_per_prompt} "
+                    "videos each: give one, one for each prompt, or one for each clip."
+                )
+            check_cues(pipe, _listed(self.cues), length, pipe.clip_duration(num_frames))
+        temperature = self.cue_temperature
+        is_number = isinstance(temperature, Real) and not isinstance(temperature, bool)
+        if not is_number or not 0 <= temperature < math.inf:
+            raise ValueError(f"`cue_temperature` is {temperature!r}, but must be a number from 0 on.")
+        check_whole_number("num_cue_candidates", self.num_cue_candidates, least=0)
+
+    def _check_plan(self, pipe: BatonPipeline, batch_size: int, num_videos_per_prompt: int, num_frames: int) -> None:
+        config, plan = pipe.transformer.config, self.plan
+        if not isinstance(plan, SemanticPlan):
+            raise ValueError(
+                f"`plan` is a {type(plan).__name__}, but has to be a `SemanticPlan`, or the path of its file."
+            )
+        if not self.use_plan:
+            raise ValueError("`plan` was given together with `use_plan=False`: leave one of them out.")
+        if config.video_plan_dim is None:
+            raise ValueError("`plan` was given, but the transformer has no plan layers: leave it out.")
+        widths = plan.video_tokens.shape[2], plan.audio_tokens.shape[2]
+        if widths != (config.video_plan_dim, config.audio_plan_dim):
+            raise ValueError(
+                f"`plan` has tokens of width {widths[0]} (video) and {widths[1]} (audio), but the transformer takes "
+                f"{config.video_plan_dim} and {config.audio_plan_dim}: use a plan made for this checkpoint."
+            )
+        duration = pipe.clip_duration(num_frames)
+        if abs(plan.duration - duration) > 0.5 / pipe.frame_rate:
+            raise ValueError(
+                f"`plan` lasts {plan.duration:.4f} seconds, but {num_frames} frames at {pipe.frame_rate:g} per second last "
+                f"{duration:.4f}: use `plan.slice`, `SemanticPlan.concat`, or another `num_frames`."
+            )
+        if plan.batch_size not in (1, batch_size, batch_size * num_videos_per_prompt):
+            raise ValueError(
+                f"`plan` is for {plan.batch_size} clips, but there are {batch_size} prompts with {num_videos_per_prompt} videos "
+                "each: give one for all, one for each prompt, or one for each clip."
+            )
+        check_finite(
+            (plan.video_tokens, plan.audio_tokens), "the tokens of `plan` hold", "make or read the plan again"
+        )
+
+    def make(
+        self,
+        pipe: BatonPipeline,
+        prompts: list[str] | None,
+        given: Given,
+        num_clips: int,
+        size: ClipSize,
+        generator: Generators,
+        device: torch.device,
+    ) -> tuple[SemanticPlan | None, list[str] | None]:
+        """
+        The plan of all clips, and the cue sheets that it follows; each is `None` if there is none.
+
+        Media that fix the timing decide the cues: these are fitted to them, never sampled against them.
+
+        Args:
+            pipe: with `planner` and `planner_tokenizer`, if they plan; with semantic encoders, if cues are fitted.
+            prompts (`list[str]`, *optional*): what to plan; not read if a plan is given.
+            given ([`Given`]): media that the cues are fitted to.
+            num_clips (`int`): prompts times videos per prompt.
+            size ([`ClipSize`]): of the clips.
+            generator (`torch.Generator` or a list with one for each clip, *optional*): decides which cues are written.
+            device (`torch.device`): where the planner runs.
+
+        Raises:
+            ValueError: if the planner's plan holds NaN.
+        """
+        if not self.uses_planner(pipe):
+            plan = self.plan if self.use_plan else None
+            return (None if plan is None else ready_plan(pipe, plan, num_clips, device)), None
+        cues = None
+        if pipe.planner.writes_cues:
+            fixes_timing = given.fixes_timing(pipe, size.num_frames)
+            if self.cues is not None:
+                cues = share_cues(pipe, _listed(self.cues), num_clips)
+            elif fixes_timing and (
+                observed := observe_plan(pipe, given, size, device) if self.num_cue_candidates else None
+            ):
+                cues = fit_to_plan(pipe, prompts, num_clips, observed, self.num_cue_candidates, generator, device)
+            elif fixes_timing:
+                cues = [""] * num_clips
+            else:
+                cues = write_cues(pipe, prompts, num_clips, size.num_frames, self.cue_temperature, generator, device)
+        plan = make_plan(pipe, prompts, size.num_frames, cues, device)
+        return ready_plan(pipe, plan, num_clips, device), cues
+
+
+def _listed(texts: str | list[str]) -> list[str]:
+    return [texts] if isinstance(texts, str) else texts
+
+
+# Cue sheets
+
+
+def check_cues(pipe: BatonPipeline, sheets: list[str], prompt_length: int, duration: float) -> None:
+    """Refuses cue sheets that the planner cannot read: in a wrong form, with unknown words, too long, or beyond the clip's end.
+
+    Args:
+        pipe: with `planner` and `planner_tokenizer`.
+        sheets (`list[str]`): cue sheets.
+        prompt_length (`int`): tokens of the longest prompt.
+        duration (`float`): seconds that the clip lasts.
+
+    Raises:
+        ValueError: naming what is wrong with the first such sheet.
+    """
+    planner, tokenizer = pipe.planner, pipe.planner_tokenizer
+    parsed = [parse_cues(sheet) for sheet in sheets]
+    if unknown := unknown_words(tokenizer, [cue.text for cues in parsed for cue in cues]):
+        raise ValueError(
+            f"`cues` have words that the planner does not know: {', '.join(unknown)}. Write them as it does "
+            "(`pipe.prepare_cues(prompt)` shows how)."
+        )
+    written = max(len(tokenizer(sheet, add_special_tokens=False).input_ids) for sheet in sheets) + 1
+    planner.check_lengths(prompt_length + written, duration)
+    rate = planner.config.timestamp_rate
+    last = (coordinates.num_timestamps_within(duration, rate) - 1) / rate
+    for cues in parsed:
+        late = [cue.time for cue in cues if coordinates.nearest_timestamp(cue.time, rate) > last]
+        if late:
+            raise ValueError(
+                f"`cues` name {late[0]} seconds, but the clip ends at {duration:.4f} and the last timestamp before is {last:g}."
+            )
+
+
+def share_cues(pipe: BatonPipeline, sheets: list[str], num_clips: int) -> list[str]:
+    """Given sheets for all clips, each repeated in a row, with their instants moved to the planner's timestamps.
+
+    Raises:
+        ValueError: if the clips cannot be shared out among the sheets.
+    """
+    repeats, rate = _repeats(num_clips, sheets, "sheets of `cues`"), pipe.planner.config.timestamp_rate
+    return [snap_cues(sheet, rate) for sheet in sheets for _ in range(repeats)]
+
+
+def write_cues(
+    pipe: BatonPipeline,
+    prompts: list[str],
+    num_clips: int,
+    num_frames: int,
+    temperature: float,
+    generator: Generators,
+    device: torch.device,
+) -> list[str]:
+    """Sheets that the planner writes, one for each clip. See `BatonPipeline.prepare_cues`."""
+    repeats = _repeats(num_clips, prompts, "prompts")
+    prompts = [text for text in prompts for _ in range(repeats)]
+    input_ids, attention_mask = tokenize_prompts(pipe.planner_tokenizer, prompts, pipe.planner.config.system_prompt)
+    sheets = pipe.planner.generate_cues(
+        input_ids.to(device),
+        attention_mask.to(device),
+        pipe.clip_duration(num_frames),
+        temperature,
+        _for_cues(generator),
+    )
+    return pipe.planner_tokenizer.batch_decode(sheets)
+
+
+def fit_to_plan(
+    pipe: BatonPipeline,
+    prompts: list[str],
+    num_clips: int,
+    observed: SemanticPlan,
+    num_candidates: int,
+    generator: Generators,
+    device: torch.device,
+) -> list[str]:
+    """Sheets whose plans agree best with what was observed of the clips, see [`fit_cues`]."""
+    repeats = _repeats(num_clips, prompts, "prompts")
+    plans = observed.repeat_interleave(num_clips // observed.batch_size).to(device)
+    generator = _for_cues(generator)
+    generators = generator if isinstance(generator, list) else [generator] * num_clips
+    return [
+        fit_cues(
+            pipe.planner,
+            pipe.planner_tokenizer,
+            prompts[clip // repeats],
+            plans[clip],
+            num_candidates,
+            generators[clip],
+        )
+        for clip in range(num_clips)
+    ]
+
+
+def _repeats(num_clips: int, texts: list[str], name: str) -> int:
+    if num_clips % len(texts):
+        raise ValueError(f"{num_clips} clips cannot be shared out among {len(texts)} {name}: give as many, or one.")
+    return num_clips // len(texts)
+
+
+def _for_cues(generator: Generators) -> torch.Generator | list[torch.Generator]:
+    """Generators of the same state for the planner, so that the noise of a clip does not depend on it. Without one, PyTorch's
+    default generator gives a seed, and advances."""
+    if isinstance(generator, list):
+        return [_for_cues(one) for one in generator]
+    if generator is None:
+        return torch.Generator().manual_seed(int(torch.randint(2**63 - 1, ())))
+    fork = torch.Generator(generator.device)
+    fork.set_state(generator.get_state())
+    return fork
+
+
+# Plans
+
+
+def make_plan(
+    pipe: BatonPipeline, prompts: list[str], num_frames: int, cues: list[str] | None, device: torch.device
+) -> SemanticPlan:
+    """The planner's plan, one for each cue sheet, or without sheets one for each prompt.
+
+    Raises:
+        ValueError: if the plan holds NaN.
+    """
+    config = pipe.planner.config
+    if cues is None:
+        input_ids, attention_mask = tokenize_prompts(pipe.planner_tokenizer, prompts, config.system_prompt)
+    else:
+        prompts = [text for text in prompts for _ in range(len(cues) // len(prompts))]
+        input_ids, attention_mask, _ = tokenize_cues(
+            pipe.planner_tokenizer, prompts, cues, config.system_prompt, config.timestamp_rate
+        )
+    plan = pipe.planner(input_ids.to(device), attention_mask.to(device), pipe.clip_duration(num_frames))
+    check_finite(
+        (plan.video_tokens, plan.audio_tokens),
+        "the planner's plan holds",
+        "usually the weights of `planner` are damaged; load them again, or call with `use_plan=False`",
+    )
+    return plan
+
+
+def ready_plan(pipe: BatonPipeline, plan: SemanticPlan, num_clips: int | None, device: torch.device) -> SemanticPlan:
+    """A plan as the transformer reads it: on its device, in its dtype, without tokens beyond the end, one for each clip."""
+    reader = pipe.planner if getattr(pipe, "transformer", None) is None else pipe.transformer
+    plan = plan.to(device, plan.video_tokens.dtype if reader is None else reader.dtype).trimmed()
+    return plan.repeat_interleave((num_clips or plan.batch_size) // plan.batch_size)
+
+
+@torch.no_grad()
+def observe_plan(pipe: BatonPipeline, given: Given, size: ClipSize, device: torch.device) -> SemanticPlan | None:
+    """The part of the plan that the given media show. See `BatonPipeline.prepare_given_plan`."""
+    config, num_frames = pipe.planner.config, size.num_frames
+    duration, frame_rate = pipe.clip_duration(num_frames), pipe.frame_rate
+    layout = pipe.planner.plan_layout(duration)
+    num_clips = max(number for name, number in given.num_clips.items() if name != "reference audio")
+    video_tokens = torch.zeros(num_clips, len(layout.video_times), config.video_dim, device=device)
+    audio_tokens = torch.zeros(num_clips, len(layout.audio_times), config.audio_dim, device=device)
+    known = torch.zeros(len(layout.video_times), dtype=torch.bool)
+    audio_known = torch.zeros(len(layout.audio_times), dtype=torch.bool)
+    if given.video is not None and pipe.video_semantic_encoder is not None:
+        frames = model_frames(given.video, num_frames, frame_rate, size.height, size.width)
+        video_tokens[:] = pipe.video_semantic_encoder.encode(frames.to(device), frame_rate)
+        new = coordinates.units_in_spans(given.video.new, frame_rate, num_frames)
+        known = ~new[coordinates.nearest_frames(layout.video_times, num_frames, frame_rate)]
+    if given.audio is not None and pipe.audio_semantic_encoder is not None:
+        encoder = pipe.audio_semantic_encoder
+        num_samples = coordinates.num_samples(duration, encoder.sampling_rate)
+        waveform = model_waveform(given.audio, num_samples, encoder.sampling_rate)[:, None].to(device)
+        waveform = waveform.expand(-1, encoder.audio_channels, -1)
+        audio_tokens[:] = encoder.encode(waveform, encoder.sampling_rate)
+        rate = config.audio_tokens_per_chunk / config.chunk_duration
+        within = [(start, end) for start, end in given.audio.new if start < duration]
+        audio_known = layout.audio_mask & ~coordinates.units_in_spans(within, rate, len(audio_known))
+    if not known.any() and not audio_known.any():
+        return None
+    plan = SemanticPlan.laid_out(layout, video_tokens, audio_tokens, duration)
+    masks = known.to(device).expand(num_clips, -1), audio_known.to(device).expand(num_clips, -1)
+    return replace(plan, video_mask=masks[0], audio_mask=masks[1])
+
+
+@torch.no_grad()
+def extract_plan(
+    pipe: BatonPipeline,
+    frames: np.ndarray,
+    waveform: np.ndarray,
+    frame_rate: float,
+    sampling_rate: int,
+    device: torch.device,
+) -> SemanticPlan:
+    """The plan of a real clip. See `BatonPipeline.extract_plan`."""
+    for name in ("video_semantic_encoder", "audio_semantic_encoder"):
+        if getattr(pipe, name) is None:
+            raise ValueError(f"`extract_plan` needs `{name}`, which this pipeline lacks: load it with one.")
+    frames, waveform = np.asarray(frames), np.asarray(waveform, dtype=np.float32)
+    if frames.ndim != 4 or frames.shape[-1] != 3:
+        raise ValueError(f"`frames` has shape {frames.shape}, but must be (num_frames, height, width, 3).")
+    if waveform.ndim not in (1, 2):
+        raise ValueError(
+            f"`waveform` has shape {waveform.shape}, but must be (num_samples,) or (num_channels, num_samples)."
+        )
+    if frames.dtype == np.uint8:
+        frames = frames.astype(np.float32) / 255
+    waveform = waveform if waveform.ndim == 1 else waveform.mean(axis=0)
+    if frame_rate > 0 and sampling_rate > 0:
+        duration = coordinates.clip_duration(len(frames), frame_rate)
+        if 1 / frame_rate < abs(len(waveform) / sampling_rate - duration) <= MAX_GAP:
+            waveform = fit_sound("waveform", waveform, sampling_rate, duration)
+    video = torch.from_numpy(frames.astype(np.float32)).permute(3, 0, 1, 2)[None] * 2 - 1
+    return read_plan(
+        pipe.video_semantic_encoder,
+        pipe.audio_semantic_encoder,
+        video.to(device),
+        frame_rate,
+        torch.from_numpy(waveform)[None, None].to(device),
+        sampling_rate,
+    )
