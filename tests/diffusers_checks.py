@@ -389,7 +389,6 @@ class TestPipelineOfEmbeddings(Pipeline, of_pipelines.common.BasePipelineOutputM
         for name in ("prompt", "negative_prompt"):
             del inputs[name]
             inputs[f"{name}_embeds"] = torch.randn(1, 16, TEXT_DIM, generator=generator).to(torch_device)
-            inputs[f"{name}_attention_mask"] = torch.ones(1, 16, dtype=torch.int64).to(torch_device)
         return {**inputs, "plan": random_plan()}
 
 
