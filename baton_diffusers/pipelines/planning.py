@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from .. import coordinates
-from ..cues import parse_cues
+from ..cues import parse_sheet
 from ..models.semantic_encoders import read_plan
 from ..models.va_planner import snap_cues, tokenize_cues, tokenize_prompts
 from ..plan import SemanticPlan
@@ -197,8 +197,10 @@ def check_cues(pipe: BatonPipeline, sheets: list[str], prompt_length: int, durat
         ValueError: naming what is wrong with the first such sheet.
     """
     planner, tokenizer = pipe.planner, pipe.planner_tokenizer
-    parsed = [parse_cues(sheet) for sheet in sheets]
-    if unknown := unknown_words(tokenizer, [cue.text for cues in parsed for cue in cues]):
+    parsed = [parse_sheet(sheet) for sheet in sheets]
+    words = [text for sheet in parsed for member in sheet.cast for text in member]
+    words += [cue.text for sheet in parsed for cue in sheet.cues]
+    if unknown := unknown_words(tokenizer, words):
         raise ValueError(
             f"`cues` have words that the planner does not know: {', '.join(unknown)}. Write them as it does "
             "(`pipe.prepare_cues(prompt)` shows how)."
@@ -207,8 +209,8 @@ def check_cues(pipe: BatonPipeline, sheets: list[str], prompt_length: int, durat
     planner.check_lengths(prompt_length + written, duration)
     rate = planner.config.timestamp_rate
     last = (coordinates.num_timestamps_within(duration, rate) - 1) / rate
-    for cues in parsed:
-        late = [cue.time for cue in cues if coordinates.nearest_timestamp(cue.time, rate) > last]
+    for sheet in parsed:
+        late = [cue.time for cue in sheet.cues if coordinates.nearest_timestamp(cue.time, rate) > last]
         if late:
             raise ValueError(
                 f"`cues` name {late[0]} seconds, but the clip ends at {duration:.4f} and the last timestamp before is {last:g}."
