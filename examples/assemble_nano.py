@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--guidance-scale", type=float, default=2.5)
     parser.add_argument("--audio-guidance-scale", type=float, default=2.5)
     parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--max-sequence-length", type=int, default=80)
+    parser.add_argument("--max-sequence-length", type=int, default=128)
     arguments = parser.parse_args(arguments)
     output = arguments.output
     if output.is_dir() and any(output.iterdir()) and not arguments.overwrite:

@@ -1,36 +1,44 @@
-"""Trains the tokenizer on Stage's grammar and reports its coverage of prompts that it has not seen.
+"""Trains the tokenizer on Stage's language and reports how long texts are that it has not seen.
 
-python examples/train_tokenizer.py --output runs/export/tokenizer
-python examples/train_tokenizer.py --output runs/export/planner_tokenizer --timestamps 64   # for a planner that writes cues
+python examples/train_tokenizer.py --output runs/export/tokenizer --planner-output runs/export/planner_tokenizer
 """
 
 import argparse
 
+import numpy as np
+
 from baton_diffusers.models.va_planner import add_timestamps
+from baton_diffusers.stage import sample_scene, write_prompt
 from baton_diffusers.training.tokenizer import stage_texts, train_tokenizer
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", nargs="+", required=True, help="folders to which the tokenizer is saved")
+    parser.add_argument("--output", required=True, help="folder to which the text encoder's tokenizer is saved")
+    parser.add_argument(
+        "--planner-output", help="folder to which it is saved with timestamps, for a planner that writes cues"
+    )
     parser.add_argument("--scenes", type=int, default=20000, help="training scenes whose texts are read")
-    parser.add_argument("--max-length", type=int, default=80, help="tokens to which prompts are padded")
-    parser.add_argument("--timestamps", type=int, default=0, help="timestamp tokens to add, from 0 seconds on")
+    parser.add_argument("--vocab-size", type=int, default=960, help="tokens without timestamps")
+    parser.add_argument("--max-length", type=int, default=128, help="tokens to which prompts are padded")
+    parser.add_argument(
+        "--timestamps", type=int, default=64, help="timestamp tokens of the planner, from 0 seconds on"
+    )
     parser.add_argument("--timestamp-rate", type=float, default=16.0, help="timestamps per second")
     args = parser.parse_args()
 
-    tokenizer = train_tokenizer(stage_texts(args.scenes), args.max_length)
-    lengths, unknown = [], 0
-    for text in stage_texts(args.scenes, seed=args.scenes):
-        ids = tokenizer(text).input_ids
-        lengths.append(len(ids))
-        unknown += ids.count(tokenizer.unk_token_id)
-    print(f"{len(tokenizer)} tokens; unseen texts: {unknown} unknown words, at most {max(lengths)} tokens")
-    if args.timestamps:
+    tokenizer = train_tokenizer(stage_texts(args.scenes), args.max_length, args.vocab_size)
+    print(f"{len(tokenizer)} tokens")
+    for wordings in ("train", "held-out"):
+        numbers = range(args.scenes, args.scenes + args.scenes // 10)
+        prompts = [write_prompt(sample_scene(number, split="train"), number, wordings) for number in numbers]
+        lengths = [len(ids) for ids in tokenizer(prompts).input_ids]
+        print(f"unseen prompts, {wordings} wordings: {np.mean(lengths):.1f} tokens, at most {max(lengths)}")
+    tokenizer.save_pretrained(args.output)
+    if args.planner_output:
         first = add_timestamps(tokenizer, args.timestamps, args.timestamp_rate)
         print(f"{args.timestamps} timestamps: `first_timestamp_id` {first}, `vocab_size` {len(tokenizer)}")
-    for folder in args.output:
-        tokenizer.save_pretrained(folder)
+        tokenizer.save_pretrained(args.planner_output)
 
 
 if __name__ == "__main__":

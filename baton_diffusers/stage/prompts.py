@@ -12,7 +12,7 @@ from .scene import DIGITS, SPOTS, Action, Actor, Scene, timeline
 from .wordings import PLAIN, TRAIN, WORDINGS, Sequence, Verb, Wordings, verb
 
 
-MAX_PROMPT_CHARACTERS = 400
+MAX_PROMPT_CHARACTERS = 320
 PLACES = PLAIN.places
 EVENT_VERBS = {"landing": "bounces", "flash": "rings", "contact": "hits", "word": "says"}  # of a cue sheet
 T = TypeVar("T")
@@ -179,7 +179,7 @@ class _Writer:
         wordings, actors = self.wordings, self.scene.actors
         names = {
             kind: self.choose(others) if others and self.chance() < 0.35 else kind
-            for kind in {actor.kind for actor in actors}
+            for kind in dict.fromkeys(actor.kind for actor in actors)
             for others in (wordings.kinds.get(kind),)
         }
         nouns = [names[actor.kind] for actor in actors]

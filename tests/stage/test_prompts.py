@@ -1,7 +1,10 @@
 import dataclasses
 import inspect
+import os
 import random
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -56,6 +59,18 @@ def test_prompts_are_deterministic_and_paraphrased():
         assert len({write_prompt(SCENE, seed, wordings) for seed in range(400)}) > 380
     with pytest.raises(ValueError, match="wordings.*'mine'"):
         describe(SCENE, 0, "mine")
+
+
+def test_prompts_do_not_depend_on_the_process():
+    """Python orders sets of strings anew in each process."""
+    code = "from baton_diffusers.stage import *; print([write_prompt(sample_scene(i), i) for i in range(30)])"
+    texts = {
+        subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(texts) == 1
 
 
 @pytest.mark.parametrize("wordings, known", [("train", TRAIN), ("held-out", HELD_OUT)])

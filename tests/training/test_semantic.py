@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from baton_diffusers.stage import Action, Actor, Scene, render_audio, sample_scene, timeline
+from baton_diffusers.stage import Action, Actor, Scene, render_audio, sample_scene, timeline, write_prompt
+from baton_diffusers.stage.prompts import EVENT_VERBS
 from baton_diffusers.stage.render import Pose
-from baton_diffusers.stage.scene import SAMPLING_RATE
+from baton_diffusers.stage.scene import COLOURS, DIGITS, KINDS, SAMPLING_RATE, SPOTS, VOICES
 from baton_diffusers.training.config import TrainerConfig
 from baton_diffusers.training.semantic import (
     IDENTITIES,
@@ -42,13 +43,16 @@ def tokenizer():
     return train_tokenizer(stage_texts(200), max_length=80)
 
 
-def test_the_tokenizer_covers_the_grammar(tokenizer):
-    assert len(tokenizer) < 512
-    for text in stage_texts(50, seed=10_000):
+def test_no_word_is_dropped_and_the_words_of_sheets_are_single_tokens(tokenizer):
+    for text in (write_prompt(sample_scene(5000), 1), "Ein größerer \U0001f534 xylophone"):
         ids = tokenizer(text).input_ids
         assert tokenizer.unk_token_id not in ids and ids[-1] == tokenizer.eos_token_id
-        assert len(ids) <= tokenizer.model_max_length
-    assert tokenizer("xylophone").input_ids == [tokenizer.unk_token_id, tokenizer.eos_token_id]
+    decoded = tokenizer.decode(tokenizer("Größer \U0001f534", add_special_tokens=False).input_ids)
+    assert decoded.strip() == "größer \U0001f534"
+    words = (*KINDS, *COLOURS, *VOICES, *SPOTS, *DIGITS, *EVENT_VERBS.values(), ";")
+    assert all(len(tokenizer.tokenize(word)) == 1 for word in words)
+    assert tokenizer.tokenize('"Nine') == [*tokenizer.tokenize('"'), *tokenizer.tokenize("says nine")[1:]]
+    assert len(tokenizer.tokenize("39")) == 2
 
 
 def test_the_vocabulary_does_not_depend_on_the_order_of_the_texts(tokenizer):
