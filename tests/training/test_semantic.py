@@ -92,7 +92,7 @@ def test_sound_samples_hold_an_event_and_their_own_labels():
     for index in range(20):
         sample = dataset[index]
         assert sample["waveform"].shape == (1, SAMPLING_RATE) and sample["labels"].shape == (16, 33)
-        assert sample["labels"][:, -1].any()
+        assert sample["labels"][:, -1].any() or not sample_scene(index, split="train").script
         loud = sample["waveform"][0].unflatten(0, (16, -1)).abs().amax(dim=1) > 0
         assert not loud[sample["labels"][:, :-1].sum(dim=1) == 0].any()
 
