@@ -650,14 +650,17 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         # 6. Heads, and patches back to latents
         sample = audio_sample = None
         if clean_video is None:
-            shift, scale = (self.scale_shift_table[:, None].to(temb.device) + temb.float()[:, :, None]).unbind(2)
+            table, temb = self.scale_shift_table.to(states.device), temb.to(states.device)
+            shift, scale = (table[:, None] + temb.float()[:, :, None]).unbind(2)
             sample = self.proj_out(modulate(states, self.norm_out, shift, scale))
             sample = sample.reshape(batch_size, *grid, p_t, p_h, p_w, -1)
             sample = sample.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
         if clean_audio is None:
-            shift, scale = (
-                self.audio_scale_shift_table[:, None].to(audio_temb.device) + audio_temb.float()[:, :, None]
-            ).unbind(2)
+            table, audio_temb = (
+                self.audio_scale_shift_table.to(audio_states.device),
+                audio_temb.to(audio_states.device),
+            )
+            shift, scale = (table[:, None] + audio_temb.float()[:, :, None]).unbind(2)
             audio_sample = self.audio_proj_out(modulate(audio_states, self.audio_norm_out, shift, scale))
             audio_sample = audio_sample[:, reference_length:]
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from diffusers import (
     FasterCacheConfig,
     FirstBlockCacheConfig,
@@ -376,6 +377,20 @@ def test_layerwise_casting_stores_the_layers_in_eight_bits(inputs):
     found = run(model, inputs, plan=plan)
     assert differ(found[0], expected[0], 0.0)
     assert_close(found, expected, atol=0.3)
+
+
+@pytest.mark.parametrize("tables", ["cpu", "meta"])
+def test_the_model_alone_is_spread_over_two_devices(inputs, tables):
+    """Blocks and heads on another device than what comes before them; the second one holds shapes alone."""
+    model = tiny_transformer()
+    heads = (model.norm_out, model.proj_out, model.audio_norm_out, model.audio_proj_out)
+    for module in (*model.blocks[1:], *heads):
+        add_hook_to_module(module.to("meta"), AlignDevicesHook(execution_device="meta"))
+    for name in ("scale_shift_table", "audio_scale_shift_table"):
+        setattr(model, name, torch.nn.Parameter(getattr(model, name).to(tables)))
+    video, audio = run(model, inputs, plan=random_plan(BATCH_SIZE))
+    assert video.is_meta and video.shape == inputs["hidden_states"].shape
+    assert audio.is_meta and audio.shape == inputs["audio_hidden_states"].shape
 
 
 def test_an_attention_backend_is_set_for_every_layer(inputs):
