@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import numbers
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.guiders.guider_utils import BaseGuidance, GuiderOutput, rescale_noise_cfg
@@ -18,16 +18,20 @@ if TYPE_CHECKING:
     from diffusers.modular_pipelines.modular_pipeline import BlockState
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def check_scales(**scales: float) -> None:
-    """Refuse scales of guidance, given by their names, that are negative or not finite.
+    """Refuse scales of guidance, given by their names, that are no finite numbers of at least 0.
 
     Raises:
         ValueError: Naming the scale, its value and what to give.
     """
     for name, scale in scales.items():
-        if not (math.isfinite(scale) and scale >= 0.0):
+        if not (_is_number(scale) and scale >= 0.0):
             raise ValueError(
-                f"Expected `{name}` to be a finite number of at least 0.0, but got {scale}. 1.0 leaves that guidance out; to "
+                f"Expected `{name}` to be a finite number of at least 0.0, but got {scale!r}. 1.0 leaves that guidance out; to "
                 "move away from something, name it in the negative prompt."
             )
 
@@ -73,15 +77,10 @@ class AnchorGuidance(BaseGuidance):
         enabled: bool = True,
         skip_layers: Sequence[int] = (),
     ):
-        # diffusers warns whoever builds a guider that its interface may change: those who load a pipeline have not asked for it.
-        logger = logging.getLogger(BaseGuidance.__module__)
-        disabled, logger.disabled = logger.disabled, True
-        try:
-            super().__init__(start, stop, enabled)
-        finally:
-            logger.disabled = disabled
-        if not 0.0 <= guidance_rescale <= 1.0:
-            raise ValueError(f"Expected `guidance_rescale` to be between 0.0 and 1.0, but got {guidance_rescale}.")
+        for name, share in (("guidance_rescale", guidance_rescale), ("start", start), ("stop", stop)):
+            if not (_is_number(share) and 0.0 <= share <= 1.0):
+                raise ValueError(f"Expected `{name}` to be between 0.0 and 1.0, but got {share!r}.")
+        super().__init__(start, stop, enabled)
         self.guidance_rescale = guidance_rescale
         if not isinstance(skip_layers, (list, tuple)) or not all(type(i) is int and i >= 0 for i in skip_layers):
             raise ValueError(
@@ -89,14 +88,11 @@ class AnchorGuidance(BaseGuidance):
                 "`(11,)` to leave out block 11, `()` to leave out none."
             )
         self.skip_layers = tuple(sorted(set(skip_layers)))
-
-    def register_to_config(self, **kwargs) -> None:
-        """Record settings, as [`ConfigMixin`] does, so that `new` and `from_config` keep those given by position too."""
-        # diffusers takes every argument given by position for a default, and leaves defaults out of what it copies.
-        kwargs.pop("_use_default_values", None)
-        if isinstance(kwargs.get("skip_layers"), tuple):
-            kwargs["skip_layers"] = list(kwargs["skip_layers"])  # as JSON brings it back
-        super().register_to_config(**kwargs)
+        # Each constructor of the family registers its own settings. diffusers' decorator takes what is given by position for
+        # a default, and `new` would lose it.
+        self.register_to_config(
+            guidance_rescale=guidance_rescale, start=start, stop=stop, enabled=enabled, skip_layers=list(skip_layers)
+        )
 
     def anchor_weights(self) -> dict[Anchor, float]:
         """The weight w_k of each anchor, at any step at which guidance acts."""
@@ -110,11 +106,35 @@ class AnchorGuidance(BaseGuidance):
         )
 
     def prepare_inputs(self, data: dict[str, tuple[torch.Tensor, ...]]) -> list[BlockState]:
-        """One batch for each pass of this step; a tuple in `data` holds one value for each of `_input_predictions`."""
-        return [
-            self._prepare_batch(data, self._input_predictions.index(anchor.name), anchor.name)
-            for anchor in self._active_anchors()
-        ]
+        r"""
+        One batch for each pass of this step, the joint one first.
+
+        Args:
+            data (`dict`): What the denoiser is called with: by argument one value for all passes, or a pair, for the passes
+                with the prompt and for those without it.
+
+        Returns:
+            `list[BlockState]`: The values of each pass. `anchor` says what else it drops or replaces.
+
+        Raises:
+            ValueError: If a tuple in `data` is no pair.
+        """
+        return self._batches(data, lambda index, name: self._prepare_batch(data, index, name))
+
+    def prepare_inputs_from_block_state(
+        self, data: BlockState, input_fields: dict[str, str | tuple[str, str]]
+    ) -> list[BlockState]:
+        r"""
+        As [`~AnchorGuidance.prepare_inputs`], for the blocks of a modular pipeline.
+
+        Args:
+            data (`BlockState`): The state of the blocks.
+            input_fields (`dict`): By argument of the denoiser the name of a value in `data`, or the names of a pair, such as
+                `{"encoder_hidden_states": ("prompt_embeds", "negative_prompt_embeds")}`.
+        """
+        return self._batches(
+            input_fields, lambda index, name: self._prepare_batch_from_block_state(input_fields, data, index, name)
+        )
 
     def forward(self, joint: torch.Tensor, **anchors: torch.Tensor) -> GuiderOutput:
         r"""
@@ -141,6 +161,20 @@ class AnchorGuidance(BaseGuidance):
     def num_conditions(self) -> int:
         """Passes that the current step needs."""
         return len(self._active_anchors())
+
+    def _batches(self, fields: dict[str, Any], prepare: Callable[[int, str], BlockState]) -> list[BlockState]:
+        for name, value in fields.items():
+            if isinstance(value, tuple) and len(value) != 2:
+                raise ValueError(
+                    f"`{name}` has {len(value)} values for the passes of guidance: give a pair, one with the prompt and one without "
+                    "it, or a single value."
+                )
+        batches = []
+        for anchor in self._active_anchors():
+            batch = prepare(0 if anchor.text else 1, anchor.name)
+            batch.anchor = anchor
+            batches.append(batch)
+        return batches
 
     def _active_anchors(self) -> tuple[Anchor, ...]:
         # What `anchor_weights` names, which blocks its passes leave out aside.

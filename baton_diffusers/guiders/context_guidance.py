@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffusers.configuration_utils import register_to_config
 from diffusers.guiders import BaseGuidance  # noqa: F401  a pipeline knows a guider by this name in its module
 
 from .anchor_guidance import AnchorGuidance, check_scales
@@ -47,7 +46,6 @@ class ContextGuidance(PlanGuidance):
 
     _input_predictions = [JOINT.name, UNCONDITIONAL.name, NO_TEXT.name, NO_PLAN.name, NO_CROSS_MODAL.name]
 
-    @register_to_config
     def __init__(
         self,
         context_guidance_scale: float = 3.0,
@@ -71,6 +69,7 @@ class ContextGuidance(PlanGuidance):
             skip_layers,
         )
         check_scales(context_guidance_scale=context_guidance_scale)
+        self.register_to_config(context_guidance_scale=context_guidance_scale)
         self.context_guidance_scale = context_guidance_scale
 
     def anchor_weights(self) -> dict[Anchor, float]:
@@ -108,7 +107,6 @@ class DualGuidance(AnchorGuidance):
 
     _input_predictions = [JOINT.name, UNCONDITIONAL.name, NOTHING.name]
 
-    @register_to_config
     def __init__(
         self,
         guidance_scale: float = 5.0,
@@ -120,7 +118,9 @@ class DualGuidance(AnchorGuidance):
         skip_layers: Sequence[int] = (),
     ):
         super().__init__(guidance_rescale, start, stop, enabled, skip_layers)
-        check_scales(guidance_scale=guidance_scale, context_guidance_scale=context_guidance_scale)
+        scales = {"guidance_scale": guidance_scale, "context_guidance_scale": context_guidance_scale}
+        check_scales(**scales)
+        self.register_to_config(**scales)
         self.guidance_scale = guidance_scale
         self.context_guidance_scale = context_guidance_scale
 

@@ -81,13 +81,17 @@ def check_guider(guider: BaseGuidance, name: str) -> None:
         name (`str`): What the caller calls it, for the message: `"guider"` or `"audio_guider"`.
 
     Raises:
-        ValueError: If the guider is missing or of an unsupported kind, or if its settings would mix the samples of a batch
+        ValueError: If the guider is missing, no guider or of an unsupported kind, or if its settings would mix the samples of a batch
             or give NaN.
     """
     if guider is None:
         raise ValueError(
             f"`{name}` is missing. Give one of {_ACCEPTED}; `PlanGuidance(guidance_scale=1.0)` is no guidance, at the "
             "cost of one pass."
+        )
+    if not isinstance(guider, BaseGuidance):
+        raise ValueError(
+            f"`{name}` is {guider!r}, but must be a guider: {_ACCEPTED}. `presets()` has the published pairs by name."
         )
     if not isinstance(guider, (AnchorGuidance, *TWO_PASS_GUIDERS)):
         why = next(

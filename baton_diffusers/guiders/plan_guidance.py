@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffusers.configuration_utils import register_to_config
 from diffusers.guiders import BaseGuidance  # noqa: F401  a pipeline knows a guider by this name in its module
 
 from .anchor_guidance import AnchorGuidance, check_scales
@@ -50,7 +49,6 @@ class PlanGuidance(AnchorGuidance):
 
     _input_predictions = [JOINT.name, UNCONDITIONAL.name, NO_TEXT.name, NO_PLAN.name]
 
-    @register_to_config
     def __init__(
         self,
         guidance_scale: float = 4.0,
@@ -63,11 +61,13 @@ class PlanGuidance(AnchorGuidance):
         skip_layers: Sequence[int] = (),
     ):
         super().__init__(guidance_rescale, start, stop, enabled, skip_layers)
-        check_scales(
-            guidance_scale=guidance_scale,
-            text_guidance_scale=text_guidance_scale,
-            plan_guidance_scale=plan_guidance_scale,
-        )
+        scales = {
+            "guidance_scale": guidance_scale,
+            "text_guidance_scale": text_guidance_scale,
+            "plan_guidance_scale": plan_guidance_scale,
+        }
+        check_scales(**scales)
+        self.register_to_config(**scales)
         self.guidance_scale = guidance_scale
         self.text_guidance_scale = text_guidance_scale
         self.plan_guidance_scale = plan_guidance_scale

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffusers.configuration_utils import register_to_config
 from diffusers.guiders import BaseGuidance  # noqa: F401  a pipeline knows a guider by this name in its module
 
 from .anchor_guidance import check_scales
@@ -64,7 +63,6 @@ class SyncGuidance(PlanGuidance):
         Anchor(static=True, clean_reads=True).name,
     ]
 
-    @register_to_config
     def __init__(
         self,
         sync_guidance_scale: float = 3.0,
@@ -92,6 +90,7 @@ class SyncGuidance(PlanGuidance):
         check_scales(sync_guidance_scale=sync_guidance_scale)
         if modality not in ("video", "audio"):
             raise ValueError(f"Expected `modality` to be 'video' or 'audio', but got {modality!r}.")
+        self.register_to_config(sync_guidance_scale=sync_guidance_scale, modality=modality, clean_reads=clean_reads)
         self.sync_guidance_scale = sync_guidance_scale
         self.modality = modality
         self.clean_reads = clean_reads

@@ -257,7 +257,6 @@ def test_counting_leaves_the_guiders_as_they_are(predict):
         (PerturbedAttentionGuidance(perturbed_guidance_layers=[0]), "hooks layers of the denoiser"),
         (SmoothedEnergyGuidance(seg_guidance_layers=[0]), "hooks layers of the denoiser"),
         (LTX2Guidance(), "estimates of the clean sample"),
-        (4.0, "is not known"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -281,6 +280,12 @@ def test_a_guider_of_unknown_nature_is_refused():
 
     with pytest.raises(ValueError, match="`guider`.*`Mystery`.*not known to purely combine"):
         check_guider(Mystery(), "guider")
+
+
+@pytest.mark.parametrize("value", [4.0, "harmony", PlanGuidance])
+def test_what_is_no_guider_is_refused_with_the_remedy(value):
+    with pytest.raises(ValueError, match=r"`guider` is .*, but must be a guider: `PlanGuidance`.*`presets\(\)` has"):
+        check_guider(value, "guider")
 
 
 def test_a_missing_guider_is_refused_with_the_remedy():

@@ -1,6 +1,12 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
+from diffusers.guiders import ClassifierFreeGuidance
+from diffusers.modular_pipelines import ComponentSpec
+from diffusers.modular_pipelines.modular_pipeline import BlockState
+from diffusers.modular_pipelines.wan.denoise import WanLoopDenoiser
 
 from baton_diffusers.guiders import JOINT, NO_PLAN, NO_TEXT, UNCONDITIONAL, PlanGuidance, combine, required_anchors
 
@@ -106,6 +112,11 @@ def test_a_changed_scale_holds_from_the_next_step(predict):
         {"guidance_rescale": -0.1},
         {"start": 1.0},
         {"stop": 2.0},
+        {"guidance_scale": "4"},
+        {"guidance_scale": None},
+        {"guidance_scale": True},
+        {"guidance_rescale": "half"},
+        {"start": None},
     ],
 )
 def test_settings_out_of_range_are_refused(kwargs):
@@ -114,10 +125,51 @@ def test_settings_out_of_range_are_refused(kwargs):
         PlanGuidance(**kwargs)
 
 
-def test_prepare_inputs_takes_one_value_for_each_pass():
-    guider = at_step(PlanGuidance(1.0, plan_guidance_scale=2.0), 0)
-    passes = guider.prepare_inputs({"encoder_hidden_states": tuple(torch.arange(4.0).unbind())})
-    assert [p.encoder_hidden_states.item() for p in passes] == [0.0, 3.0]
+EVERY_TERM = PlanGuidance(4.0, 2.0, 3.0)
+FIELDS = {"encoder_hidden_states": ("text", "negative_text"), "timestep": "t"}
+
+
+def test_each_pass_gets_the_text_or_the_negative_one():
+    values = {"text": torch.tensor(0.0), "negative_text": torch.tensor(1.0), "t": torch.tensor(5.0)}
+    named = {"encoder_hidden_states": (values["text"], values["negative_text"]), "timestep": values["t"]}
+    guider = at_step(EVERY_TERM, 0)
+    for passes in (
+        guider.prepare_inputs(named),
+        guider.prepare_inputs_from_block_state(BlockState(**values, other=None), FIELDS),
+    ):
+        assert [p.anchor for p in passes] == [JOINT, UNCONDITIONAL, NO_TEXT, NO_PLAN]
+        assert [p.encoder_hidden_states.item() for p in passes] == [0.0, 1.0, 1.0, 0.0]
+        assert [p.timestep.item() for p in passes] == [5.0] * 4
+
+
+@pytest.mark.parametrize("values", [(), (1.0,), (1.0, 2.0, 3.0, 4.0)])
+def test_what_is_no_pair_is_refused(values):
+    with pytest.raises(ValueError, match=f"`text` has {len(values)} values for the passes of guidance: give a pair"):
+        at_step(EVERY_TERM, 0).prepare_inputs({"text": values})
+
+
+def test_it_guides_a_modular_pipeline_of_diffusers():
+    """Wan's own denoising block, with ours as its guider and with diffusers'."""
+    torch.manual_seed(0)
+    transformer = WanTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=16, freq_dim=32,
+        ffn_dim=32, num_layers=1, rope_max_seq_len=32,
+    ).eval()  # fmt: skip
+    state = {
+        "latent_model_input": torch.randn(1, 4, 2, 4, 4),
+        "prompt_embeds": torch.randn(1, 5, 16),
+        "negative_prompt_embeds": torch.randn(1, 5, 16),
+        "num_inference_steps": 4,
+        "dtype": torch.float32,
+        "attention_kwargs": None,
+    }
+
+    def velocity(guider):
+        components = SimpleNamespace(guider=guider, transformer=transformer)
+        return WanLoopDenoiser()(components, BlockState(**state), i=1, t=torch.tensor(500.0))[1].noise_pred
+
+    spec = ComponentSpec("guider", PlanGuidance, config={"guidance_scale": 3.0}, default_creation_method="from_config")
+    torch.testing.assert_close(velocity(spec.create()), velocity(ClassifierFreeGuidance(guidance_scale=3.0)))
 
 
 SETTINGS = {

@@ -1,9 +1,6 @@
-import logging
-
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from diffusers.guiders import ClassifierFreeGuidance
 
 from baton_diffusers.guiders import (
     JOINT,
@@ -89,19 +86,8 @@ def test_a_pipeline_saves_and_loads_it(name, tmp_path, step):
         assert velocity.isfinite().all() and torch.equal(velocity, expected)
 
 
-def test_presets_are_built_without_a_warning_and_diffusers_own_guiders_with_theirs():
-    records = []
-    handler = logging.Handler()
-    handler.emit = records.append
-    logger = logging.getLogger("diffusers.guiders.guider_utils")
-    logger.addHandler(handler)
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        presets()
-        assert not records
-        ClassifierFreeGuidance()
-        assert len(records) == 1 and "experimental" in records[0].getMessage()
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
+def test_each_preset_is_made_anew():
+    assert presets()["text"]["guider"] is not presets()["text"]["guider"]
+    assert "sync" not in presets()
+    with pytest.raises(KeyError, match="there is no preset 'sync': choose one of none, text, plan, harmony"):
+        presets()["sync"]
