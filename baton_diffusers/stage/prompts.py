@@ -217,7 +217,7 @@ class _Writer:
             if draw < 0.05 and not self.reveals[index]:
                 core = f"{self.choose(sizes)} {core}"
             elif draw < 0.09 and tells_colour and not self.heard[index]:
-                core = f"{noun}{self.choose((' that is {}', ' ({})', ' which is {}', ' in {}')).format(self.colours[index])}"
+                core = f"{noun}{self.choose((' that is {}', ' ({})', ' which is {}', ' in {}')).format(actor.colour)}"
         if self.late or not (place and self.tells_place[index]):
             return self._with_article(core, article)
         self.placed[index] = True
@@ -243,6 +243,15 @@ class _Writer:
         if article == "a":
             return f"{'an' if core[0] in 'aeiou' else 'a'} {core}"
         return f"the {core}"
+
+    def _speaker(self, index: int) -> str:
+        """An actor as it is called in a note; a face may be no more than its colour, since nothing else is orange or purple."""
+        if self.scene.actors[index].kind == "face" and self.tells_colour[index] and self.chance() < 0.25:
+            if index not in self.introduced:
+                self.introduced.append(index)
+            self.coloured[index] = True
+            return self.colours[index]
+        return self.name(index)
 
     def _name_again(self, index: int, subject: bool) -> str:
         actor, noun, colour = self.scene.actors[index], self.nouns[index], self.colours[index]
@@ -352,7 +361,7 @@ class _Writer:
         draw = self.chance()
         if mood == "note":
             if draw < 0.4 and action.verb != "hit":
-                return f"{self.name(action.actor)}{self.choose((': ', ' - ', ', ', ' '))}{self._note(action)}"
+                return f"{self._speaker(action.actor)}{self.choose((': ', ' - ', ', ', ' '))}{self._note(action)}"
             mood = "finite"
         full = mood in ("finite", "past")
         if action.verb == "hit" and draw < 0.2:  # the target is hit by the box
@@ -371,7 +380,7 @@ class _Writer:
             sense = "hear" if action.verb in ("say", "ring") else "see"
             subject = self.name(action.actor)
             return f"{self.choose(('we', 'you', 'you can', 'we can'))} {sense} {subject} {self.deed(step, 'base')}"
-        return f"{self.name(action.actor, subject=True)} {self.deed(step, mood)}"
+        return f"{self.name(action.actor, subject=mood != 'that')} {self.deed(step, mood)}"
 
     def deed(self, step: int, mood: str) -> str:
         """What is done, e.g. "bounces twice"."""

@@ -94,7 +94,7 @@ def test_a_prompt_tells_the_places_and_colours_that_it_says_it_tells(wordings, k
 @pytest.mark.parametrize("wordings, known", [("train", TRAIN), ("held-out", HELD_OUT)])
 def test_a_prompt_tells_who_is_there_and_what_is_said(wordings, known):
     names = [(kind, *known.kinds[kind]) for kind in ("ball", "bell", "face")]
-    names[2] += known.people["purple"] + known.voices["purple"]
+    names[2] += ("purple", *known.colours["purple"], *known.people["purple"], *known.voices["purple"])
     for _, prompt in described(400, wordings, SCENE):
         assert all(tells(prompt.text, options) for options in (*names, ("nine", "9"))), prompt
 
