@@ -461,8 +461,8 @@ def cache(
         else:
             names = ("num_frames", "height", "width")
             buckets = (Bucket(*(setting("model_index.json", name) for name in names)),)
-    make_folder(output)
     models = load_feature_models(folder, device, text)
+    make_folder(output)
     audio_vae = models["audio_vae"]
     if found is None:
         found = open_clips(source, ClipFormat(buckets, frame_rate, audio_vae.config.sample_rate))
@@ -492,7 +492,9 @@ def cache(
             f"{output}: {manifest['num_clips']} clips ({buckets_found}) in {len(manifest['shards'])} shards, "
             f"{size / 1e6:.1f} MB; {manifest['num_flagged']} silent or static, {manifest['num_rejected']} rejected"
         )
-        for line in (output / "rejects.jsonl").read_text().splitlines()[:10]:
+        for line in (output / "rejects.jsonl").read_text(encoding="utf-8").split("\n")[:10]:
+            if not line:
+                break
             row = json.loads(line)
             print(f"rejected: {row['clip']}: {row['reason']}")
 

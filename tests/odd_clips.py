@@ -17,7 +17,7 @@ ODD_CLIPS = {
     "cut off at the end.mp4": "truncated",
     "cut off, index lost.mp4": "truncated",
     "no sound.mp4": "no audio stream",
-    "zero bytes.mp4": "empty file",
+    "zero bytes.mp4": "is empty",
     "text in disguise.mp4": "unknown format",
     "no caption.mp4": "no caption",
     "too short.mp4": "too short: 16 frames",

@@ -24,7 +24,7 @@ def test_a_folder_of_clips_becomes_features(tmp_path, capsys):
     assert baton("cache", clips, "--output", output) == 0
     printed = capsys.readouterr().out
     assert "2 clips (2 of 49x64x64) in 1 shards" in printed and "0 silent or static, 1 rejected" in printed
-    assert "rejected: broken.mp4: its video is truncated, damaged or of an unknown format" in printed
+    assert "rejected: broken.mp4: cannot be read as video (moov atom not found): it is truncated" in printed
     features = CachedFeatures(output)
     assert features.num_clips == 2 and features[0]["prompt"]
     assert json.loads((output / "manifest.json").read_text())["recipe"]["audio_latent_rate"] == 31.25

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
+import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,20 +20,19 @@ from typing import Any
 import numpy as np
 import scipy.signal
 import torch
-import webdataset
 from diffusers import AutoencoderKLWan, MMAudioVAE
 from safetensors.torch import save
 from torch import nn
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderModel
 
-from ... import coordinates
+from ... import coordinates, files
 from ...models.audio_16khz import MMAudioVAE16kHz
 from ...models.latents import encode_audio_latents, normalise_latents, to_video
 from ...models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder, read_plan
 from ...models.wan_clip import encode_clip
 from ...stage.clips import StageClips
-from .clips import ClipFolder, ClipRejected, ClipShards, index_shard
+from .clips import ClipRejected, Clips, shard_members
 
 
 _BATCH_SIZE = 8
@@ -44,7 +43,7 @@ EMPTY_PROMPT = "empty_prompt.safetensors"
 @torch.no_grad()
 def cache_features(
     folder: str | Path,
-    clips: StageClips | ClipFolder | ClipShards,
+    clips: StageClips | Clips,
     num_clips: int,
     vae: AutoencoderKLWan,
     audio_vae: MMAudioVAE,
@@ -65,11 +64,11 @@ def cache_features(
     Writes normalised latents and plan features of the first `num_clips` clips of a source into shards.
 
     A shard is whole or absent: interrupted or killed, the same call goes on with the first missing one, and ends with the
-    same bytes. Any number of workers may share the shards; whichever finds all of them done writes the manifest.
+    same bytes. A shard of which a clip, its caption or its cues have changed since, or that is damaged, is made anew. Any number of workers may share the shards; whichever finds all of them done writes the manifest.
 
     Args:
         folder (`str` or `Path`): where the shards go; made if it is not there.
-        clips ([`StageClips`], [`ClipFolder`] or [`ClipShards`]): the source, see [`baton_diffusers.training.data.clips`].
+        clips ([`StageClips`] or [`Clips`]): the source, see [`baton_diffusers.training.data.clips`].
         num_clips (`int`): clips to encode; those that are rejected count.
         vae, audio_vae: the autoencoders; latents are normalised as `BatonPipeline` expects them.
         video_semantic_encoder, audio_semantic_encoder: what the plan is read with.
@@ -118,10 +117,10 @@ def cache_features(
         "max_sequence_length": None if text_encoder is None else max_sequence_length,
         "components": {name: _fingerprint(model) for name, model in components.items()},
     }
-    _check_recipe(folder, recipe, worker)
+    _check_recipe(folder, recipe)
     if text_encoder is not None and not (folder / EMPTY_PROMPT).is_file():
         embeds = _embed_prompt("", text_encoder, tokenizer, max_sequence_length)
-        _replace(folder / EMPTY_PROMPT, save({"prompt_embeds": embeds.cpu().half().contiguous()}), worker)
+        files.write_bytes(folder / EMPTY_PROMPT, save({"prompt_embeds": embeds.cpu().half().contiguous()}))
 
     starts = range(0, num_clips, clips_per_shard)
     mine = [(shard, range(start, min(start + clips_per_shard, num_clips))) for shard, start in enumerate(starts)]
@@ -132,9 +131,11 @@ def cache_features(
     ) as bar:
         for shard, numbers in mine[worker::num_workers]:
             path = folder / f"features-{shard:05d}.tar"
-            if _is_done(path, numbers, verify):
+            sources = None if isinstance(clips, StageClips) else [clips.digest(number) for number in numbers]
+            if _is_done(path, numbers, verify, sources):
                 bar.update(len(numbers))
                 continue
+            (folder / "manifest.json").unlink(missing_ok=True)  # until all shards are done again
             index_path(path).unlink(missing_ok=True)
             encoded: dict[int, dict[str, Any]] = {}
             rejects = []
@@ -154,8 +155,8 @@ def cache_features(
                         encoded.update(zip((i for i, _ in batch), features, strict=True))
                         bar.update(len(batch))
                         batch.clear()
-            _write_shard(path, dict(sorted(encoded.items())), rejects, numbers, worker)
-    return _write_manifest(folder, recipe, mine, worker)
+            _write_shard(path, dict(sorted(encoded.items())), rejects, numbers, sources)
+    return _write_manifest(folder, recipe, mine)
 
 
 def _encode(
@@ -276,7 +277,7 @@ def resample(waveform: torch.Tensor, sampling_rate: int, target_rate: int) -> to
     return torch.from_numpy(samples.astype(np.float32))
 
 
-def describe_source(clips: StageClips | ClipFolder | ClipShards) -> dict[str, Any]:
+def describe_source(clips: StageClips | Clips) -> dict[str, Any]:
     """What a recipe says about the clips of a cache."""
     if isinstance(clips, StageClips):
         source = {"stage": clips.split, "seed": clips.seed, "tier_weights": clips.tier_weights}
@@ -299,14 +300,16 @@ def _fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _check_recipe(folder: Path, recipe: dict[str, Any], worker: int) -> None:
+def _check_recipe(folder: Path, recipe: dict[str, Any]) -> None:
     path = folder / "recipe.json"
     if not path.is_file():
-        _replace(path, _json(recipe), worker)
+        files.write_json(path, recipe, indent=1)
         return
-    found = json.loads(path.read_text())
+    found = files.read_json(path)
     for name, value in recipe.items():
-        if found.get(name) != value:
+        if not isinstance(found, dict) or found.get(name) != value:
+            if not isinstance(found, dict):
+                raise ValueError(f"{path} is damaged: delete {folder}, or restore it.")
             raise ValueError(
                 f"{folder} holds features of another recipe: `{name}` is {found.get(name)} there and {value} now. "
                 "Choose another folder, or delete this one."
@@ -318,14 +321,31 @@ def index_path(path: Path) -> Path:
     return path.with_suffix(".index.json")
 
 
-def _is_done(path: Path, numbers: range, verify: bool) -> bool:
-    index = index_path(path)
-    if not index.is_file() or not path.is_file():
+def _is_done(path: Path, numbers: range, verify: bool, sources: list[str] | None) -> bool:
+    try:
+        found = files.read_json(index_path(path))
+        if (found["first"], found["last"], found["bytes"]) != (numbers[0], numbers[-1], path.stat().st_size):
+            return False
+        if sources is not None and found.get("sources") != sources:
+            return False
+        if not verify:
+            return True
+        places = {clip["number"]: clip["members"] for clip in found["clips"]}
+        return found["sha256"] == _sha256(path) and places == {
+            number: {suffix: list(place) for suffix, place in places.items()}
+            for number, places in _members(path, list(places)).items()
+        }
+    except (OSError, KeyError, TypeError, ValueError):  # missing or damaged
         return False
-    found = json.loads(index.read_text())
-    if (found["first"], found["last"], found["bytes"]) != (numbers[0], numbers[-1], path.stat().st_size):
-        return False
-    return not verify or found["sha256"] == _sha256(path)
+
+
+def _members(path: Path, numbers: Sequence[int]) -> dict[int, dict[str, tuple[int, int]]]:
+    """Where the parts of a shard's clips lie."""
+    found = shard_members(path)
+    return {
+        number: {suffix: found[f"{number:08d}.{suffix}"] for suffix in ("json", "safetensors", "txt")}
+        for number in numbers
+    }
 
 
 def _sha256(path: Path) -> str:
@@ -334,10 +354,13 @@ def _sha256(path: Path) -> str:
 
 
 def _write_shard(
-    path: Path, clips: Mapping[int, dict[str, Any]], rejects: list[dict[str, str]], numbers: range, worker: int
+    path: Path,
+    clips: Mapping[int, dict[str, Any]],
+    rejects: list[dict[str, str]],
+    numbers: range,
+    sources: list[str] | None,
 ) -> None:
-    buffer = io.BytesIO()
-    with webdataset.TarWriter(buffer, encoder=False, mtime=0) as shard:
+    with files.replacing(path) as partial, tarfile.open(partial, "w") as shard:
         for number, clip in clips.items():
             facts = {
                 "clip": clip["name"],
@@ -346,16 +369,16 @@ def _write_shard(
                 "static": clip["static"],
                 "cues": clip["cues"],
             }
-            shard.write(
-                {
-                    "__key__": f"{number:08d}",
-                    "json": json.dumps(facts).encode(),
-                    "safetensors": save(clip["tensors"]),
-                    "txt": clip["prompt"].encode(),
-                }
-            )
-    _replace(path, buffer.getvalue(), worker)
-    members = index_shard(path)
+            parts = {
+                "json": json.dumps(facts).encode(),
+                "safetensors": save(clip["tensors"]),
+                "txt": clip["prompt"].encode(),
+            }
+            for suffix, data in parts.items():
+                member = tarfile.TarInfo(f"{number:08d}.{suffix}")
+                member.size = len(data)
+                shard.addfile(member, io.BytesIO(data))
+    members = _members(path, list(clips))
     index = {
         "first": numbers[0],
         "last": numbers[-1],
@@ -366,20 +389,20 @@ def _write_shard(
                 "number": number,
                 "bucket": clip["bucket"],
                 "flagged": clip["silent"] or clip["static"],
-                "members": members[f"{number:08d}"],
+                "members": members[number],
             }
             for number, clip in clips.items()
         ],
         "rejects": rejects,
-    }
-    _replace(index_path(path), _json(index), worker)
+    } | ({} if sources is None else {"sources": sources})
+    files.write_json(index_path(path), index, indent=1)
 
 
-def _write_manifest(folder: Path, recipe: dict[str, Any], shards: Sequence[tuple[int, range]], worker: int) -> bool:
+def _write_manifest(folder: Path, recipe: dict[str, Any], shards: Sequence[tuple[int, range]]) -> bool:
     paths = [folder / f"features-{shard:05d}.tar" for shard, _ in shards]
-    if not all(_is_done(path, numbers, False) for path, (_, numbers) in zip(paths, shards, strict=True)):
+    if not all(_is_done(path, numbers, False, None) for path, (_, numbers) in zip(paths, shards, strict=True)):
         return False
-    indices = [json.loads(index_path(path).read_text()) for path in paths]
+    indices = [files.read_json(index_path(path)) for path in paths]
     buckets: dict[str, int] = {}
     for index in indices:
         for clip in index["clips"]:
@@ -397,22 +420,6 @@ def _write_manifest(folder: Path, recipe: dict[str, Any], shards: Sequence[tuple
         "recipe": recipe,
     }
     lines = [json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects]
-    _replace(folder / "rejects.jsonl", "".join(lines).encode(), worker)
-    _replace(folder / "manifest.json", _json(manifest), worker)
-    for leftover in (*folder.glob("features-*.part"), *folder.glob(f"{EMPTY_PROMPT}.*.part")):  # of killed workers
-        leftover.unlink(missing_ok=True)
+    files.write_bytes(folder / "rejects.jsonl", "".join(lines).encode())
+    files.write_json(folder / "manifest.json", manifest, indent=1)
     return True
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
-
-
-def _replace(path: Path, data: bytes, worker: int) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{worker}.part")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -1,29 +1,50 @@
 """Clips of one's own as training data: a folder or WebDataset shards, brought to one form, with reasons for what is not used.
 
-A source gives clips by number: `source[number]` is a sample like those of [`StageClips`], or raises [`ClipRejected`].
+A source gives clips by number: `source[number]` is a sample like those of [`StageClips`], or raises [`ClipRejected`]. Clips come
+from strangers: what they say is read from their folder or shard alone, and bounded.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import re
-import subprocess
+import os
 import tarfile
-import tempfile
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import imageio_ffmpeg
 import numpy as np
 import torch
 
-from ... import coordinates
-from ...cues import format_cues, parse_cues
+from ... import coordinates, ffmpeg
+from ...cues import format_sheet, parse_sheet
+from ...ffmpeg import Source
 
 
-VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm")
+VIDEO_SUFFIXES = (
+    *(
+        ".3g2",
+        ".3gp",
+        ".asf",
+        ".avi",
+        ".dv",
+        ".f4v",
+        ".flv",
+        ".gif",
+        ".m2ts",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+    ),
+    *(".mts", ".mxf", ".ogm", ".ogv", ".qt", ".ts", ".vob", ".webm", ".wmv"),
+)
 
 # What a clip may lack (ours). Sound may end this much before the picture, and is then filled with silence; fewer source
 # frames than this share of the model's rate would be mostly repetition.
@@ -34,7 +55,7 @@ MIN_FRAME_RATE_SHARE = 0.5
 SILENT_PEAK = 1e-3
 STATIC_CHANGE = 0.5  # of 255, the mean over a frame's pixels
 
-_TIMEOUT = 120  # seconds that ffmpeg may take for a clip
+_MAX_TEXT_BYTES = 2**20  # of a caption's file
 
 
 class ClipRejected(ValueError):
@@ -120,7 +141,7 @@ class ClipFormat:
         )
 
 
-def read_training_clip(path: str | Path, clip_format: ClipFormat) -> dict[str, Any]:
+def read_training_clip(source: str | Path | Source, clip_format: ClipFormat) -> dict[str, Any]:
     """
     Reads a file's first seconds in one of a format's buckets.
 
@@ -128,7 +149,7 @@ def read_training_clip(path: str | Path, clip_format: ClipFormat) -> dict[str, A
     not have costs time or memory.
 
     Args:
-        path: Any file that ffmpeg decodes.
+        source: A film with sound, in any of the containers of [`ffmpeg.FORMATS`]; a file, or a part of one.
         clip_format: What it is brought to.
 
     Returns:
@@ -139,36 +160,31 @@ def read_training_clip(path: str | Path, clip_format: ClipFormat) -> dict[str, A
         ClipRejected: If the file is missing, empty, damaged, without picture or sound, too short, of too low a frame
             rate, or its sound ends before its picture.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ClipRejected("not a file")
-    if path.stat().st_size == 0:
-        raise ClipRejected("empty file")
-    # One frame as Y4M, whose header states size, pixel aspect and rate: "YUV4MPEG2 W64 H64 F16:1 Ip A1:1 ...".
-    probe = _decode(path, "video", ["-frames:v", "1", "-pix_fmt", "yuv420p", "-f", "yuv4mpegpipe"])
-    fields = {field[:1]: field[1:] for field in probe.split(b"\n", 1)[0].decode().split(" ")[1:]}
-    numerator, denominator = map(int, fields["F"].split(":"))
-    source_rate = numerator / denominator
-    if source_rate < MIN_FRAME_RATE_SHARE * clip_format.frame_rate:
-        raise ClipRejected(
-            f"{source_rate:.3g} frames per second are fewer than half of the {clip_format.frame_rate:g} to be trained on"
-        )
-    pixel_width, pixel_height = map(int, fields.get("A", "0:0").split(":"))
-    aspect = int(fields["W"]) / int(fields["H"]) * (pixel_width / pixel_height if pixel_width * pixel_height else 1)
+    try:
+        return _read_training_clip(Source.of(source), clip_format)
+    except ffmpeg.Unreadable as error:
+        raise ClipRejected(str(error)) from error
 
+
+def _read_training_clip(source: Source, clip_format: ClipFormat) -> dict[str, Any]:
+    picture = ffmpeg.read_picture(source)
+    if picture.frame_rate < MIN_FRAME_RATE_SHARE * clip_format.frame_rate:
+        raise ClipRejected(
+            f"{float(picture.frame_rate):.3g} frames per second are fewer than half of the {clip_format.frame_rate:g} to be trained on"
+        )
+    aspect = picture.width / picture.height
     longest = max(bucket.num_frames for bucket in clip_format.buckets)
     bucket = clip_format.choose(None, aspect)
-    frames = _read_frames(path, bucket, longest, clip_format.frame_rate)
+    frames = _read_frames(source, bucket, longest, clip_format.frame_rate)
     chosen = clip_format.choose(len(frames), aspect)
     if (chosen.height, chosen.width) != (bucket.height, bucket.width):
-        frames = _read_frames(path, chosen, longest, clip_format.frame_rate)
+        frames = _read_frames(source, chosen, longest, clip_format.frame_rate)
     frames = frames[: chosen.num_frames]
 
     duration = coordinates.clip_duration(chosen.num_frames, clip_format.frame_rate)
     length = coordinates.num_samples(duration, clip_format.sampling_rate)
-    resample = ["-af", "aresample=async=1:first_pts=0", "-ar", str(clip_format.sampling_rate), "-ac", "1"]
-    samples = _decode(path, "audio", [*resample, "-t", f"{duration:.6f}", "-f", "f32le"])
-    waveform = np.frombuffer(samples, dtype="<f4")[:length].clip(-1, 1)
+    samples, _, _ = ffmpeg.decode_samples(source, clip_format.sampling_rate, mono=True, max_seconds=duration)
+    waveform = samples[0, :length].clip(-1, 1)
     if not np.isfinite(waveform).all():
         raise ClipRejected("its sound holds values that are not finite")
     missing = (length - len(waveform)) / clip_format.sampling_rate
@@ -185,7 +201,56 @@ def read_training_clip(path: str | Path, clip_format: ClipFormat) -> dict[str, A
     }
 
 
-class ClipFolder:
+class Clips(ABC):
+    """
+    Clips of one's own by number. A clip that cannot be used stands in the way of no other one.
+
+    `clips[number]` is a dictionary: `name`; `prompt`; `cues`, empty if there are none; and what [`read_training_clip`] returns;
+    or it raises [`ClipRejected`]. `names[number]` is the clip's name, in characters that can be written.
+    """
+
+    clip_format: ClipFormat
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        try:
+            source, texts = self.find(number)
+            told = {"prompt": _caption(texts["text"]), "cues": _cues(texts["cues"])}
+            return {"name": self.names[number], **told, **read_training_clip(source, self.clip_format)}
+        except OSError as error:
+            raise ClipRejected(f"cannot be opened ({error.strerror or error})") from error
+        except ffmpeg.Unreadable as error:
+            raise ClipRejected(str(error)) from error
+
+    @abstractmethod
+    def find(self, number: int) -> tuple[Source, Mapping[str, Any]]:
+        """Where a clip lies, and what is told with it: `text` and `cues`.
+
+        Raises:
+            ClipRejected, ffmpeg.Unreadable, OSError: If the clip or what is told cannot be read.
+        """
+
+    def digest(self, number: int) -> str:
+        """What a clip and what is told with it consist of, as a hash: another one as soon as either changes."""
+        digest = hashlib.sha256()
+        try:
+            source, texts = self.find(number)
+            digest.update(json.dumps([texts["text"], texts["cues"]]).encode())
+            with open(source.path, "rb") as file:
+                file.seek(source.start)
+                rest = os.fstat(file.fileno()).st_size - source.start if source.size is None else source.size
+                while rest > 0 and (chunk := file.read(min(rest, 2**20))):
+                    digest.update(chunk)
+                    rest -= len(chunk)
+        except (OSError, ValueError) as error:  # ClipRejected too: it is used as soon as the reason is gone
+            digest.update(repr(error).encode())
+        return digest.hexdigest()
+
+
+class ClipFolder(Clips):
     """
     A folder of clips, with those in its sub-folders, in the order of their names.
 
@@ -193,12 +258,14 @@ class ClipFolder:
     clip: `{"file_name": "clip.mp4", "text": "..."}`. When things happen, for a planner that writes cues, may be told in `clip.cues`
     or as `"cues"` in the line, as a sheet of [`baton_diffusers.cues`].
 
+    Nothing outside of the folder is read: a link or a line that leads there is rejected, and so are linked folders and hidden
+    files.
+
     Args:
         folder: The folder.
         clip_format: What clips are brought to.
 
-    `clips[number]` is a dictionary: `name`, the path within the folder; `prompt`; `cues`, empty if there are none; and what
-    [`read_training_clip`] returns.
+    Names are paths within the folder.
 
     Raises:
         ValueError: If the folder or its `metadata.jsonl` cannot be read, or there is no clip in it.
@@ -209,45 +276,58 @@ class ClipFolder:
         self.clip_format = clip_format
         if not self.folder.is_dir():
             raise ValueError(f"{folder} is not a folder of clips.")
-        self._metadata = _read_metadata(self.folder / "metadata.jsonl")
-        found = {
-            path.relative_to(self.folder).as_posix()
-            for path in self.folder.rglob("*")
-            if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
-        }
-        self.names: Sequence[str] = sorted(found | set(self._metadata))
+        self._root = self.folder.resolve()
+        entries = _walk(self.folder)
+        self._metadata: dict[str, dict[str, Any]] = {}
+        metadata = self.folder / "metadata.jsonl"
+        if metadata.is_file():
+            for number, row in _read_metadata(self._within(metadata, ValueError)):
+                name, reason = _name_within(row["file_name"])
+                if reason is not None:
+                    entries[f"{metadata.name}, line {number}"] = reason
+                else:
+                    self._metadata[name] = row
+                    entries.setdefault(name, None)
+        self._entries = sorted(entries.items())
+        self.names = [_printable(name) for name, _ in self._entries]
         if not self.names:
             raise ValueError(f"there are no clips in {folder}: it needs files like clip.mp4 with clip.txt beside.")
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        name = self.names[number]
-        path = self.folder / name
-        texts = dict(self._metadata.get(name, {}))
+    def find(self, number: int) -> tuple[Source, Mapping[str, Any]]:
+        """See [`Clips.find`]."""
+        name, reason = self._entries[number]
+        if reason is not None:
+            raise ClipRejected(reason)
+        path = self._within(self.folder / name, ClipRejected)
+        source = Source.of(path)
+        row = self._metadata.get(name, {})
+        texts = {"text": row.get("text"), "cues": row.get("cues")}
         for field, suffix in (("text", ".txt"), ("cues", ".cues")):
-            if texts.get(field) is None and path.with_suffix(suffix).is_file():
-                try:
-                    texts[field] = path.with_suffix(suffix).read_text(encoding="utf-8")
-                except UnicodeDecodeError as error:
-                    raise ClipRejected(f"{path.with_suffix(suffix).name} is not UTF-8") from error
-        told = {"prompt": _caption(texts.get("text")), "cues": _cues(texts.get("cues"))}
-        return {"name": name, **told, **read_training_clip(path, self.clip_format)}
+            beside = path.with_suffix(suffix)
+            if texts[field] is None and beside.is_file():
+                part = Source(self._within(beside, ClipRejected), 0, beside.stat().st_size)
+                texts[field] = _read_text(part, _printable(beside.name))
+        return source, texts
+
+    def _within(self, path: Path, kind: type[ValueError]) -> Path:
+        if not path.resolve().is_relative_to(self._root):
+            raise kind(f"{_printable(path.name)} leads out of the folder: copy there what it leads to")
+        return path
 
 
-class ClipShards:
+class ClipShards(Clips):
     """
     Clips in WebDataset shards: tar files in which `KEY.mp4` and `KEY.txt`, or `KEY.json` with a `text`, belong together, and
     `KEY.cues`, or `cues` in `KEY.json`, where there are any.
 
-    The shards are indexed once, and clips are read where they lie.
+    A key may have dots: `a.b.mp4` goes with `a.b.txt`, or else with `a.txt`. The shards are indexed once, and clips are read
+    where they lie.
 
     Args:
         paths: The tar files, not compressed.
         clip_format: What clips are brought to.
 
-    Samples are like those of [`ClipFolder`], with `shard.tar/KEY` for a name.
+    Names are `shard.tar/KEY`, or `shard.tar/KEY.mp4` where a key has several films.
 
     Raises:
         ValueError: If a shard cannot be read, or there is no clip in any.
@@ -255,37 +335,45 @@ class ClipShards:
 
     def __init__(self, paths: Sequence[str | Path], clip_format: ClipFormat) -> None:
         self.clip_format = clip_format
-        self._clips: list[tuple[Path, dict[str, tuple[int, int]]]] = []
-        names: list[str] = []
+        self._members: dict[Path, dict[str, tuple[int, int]]] = {}
+        self._entries: list[tuple[Path, str]] = []
+        names = []
         for path in map(Path, paths):
-            for key, members in index_shard(path).items():
-                if any(f".{suffix.lower()}" in VIDEO_SUFFIXES for suffix in members):
-                    self._clips.append((path, members))
-                    names.append(f"{path.name}/{key}")
-        self.names: Sequence[str] = names
+            self._members[path] = shard_members(path)
+            films = [name for name in self._members[path] if PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES]
+            stems = Counter(name.rpartition(".")[0] for name in films)
+            for name in films:
+                stem = name.rpartition(".")[0]
+                self._entries.append((path, name))
+                names.append(_printable(f"{path.name}/{stem if stems[stem] == 1 else name}"))
+        self.names = names
         if not names:
             raise ValueError(f"there are no clips in {', '.join(map(str, paths))}: shards hold KEY.mp4 and KEY.txt.")
 
-    def __len__(self) -> int:
-        return len(self.names)
+    def find(self, number: int) -> tuple[Source, Mapping[str, Any]]:
+        """See [`Clips.find`]."""
+        path, name = self._entries[number]
+        members = self._members[path]
+        if (reason := _hidden(PurePosixPath(name).name)) is not None:
+            raise ClipRejected(reason)
 
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        path, members = self._clips[number]
-        suffix = next(suffix for suffix in members if f".{suffix.lower()}" in VIDEO_SUFFIXES)
-        try:
-            texts = dict(json.loads(read_member(path, members["json"]))) if "json" in members else {}
-            for field, member in (("text", "txt"), ("cues", "cues")):
-                if member in members:
-                    texts[field] = read_member(path, members[member]).decode()
-        except (UnicodeDecodeError, json.JSONDecodeError, TypeError, ValueError) as error:
-            raise ClipRejected("its caption cannot be read: KEY.json needs a `text`, in UTF-8") from error
-        told = {"prompt": _caption(texts.get("text")), "cues": _cues(texts.get("cues"))}
-        # Most containers have to be sought in, which a pipe cannot.
-        with tempfile.NamedTemporaryFile(suffix=f".{suffix}") as file:
-            file.write(read_member(path, members[suffix]))
-            file.flush()
-            sample = read_training_clip(file.name, self.clip_format)
-        return {"name": self.names[number], **told, **sample}
+        def beside(suffix: str) -> str | None:
+            stem, folder = name.rpartition(".")[0], PurePosixPath(name).parent
+            for key in (stem, str(folder / PurePosixPath(name).name.partition(".")[0])):
+                if (member := f"{key}.{suffix}") in members:
+                    return _read_text(Source(path, *members[member]), _printable(member))
+            return None
+
+        texts: dict[str, Any] = {}
+        if (told := beside("json")) is not None:
+            try:
+                texts = dict(json.loads(told))
+            except (TypeError, ValueError, RecursionError) as error:
+                raise ClipRejected("its caption cannot be read: KEY.json needs a `text`, in UTF-8") from error
+        for field, suffix in (("text", "txt"), ("cues", "cues")):
+            if (told := beside(suffix)) is not None:
+                texts[field] = told
+        return Source(path, *members[name]), {field: texts.get(field) for field in ("text", "cues")}
 
 
 def open_clips(source: str | Path, clip_format: ClipFormat) -> ClipFolder | ClipShards:
@@ -295,29 +383,35 @@ def open_clips(source: str | Path, clip_format: ClipFormat) -> ClipFolder | Clip
         ValueError: If it is none of them.
     """
     source = Path(source)
-    if source.suffix == ".tar":
+    if source.suffix == ".tar" and source.is_file():
         return ClipShards([source], clip_format)
     shards = sorted(source.glob("*.tar"))
+    for shard in shards:
+        if not shard.resolve().is_relative_to(source.resolve()):
+            raise ValueError(f"{shard} leads out of its folder: give the file that it leads to.")
     return ClipShards(shards, clip_format) if shards else ClipFolder(source, clip_format)
 
 
-def index_shard(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
-    """Where the samples of a WebDataset shard lie: `{key: {suffix: (offset, size)}}`, in the order of the file.
+def shard_members(path: Path) -> dict[str, tuple[int, int]]:
+    """Where the files of a shard lie: `{name: (offset, size)}`, in its order.
 
     Raises:
         ValueError: If it is not a tar file, or a damaged one.
     """
-    samples: dict[str, dict[str, tuple[int, int]]] = {}
+    members: dict[str, tuple[int, int]] = {}
     try:
-        with tarfile.open(path, "r:") as archive:
+        with tarfile.open(path, "r:", errors="surrogateescape") as archive:
             for member in archive:
-                if member.isfile():
-                    name = PurePosixPath(member.name)
-                    stem, _, suffix = name.name.partition(".")
-                    samples.setdefault(str(name.with_name(stem)), {})[suffix] = (member.offset_data, member.size)
-    except (OSError, tarfile.TarError) as error:
+                if member.isfile() and not member.issparse():
+                    members[member.name] = (member.offset_data, member.size)
+            end = archive.offset
+        with open(path, "rb") as file:  # tarfile takes a header that it cannot read for the end
+            file.seek(end)
+            if any(file.read(tarfile.BLOCKSIZE)):
+                raise tarfile.ReadError(f"there is no member at byte {end}")
+    except (OSError, ValueError, tarfile.TarError) as error:
         raise ValueError(f"{path} cannot be read as a tar file ({error}): write or copy it again.") from error
-    return samples
+    return members
 
 
 def read_member(path: Path, place: tuple[int, int]) -> bytes:
@@ -327,63 +421,114 @@ def read_member(path: Path, place: tuple[int, int]) -> bytes:
         return file.read(place[1])
 
 
-def _read_metadata(path: Path) -> dict[str, dict[str, Any]]:
-    rows = {}
-    if path.is_file():
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-                rows[row["file_name"]] = dict(row)
-            except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-                raise ValueError(
-                    f'{path}, line {number}: a line reads {{"file_name": "clip.mp4", "text": "..."}}, got {line!r}.'
-                ) from error
+def _walk(folder: Path) -> dict[str, str | None]:
+    """The films of a folder and of those within, by their path; each with the reason why it cannot be a clip, or None."""
+    entries: dict[str, str | None] = {}
+
+    def closed(error: OSError) -> None:
+        entries[Path(error.filename).relative_to(folder).as_posix()] = (
+            f"a folder that cannot be read ({error.strerror})"
+        )
+
+    for place, folders, names in os.walk(folder, onerror=closed):
+        relative = Path(place).relative_to(folder)
+        for name in folders:
+            if (Path(place) / name).is_symlink():
+                entries[(relative / name).as_posix()] = (
+                    "a linked folder, which is not followed: copy it, or cache it apart"
+                )
+        for name in names:
+            if Path(name).suffix.lower() in VIDEO_SUFFIXES and not name.startswith(".baton-"):
+                entries[(relative / name).as_posix()] = _hidden(name)
+    return entries
+
+
+def _hidden(name: str) -> str | None:
+    if name.startswith("._"):
+        return "what a Mac keeps beside a file, and no clip"
+    return "a hidden file: a clip's name begins without a dot" if name.startswith(".") else None
+
+
+def _read_metadata(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """The rows of a `metadata.jsonl`, with the numbers of their lines."""
+    rows = []
+    # What is not UTF-8 stays as lone surrogates, which reject that clip alone. Not `splitlines`: captions may hold U+2028.
+    text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = dict(json.loads(line))
+            row["file_name"]
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(
+                f'{path}, line {number}: a line reads {{"file_name": "clip.mp4", "text": "..."}}, got {line[:200]!r}.'
+            ) from error
+        rows.append((number, row))
     return rows
+
+
+def _name_within(name: Any) -> tuple[str, str | None]:
+    """A name of `metadata.jsonl` as a path within the folder, or the reason why it is none."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        return "", f"its file_name is {name!r}, not the name of a file"
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return "", f"its file_name is {name!r}, not the name of a file"
+    path = PurePosixPath(name)
+    if path.is_absolute() or Path(name).is_absolute() or ".." in path.parts:
+        return "", f"its file_name {_printable(name)} leads out of the folder"
+    if not path.name:
+        return "", f"its file_name {name!r} is not the name of a file"
+    return str(path), _hidden(path.name)
+
+
+def _printable(name: str) -> str:
+    """A name in characters that can be written; bytes that are not UTF-8 become escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _read_text(source: Source, name: str) -> str:
+    if source.size > _MAX_TEXT_BYTES:
+        raise ClipRejected(f"{name} has {source.size} bytes, which is no caption")
+    data = read_member(source.path, (source.start, source.size))
+    try:
+        return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ClipRejected(f"{name} is not UTF-8") from error
 
 
 def _caption(text: Any) -> str:
     caption = " ".join(text.split()) if isinstance(text, str) else ""
     if not caption:
         raise ClipRejected("no caption")
+    _check_characters("caption", caption)
     return caption
+
+
+def _check_characters(name: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ClipRejected(
+            f"its {name} holds {text[error.start]!r}, which is no character: write it in UTF-8"
+        ) from error
 
 
 def _cues(sheet: Any) -> str:
     if sheet is None:
         return ""
+    if isinstance(sheet, str):
+        _check_characters("cues", sheet)
     try:
-        return format_cues(parse_cues(sheet))
+        return format_sheet(parse_sheet(sheet))
     except (TypeError, ValueError) as error:
         raise ClipRejected(f"its cues: {error}") from error
 
 
-def _read_frames(path: Path, bucket: Bucket, num_frames: int, frame_rate: float) -> np.ndarray:
+def _read_frames(source: Source, bucket: Bucket, num_frames: int, frame_rate: float) -> np.ndarray:
     size = f"{bucket.width}:{bucket.height}"
-    filters = (
-        f"fps=fps={frame_rate}:start_time=0,scale=w=iw*sar:h=ih,"
-        f"scale={size}:force_original_aspect_ratio=increase:flags=area,crop={size}"
-    )
-    arguments = ["-vf", filters, "-frames:v", str(num_frames), "-pix_fmt", "rgb24", "-f", "rawvideo"]
-    frames = np.frombuffer(bytearray(_decode(path, "video", arguments)), np.uint8)
-    return frames.reshape(-1, bucket.height, bucket.width, 3)
-
-
-def _decode(path: Path, kind: str, arguments: list[str]) -> bytes:
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-v", "error", "-i", f"file:{path}"]
-    command += ["-map", f"0:{kind[0]}:0", *arguments, "pipe:1"]
-    try:
-        run = subprocess.run(command, capture_output=True, timeout=_TIMEOUT)
-    except subprocess.TimeoutExpired as error:
-        raise ClipRejected(f"ffmpeg took more than {_TIMEOUT} s for its {kind}") from error
-    errors = run.stderr.decode(errors="replace").strip()
-    if "matches no streams" in errors:
-        raise ClipRejected(f"no {kind} stream")
-    # ffmpeg returns whatever it could decode of a damaged file, and says so only here.
-    if run.returncode != 0 or errors or not run.stdout:
-        # The first line is the cause. It begins with a part of ffmpeg and its address, which is another in every run.
-        cause = re.sub(r"\[[^]]* @ 0x[0-9a-f]+\] *", "", errors.splitlines()[0]) if errors else "nothing was decoded"
-        cause = cause.replace(f"file:{path}", "").strip(": ")
-        raise ClipRejected(f"its {kind} is truncated, damaged or of an unknown format ({cause})")
-    return run.stdout
+    filters = f"scale=w=iw*sar:h=ih,scale={size}:force_original_aspect_ratio=increase:flags=area,crop={size}"
+    frames, _ = ffmpeg.decode_frames(source, frame_rate, filters, bucket.height, bucket.width, num_frames)
+    return frames

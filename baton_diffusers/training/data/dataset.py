@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import nn
 
+from ...files import read_json
 from ...plan import SemanticPlan
 from ...stage import Scene, write_cues, write_prompt
 from ...stage.clips import StageClips
 from ..seeds import step_seed
 from .cache import EMPTY_PROMPT, PLAN_LAYOUT, describe_source, index_path
 from .clips import read_member
+
+
+_FEATURES = ("latents", "audio_latents", "video_tokens", "audio_tokens", *PLAN_LAYOUT, "duration")
 
 
 class CachedFeatures:
@@ -167,32 +174,55 @@ def _permutation(length: int, seed: int, epoch: int, stream: int) -> torch.Tenso
 class _Shards:
     # The shards of a manifest, of which clips are read where they lie. A row is (number of the shard, clip of its index).
     def __init__(self, folder: Path, include_flagged: bool) -> None:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        self.source = manifest["recipe"]["source"]
-        self.max_sequence_length = manifest["recipe"]["max_sequence_length"]
-        self._paths = [folder / shard["file"] for shard in manifest["shards"]]
+        manifest = read_json(folder / "manifest.json")
         buckets: dict[str, list[tuple[int, dict[str, Any]]]] = {}
-        for i, shard in enumerate(manifest["shards"]):
-            path = self._paths[i]
-            if not path.is_file() or path.stat().st_size != shard["bytes"]:
+        with _damaged(folder / "manifest.json"):
+            self.source = dict(manifest["recipe"]["source"])
+            self.max_sequence_length = manifest["recipe"]["max_sequence_length"]
+            shards = [(shard["file"], int(shard["bytes"])) for shard in manifest["shards"]]
+            if foreign := [name for name, _ in shards if not re.fullmatch(r"features-\d{5,}\.tar", name)]:
+                raise ValueError(f"{foreign[0]!r} is no shard")
+        self._paths = [folder / name for name, _ in shards]
+        for i, (path, (_, size)) in enumerate(zip(self._paths, shards, strict=True)):
+            if not path.is_file() or path.stat().st_size != size:
                 raise ValueError(f"{path} is missing or damaged: run `baton cache` again with --verify.")
-            for clip in json.loads(index_path(path).read_text())["clips"]:
-                if include_flagged or not clip["flagged"]:
-                    buckets.setdefault(clip["bucket"], []).append((i, clip))
+            index = read_json(index_path(path))
+            with _damaged(index_path(path)):
+                for clip in index["clips"]:
+                    for suffix in ("json", "safetensors", "txt"):
+                        start, length = clip["members"][suffix]
+                        if not 0 <= start <= start + length <= size:
+                            raise ValueError(f"clip {clip['number']} lies beyond its shard")
+                    if include_flagged or not clip["flagged"]:
+                        buckets.setdefault(str(clip["bucket"]), []).append((i, clip))
         self.buckets = [rows for _, rows in sorted(buckets.items())]
 
     def tensors(self, row: tuple[int, dict[str, Any]]) -> dict[str, torch.Tensor]:
-        return load(self._read(row, "safetensors"))
+        with _damaged(self._paths[row[0]]):
+            tensors = load(self._read(row, "safetensors"))
+            if missing := set(_FEATURES) - set(tensors):
+                raise ValueError(f"clip {row[1]['number']} has no {', '.join(sorted(missing))}")
+            return tensors
 
     def facts(self, row: tuple[int, dict[str, Any]]) -> dict[str, Any]:
-        return {
-            **json.loads(self._read(row, "json")),
-            "number": row[1]["number"],
-            "prompt": self._read(row, "txt").decode(),
-        }
+        with _damaged(self._paths[row[0]]):
+            return {
+                **json.loads(self._read(row, "json")),
+                "number": row[1]["number"],
+                "prompt": self._read(row, "txt").decode(),
+            }
 
     def _read(self, row: tuple[int, dict[str, Any]], suffix: str) -> bytes:
         return read_member(self._paths[row[0]], row[1]["members"][suffix])
+
+
+@contextmanager
+def _damaged(path: Path) -> Iterator[None]:
+    """Names the file in which something is not as `cache_features` wrote it."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}): run `baton cache` again with --verify.") from error
 
 
 def collate_features(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:

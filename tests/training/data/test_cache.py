@@ -1,6 +1,8 @@
 """Cached features: shards whole and checked, resumable at any moment, with the latents and plans that the pipeline would make."""
 
 import json
+import os
+import shutil
 from collections import Counter
 
 import pytest
@@ -104,7 +106,7 @@ def test_an_interrupted_cache_goes_on_with_the_missing_shard(folder):
     first, second = folder / "features-00000.tar", folder / "features-00001.tar"
     stamp = first.stat().st_mtime_ns
     second.with_suffix(".index.json").unlink()  # killed between shard and index
-    (folder / "features-00001.tar.0.part").write_bytes(b"half")
+    (folder / ".baton-0.tar").write_bytes(b"half")
     assert cache(folder) and contents(folder) == before
     assert first.stat().st_mtime_ns == stamp
     second.unlink()
@@ -121,6 +123,101 @@ def test_a_damaged_shard_is_found_by_its_checksum(folder):
     assert cache(folder, verify=True) and contents(folder) == before
     shards = json.loads((folder / "manifest.json").read_text())["shards"]
     assert [shard["num_clips"] for shard in shards] == [2, 2]
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Four clips of one's own and a function that caches them two in a shard."""
+    clips, folder = tmp_path / "clips", tmp_path / "features"
+    clips.mkdir()
+    write_stage_clips(clips, 4)
+
+    def run(**options):
+        source = ClipFolder(clips, ClipFormat((Bucket(49, 64, 64),), 16.0, 16000))
+        return cache(folder, len(source), source, **options)
+
+    assert run()
+    return clips, folder, run
+
+
+def test_a_clip_that_was_replaced_is_cached_anew(own, tmp_path):
+    clips, folder, run = own
+    before, stamps = contents(folder), {path.name: path.stat().st_mtime_ns for path in folder.glob("*.tar")}
+    assert run() and contents(folder) == before
+    times = (clips / "clip-000.mp4").stat()
+    (clips / "clip-000.mp4").write_bytes((clips / "clip-003.mp4").read_bytes())
+    os.utime(clips / "clip-000.mp4", ns=(times.st_atime_ns, times.st_mtime_ns))  # content decides, no date
+    (clips / "clip-001.txt").write_text("Something else entirely.")
+    assert run()
+    after = contents(folder)
+    assert {name for name in before if before[name] != after[name]} == {
+        *("features-00000.tar", "features-00000.index.json", "manifest.json"),
+    }
+    assert (folder / "features-00001.tar").stat().st_mtime_ns == stamps["features-00001.tar"]
+    samples = {sample["prompt"]: sample for sample in map(CachedFeatures(folder).__getitem__, range(4))}
+    assert "Something else entirely." in samples
+    first, last = ((clips / f"clip-00{number}.txt").read_text() for number in (0, 3))
+    assert torch.equal(samples[first]["latents"], samples[last]["latents"])
+    assert run() and contents(folder) == after
+
+
+def test_while_a_shard_is_made_anew_the_cache_is_not_finished(own, monkeypatch):
+    clips, folder, run = own
+    (clips / "clip-003.txt").write_text("Something else entirely.")
+    assert not run(worker=1, num_workers=3) or (folder / "manifest.json").is_file()
+    monkeypatch.setattr("baton_diffusers.training.data.cache._write_manifest", lambda *_: False)
+    (clips / "clip-003.txt").write_text("And another thing.")
+    run()
+    with pytest.raises(ValueError, match="not finished"):
+        CachedFeatures(folder)
+
+
+def test_one_bad_clip_stops_no_other(own):
+    clips, folder, run = own
+    (clips / "clip-000.mp4").rename(clips / os.fsdecode(b"caf\xe9.mp4"))
+    (clips / "clip-000.txt").rename(clips / os.fsdecode(b"caf\xe9.txt"))
+    rows = [{"file_name": "clip-001.mp4", "text": "x \ud800 y"}, {"file_name": "n" * 300 + ".mp4"}, {"file_name": 5}]
+    (clips / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    shutil.rmtree(folder)
+    assert run()
+    rejects = [json.loads(line) for line in (folder / "rejects.jsonl").read_text().splitlines()]
+    assert {row["clip"] for row in rejects} == {"clip-001.mp4", "n" * 300 + ".mp4", "metadata.jsonl, line 3"}
+    assert CachedFeatures(folder).num_clips == 3
+
+
+def put(path, old, new):
+    data = path.read_bytes()
+    assert old in data
+    path.write_bytes(data.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    "name, damage",
+    [
+        ("manifest.json", lambda path: path.write_bytes(path.read_bytes()[:50])),
+        ("manifest.json", lambda path: path.write_text("null")),
+        ("manifest.json", lambda path: put(path, b"features-00000.tar", b"../secret.tar")),
+        ("manifest.json", lambda path: put(path, b'"bytes"', b'"size"')),
+        ("features-00000.index.json", lambda path: path.write_bytes(b"{")),
+        ("features-00000.index.json", lambda path: put(path, b'"members"', b'"parts"')),
+        ("features-00000.index.json", lambda path: put(path, b"1024", b"999999999")),
+        ("features-00000.tar", lambda path: put(path, b"audio_tokens", b"other_tokens")),
+        ("features-00000.tar", lambda path: put(path, b'{"clip"', b'["clip"')),
+        ("recipe.json", lambda path: path.write_text("[")),
+        ("recipe.json", lambda path: path.write_text("[]")),
+    ],
+)
+def test_what_is_damaged_is_named(folder, tmp_path, name, damage):
+    shutil.copytree(folder, tmp_path / "damaged")
+    damage(tmp_path / "damaged" / name)
+    with pytest.raises(ValueError, match=f"{name}.* damaged"):
+        if name == "recipe.json":
+            cache(tmp_path / "damaged")
+        features = CachedFeatures(tmp_path / "damaged")
+        for number in range(4):
+            features[number]
+    if name != "recipe.json":
+        assert cache(tmp_path / "damaged", verify=True) and contents(tmp_path / "damaged") == contents(folder)
 
 
 def test_workers_share_the_shards(folder, tmp_path):
