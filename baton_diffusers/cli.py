@@ -253,7 +253,15 @@ def stage(
 @app.command()
 def evaluate(
     model: Model = None,
-    scenes_per_tier: Annotated[int, typer.Option(min=1, help="How many test scenes of each tier.")] = 50,
+    split: Annotated[
+        str,
+        typer.Option(
+            help="The scenes: validation, on which models are chosen; test, opened once, for what is published; "
+            "test-combinations (pairs of actors and orders of kinds that no training stream yields) or test-paraphrase (the test "
+            "scenes in wordings that none yields)."
+        ),
+    ] = "validation",
+    scenes_per_tier: Annotated[int, typer.Option(min=1, help="How many scenes of each tier.")] = 50,
     steps: Steps = None,
     direction: Annotated[
         str,
@@ -262,6 +270,13 @@ def evaluate(
             "(both, from its first frame) or continuation (both, from its first second)."
         ),
     ] = "t2av",
+    given_from: Annotated[
+        str,
+        typer.Option(
+            help="Where a --direction takes what is given: render, the scene's own; or mp4, the clip that the checkpoint makes of "
+            "the prompt, saved and read again."
+        ),
+    ] = "render",
     guidance: Guidance = None,
     codec_only: Annotated[
         bool, typer.Option("--codec-only", help="Score the scenes' own renders after both autoencoders: the ceiling.")
@@ -293,7 +308,7 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Score a checkpoint on Stage's test split, by tier, with bootstrap intervals."""
+    """Score a checkpoint on scenes of Stage, by tier, with bootstrap intervals."""
     import time
     from importlib.util import find_spec
 
@@ -312,15 +327,16 @@ def evaluate(
     if codec_only and (guidance is not None or direction != "t2av"):
         raise ValueError("--codec-only generates nothing: leave --guidance and --direction out")
     told = model or guidance or codec_only or no_plan or ground_truth_plan or shuffle_prompts or direction != "t2av"
+    told = told or given_from != "render"
     if ablation is not None and told:
         raise ValueError(f"--ablation says itself which models and plans are scored: change {ablation} instead")
 
     from .evaluation import scores as evaluation
     from .evaluation.arms import Arm, run_arm
 
-    evaluation.check_direction(direction)
+    evaluation.check_direction(direction, given_from)
     _check_guidance(guidance, _guiders(guidance), model)
-    examples = evaluation.draw_examples(scenes_per_tier, seed=seed)
+    examples = evaluation.draw_examples(scenes_per_tier, split, seed)
     if ablation is not None:
         _evaluate_arms(ablation, examples, steps, batch_size, json_file)
         return
@@ -332,6 +348,7 @@ def evaluate(
         plan = "none" if no_plan or pipe.planner is None else "planner"
         plan = "ground truth" if ground_truth_plan else plan
         use = {"direction": direction, "plan": plan, "guidance": guidance, "shuffle_prompts": shuffle_prompts}
+        use["given_from"] = given_from
     arm = Arm(name, (str(pipe.name_or_path),), **use)
     start = time.perf_counter()
     with _kept_scores(json_file) as kept:
@@ -352,7 +369,9 @@ def evaluate(
             "model": name,
             "steps": steps or pipe.config.num_inference_steps,
             "clips": "codec only" if codec_only else f"plan: {plan}",
+            "split": split,
             "direction": direction,
+            "given_from": given_from,
             "guidance": guidance or "the checkpoint's",
             "shuffle_prompts": shuffle_prompts,
             "seed": seed,

@@ -24,6 +24,7 @@ from ..stage.scene import TIERS
 from ..stage.scoring import ClipScore, Fact
 from .bootstrap import Estimate, bootstrap, ratio
 from .scores import (
+    ASPECTS,
     CUES,
     GIVEN_ASPECTS,
     PLANS,
@@ -67,6 +68,7 @@ class Arm:
         planner: A folder that `examples/train_planner.py` exports, in place of the checkpoint's planner.
         against: Names of the arms before it that it is compared with; by default the first one of its direction.
         direction: What is given and what is made, see [`generated_clips`].
+        given_from: Whose clip is given, see [`generated_clips`].
         plan: Where plans come from, see [`generated_clips`].
         cues: Of a planner that knows timestamps, see [`generated_clips`].
         text: Whether the denoiser reads the prompt; if not, the plan alone tells it what to make.
@@ -88,6 +90,7 @@ class Arm:
     planner: str | None = None
     against: tuple[str, ...] = ()
     direction: str = "t2av"
+    given_from: str = "render"
     plan: str = "planner"
     cues: str = "written"
     text: bool = True
@@ -125,7 +128,7 @@ class Arm:
                 f"the arm {self.name!r} has the `guidance` {self.guidance!r}: choose one of {list(guiders.presets())}."
             )
         try:
-            check_direction(self.direction)
+            check_direction(self.direction, self.given_from)
             if self.lead is not None:
                 lead_schedulers(self.lead)
             self.check_guiders()
@@ -357,7 +360,9 @@ def _settings(
         use["shuffle_prompts"] = [(example.scene.digest, example.seed) for example in examples]
     if arm.codec_only:
         use["codec_only"] = True
-    settings = [contents, replaced, use, num_inference_steps]
+    if arm.given_from != "render":
+        use["given_from"] = arm.given_from
+    settings = [contents, replaced, use, num_inference_steps, ASPECTS]  # scores of other facts are no scores
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -402,7 +407,15 @@ def run_arm(
                 make_clips = reconstructed_clips(pipe)
             else:
                 make_clips = generated_clips(
-                    pipe, examples, steps, arm.plan, arm.shuffle_prompts, arm.text, arm.direction, arm.cues
+                    pipe,
+                    examples,
+                    steps,
+                    arm.plan,
+                    arm.shuffle_prompts,
+                    arm.text,
+                    arm.direction,
+                    arm.cues,
+                    arm.given_from,
                 )
             done = 0
             for batch in scored_batches(make_clips, missing, batch_size):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,10 +15,12 @@ from tqdm import tqdm
 
 from .. import coordinates
 from ..media import Clip as MediaClip
+from ..media import read_clip, write_clip
 from ..models.latents import encode_audio_latents, to_video
 from ..pipelines.given import KEPT_SECONDS
 from ..plan import SemanticPlan
-from ..stage import Clip, Scene, render_clip, sample_scene, write_cues, write_prompt
+from ..stage import Clip, Scene, render_clip, sample_scene, write_cues
+from ..stage.prompts import Prompt, describe
 from ..stage.scene import EVENTS, TIERS, VERBS
 from ..stage.scoring import ASPECTS, ClipScore, score_clip
 from .bootstrap import Estimate, bootstrap, ratio
@@ -30,6 +35,10 @@ CUES = ("written", "none", "ground truth")
 
 # What is given of each scene's own render: nothing, its sound, its picture, its first frame, its first second.
 DIRECTIONS = ("t2av", "a2v", "v2a", "i2av", "continuation")
+# Where what is given comes from: Stage's own renders, or the pipeline's own clips, saved as mp4 files and read again.
+SOURCES = ("render", "mp4")
+# What is scored. The last one has the scenes of "test" in wordings that no training stream yields.
+SPLITS = ("validation", "test", "test-combinations", "test-paraphrase")
 # The aspects whose facts hang on the given modality alone. The place of an action takes both, so that it is made as well.
 GIVEN_ASPECTS = {"a2v": ("heard", "pitch", "words", "quiet"), "v2a": ("present", "place", "alone", "seen")}
 
@@ -38,44 +47,64 @@ SHARES = ("p_acc", "p_acc_made", "strict")  # figures in [0, 1]
 
 @dataclass(frozen=True)
 class Example:
-    """A scene to be generated from its prompt; `seed` is that of its prompt, its render and its noise."""
+    """A scene to be generated from its prompt; `seed` is that of its prompt, its render and its noise, `wordings` are those of
+    its prompt: "train", or "held-out"."""
 
     scene: Scene
     seed: int
+    wordings: str = "train"
+
+    @cached_property
+    def told(self) -> Prompt:
+        """What the prompt says, and what it leaves open."""
+        return describe(self.scene, self.seed, self.wordings)
 
     @property
     def prompt(self) -> str:
         """What the pipeline is told."""
-        return write_prompt(self.scene, self.seed)
+        return self.told.text
 
     @property
     def clip(self) -> Clip:
         """What it would show at best."""
         return render_clip(self.scene, self.seed)
 
+    def score(self, frames: np.ndarray, waveform: np.ndarray) -> ClipScore:
+        """Score a clip of this example by what its prompt says.
+
+        Args:
+            frames: uint8 `(num_frames, 64, 64, 3)`.
+            waveform: `(num_channels, num_samples)`.
+        """
+        return score_clip(frames, waveform.mean(axis=0), self.scene, self.told.places, self.told.colours)
+
 
 MakeClips = Callable[[Sequence[Example]], list[tuple[np.ndarray, np.ndarray]]]
 
 
-def draw_examples(scenes_per_tier: int, split: str = "test", seed: int = 0) -> list[Example]:
+def draw_examples(scenes_per_tier: int, split: str = "validation", seed: int = 0) -> list[Example]:
     """
     Different scenes of each tier.
 
     Args:
         scenes_per_tier: How many of each tier.
-        split: "train", "validation" or "test".
+        split: One of `SPLITS`. Models are chosen on "validation"; the others are opened once, for what is published.
         seed: Another seed draws other scenes.
 
     Raises:
-        ValueError: `scenes_per_tier` is not positive, or exceeds the scenes that the tier has in this split.
+        ValueError: an unknown `split`; `scenes_per_tier` is not positive, or exceeds the scenes that the tier has in this split.
     """
     if scenes_per_tier < 1:
         raise ValueError(f"`scenes_per_tier` is {scenes_per_tier}: ask for at least one.")
+    if split not in SPLITS:
+        raise ValueError(f"`split` is {split!r}: choose one of {SPLITS}.")
+    scenes, wordings = ("test", "held-out") if split == "test-paraphrase" else (split, "train")
     examples = []
     for tier in TIERS:
         chosen: dict[int, Example] = {}
         for draw in range(100 * scenes_per_tier):
-            example = Example(sample_scene(seed * 1_000_003 + draw, tier, split), seed * 1_000_003 + draw)
+            number = seed * 1_000_003 + draw
+            example = Example(sample_scene(number, tier, scenes), number, wordings)
             chosen.setdefault(example.scene.digest, example)
             if len(chosen) == scenes_per_tier:
                 break
@@ -97,6 +126,7 @@ def generated_clips(
     text: bool = True,
     direction: str = "t2av",
     cues: str = "written",
+    given_from: str = "render",
 ) -> MakeClips:
     """
     What makes clips by generating them, each from the noise of its example's seed, whatever its batch.
@@ -117,12 +147,14 @@ def generated_clips(
             given, as the autoencoders render them, and go on.
         cues: Of a planner that knows timestamps: "written" by itself, as the pipeline has it; "none", so that it plans as the
             paper's; or "ground truth", those of the rendered scene.
+        given_from: What is given comes from "render", the scene's own render; or from "mp4", the clip that the pipeline makes of
+            the same prompt with the same noise, saved and read again: what users give is seldom better.
 
     Raises:
-        ValueError: an unknown `direction`, `plan` or `cues`, cues for a planner that knows none, or a plan that the pipeline
+        ValueError: an unknown `direction`, `plan`, `cues` or `given_from`, or one that does not suit the direction; cues for a planner that knows none, or a plan that the pipeline
             cannot make; a tier of one scene cannot be shuffled.
     """
-    check_direction(direction)
+    check_direction(direction, given_from)
     if plan not in PLANS:
         raise ValueError(f"`plan` is {plan!r}: choose one of {PLANS}.")
     if cues not in CUES:
@@ -141,7 +173,10 @@ def generated_clips(
                 )
             told |= {own: other for own, other in zip(group, group[1:] + group[:1], strict=True)}
 
-    def make(batch: Sequence[Example]) -> list[tuple[np.ndarray, np.ndarray]]:
+    def make(batch: Sequence[Example], direction: str = direction) -> list[tuple[np.ndarray, np.ndarray]]:
+        sources: list[Clip | MediaClip] = [example.clip for example in batch]
+        if given_from == "mp4" and direction != "t2av":
+            sources = [through_mp4(*clip, pipe) for clip in make(batch, "t2av")]
         others = [told[example] for example in batch]
         prompts, given = [other.prompt for other in others], None
         if plan == "ground truth":
@@ -162,7 +197,7 @@ def generated_clips(
             use_plan=plan != "none",
             use_cache=True,  # of memory nano's clips take little, and a given modality is run once
             output_type="pt",
-            **_given(pipe, [example.clip for example in batch], direction),
+            **_given(pipe, sources, direction),
         )
         return [output.clip(index) for index in range(len(batch))]
 
@@ -172,20 +207,48 @@ def generated_clips(
 def reconstructed_clips(pipe: BatonPipeline) -> MakeClips:
     """What makes clips by sending the rendered scenes through both autoencoders and the vocoder: no generator is better."""
 
-    @torch.no_grad()
     def make(batch: Sequence[Example]) -> list[tuple[np.ndarray, np.ndarray]]:
         clips = [example.clip for example in batch]
-        video = to_video(torch.stack([torch.from_numpy(clip.frames) for clip in clips])).to(pipe.vae.device)
-        waveform = torch.stack([torch.from_numpy(clip.waveform) for clip in clips]).to(pipe.audio_vae.device)
-        num_frames = video.shape[2]
-        latents = pipe.encode_video(video)
-        duration = coordinates.clip_duration(num_frames, pipe.frame_rate)
-        grid = pipe.transformer.config.audio_latent_rate, pipe.transformer.config.audio_latent_min_coverage
-        audio_latents = encode_audio_latents(pipe.audio_vae, waveform, duration, *grid)
-        frames, audio = pipe.decode_latents(latents, audio_latents, num_frames, output_type="np")
-        return list(zip((frames * 255).round().astype(np.uint8), audio, strict=True))
+        return reconstruct(pipe, [(clip.frames, clip.waveform[None]) for clip in clips])
 
     return make
+
+
+@torch.no_grad()
+def reconstruct(
+    pipe: BatonPipeline, clips: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """
+    Clips as both autoencoders and the vocoder give them back.
+
+    Args:
+        pipe: The pipeline that has them.
+        clips: Of one length: frames, uint8 `(num_frames, height, width, 3)`, and a mono waveform, `(1, num_samples)`, at the
+            pipeline's rates.
+    """
+    video = to_video(torch.stack([torch.from_numpy(frames) for frames, _ in clips])).to(pipe.vae.device)
+    waveform = torch.stack([torch.from_numpy(sound[0]) for _, sound in clips]).to(pipe.audio_vae.device)
+    num_frames = video.shape[2]
+    latents = pipe.encode_video(video)
+    duration = coordinates.clip_duration(num_frames, pipe.frame_rate)
+    grid = pipe.transformer.config.audio_latent_rate, pipe.transformer.config.audio_latent_min_coverage
+    audio_latents = encode_audio_latents(pipe.audio_vae, waveform, duration, *grid)
+    frames, audio = pipe.decode_latents(latents, audio_latents, num_frames, output_type="np")
+    return list(zip((frames * 255).round().astype(np.uint8), audio, strict=True))
+
+
+def through_mp4(frames: np.ndarray, waveform: np.ndarray, pipe: BatonPipeline) -> MediaClip:
+    """A clip of the pipeline's, saved as an mp4 file and read again at the pipeline's rates.
+
+    Args:
+        frames: uint8 `(num_frames, height, width, 3)`.
+        waveform: `(num_channels, num_samples)`.
+        pipe: The pipeline.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "clip.mp4")
+        write_clip(path, frames, waveform, pipe.frame_rate, pipe.sampling_rate)
+        return read_clip(path, pipe.frame_rate, pipe.sampling_rate)
 
 
 def evaluate(make_clips: MakeClips, examples: Sequence[Example], batch_size: int = 8) -> list[ClipScore]:
@@ -212,20 +275,26 @@ def scored_batches(
         for start in range(0, len(examples), batch_size):
             batch = examples[start : start + batch_size]
             yield [
-                score_clip(frames, waveform.mean(axis=0), example.scene)
+                example.score(frames, waveform)
                 for example, (frames, waveform) in zip(batch, make_clips(batch), strict=True)
             ]
             bar.update(len(batch))
 
 
-def check_direction(direction: str) -> None:
-    """Refuses what is not one of `DIRECTIONS`.
+def check_direction(direction: str, given_from: str = "render") -> None:
+    """Refuses what is not one of `DIRECTIONS` and `SOURCES`, or does not go together.
 
     Raises:
         ValueError: naming it and them.
     """
     if direction not in DIRECTIONS:
         raise ValueError(f"`direction` is {direction!r}: choose one of {DIRECTIONS}.")
+    if given_from not in SOURCES:
+        raise ValueError(f"`given_from` is {given_from!r}: choose one of {SOURCES}.")
+    if given_from != "render" and direction == "t2av":
+        raise ValueError(
+            f"`given_from` is {given_from!r}, but in the direction t2av nothing is given: choose another."
+        )
 
 
 def p_acc_made(score: ClipScore, direction: str = "t2av") -> float:
@@ -358,7 +427,7 @@ def format_estimate(estimate: Estimate | None, form: str = ".3f") -> str:
     return f"{value} [{low}, {high}]"
 
 
-def _given(pipe: BatonPipeline, clips: Sequence[Clip], direction: str) -> dict[str, Any]:
+def _given(pipe: BatonPipeline, clips: Sequence[Clip | MediaClip], direction: str) -> dict[str, Any]:
     """The arguments of a call that give what this direction gives of `clips`."""
     if direction == "a2v":
         return {"audio": [clip.waveform for clip in clips], "audio_sampling_rate": clips[0].sampling_rate}
@@ -376,11 +445,11 @@ def _given(pipe: BatonPipeline, clips: Sequence[Clip], direction: str) -> dict[s
     return {}
 
 
-def _first(clip: Clip, duration: float) -> MediaClip:
-    """The first `duration` seconds of a rendered scene."""
+def _first(clip: Clip | MediaClip, duration: float) -> MediaClip:
+    """The first `duration` seconds of a clip."""
     frames = clip.frames[: coordinates.num_frames_within(duration, clip.frame_rate)]
-    waveform = clip.waveform[: coordinates.num_samples(duration, clip.sampling_rate)]
-    return MediaClip(frames, waveform[None], clip.frame_rate, clip.sampling_rate)
+    waveform = np.atleast_2d(clip.waveform)[:, : coordinates.num_samples(duration, clip.sampling_rate)]
+    return MediaClip(frames, waveform, clip.frame_rate, clip.sampling_rate)
 
 
 def _true_plan(pipe: BatonPipeline, clip: Clip) -> SemanticPlan:

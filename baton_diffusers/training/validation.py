@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ..evaluation.scores import draw_examples, summarise
+from ..evaluation.scores import Example, draw_examples, summarise
 from ..media import convert_frame_rate, resample
 from ..pipelines.pipeline_baton import BatonPipeline
-from ..stage.scene import FRAME_RATE, SAMPLING_RATE, Scene
-from ..stage.scoring import ClipScore, score_clip
+from ..stage.scene import FRAME_RATE, SAMPLING_RATE
+from ..stage.scoring import ClipScore
 from ..stage.show import contact_sheet
 from .config import ValidationConfig
 
@@ -35,7 +35,7 @@ class _Clip:
     name: str
     prompt: str
     seed: int  # of its noise
-    scene: Scene | None = None
+    example: Example | None = None
 
 
 class Validation:
@@ -65,7 +65,7 @@ class Validation:
         self.folder = Path(folder)
         examples = draw_examples(config.scenes_per_tier, split="validation") if config.scenes_per_tier else []
         self._clips = [_Clip(f"prompt-{i}", prompt, i) for i, prompt in enumerate(config.prompts)]
-        self._clips += [_Clip(f"{e.scene.tier}-{e.seed}", e.prompt, e.seed, e.scene) for e in examples]
+        self._clips += [_Clip(f"{e.scene.tier}-{e.seed}", e.prompt, e.seed, e) for e in examples]
 
     @cached_property
     def pipe(self) -> BatonPipeline:
@@ -97,7 +97,7 @@ class Validation:
                 path = output.save(folder / f"{clip.name}.mp4", number, self.config.scale)
                 path.with_suffix(".txt").write_text(clip.prompt + "\n")
                 frames, waveform = output.clip(number)
-                score = None if clip.scene is None else score_clip(frames, waveform.mean(axis=0), clip.scene)
+                score = None if clip.example is None else clip.example.score(frames, waveform)
                 scores += [] if score is None else [score]
                 frames = convert_frame_rate(frames, output.frame_rate, FRAME_RATE)
                 sound = resample(waveform, output.sampling_rate, SAMPLING_RATE).mean(axis=0)
