@@ -25,6 +25,8 @@ if __name__ == "__main__":
         metavar="VERB=SHARE",
         help="shares of clips that have an action, as hit=0.3",
     )
+    parser.add_argument("--worker", type=int, default=0, help="number of this process")
+    parser.add_argument("--num-workers", type=int, default=1, help="processes that share the clips, on one GPU too")
     parser.add_argument("--frame-rate", type=float, default=16.0)
     parser.add_argument("--audio-latent-rate", type=float, default=31.25)
     arguments = parser.parse_args()
@@ -33,7 +35,9 @@ if __name__ == "__main__":
         arguments.output,
         StageClips("train", arguments.seed, verb_shares=verb_shares),
         arguments.clips,
-        **load_feature_models(arguments.parts, torch.device("cpu")),
+        **load_feature_models(arguments.parts, torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         frame_rate=arguments.frame_rate,
         audio_latent_rate=arguments.audio_latent_rate,
+        worker=arguments.worker,
+        num_workers=arguments.num_workers,
     )

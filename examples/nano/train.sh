@@ -47,14 +47,15 @@ run robust_encoder "$PYTHON" "$HERE/robust_codecs.py" audio "$HERE/robust_audio.
 run robust_video "$PYTHON" "$HERE/robust_codecs.py" video "$HERE/robust_video.yaml" $common vae="$PARTS/vae" export="$OUT/export/vae" \
   "$(pool)" trainer.run_dir="$OUT/robust_video" trainer.batch_size=16 trainer.num_workers=2 trainer.max_minutes=$(minutes 3.2) & video_pid=$!
 run reading "$PYTHON" "$HERE/reading.py" "$HERE/reading.yaml" $common tokenizer="$PARTS/tokenizer" output="$OUT/reading" \
-  trainer.run_dir="$OUT/reading_run" trainer.batch_size=64 trainer.num_workers=4 trainer.max_minutes=$(minutes 2.2) & reading_pid=$!
+  trainer.optimizer=muon trainer.mixed_precision=$PRECISION trainer.run_dir="$OUT/reading_run" trainer.batch_size=64 trainer.num_workers=4 trainer.max_minutes=$(minutes 2.2) & reading_pid=$!
 
 # 3. The planner
 wait $features_pid
 run planner "$PYTHON" "$HERE/../train_planner.py" "$HERE/../configs/nano/planner.yaml" $common tokenizer="$PARTS/planner_tokenizer" \
   video_semantic_encoder="$PARTS/video_semantic_encoder" audio_semantic_encoder="$PARTS/audio_semantic_encoder" \
   features="$OUT/features" data_seed=3 "verb_shares={hit: 0.35}" output="$OUT/export/planner" trainer.run_dir="$OUT/planner" \
-  trainer.num_workers=6 trainer.mixed_precision=$PRECISION trainer.max_minutes=$(minutes 2.5) &
+  trainer.batch_size=64 cue_texts=192 "cue_tier_weights={simple: 1, medium: 2, complex: 5}" trainer.optimizer=muon \
+  trainer.learning_rate=2e-3 trainer.warmup_steps=50 trainer.decay_fraction=0.5 evaluation_scenes=60 trainer.num_workers=6 trainer.mixed_precision=$PRECISION trainer.max_minutes=$(minutes 2.5) &
 planner_pid=$!
 wait $planner_pid $reading_pid
 
@@ -62,6 +63,9 @@ wait $planner_pid $reading_pid
 run transformer "$PYTHON" "$HERE/../train_transformer.py" "$HERE/../configs/nano/transformer_stage3.yaml" $common features="$OUT/features" data_seed=3 \
   "verb_shares={hit: 0.35}" initial="$PARTS" initial_text_encoder="$OUT/reading/text_encoder" tokenizer="$PARTS/tokenizer" \
   planner="$OUT/export/planner" planner_tokenizer="$PARTS/planner_tokenizer" vae="$PARTS/vae" audio_vae="$PARTS/audio_vae" \
+  trainer.optimizer=muon trainer.learning_rate=1e-3 trainer.decay_fraction=0.7 trainer.ema_decay=0.998 motion_weight=5 given_share=0.2 \
+  plan_dropout=0.1 joint_dropout=0.08 cue_dropout=0.15 independent_timesteps=0.15 reference_share=0.1 \
+  "task_weights={joint: 0.6, a2v: 0.07, v2a: 0.21, t2v: 0.03, t2a: 0.03, mute: 0.03, static: 0.03}" \
   trainer.run_dir="$OUT/transformer" trainer.batch_size=$BATCH trainer.num_workers=10 trainer.mixed_precision=$PRECISION \
   trainer.max_minutes=$(minutes 4) & transformer_pid=$!
 
