@@ -5,7 +5,7 @@ python examples/train_transformer.py examples/configs/nano/transformer_stage3.ya
 
 Interrupted, the same command goes on from the last checkpoint. The result is in RUN_DIR/export. To train the shipped checkpoint
 on, add `initial=model_cards/baton-nano trainer.run_dir=runs/longer`. `initial_text_encoder=runs/export/text_encoder` takes a text encoder that
-has learnt to read (`train_text_encoder.py`), without which a short training leaves a bag of words.
+has learnt to read (`nano/reading.py`), without which a short training leaves a bag of words.
 
 Any value of the file can be overridden. `fresh_layers='[fusion, context_tokens]'` learns anew how the modalities read each other, on
 trained towers: examples/configs/nano/arms.toml has the overrides of each arm in nano's card.

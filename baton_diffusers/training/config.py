@@ -175,7 +175,7 @@ class TransformerTraining:
         initial: Folder with a `transformer` and a `text_encoder` to start from: stage 2's export for stage 3, or a whole
             pipeline to train on. They have to be of the configuration given here, but for `new_layers`.
         initial_text_encoder: Folder of the text encoder to start from in place of `initial`'s: one that has learnt to read,
-            see `train_text_encoder.py`.
+            see `examples/nano/reading.py`.
         new_layers: Parts of names of parameters that `initial` may lack, which then start as in a fresh model.
         fresh_layers: Parts of names of parameters that start as in a fresh model although `initial` has them, and that the
             configuration may lack: `("fusion", "context_tokens")` learns anew how the modalities read each other, on towers

@@ -11,7 +11,6 @@ anew, on the encoder as it is.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,8 @@ from baton_diffusers.models.plan_checker import PlanChecker, PlanCheckerOutput, 
 from baton_diffusers.stage.clips import StageClips
 from baton_diffusers.stage.prompts import describe, write_cues
 from baton_diffusers.stage.scene import COLOURS, DIGITS, KINDS, MAX_ACTIONS, MAX_COUNT, SPOTS, VOICES, Scene
-from baton_diffusers.training.config import TrainerConfig, load_config
+from baton_diffusers.training.config import TrainerConfig
+from baton_diffusers.training.script import run
 from baton_diffusers.training.trainer import Trainer
 
 
@@ -157,9 +157,7 @@ def share_understood(
     return {name: values.float().mean().item() for name, values in right.items()}
 
 
-def main(path: str, overrides: list[str]) -> None:
-    config = load_config(path, Reading, overrides)
-    torch.manual_seed(config.trainer.seed)
+def main(config: Reading) -> None:
     tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
     if config.initial is None:
         text_encoder = UMT5EncoderModel(UMT5Config(**config.text_encoder))
@@ -190,8 +188,4 @@ def main(path: str, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="YAML file of Reading")
-    parser.add_argument("overrides", nargs="*", help="key=value, keys dotted: trainer.steps=100")
-    arguments = parser.parse_args()
-    main(arguments.config, arguments.overrides)
+    run(main, Reading, __doc__)

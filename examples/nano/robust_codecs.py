@@ -1,6 +1,6 @@
 """Trains nano's autoencoders on what they meet outside of Stage, with their latents left where they are.
 
-    python examples/nano/robust_codecs.py pool runs/pool --clips 256          # real AAC and H.264 of Stage's clips; needs ffmpeg
+    python examples/nano/coded_clips.py runs/pool --clips 256          # real AAC and H.264 of Stage's clips
     python examples/nano/robust_codecs.py audio examples/nano/robust_audio.yaml [key=value ...]
     python examples/nano/robust_codecs.py video examples/nano/robust_video.yaml [key=value ...]
 
@@ -12,10 +12,7 @@ transformer need no new training.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import subprocess
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,8 +26,12 @@ from torch import nn
 from baton_diffusers.models.latents import to_video
 from baton_diffusers.stage.clips import StageClips
 from baton_diffusers.training.codecs import VideoCodec, build_audio_vae, decode_clip, encode_clip, pad_waveform
-from baton_diffusers.training.config import TrainerConfig, load_config
+from baton_diffusers.training.config import TrainerConfig
+from baton_diffusers.training.script import run_one_of
 from baton_diffusers.training.trainer import Trainer
+
+
+POOL_SEED = 977  # of the clips that `coded_clips.py` encodes
 
 
 @dataclass
@@ -43,7 +44,7 @@ class RobustAudio:
         audio_vae: Folder of the autoencoder; its encoder is trained, and is the teacher as it was.
         vocoder: Folder of the vocoder, for nano's own output.
         export: Folder to which the autoencoder is saved.
-        pool: Folder of coded clips (`pool`); None leaves real AAC out.
+        pool: Folder of coded clips (`coded_clips.py`); None leaves real AAC out.
         model: Arguments of a fresh `MMAudioVAE`, smaller than the teacher, that learns all from it; its decoder too.
         train_decoder: Whether the decoder learns as well, from the teacher's latents, which have noise as a generated clip's do.
         latent_weight: Weight of the distance of the latents, beside the decoder's error.
@@ -80,7 +81,7 @@ class RobustVideo:
         trainer: The run.
         vae: Folder of the autoencoder, the teacher as it was.
         export: Folder to which it is saved.
-        pool: Folder of coded clips (`pool`); None leaves real H.264 out.
+        pool: Folder of coded clips (`coded_clips.py`); None leaves real H.264 out.
         latent_weight: Weight of the distance of whole clips' latents from the teacher's.
         latent_noise, foreground_weight, motion_weight: As in `VideoCodecConfig`.
         cut_share: Share of the steps' clips that begin anywhere.
@@ -104,7 +105,7 @@ class CodedClips:
 
     Args:
         clips: The stream.
-        pool: Folder of `pool`, or None.
+        pool: Folder that `coded_clips.py` wrote, or None.
         key: "waveform" or "frames": what is trained.
         share: Share of the samples that come from the pool.
     """
@@ -308,62 +309,7 @@ class RobustVideoObjective:
         return (((seen.clamp(-1, 1) + 1) * 127.5).round() / 127.5) - 1
 
 
-POOL_SEED = 977
-
-
-def make_pool(folder: Path, num_clips: int) -> None:
-    """Writes what AAC and H.264, at usual rates and sizes, make of some training clips: `waveform.npz` and `frames.npz`."""
-    import imageio_ffmpeg
-
-    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y"]
-    clips = StageClips("train", POOL_SEED)
-    rng = np.random.default_rng(0)
-    sounds, films = [], []
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "clip.mp4"
-        for index in range(num_clips):
-            sample = clips[index]
-            frames, waveform = sample["frames"].numpy(), (sample["waveform"].numpy() * 32767).astype("<i2")
-            (Path(scratch) / "in.raw").write_bytes(frames.tobytes())
-            (Path(scratch) / "in.pcm").write_bytes(waveform.tobytes())
-            scale, crf, rate = rng.choice([1, 2, 4, 8]), rng.integers(14, 31), rng.choice([48, 64, 96, 128, 160])
-            size = 64 * scale
-            flags = rng.choice(["neighbor", "bilinear", "bicubic"])
-            subprocess.run(
-                [*ffmpeg, "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "64x64", "-r", "16", "-i", f"{scratch}/in.raw"]
-                + ["-f", "s16le", "-ar", "16000", "-ac", "1", "-i", f"{scratch}/in.pcm"]
-                + [
-                    "-vf",
-                    f"scale={size}:{size}:flags={flags}",
-                    "-c:v",
-                    "libx264",
-                    "-crf",
-                    str(crf),
-                    "-pix_fmt",
-                    "yuv420p",
-                ]
-                + ["-c:a", "aac", "-b:a", f"{rate}k", str(path)],
-                check=True,
-            )
-            read = [*ffmpeg, "-i", str(path)]
-            sound = subprocess.run(
-                [*read, "-f", "s16le", "-ar", "16000", "-ac", "1", "-"], check=True, capture_output=True
-            )
-            film = subprocess.run(
-                [*read, "-vf", "scale=64:64:flags=area", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"],
-                check=True,
-                capture_output=True,
-            )
-            coded = np.frombuffer(sound.stdout, "<i2")[: len(waveform)]
-            sounds.append(np.pad(coded, (0, len(waveform) - len(coded))))
-            films.append(np.frombuffer(film.stdout, np.uint8).reshape(-1, 64, 64, 3)[: len(frames)])
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(folder / "waveform.npz", coded=np.stack(sounds), indices=np.arange(num_clips))
-    np.savez_compressed(folder / "frames.npz", coded=np.stack(films), indices=np.arange(num_clips))
-
-
 def train_audio(config: RobustAudio) -> None:
-    torch.manual_seed(config.trainer.seed)
     teacher = MMAudioVAE.from_pretrained(config.audio_vae)
     vocoder = MMAudioVocoder.from_pretrained(config.vocoder)
     clips = StageClips("train", config.trainer.seed, verb_shares=config.verb_shares, frames=False)
@@ -383,7 +329,6 @@ def train_audio(config: RobustAudio) -> None:
 
 
 def train_video(config: RobustVideo) -> None:
-    torch.manual_seed(config.trainer.seed)
     vae = AutoencoderKLWan.from_pretrained(config.vae)
     clips = StageClips("train", config.trainer.seed, foreground=True, verb_shares=config.verb_shares)
     dataset = CodedClips(clips, config.pool, "frames")
@@ -399,15 +344,4 @@ def save(model: ModelMixin, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("pool", "audio", "video"))
-    parser.add_argument("path", help="YAML file, or the folder of the pool")
-    parser.add_argument("overrides", nargs="*", help="key=value, keys dotted: trainer.steps=100")
-    parser.add_argument("--clips", type=int, default=256, help="clips of the pool")
-    arguments = parser.parse_intermixed_args()
-    if arguments.part == "pool":
-        make_pool(Path(arguments.path), arguments.clips)
-    elif arguments.part == "audio":
-        train_audio(load_config(arguments.path, RobustAudio, arguments.overrides))
-    else:
-        train_video(load_config(arguments.path, RobustVideo, arguments.overrides))
+    run_one_of({"audio": (train_audio, RobustAudio), "video": (train_video, RobustVideo)}, __doc__)

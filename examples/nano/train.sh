@@ -4,7 +4,7 @@
 #   examples/nano/train.sh PARTS OUT [SCALE]
 #
 # PARTS holds a pipeline (model_cards/baton-nano), a `tokenizer` and a `planner_tokenizer`, and may hold a `pool` of coded clips
-# (robust_codecs.py pool). SCALE multiplies all durations: 1 is about seven minutes on an H200; 0.02 is a rehearsal.
+# (coded_clips.py). SCALE multiplies all durations: 1 is about seven minutes on an H200; 0.02 is a rehearsal.
 set -u
 PARTS=$1 OUT=$2 SCALE=${3:-1}
 PYTHON=${PYTHON:-python3} CLIPS=${CLIPS:-24576} WORKERS=${WORKERS:-10} BATCH=${BATCH:-128} PRECISION=${PRECISION:-bf16}
@@ -67,7 +67,7 @@ run transformer "$PYTHON" "$HERE/../train_transformer.py" "$HERE/../configs/nano
   plan_dropout=0.1 joint_dropout=0.08 cue_dropout=0.15 independent_timesteps=0.15 reference_share=0.1 \
   "task_weights={joint: 0.6, a2v: 0.07, v2a: 0.21, t2v: 0.03, t2a: 0.03, mute: 0.03, static: 0.03}" \
   trainer.run_dir="$OUT/transformer" trainer.batch_size=$BATCH trainer.num_workers=10 trainer.mixed_precision=$PRECISION \
-  trainer.max_minutes=$(minutes 4) & transformer_pid=$!
+  trainer.compile=false trainer.max_minutes=$(minutes 4) & transformer_pid=$!
 
 # 5. Beside it: the vocoder, on the new decoder's spectrograms
 wait $audio_pid

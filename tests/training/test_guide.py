@@ -24,7 +24,7 @@ LEAST = {
     "cache_features.py": "--clips 2",
     "cache stage": "--clips 2",
     "train_planner.py": f"{PLAIN}=2 evaluation_scenes=2 trainer.validate_every=1",
-    "train_text_encoder.py": f"{PLAIN}=2 evaluation_scenes=2",
+    "reading.py": f"{PLAIN}=2 evaluation_scenes=2",
     "train_transformer.py": f"{PLAIN}=2 trainer.compile=false trainer.mixed_precision=no",
     "train_lora.py": f"{PLAIN}=2",
     "baton evaluate": "--scenes-per-tier 1 --steps 1",
