@@ -61,7 +61,8 @@ class TrainerConfig:
             takes tensorboard where it is installed.
         num_workers: Processes that load data beside the training; 0 loads in the training process.
         mixed_precision: As in `accelerate.Accelerator`: "no", "fp16" or "bf16".
-        compile: Whether the module is run through `torch.compile`.
+        compile: Whether the module is run through `torch.compile`: as a whole, or "regional", each of its repeated blocks, which
+            takes a fraction of the time to compile.
     """
 
     run_dir: str
@@ -87,7 +88,7 @@ class TrainerConfig:
     trackers: tuple[str, ...] | None = None
     num_workers: int = 0
     mixed_precision: str = "no"
-    compile: bool = False
+    compile: bool | str = False
 
     def __post_init__(self) -> None:
         counts = ("steps", "batch_size", "gradient_accumulation", "checkpoint_every", "keep_checkpoints", "log_every")
@@ -112,6 +113,8 @@ class TrainerConfig:
         for name, known in (("optimizer", OPTIMIZERS), ("mixed_precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
+        if self.compile not in (True, False, "regional"):
+            raise ValueError(f"`compile` must be true, false or regional, got {self.compile!r}.")
         if not 0 <= self.decay_fraction <= 1:
             raise ValueError(f"`decay_fraction` is a share of the run, in [0, 1], got {self.decay_fraction}.")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:

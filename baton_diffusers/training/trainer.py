@@ -194,7 +194,9 @@ class Trainer:
         )
         self._base_rates = [group["lr"] for group in optimizer.param_groups]
         self._wrapped, self.optimizer = self.accelerator.prepare(module, optimizer)
-        self._prepared = torch.compile(self._wrapped) if config.compile else self._wrapped
+        self._prepared = torch.compile(self._wrapped) if config.compile is True else self._wrapped
+        if config.compile == "regional":
+            _compile_repeated_blocks(module)
         self._average = None if config.ema_decay is None else WeightAverage(self.module, config.ema_decay)
         self._generator = torch.Generator(self.device)
         self._waited = 0.0
@@ -567,6 +569,14 @@ def _without_weights(module: nn.Module) -> nn.Module:
         for name, value in part.named_parameters(recurse=False):
             part.register_parameter(name, nn.Parameter(value.to("meta"), requires_grad=value.requires_grad))
     return module
+
+
+def _compile_repeated_blocks(module: nn.Module) -> None:
+    able = [part for part in module.modules() if isinstance(part, ModelMixin) and part._repeated_blocks]
+    if not able:
+        raise ValueError('`compile` is "regional", but no part of `module` has repeated blocks: set it to true.')
+    for part in able:
+        part.compile_repeated_blocks()
 
 
 def _enable_gradient_checkpointing(module: nn.Module) -> None:

@@ -48,6 +48,7 @@ def test_configuration_files(tmp_path):
         ("trainer.decay_fraction=2", r"in \[0, 1\]"),
         ("trainer.optimizer=sgd", "`optimizer` must be one of adamw, muon, got 'sgd'"),
         ("trainer.mixed_precision=int3", "`mixed_precision` must be one of no, fp16, bf16, got 'int3'"),
+        ("trainer.compile=maybe", "`compile` must be true, false or regional, got 'maybe'"),
         ("name.first=a", "`name` is a value"),
         ("name=[", "'name=\\[': the value is not YAML"),
         ("steps", "reads `key=value`"),

@@ -58,3 +58,11 @@ def test_ctrl_c_leaves_no_traceback(seconds):
     _, errors = process.communicate()
     assert process.returncode == 130
     assert "Traceback" not in errors and len(errors.splitlines()) <= 1, errors
+
+
+def test_training_on_features_needs_no_package_for_clips():
+    """A machine that trains on cached features decodes nothing."""
+    block = "import sys; sys.modules.update(webdataset=None, imageio_ffmpeg=None, soundfile=None, tensorboard=None); "
+    modules = "flow_matching, lora, planner, trainer, validation".split(", ")
+    imports = ", ".join(f"baton_diffusers.training.{name}" for name in modules)
+    subprocess.run([sys.executable, "-c", f"{block}import baton_diffusers, {imports}"], cwd=ROOT, check=True)

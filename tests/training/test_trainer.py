@@ -182,6 +182,15 @@ def test_gradient_checkpointing_changes_no_gradient(tmp_path, stage):
         make_trainer(tmp_path, gradient_checkpointing=True)
 
 
+def test_repeated_blocks_are_compiled_alone(tmp_path):
+    trainer = make_stage(2, tmp_path / "compiled", steps=1, compile="regional")
+    blocks = [part for part in trainer.module.modules() if type(part).__name__ == "DualBranchTransformerBlock"]
+    assert blocks and all(block._compiled_call_impl is not None for block in blocks)
+    assert trainer._prepared is trainer._wrapped
+    with pytest.raises(ValueError, match='"regional", but no part of `module` has repeated blocks'):
+        make_trainer(tmp_path, compile="regional")
+
+
 def test_what_accelerate_saves_of_a_sharded_model_resumes_too(tmp_path):
     def sharded(folder, dataset=None):
         trainer = make_trainer(folder, dataset, checkpoint_every=5)
