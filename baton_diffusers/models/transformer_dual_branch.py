@@ -670,7 +670,7 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
 
     def _rotary_embedding(self, positions: torch.Tensor, device: torch.device) -> RotaryEmbedding:
         axes_dims = coordinates.rotary_axes_dims(self.config.attention_head_dim)
-        return coordinates.rotary_embedding(positions.to(device), axes_dims)
+        return coordinates.rotary_embedding(positions.to(device, non_blocking=True), axes_dims)
 
     def _audio_coordinates(self, reference_length: int, audio_length: int) -> torch.Tensor:
         """Latent coordinates of the reference audio, if any, and the audio."""

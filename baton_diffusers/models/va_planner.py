@@ -537,7 +537,9 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         # 1. The plan's layout. Audio tokens beyond the clip's end would be last in every sequence: they are left out.
         self.check_lengths(text_length, duration)
         layout = self.plan_layout(duration)
-        video_times, audio_times = layout.video_times.to(device), layout.audio_times.to(device)
+        video_times, audio_times = (
+            times.to(device, non_blocking=True) for times in (layout.video_times, layout.audio_times)
+        )
         num_keyframes = len(video_times) // math.prod(config.video_grid)
         num_chunks = len(audio_times) // config.audio_tokens_per_chunk
         num_video_tokens, num_audio_tokens = len(video_times), int(layout.audio_mask.sum())

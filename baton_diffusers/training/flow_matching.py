@@ -240,8 +240,8 @@ class FlowMatchingLoss:
         audio_latents = batch["audio_latents"].repeat_interleave(repeats, dim=0)
         others = [torch.full((batch_size,), config.tasks.index(name)) for name in synergy]
         drawn_task = torch.stack([self._draw_tasks(batch_size, host), *others], dim=1).flatten()
-        task = drawn_task.to(device)
-        weight = torch.tensor([1.0, *synergy.values()], device=device).repeat(batch_size)
+        task = _sent(drawn_task, device)
+        weight = _sent(torch.tensor([1.0, *synergy.values()]).repeat(batch_size), device)
         for flag, name in (("silent", "t2v"), ("static", "t2a")):
             if flag in batch and name in config.tasks:
                 flagged = batch[flag].repeat_interleave(repeats)
@@ -335,8 +335,8 @@ class FlowMatchingLoss:
         # between two instants of each.
         geometry, device = self._geometry, task.device
         spans = coordinates.video_latent_spans(num_frames, geometry.frame_rate, geometry.temporal_stride)
-        spans = torch.tensor(spans, device=device)
-        times = coordinates.audio_latent_times(audio_length, geometry.audio_latent_rate).to(device)
+        spans = _sent(torch.tensor(spans), device)
+        times = _sent(coordinates.audio_latent_times(audio_length, geometry.audio_latent_rate), device)
         half = 0.5 / geometry.audio_latent_rate
         duration = spans[-1, 1]
         draw = torch.rand(6, len(task), generator=generator, device=device)
@@ -363,7 +363,7 @@ class FlowMatchingLoss:
             return None
         length = max(1, round(audio_length * (1 + 2 * size) / 6))
         first = torch.tensor([int(start * (audio_length - length + 1)) for start in starts])
-        places = (first[:, None] + torch.arange(length)).to(audio_latents.device)
+        places = _sent(first[:, None] + torch.arange(length), audio_latents.device)
         return audio_latents[torch.arange(num_rows, device=audio_latents.device)[:, None], places]
 
     def _draw_tasks(self, batch_size: int, host: torch.Generator) -> torch.Tensor:
@@ -377,12 +377,12 @@ class FlowMatchingLoss:
     def _where(self, task: torch.Tensor, modality: str, *states: str) -> torch.Tensor:
         """Which rows have a modality in one of some states."""
         values = [getattr(TASKS[name], modality) in states for name in self.config.tasks]
-        return torch.tensor(values, device=task.device)[task]
+        return _sent(torch.tensor(values), task.device)[task]
 
     def _visibility(self, task: torch.Tensor, reader: str, other: str) -> bool | torch.Tensor:
         """Who reads: one value if all tasks agree, so that nothing is masked in vain, or one for each row."""
         values = [TASKS[name].reads(reader, other, self.config.clean_reads_noisy) for name in self.config.tasks]
-        return values[0] if len(set(values)) == 1 else torch.tensor(values, device=task.device)[task]
+        return values[0] if len(set(values)) == 1 else _sent(torch.tensor(values), task.device)[task]
 
     def _timestep(self, level: torch.Tensor, tokens_per_latent: int) -> torch.Tensor:
         """Timesteps of the noise levels `(num_rows, length)`: one for a row, or one for a token where parts are given."""
@@ -440,7 +440,8 @@ class FlowMatchingLoss:
         """Token ids of the rows' prompts and their mask, or the features' embeddings; of no text where it is `lost`."""
         if self.config.text_encoder is None:
             embeds = batch["prompt_embeds"].repeat_interleave(repeats, dim=0)
-            return torch.where(lost[:, None, None], self.features.empty_prompt_embeds.to(embeds), embeds), None
+            empty = _sent(self.features.empty_prompt_embeds.to(embeds.dtype), embeds.device)
+            return torch.where(lost[:, None, None], empty, embeds), None
         ids, mask = (batch[name].repeat_interleave(repeats, dim=0) for name in ("text_ids", "text_mask"))
         ids = torch.where(lost[:, None], batch["empty_text_ids"], ids)
         return ids, torch.where(lost[:, None], batch["empty_text_mask"], mask)
@@ -450,7 +451,9 @@ class FlowMatchingLoss:
         """The plan of each row."""
         if self.config.plan == "none":
             return None
-        features_plan = self.features.plan(batch["video_tokens"], batch["audio_tokens"]).to(generator.device)
+        features_plan = self.features.plan(batch["video_tokens"], batch["audio_tokens"]).to(
+            generator.device, non_blocking=True
+        )
         if self.config.plan == "encoders":
             return features_plan.repeat_interleave(repeats)
         ids, mask = batch["planner_ids"], batch["planner_mask"]
@@ -463,6 +466,11 @@ class FlowMatchingLoss:
         written = torch.rand(ids.shape[1], generator=generator, device=generator.device) >= self.config.cue_dropout
         ids, mask = (torch.where(written[:, None], x[0], x[1]) for x in (ids, mask))
         return planned_like(features_plan, self.planner(ids, mask, features_plan.duration))
+
+
+def _sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Small values on the device; what is under way there is not waited for."""
+    return values.to(device, non_blocking=True)
 
 
 def _mean_where(mask: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -552,10 +552,8 @@ def _plain(value: Any) -> Any:
 
 
 def _to_device(batch: Any, device: torch.device) -> Any:
-    if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=True)
     if hasattr(batch, "to"):
-        return batch.to(device)
+        return batch.to(device, non_blocking=True)
     if isinstance(batch, dict):
         return {key: _to_device(value, device) for key, value in batch.items()}
     if isinstance(batch, (list, tuple)):
