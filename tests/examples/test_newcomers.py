@@ -1,0 +1,42 @@
+"""examples/nano/newcomers.py: prompts of people who know no grammar, and what is right for them."""
+
+import pytest
+
+from baton_diffusers.stage import render_clip
+from tests.scripts import load_script
+
+
+@pytest.fixture(scope="module")
+def newcomers():
+    return load_script("examples/nano/newcomers.py")
+
+
+@pytest.fixture(scope="module")
+def rights(newcomers):
+    return dict(newcomers.read_prompts())
+
+
+def test_there_is_a_scene_for_each_of_two_dozen_prompts(rights):
+    assert len(rights) == 24
+    assert all(len(right.places) == len(right.scene.actors) for found in rights.values() for right in found)
+
+
+def test_what_a_prompt_leaves_open_may_be_anything(newcomers, rights):
+    found = rights["BALL BOUNCES. BELL RINGS."]
+    assert len(found) == 9 and not any((*found[0].places, *found[0].colours))
+    clip = render_clip(found[5].scene, 1)
+    assert newcomers.best_score((clip.frames, clip.waveform[None]), found).strict
+    assert not newcomers.best_score((clip.frames, clip.waveform[None]), found[:1]).strict
+
+
+@pytest.mark.parametrize("text", ["purple head: 6 6 1", "Crate (blue) bumps ball (yellow); ball hops twice."])
+def test_the_scene_itself_is_right(newcomers, rights, text):
+    clip = render_clip(rights[text][0].scene, 0)
+    assert newcomers.best_score((clip.frames, clip.waveform[None]), rights[text]).strict
+
+
+def test_a_prompt_that_stage_cannot_show_is_refused(newcomers, tmp_path):
+    path = tmp_path / "wrong.toml"
+    path.write_text('[[prompt]]\ntext = "both"\ncast = ["red box left", "red ball left"]\nsteps = []\n')
+    with pytest.raises(ValueError, match="no scene of Stage is as the entry of 'both' says"):
+        newcomers.read_prompts(path)
