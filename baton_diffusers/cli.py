@@ -262,6 +262,14 @@ def evaluate(
         ),
     ] = "validation",
     scenes_per_tier: Annotated[int, typer.Option(min=1, help="How many scenes of each tier.")] = 50,
+    measure: Annotated[
+        str,
+        typer.Option(
+            help="What is measured: clips; round-trip, the facts that survive an mp4 and both autoencoders; chain, continuations "
+            "each from the mp4 of the one before; or bells, how far their tones are from Stage's own."
+        ),
+    ] = "clips",
+    links: Annotated[int, typer.Option(min=1, help="Continuations of --measure chain.")] = 4,
     steps: Steps = None,
     direction: Annotated[
         str,
@@ -335,6 +343,14 @@ def evaluate(
     from .evaluation.arms import Arm, run_arm
 
     evaluation.check_direction(direction, given_from)
+    if measure not in ("clips", "round-trip", "chain", "bells"):
+        raise ValueError(f"--measure {measure} is not known: choose clips, round-trip, chain or bells")
+    if measure != "clips" and (ablation or no_plan or ground_truth_plan or shuffle_prompts or direction != "t2av"):
+        raise ValueError(f"--measure {measure} makes clips from prompts: leave other controls and --direction out")
+    if measure == "chain" and (codec_only or split not in ("validation", "test")):
+        raise ValueError(
+            "--measure chain generates scenes of validation or test: leave --codec-only out, give such a --split"
+        )
     _check_guidance(guidance, _guiders(guidance), model)
     examples = evaluation.draw_examples(scenes_per_tier, split, seed)
     if ablation is not None:
@@ -342,6 +358,9 @@ def evaluate(
         return
     pipe = _load_pipeline(model)
     name = str(model or "baton-nano")
+    if measure != "clips":
+        _measure(measure, pipe, examples, links, split, seed, steps, guidance, codec_only, batch_size, json_file)
+        return
     if codec_only:
         use = {"codec_only": True}
     else:
@@ -541,6 +560,56 @@ def _evaluate_arms(path: Path, examples: list, steps: int | None, batch_size: in
             )
         if len(scores) < len(arms):
             print(f"{len(scores)} of {len(arms)} arms are complete", file=sys.stderr)
+
+
+def _measure(
+    measure: str,
+    pipe,
+    examples: list,
+    links: int,
+    split: str,
+    seed: int,
+    steps: int | None,
+    guidance: str | None,
+    codec_only: bool,
+    batch_size: int,
+    json_file: Path | None,
+) -> None:
+    """Prints what `baton evaluate --measure` measures besides clips, and keeps it."""
+    from .evaluation import measures, scores
+    from .files import write_json
+
+    pipe.register_modules(**_guiders(guidance))
+    pipe.set_progress_bar_config(disable=True)
+    call = {} if steps is None else {"num_inference_steps": steps}
+    if measure == "chain":
+        chains = measures.draw_chains(len(examples), links, split, seed)
+        result = measures.summarise_chains(measures.score_chains(pipe, chains, batch_size, **call))
+        print(measures.format_chains(result))
+        print("link 0 is made from the prompt alone; the others go on from the last second of the one before")
+    else:
+        if measure == "bells":
+            examples = measures.bell_examples(min(len(examples), 9), seed)
+        plan = "none" if pipe.planner is None else "planner"
+        if codec_only and measure == "bells":
+            make_clips = scores.reconstructed_clips(pipe)
+        elif codec_only:
+            make_clips = scores.rendered_clips
+        else:
+            make_clips = scores.generated_clips(pipe, examples, steps, plan)
+        if measure == "bells":
+            result = measures.measure_bells(make_clips, examples, batch_size)
+            print(measures.format_bells(result))
+            print("medians over the dings, less those of Stage's own")
+        else:
+            trips = measures.round_trips(pipe, make_clips, examples, batch_size)
+            result = measures.summarise_trips(trips, examples)
+            print(measures.format_trips(result))
+            print(
+                f"{len(trips)} {'renders' if codec_only else 'clips of its own'}, through an mp4 and both autoencoders"
+            )
+    if json_file is not None:
+        write_json(json_file, {"measure": measure, "split": split, "seed": seed, "result": result})
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from baton_diffusers.checkpoints import default_checkpoint
 from baton_diffusers.media import read_audio, read_clip, read_video, write_clip
 from baton_diffusers.memory import RECIPES
 from baton_diffusers.stage import render_clip, sample_scene
+from baton_diffusers.stage.scene import COLOURS
 
 
 PROMPT = "A red ball on the left bounces twice."
@@ -232,10 +233,18 @@ def test_evaluate_scores_every_tier(tmp_path, capsys, nano):
     assert set(result["tiers"]) == {"all", "simple", "medium", "complex"}
 
 
+def test_evaluate_measures_bells_and_round_trips(tmp_path, capsys, nano):
+    path, options = tmp_path / "bells.json", ("--scenes-per-tier", 1, "--codec-only")
+    assert run("evaluate", "--measure", "bells", *options, "--json", path) == 0
+    assert "| yellow | " in capsys.readouterr().out and set(json.loads(path.read_text())["result"]) == set(COLOURS)
+    assert run("evaluate", "--measure", "round-trip", *options) == 0
+    assert "3 renders, through an mp4 and both autoencoders" in capsys.readouterr().out
+
+
 def test_evaluate_scores_a_sound_for_a_film(tmp_path, capsys, nano):
     path, options = tmp_path / "scores.json", ("--steps", 1, "--guidance", "none", "--no-plan")
     assert run("evaluate", "--scenes-per-tier", 1, "--direction", "v2a", *options, "--json", path) == 0
-    assert "made: P-Acc without what is given, the aspects present, seen" in capsys.readouterr().out
+    assert "made: P-Acc without what is given, the aspects present, place, alone, seen" in capsys.readouterr().out
     result = json.loads(path.read_text())
     assert result["settings"]["direction"] == "v2a" and result["settings"]["guidance"] == "none"
     score = result["tiers"]["all"]
@@ -304,6 +313,11 @@ def test_an_ablation_is_kept_and_goes_on(tmp_path, capsys, nano, monkeypatch):
         (["evaluate", "--codec-only", "--no-plan"], "exclude"),
         (["evaluate", "--codec-only", "--direction", "v2a"], "--codec-only generates nothing"),
         (["evaluate", "--direction", "t2v"], "`direction` is 't2v'"),
+        (["evaluate", "--given-from", "mp4"], "in the direction t2av nothing is given"),
+        (["evaluate", "--split", "train"], "`split` is 'train'"),
+        (["evaluate", "--measure", "colour"], "--measure colour is not known"),
+        (["evaluate", "--measure", "bells", "--no-plan"], "--measure bells makes clips from prompts"),
+        (["evaluate", "--measure", "chain", "--split", "test-paraphrase"], "--measure chain generates scenes"),
         (["evaluate", "--guidance", "strong"], "--guidance strong is not known"),
         (["evaluate", "--guidance", "ovi"], "--guidance ovi leaves out block 11 of the transformer"),
         (["evaluate", "--ablation", __file__, "--no-plan"], "--ablation says itself"),

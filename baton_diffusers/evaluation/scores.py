@@ -204,12 +204,16 @@ def generated_clips(
     return make
 
 
+def rendered_clips(batch: Sequence[Example]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The scenes' own renders."""
+    return [(example.clip.frames, example.clip.waveform[None]) for example in batch]
+
+
 def reconstructed_clips(pipe: BatonPipeline) -> MakeClips:
     """What makes clips by sending the rendered scenes through both autoencoders and the vocoder: no generator is better."""
 
     def make(batch: Sequence[Example]) -> list[tuple[np.ndarray, np.ndarray]]:
-        clips = [example.clip for example in batch]
-        return reconstruct(pipe, [(clip.frames, clip.waveform[None]) for clip in clips])
+        return reconstruct(pipe, rendered_clips(batch))
 
     return make
 

@@ -13,6 +13,7 @@ FOURTH = 4 / 3
 DECAY = {"landing": 0.07, "flash": 0.09, "contact": 0.02}  # seconds to 1/e
 LENGTH = {"landing": 0.28, "flash": 0.34, "contact": 0.12}  # seconds
 GAIN = {"landing": 0.6, "flash": 0.4, "contact": 0.7}
+PARTIAL = 2.76  # frequency of a bell's partial, as a multiple of its pitch
 FADE_IN = 0.002  # seconds
 FADE_OUT = 0.01
 
@@ -41,7 +42,7 @@ def _tone(kind: str, colour: str) -> np.ndarray:
     if kind == "landing":
         wave = np.sin(2 * np.pi * frequency * t)
     elif kind == "flash":
-        wave = np.sin(2 * np.pi * frequency * t) + 0.4 * np.sin(2 * np.pi * 2.76 * frequency * t)
+        wave = np.sin(2 * np.pi * frequency * t) + 0.4 * np.sin(2 * np.pi * PARTIAL * frequency * t)
     else:
         noise = np.fft.rfft(np.random.default_rng(0).standard_normal(len(t)))
         octaves = np.log2(np.fft.rfftfreq(len(t), 1 / SAMPLING_RATE).clip(1) / frequency)
