@@ -72,7 +72,7 @@ def measure(grid: tuple[int, int, int], text_length: int, heads: int, head_dim: 
     dim, (num_frames, height, width) = heads * head_dim, grid
     num_tokens = num_frames * height * width
     with torch.device("meta"):
-        ours = DualBranchTransformerBlock(dim, ffn_dim, ffn_dim, heads, 1e-6, 0, False, "full")
+        ours = DualBranchTransformerBlock(dim, ffn_dim, ffn_dim, heads, 1e-6, 0, False)
         theirs = WanTransformerBlock(dim, ffn_dim, heads, "rms_norm_across_heads", True, 1e-6)
         for block in (ours, theirs):
             block.to(torch.bfloat16)

@@ -10,8 +10,8 @@ from baton_diffusers.training.config import PlannerTraining
 from baton_diffusers.training.script import run
 
 
-def main(config: PlannerTraining, export: bool = False) -> None:
-    """Trains, or takes the newest checkpoint; saves the planner and prints what it explains."""
+def main(config: PlannerTraining, export: bool = False, build=None) -> None:
+    """Trains what `build` makes of the configuration, or takes the newest checkpoint; saves it and prints what it explains."""
     from transformers import AutoTokenizer
 
     from baton_diffusers import VAPlannerModel
@@ -38,7 +38,7 @@ def main(config: PlannerTraining, export: bool = False) -> None:
         load_component(config.video_semantic_encoder, VideoSemanticEncoder),
         load_component(config.audio_semantic_encoder, AudioSemanticEncoder),
     )
-    planner = build_planner(config)
+    planner = (build or build_planner)(config)
     if export:
         step = load_checkpoint(config.trainer.run_dir, planner)
         print(f"step {step}: {step * config.trainer.batch_size} prompts seen")

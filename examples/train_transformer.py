@@ -27,8 +27,8 @@ from baton_diffusers.training.config import TransformerTraining
 from baton_diffusers.training.script import run
 
 
-def main(config: TransformerTraining) -> None:
-    """Trains, exports to RUN_DIR/export, and prints the mean losses at the end."""
+def main(config: TransformerTraining, build=None) -> None:
+    """Trains what `build` makes of the configuration, exports to RUN_DIR/export, and prints the mean losses at the end."""
     from pathlib import Path
 
     from diffusers import AutoencoderKLWan, MMAudioVAE
@@ -43,7 +43,7 @@ def main(config: TransformerTraining) -> None:
     from baton_diffusers.training.transformer import build_transformer, export_transformer, parameter_groups
     from baton_diffusers.training.validation import Validation
 
-    module = build_transformer(config)
+    module = (build or build_transformer)(config)
     clips = None if config.data_seed is None else StageClips("train", config.data_seed, verb_shares=config.verb_shares)
     features = CachedFeatures(
         config.features, clips, config.trainer.seed, config.trainer.batch_size, include_flagged=config.uses_flagged

@@ -18,11 +18,11 @@ from transformers import UMT5EncoderModel
 
 from .. import guiders
 from ..models.transformer_dual_branch import DualBranchTransformer
-from ..models.va_planner import VAPlannerModel
 from ..schedulers import lead_schedulers
 from ..stage.scene import TIERS
 from ..stage.scoring import ClipScore, Fact
 from .bootstrap import Estimate, bootstrap, ratio
+from .plan_variants import PLAN_ROPES, load_planner, set_plan_rope
 from .scores import (
     ASPECTS,
     CUES,
@@ -71,6 +71,7 @@ class Arm:
         given_from: Whose clip is given, see [`generated_clips`].
         plan: Where plans come from, see [`generated_clips`].
         cues: Of a planner that knows timestamps, see [`generated_clips`].
+        plan_rope: How the plan layers rotate, as the transformer was trained, see [`set_plan_rope`].
         text: Whether the denoiser reads the prompt; if not, the plan alone tells it what to make.
         guidance: A published scheme in place of the checkpoint's guiders, a name of `guiders.presets`.
         guider: A video guider of its own: `class`, a name in `baton_diffusers.guiders`, and its arguments. Without `class`, the
@@ -93,6 +94,7 @@ class Arm:
     given_from: str = "render"
     plan: str = "planner"
     cues: str = "written"
+    plan_rope: str = "full"
     text: bool = True
     guidance: str | None = None
     guider: dict[str, Any] | None = None
@@ -116,6 +118,10 @@ class Arm:
             raise ValueError(
                 f"the arm {self.name!r} has the `cues` {self.cues!r} with the `plan` {self.plan!r}: choose one of {CUES}, and "
                 '"planner".'
+            )
+        if self.plan_rope not in PLAN_ROPES:
+            raise ValueError(
+                f"the arm {self.name!r} has the `plan_rope` {self.plan_rope!r}: choose one of {', '.join(PLAN_ROPES)}."
             )
         if not self.text and self.plan == "none":
             raise ValueError(f"the arm {self.name!r} has neither text nor plan: there is nothing to follow.")
@@ -362,6 +368,8 @@ def _settings(
         use["codec_only"] = True
     if arm.given_from != "render":
         use["given_from"] = arm.given_from
+    if arm.plan_rope != "full":
+        use["plan_rope"] = arm.plan_rope
     settings = [contents, replaced, use, num_inference_steps, ASPECTS]  # scores of other facts are no scores
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -435,8 +443,9 @@ def _pipeline(arm: Arm, pipe: BatonPipeline, transformer: str | None) -> BatonPi
             Path(transformer, "text_encoder"), dtype=torch.float32
         )
     if arm.planner is not None:
-        parts["planner"] = VAPlannerModel.from_pretrained(arm.planner)
+        parts["planner"] = load_planner(arm.planner)
     pipe.register_modules(**{name: part.to(pipe.device).eval() for name, part in parts.items()}, **arm.build_guiders())
+    set_plan_rope(pipe.transformer, arm.plan_rope)
     if arm.lead is not None:
         shifts = [
             s.config.get("shift", s.config.get("flow_shift", 1.0)) for s in (pipe.scheduler, pipe.audio_scheduler)

@@ -22,8 +22,6 @@ RotaryEmbedding = tuple[torch.Tensor, torch.Tensor]
 # `(num_windows, num_keys)`, counted over `[context ; other]`.
 WindowGroups = tuple[tuple[torch.Tensor, torch.Tensor], ...]
 
-PLAN_ROPE_VARIANTS = ("full", "temporal", "none")
-
 
 def group_windows(
     windows: list[tuple[int, int]],
@@ -259,19 +257,10 @@ class RSRoPEAttnProcessor:
 
     Latents (queries) and plan tokens (keys) are rotated by one frequency table at their coordinates in the shared
     space-time frame, so that a score depends on offsets in that frame only.
-
-    Args:
-        variant (`str`, defaults to `"full"`): `"full"` rotates by time and place, `"temporal"` by time alone, `"none"`
-            not at all. The latter two exist for the ablation.
     """
 
     _attention_backend = None
     _parallel_config = None
-
-    def __init__(self, variant: str = "full") -> None:
-        if variant not in PLAN_ROPE_VARIANTS:
-            raise ValueError(f"the variant of RS-RoPE is {variant!r}, but must be one of {PLAN_ROPE_VARIANTS}.")
-        self.variant = variant
 
     def __call__(
         self,
@@ -283,9 +272,9 @@ class RSRoPEAttnProcessor:
         plan_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
-        query = self.rotate(attn, query, rotary_emb)
+        query = self.rotate(query, rotary_emb)
         key = attn.norm_k(attn.to_k(plan_hidden_states)).unflatten(2, (attn.heads, -1))
-        key = self.rotate(attn, key, plan_rotary_emb)
+        key = self.rotate(key, plan_rotary_emb)
         value = attn.to_v(plan_hidden_states).unflatten(2, (attn.heads, -1))
 
         attention_mask, has_plan = None, None
@@ -302,16 +291,9 @@ class RSRoPEAttnProcessor:
             hidden_states = hidden_states * has_plan[:, None, None].to(hidden_states.dtype)
         return hidden_states
 
-    def rotate(self, attn: PlanAttention, states: torch.Tensor, rotary_emb: RotaryEmbedding) -> torch.Tensor:
-        """Rotates queries or keys by their coordinates, as far as the variant looks at them."""
-        if self.variant == "none":
-            return states
-        if self.variant == "full":
-            return coordinates.apply_rotary_embedding(states, rotary_emb)
-        temporal_dim = attn.axes_dims[0]
-        temporal_emb = tuple(angles[..., : temporal_dim // 2] for angles in rotary_emb)
-        temporal, spatial = states.split([temporal_dim, states.shape[-1] - temporal_dim], dim=-1)
-        return torch.cat([coordinates.apply_rotary_embedding(temporal, temporal_emb), spatial], dim=-1)
+    def rotate(self, states: torch.Tensor, rotary_emb: RotaryEmbedding) -> torch.Tensor:
+        """Rotates queries or keys by their coordinates."""
+        return coordinates.apply_rotary_embedding(states, rotary_emb)
 
 
 class DualBranchAttention(nn.Module, AttentionModuleMixin):
@@ -324,7 +306,7 @@ class DualBranchAttention(nn.Module, AttentionModuleMixin):
     _available_processors = [DualBranchAttnProcessor]
     _supports_qkv_fusion = False
 
-    def __init__(self, dim: int, heads: int, eps: float, is_sharded: bool = False, processor=None) -> None:
+    def __init__(self, dim: int, heads: int, eps: float, is_sharded: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.is_sharded = is_sharded
@@ -334,7 +316,7 @@ class DualBranchAttention(nn.Module, AttentionModuleMixin):
         self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
         self.norm_q = nn.RMSNorm(dim, eps=eps)
         self.norm_k = nn.RMSNorm(dim, eps=eps)
-        self.set_processor(processor if processor is not None else self._default_processor_cls())
+        self.set_processor(self._default_processor_cls())
 
     def forward(self, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         return self.processor(self, hidden_states, *args, **kwargs)
@@ -374,8 +356,7 @@ class PlanAttention(DualBranchAttention):
     _default_processor_cls = RSRoPEAttnProcessor
     _available_processors = [RSRoPEAttnProcessor]
 
-    def __init__(self, dim: int, heads: int, eps: float, variant: str) -> None:
-        super().__init__(dim, heads, eps, processor=RSRoPEAttnProcessor(variant))
-        self.axes_dims = coordinates.rotary_axes_dims(dim // heads)
+    def __init__(self, dim: int, heads: int, eps: float) -> None:
+        super().__init__(dim, heads, eps)
         nn.init.zeros_(self.to_out[0].weight)
         nn.init.zeros_(self.to_out[0].bias)

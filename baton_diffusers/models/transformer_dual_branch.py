@@ -34,7 +34,6 @@ from diffusers.utils.torch_utils import maybe_allow_in_graph
 from .. import coordinates
 from ..plan import SemanticPlan
 from .attention_dual_branch import (
-    PLAN_ROPE_VARIANTS,
     DualBranchAttention,
     FusionAttention,
     PlanAttention,
@@ -151,7 +150,6 @@ class DualBranchTransformerBlock(nn.Module):
         eps: float,
         num_context_tokens: int,
         has_plan: bool,
-        plan_rope: str,
     ) -> None:
         super().__init__()
 
@@ -170,9 +168,9 @@ class DualBranchTransformerBlock(nn.Module):
         # 3. Plan
         if has_plan:
             self.norm_plan = FP32LayerNorm(dim, eps, elementwise_affine=True)
-            self.plan_attn = PlanAttention(dim, heads, eps, plan_rope)
+            self.plan_attn = PlanAttention(dim, heads, eps)
             self.audio_norm_plan = FP32LayerNorm(dim, eps, elementwise_affine=True)
-            self.audio_plan_attn = PlanAttention(dim, heads, eps, plan_rope)
+            self.audio_plan_attn = PlanAttention(dim, heads, eps)
 
         # 4. Feed-forward
         self.norm3 = FP32LayerNorm(dim, eps, elementwise_affine=False)
@@ -320,7 +318,6 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
             it to be there, see `coordinates.num_audio_latents`; less than 1. By default the latents cover the clip.
         video_plan_dim (`int`, *optional*): width of the video plan tokens. By default there are no plan layers.
         audio_plan_dim (`int`, *optional*): width of the audio plan tokens; given exactly if `video_plan_dim` is.
-        plan_rope (`str`, defaults to `"full"`): variant of RS-RoPE, see [`RSRoPEAttnProcessor`].
         num_context_tokens (`int`, defaults to 0): learnable context tokens for each block and direction, which stand beside
             the other modality and alone where it is not read, see [`FusionAttention`]. 0 is Ovi's form.
         cross_modal_window (`int`, *optional*): length, in video latent frames, of the window of audio that a video latent
@@ -381,7 +378,6 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         audio_latent_min_coverage: float = 0.0,
         video_plan_dim: int | None = None,
         audio_plan_dim: int | None = None,
-        plan_rope: str = "full",
         num_context_tokens: int = 0,
         cross_modal_window: int | None = None,
         audio_cross_modal_window: int | None = None,
@@ -395,8 +391,6 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
             raise ValueError(
                 f"`video_plan_dim` is {video_plan_dim} and `audio_plan_dim` is {audio_plan_dim}: give both or neither."
             )
-        if plan_rope not in PLAN_ROPE_VARIANTS:
-            raise ValueError(f"`plan_rope` is {plan_rope!r}, but must be one of {PLAN_ROPE_VARIANTS}.")
         if not 0.0 <= audio_latent_min_coverage < 1.0:
             raise ValueError(
                 f"`audio_latent_min_coverage` is {audio_latent_min_coverage}, but must be a share from 0.0 to below 1.0."
@@ -437,7 +431,7 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         # 3. Blocks
         self.blocks = nn.ModuleList(
             DualBranchTransformerBlock(
-                dim, ffn_dim, audio_ffn_dim, num_attention_heads, eps, num_context_tokens, has_plan, plan_rope
+                dim, ffn_dim, audio_ffn_dim, num_attention_heads, eps, num_context_tokens, has_plan
             )
             for _ in range(num_layers)
         )

@@ -353,8 +353,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         video_grid (`tuple[int, int]`, defaults to `(8, 8)`): rows and columns of patches in a keyframe.
         audio_tokens_per_chunk (`int`, defaults to 25): audio plan tokens per chunk.
         chunk_duration (`float`, defaults to 1.0): seconds per audio chunk.
-        tower_depth (`int`, defaults to 2): layers of the towers. With 0 there are no towers: a linear map of the
-            placeholders' hidden states is the plan (the paper's ablation).
+        tower_depth (`int`, defaults to 2): layers of the towers, at least 1.
         tower_num_attention_heads (`int`, defaults to 32): attention heads of the towers.
         tower_dim (`int`, *optional*): width of the towers; the language model's by default.
         rope_positions_per_second (`float`, defaults to 24.0): one second in units of the towers' RoPE, whose fastest
@@ -403,7 +402,9 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         language_model_config = Qwen3Config(**language_model_config)
         hidden_size = language_model_config.hidden_size
         tower_dim = tower_dim or hidden_size
-        if tower_depth and tower_dim % (2 * tower_num_attention_heads):
+        if tower_depth < 1:
+            raise ValueError(f"`tower_depth` is {tower_depth}, but must be at least 1.")
+        if tower_dim % (2 * tower_num_attention_heads):
             raise ValueError(
                 f"towers of width {tower_dim} do not divide into {tower_num_attention_heads} heads of even size: "
                 f"choose `tower_dim` as a multiple of {2 * tower_num_attention_heads}."
@@ -430,22 +431,59 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.video_placeholder = nn.Parameter(0.02 * torch.randn(hidden_size))
         self.audio_placeholder = nn.Parameter(0.02 * torch.randn(hidden_size))
 
-        if tower_depth:
-            self.video_queries = nn.Parameter(0.02 * torch.randn(math.prod(video_grid), tower_dim))
-            self.audio_queries = nn.Parameter(0.02 * torch.randn(audio_tokens_per_chunk, tower_dim))
-            self.norm_out = FP32LayerNorm(tower_dim)
-            self.audio_norm_out = FP32LayerNorm(tower_dim)
-        self.towers = nn.ModuleList(
-            [DualAlignmentBlock(tower_dim, tower_num_attention_heads, hidden_size) for _ in range(tower_depth)]
-        )
-        self.proj_out = nn.Linear(tower_dim if tower_depth else hidden_size, video_dim)
-        self.audio_proj_out = nn.Linear(tower_dim if tower_depth else hidden_size, audio_dim)
+        self._build_towers(tower_dim)
 
         self.lm_head = None
         if first_timestamp_id is not None and not language_model_config.tie_word_embeddings:
             self.lm_head = nn.Linear(hidden_size, language_model_config.vocab_size, bias=False)
 
         self.gradient_checkpointing = False
+
+    def _build_towers(self, dim: int) -> None:
+        """What regresses the plan from the language model's hidden states: towers of width `dim` with their queries."""
+        config, language_model_dim = self.config, self.language_model.config.hidden_size
+        self.video_queries = nn.Parameter(0.02 * torch.randn(math.prod(config.video_grid), dim))
+        self.audio_queries = nn.Parameter(0.02 * torch.randn(config.audio_tokens_per_chunk, dim))
+        self.norm_out = FP32LayerNorm(dim)
+        self.audio_norm_out = FP32LayerNorm(dim)
+        self.towers = nn.ModuleList(
+            DualAlignmentBlock(dim, config.tower_num_attention_heads, language_model_dim)
+            for _ in range(config.tower_depth)
+        )
+        self.proj_out = nn.Linear(dim, config.video_dim)
+        self.audio_proj_out = nn.Linear(dim, config.audio_dim)
+
+    def _align(
+        self,
+        encoder_hidden_states: torch.Tensor,
+        audio_encoder_hidden_states: torch.Tensor,
+        video_times: torch.Tensor,
+        audio_times: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The towers' states `(batch_size, num_tokens, dim)`, read from the language model's hidden states at the placeholders."""
+        batch_size, dtype = len(encoder_hidden_states), encoder_hidden_states.dtype
+        rotary_emb = self._timestamp_rotary_embedding(video_times)
+        audio_rotary_emb = self._timestamp_rotary_embedding(audio_times)
+        num_keyframes = len(video_times) // len(self.video_queries)
+        num_chunks = math.ceil(len(audio_times) / len(self.audio_queries))
+        hidden_states = self.video_queries.to(dtype).repeat(num_keyframes, 1)
+        audio_hidden_states = self.audio_queries.to(dtype).repeat(num_chunks, 1)[: len(audio_times)]
+        hidden_states = hidden_states.expand(batch_size, -1, -1)
+        audio_hidden_states = audio_hidden_states.expand(batch_size, -1, -1)
+        for block in self.towers:
+            inputs = (
+                hidden_states,
+                audio_hidden_states,
+                encoder_hidden_states,
+                audio_encoder_hidden_states,
+                rotary_emb,
+                audio_rotary_emb,
+            )
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                hidden_states, audio_hidden_states = self._gradient_checkpointing_func(block, *inputs)
+            else:
+                hidden_states, audio_hidden_states = block(*inputs)
+        return self.norm_out(hidden_states), self.audio_norm_out(audio_hidden_states)
 
     @property
     def writes_cues(self) -> bool:
@@ -530,7 +568,6 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             return None, self._cross_entropies(hidden_states, labels, further_texts)
         if duration is None or not 0 < duration < math.inf:
             raise ValueError(f"`duration` is {duration} seconds, but must be positive.")
-        config = self.config
         device = input_ids.device
         batch_size, text_length = input_ids.shape
 
@@ -540,8 +577,6 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         video_times, audio_times = (
             times.to(device, non_blocking=True) for times in (layout.video_times, layout.audio_times)
         )
-        num_keyframes = len(video_times) // math.prod(config.video_grid)
-        num_chunks = len(audio_times) // config.audio_tokens_per_chunk
         num_video_tokens, num_audio_tokens = len(video_times), int(layout.audio_mask.sum())
 
         # 2. One causal pass over [prompt; video placeholders; audio placeholders]
@@ -556,28 +591,9 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         )
 
         # 3. Dual semantic alignment towers
-        if config.tower_depth:
-            encoder_hidden_states, audio_encoder_hidden_states = hidden_states, audio_hidden_states
-            rotary_emb = self._timestamp_rotary_embedding(video_times)
-            audio_rotary_emb = self._timestamp_rotary_embedding(audio_times[:num_audio_tokens])
-            hidden_states = self.video_queries.to(hidden_states.dtype).repeat(num_keyframes, 1)
-            audio_hidden_states = self.audio_queries.to(audio_hidden_states.dtype).repeat(num_chunks, 1)
-            hidden_states = hidden_states.expand(batch_size, -1, -1)
-            audio_hidden_states = audio_hidden_states[:num_audio_tokens].expand(batch_size, -1, -1)
-            for block in self.towers:
-                inputs = (
-                    hidden_states,
-                    audio_hidden_states,
-                    encoder_hidden_states,
-                    audio_encoder_hidden_states,
-                    rotary_emb,
-                    audio_rotary_emb,
-                )
-                if torch.is_grad_enabled() and self.gradient_checkpointing:
-                    hidden_states, audio_hidden_states = self._gradient_checkpointing_func(block, *inputs)
-                else:
-                    hidden_states, audio_hidden_states = block(*inputs)
-            hidden_states, audio_hidden_states = self.norm_out(hidden_states), self.audio_norm_out(audio_hidden_states)
+        hidden_states, audio_hidden_states = self._align(
+            hidden_states, audio_hidden_states, video_times, audio_times[:num_audio_tokens]
+        )
 
         # 4. Regress the semantic encoders' features
         video_tokens = self.proj_out(hidden_states)

@@ -28,20 +28,20 @@ from .data.dataset import CachedFeatures
 _TEXTS_OF_A_SCENE = 4
 
 
-def build_planner(config: PlannerTraining) -> VAPlannerModel:
+def build_planner(config: PlannerTraining, model_class: type[VAPlannerModel] = VAPlannerModel) -> VAPlannerModel:
     """The planner that a training starts from.
 
     Raises:
         ValueError: if `config.language_model` or `config.initial` is of another configuration than `config.planner` says.
     """
-    planner = VAPlannerModel(**config.planner)
+    planner = model_class(**config.planner)
     if config.language_model is not None:
         local = Path(config.language_model).is_dir()  # or a Hub id
         load = partial(load_component, model_class=Qwen3Model) if local else Qwen3Model.from_pretrained
         weights = load(config.language_model, dtype=torch.float32).state_dict()
         _load(planner.language_model, weights, config.language_model)
     if config.initial is not None:
-        weights = load_component(config.initial, VAPlannerModel).state_dict()
+        weights = load_component(config.initial, model_class).state_dict()
         name = "language_model.embed_tokens.weight"
         embeddings, expected = weights[name], planner.state_dict()
         if planner.writes_cues and len(embeddings) <= planner.config.first_timestamp_id:

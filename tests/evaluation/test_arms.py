@@ -124,6 +124,7 @@ def test_arms_are_read_from_a_file(folder):
         ("text = false", "prose = false", "unknown key `prose`"),
         ("text = false", "codec_only = true", "is `codec_only`, which generates nothing: leave `guider` out"),
         ("text = false", 'plan = "oracle"', "the `plan` 'oracle'"),
+        ("text = false", 'plan_rope = "spatial"', "the `plan_rope` 'spatial': choose one of full, temporal, none"),
         ("text = false", 'text = false\nplan = "none"', "neither text nor plan"),
         ("PlanGuidance", "PlainGuidance", "`guider` is of class 'PlainGuidance'"),
         ("guidance_scale = 1.5", "scale = 1.5", "`guider` has 'scale', but PlanGuidance takes guidance_scale, "),
@@ -324,13 +325,14 @@ def test_other_settings_are_measured_apart(apart):
         replace(arm, plan="planner"),
         replace(arm, plan="planner", text=False),
         replace(arm, lead=0.25),
+        replace(arm, plan_rope="none"),
         replace(arm, transformer=(apart,)),
         replace(arm, shuffle_prompts=True),
         ablation.Arm("nano", (NANO,), codec_only=True),
     ]
     settings = [ablation._settings(x, NANO, *x.transformer[:1] or (None,), 1) for x in (arm, *others)]
     settings.append(ablation._settings(arm, NANO, None, 2))
-    assert len(set(settings)) == 11
+    assert len(set(settings)) == 12
     assert ablation._settings(replace(arm, name="by another name"), NANO, None, 1) == settings[0]
 
 

@@ -178,7 +178,7 @@ def test_windows_are_made_once_for_a_clip(inputs, monkeypatch):
         attention_dual_branch, "group_windows", lambda *args: made.append(args) or group_windows(*args)
     )
     attention_dual_branch.make_windows.cache_clear()
-    models = [tiny_transformer(**FULL), tiny_transformer(**FULL, plan_rope="none")]
+    models = [tiny_transformer(**FULL), tiny_transformer(**FULL, num_layers=2)]
     with torch.inference_mode():
         models[0](**inputs)
     for model in models:

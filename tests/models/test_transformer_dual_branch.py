@@ -247,30 +247,6 @@ def test_fresh_plan_layers_leave_the_output_unchanged_bit_for_bit(inputs):
     assert_equal(run(fresh, inputs, plan=random_plan(BATCH_SIZE)), run(fresh, inputs))
 
 
-@pytest.mark.parametrize(
-    "variant, reads_time, reads_place", [("full", True, True), ("temporal", True, False), ("none", False, False)]
-)
-def test_variants_of_rs_rope_read_what_they_say(inputs, variant, reads_time, reads_place):
-    model, plan = tiny_transformer(plan_rope=variant), random_plan(BATCH_SIZE)
-    video, audio = run(model, inputs, plan=plan)
-    for name, is_read in (("video_times", reads_time), ("video_centres", reads_place)):
-        moved = replace(plan, **{name: getattr(plan, name) + 0.5})
-        found, _ = run(model, inputs, plan=moved)
-        assert differ(found, video, 1e-4) == is_read
-        assert is_read or torch.equal(found, video)
-    _, moved = run(model, inputs, plan=replace(plan, audio_times=plan.audio_times + 0.5))
-    assert differ(moved, audio, 1e-4) == reads_time
-
-
-def test_variants_of_rs_rope_differ(inputs):
-    plan = random_plan(BATCH_SIZE)
-    full, temporal, none = (
-        run(tiny_transformer(plan_rope=variant), inputs, plan=plan) for variant in ("full", "temporal", "none")
-    )
-    assert differ(full[0], temporal[0], 1e-4) and differ(temporal[0], none[0], 1e-4) and differ(full[0], none[0], 1e-4)
-    assert differ(temporal[1], none[1], 1e-4)
-
-
 # Training
 
 
@@ -547,7 +523,6 @@ def test_plans_that_do_not_fit_are_refused(transformer, inputs):
     "config, message",
     [
         ({"video_plan_dim": None}, "`video_plan_dim` is None and `audio_plan_dim` is 4: give both or neither"),
-        ({"plan_rope": "spatial"}, "`plan_rope` is 'spatial', but must be one of"),
         ({"audio_latent_min_coverage": 1.0}, "`audio_latent_min_coverage` is 1.0, but must be a share"),
         ({"patch_size": (2, 2, 2)}, r"`patch_size` is \(2, 2, 2\).*use \(1, 2, 2\)"),
     ],
