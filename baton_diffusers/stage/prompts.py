@@ -37,7 +37,7 @@ _SIDES = {
 }
 _STANDING = ("is", "is", "stands", "sits", "is standing", "waits")
 _FROM_LEFT = ("from left to right: ", "from left to right there are ", "left to right: ", "from left to right we see ")
-_RELATIONS = ("to the left of", "left of", "on the left of", "to the left of")
+_RELATIONS = ("to the left of", "left of", "on the left of", "next to", "beside", "and, to the right of it,")
 _HE = (
     "man",
     "guy",
@@ -84,6 +84,16 @@ _MOVES = {
 _PUSHES = ("a push", "a shove", "a nudge", "a bump", "a knock", "a bang")
 _GIVE, _GO = verb("give"), verb("go")
 _SOUNDS = {"bounce": ("boing", "thud", "bounce", "hop"), "ring": ("ding", "ring", "dong", "ding")}
+_NOISES = {
+    "bounce": ("with a thud", "with a low thud", "with a dull sound"),
+    "ring": ("with a clear sound", "with a ding", "with a bright tone"),
+    "hit": ("with a clack", "with a bang", "hard", "which jolts", "from the side"),
+}
+_SAME = {
+    "say": tuple(verb(base) for base in ("say the same", "repeat that", "repeat it", "say it too")),
+    "bounce": tuple(verb(base) for base in ("do the same", "do so too", "follow", "do likewise")),
+    "ring": tuple(verb(base) for base in ("do the same", "do so too", "answer the same way")),
+}
 _ORDINALS = ("first", "second", "third", "fourth")
 _AUXILIARIES = ("will ", "to ", "has ", "is ", "that ")
 _CAPITALS = re.compile(r"(?:^|[.!?] |\n)[^a-z\n]{0,2}[a-z]")
@@ -160,6 +170,7 @@ class _Writer:
         self.alone = [kinds.count(kind) == 1 for kind in kinds]
         self.article = "a" if plain else self.choose(("a", "a", "a", "a", "the", "the", "the", ""))
         self.late = not plain and self.chance() < 0.05  # whether places are told at the end
+        self.in_order = True  # whether the steps are told in their order
         self.tense = "finite" if plain else self.choose(_TENSES)
         self.digits = not plain and self.chance() < 0.25
         self.spoken = {action.actor for action in scene.script if action.verb == "say"}
@@ -195,6 +206,7 @@ class _Writer:
                 nouns[i] = self.choose((wordings.voices if self.heard[i] else wordings.people)[actor.colour])
         # A colour may stay open where no other actor is of that kind.
         omit = not wordings.plain and self.chance() < 0.12
+        self.late_colours = omit and self.chance() < 0.25  # told in a sentence of its own
         self.tells_colour = [
             self.chance() < 0.3 if self.reveals[i] else not (omit and self.alone[i]) for i in range(len(actors))
         ]
@@ -217,7 +229,7 @@ class _Writer:
             if draw < 0.05 and not self.reveals[index]:
                 core = f"{self.choose(sizes)} {core}"
             elif draw < 0.09 and tells_colour and not self.heard[index]:
-                core = f"{noun}{self.choose((' that is {}', ' ({})', ' which is {}', ' in {}')).format(actor.colour)}"
+                core = f"{noun}{self.choose((' that is {}', ' ({})', ' which is {}', ' in {}', ' coloured {}', ' of {} colour')).format(actor.colour)}"
         if self.late or not (place and self.tells_place[index]):
             return self._with_article(core, article)
         self.placed[index] = True
@@ -334,16 +346,20 @@ class _Writer:
         """What is there too, as the end of a sentence."""
         if self.chance() < 0.5:
             names = [self.name(i) for i in indices]
-            return f"{self.choose((', with ', ' and there is also ', ', and there is '))}{self.join(names)}{self.choose(('', '', ' watching'))}."
+            return f"{self.choose((', with ', ' and there is also ', ', and there is '))}{self.join(names)}{self.choose(('', '', ' watching', ' nearby', ' in the scene'))}."
         return f", while {self.join([f'{self.name(i)} {self.choose(self._idle(i))}' for i in indices])}."
 
-    def _late_places(self) -> str:
+    def _late(self) -> str:
+        """A sentence on what was left out before: places, or colours."""
         parts = []
         for index in self.introduced:
-            if self.tells_place[index]:
+            if self.late and self.tells_place[index]:
                 parts.append(f"{self._name_again(index, True)} {self.choose(_STANDING)} {self.place(index)}")
                 self.placed[index] = True
-        return f"{self.join(parts)}."
+            elif self.late_colours and not self.coloured[index]:
+                parts.append(f"{self._name_again(index, True)} is {self.colours[index]}")
+                self.coloured[index] = True
+        return f"{self.join(parts)}." if parts else ""
 
     def _idle(self, index: int) -> tuple[str, ...]:
         idle = self.wordings.idle
@@ -364,9 +380,12 @@ class _Writer:
                 return f"{self._speaker(action.actor)}{self.choose((': ', ' - ', ', ', ' '))}{self._note(action)}"
             mood = "finite"
         full = mood in ("finite", "past")
+        if self._is_same(step) and draw < 0.35 and self.wordings is TRAIN:
+            return f"{self.name(action.actor)} {self._form(self.choose(_SAME[action.verb]), mood)}"
         if action.verb == "hit" and draw < 0.2:  # the target is hit by the box
-            target = self.name(action.target, subject=True)
-            return f"{target} {_BE[mood]}{self.choose(self.wordings.passives)} by {self.name(action.actor)}"
+            target = self.name(action.target, subject=mood != "that")
+            being = "gets " if mood == "finite" and draw < 0.05 else _BE[mood]
+            return f"{target} {being}{self.choose(self.wordings.passives)} by {self.name(action.actor)}"
         if action.verb == "say" and full and draw < 0.1:
             says = self.choose(self.wordings.verbs["say"][: 8 if self.wordings is TRAIN else 3])
             said = self.choose(('"{},"', "'{},'", '"{}"', "“{},”", "{},")).format(self.words(action))
@@ -381,6 +400,13 @@ class _Writer:
             subject = self.name(action.actor)
             return f"{self.choose(('we', 'you', 'you can', 'we can'))} {sense} {subject} {self.deed(step, 'base')}"
         return f"{self.name(action.actor, subject=mood != 'that')} {self.deed(step, mood)}"
+
+    def _is_same(self, step: int) -> bool:
+        """Whether a step is told after the one before it, and does just the same."""
+        if not step or not self.in_order or self.scene.script[step].verb == "hit":
+            return False
+        action, before = self.scene.script[step], self.scene.script[step - 1]
+        return (action.verb, action.count, action.words) == (before.verb, before.count, before.words)
 
     def deed(self, step: int, mood: str) -> str:
         """What is done, e.g. "bounces twice"."""
@@ -401,7 +427,8 @@ class _Writer:
                 and chance() < 0.3
             ):
                 return f"{hits} {self.pronoun(target, True)}"
-            return f"{hits} {self.name(target)}"
+            noise = f" {self.choose(_NOISES['hit'])}" if wordings is TRAIN and chance() < 0.04 else ""
+            return f"{hits} {self.name(target)}{noise}"
         if action.verb == "say":
             return self._saying(step, mood)
         if wordings.plain:
@@ -426,7 +453,9 @@ class _Writer:
             return self.choose(_THRICE).format(first, second)
         if action.count == 1 and draw > 0.7:
             return self._form(does, mood)
-        if draw > 0.67:
+        if draw > 0.67 and wordings is TRAIN:
+            return f"{self._form(does, mood)} {self.choose(wordings.counts[action.count])} {self.choose(_NOISES[action.verb])}"
+        if draw > 0.64:
             adverb = self.choose(_ADVERBS[action.verb])
             return f"{self._form(does, mood)} {adverb} {self.choose(wordings.counts[action.count])}"
         return f"{self._form(does, mood)} {self.choose(wordings.counts[action.count])}"
@@ -471,6 +500,12 @@ class _Writer:
         draw = self.chance()
         if self.digits and draw < 0.08:
             return "".join(words)
+        values = [DIGITS.index(word) for word in action.words]
+        step = values[1] - values[0]
+        if abs(step) == 1 and values == list(range(values[0], values[0] + step * number, step)) and draw < 0.4:
+            return self.choose(("from {} to {}", "from {} up to {}" if step > 0 else "from {} down to {}")).format(
+                words[0], words[-1]
+            )
         often = {2: "twice", 3: "three times"}[number]
         if len(set(words)) == 1 and draw < 0.3 and self.wordings is TRAIN and not often.startswith(words[0]):
             return f"{words[0]} {often}"
@@ -529,6 +564,7 @@ class _Writer:
         order = list(range(number))
         if sequence.last_first:
             order = [number - 1, *order[:-1]]
+            self.in_order = False
         text = opening + self.clause(order[0], first_mood)
         for place in range(1, number):
             if place == 1 and sequence.seconds:
@@ -570,10 +606,10 @@ class _Writer:
             if sentences[-1][-1] not in ".!":
                 sentences[-1] += self.choose((".", ",", ";"))
             sentences.append(self.presence(last, True))
-        if self.late and any(self.tells_place):
+        if late := self._late():
             if sentences[-1][-1] not in ".!?":
                 sentences[-1] += "."
-            sentences.append(self._late_places())
+            sentences.append(late)
         text = " ".join(sentences)
         if wordings.plain:
             text = _CAPITALS.sub(_capital, text)

@@ -310,7 +310,7 @@ TRAIN = Wordings(
         hit="hit, slide into, bump into, push, knock into, collide with, ram, strike, crash into, run into, smash into, bang into, shove, "
         "slam into, bump, knock, nudge, knock against, push into, bump against, move into, touch, hit against, bang against, slide over "
         "+ hit, slide across + bump, glide into, ram into, smack into, tackle, give a push to, move over + hit, poke, bash, thump, "
-        "shunt, jolt, barge into, go + hit, come over + hit, dash into",
+        "shunt, jolt, barge into, go + hit, come over + hit, kick, knock over, push away, dash into",
         say="say, speak, call out, utter, shout, announce, pronounce, state, read out, recite, mention, yell, exclaim, whisper, declare, "
         "mutter, call, cry, count, count out, speak out, say out loud, name, tell us, voice, sing, murmur, articulate, talk + say, "
         "open its mouth + say, report, chant, say aloud, read, count off",
@@ -476,6 +476,13 @@ TRAIN = Wordings(
         "an animation where ",
         "can you make a video where ",
         "once upon a time ",
+        "prompt: ",
+        "story: ",
+        "imagine a scene: ",
+        "what if ",
+        "it would be nice if ",
+        "watch how ",
+        "what i want: ",
     ),
     shows=(
         "show ",
@@ -506,6 +513,12 @@ TRAIN = Wordings(
         "there's ",
         "animate ",
         "can you show ",
+        "let's see ",
+        "how about ",
+        "/imagine ",
+        "visualize ",
+        "picture ",
+        "i need ",
     ),
     asks=("make ", "let ", "have ", "please make ", "please let ", "just have ", "now make "),
     wishes=("i want ", "i would like ", "i'd like ", "get ", "we want ", "ask ", "tell ", "cause "),
@@ -520,6 +533,18 @@ TRAIN = Wordings(
         " with matching sound.",
         " short clip.",
         " thanks!",
+        " cinematic.",
+        " pixel art.",
+        " cartoon style.",
+        " simple animation.",
+        " high quality, 4k.",
+        " minimalist style.",
+        " with clear audio.",
+        " realistic sound.",
+        " 3 seconds long.",
+        " static camera.",
+        " nice colors.",
+        " for kids.",
     ),
     sequences=(
         (

@@ -45,7 +45,7 @@ def described(number, wordings, scene=None):
     for seed in range(number):
         shown = scene or sample_scene(seed)
         prompt = describe(shown, seed, wordings)
-        if set(re.findall("[a-z]{5,}", prompt.text.lower())) <= VOCABULARY:
+        if set(re.findall("[a-z]{4,}", prompt.text.lower())) <= VOCABULARY:
             yield shown, prompt
 
 
