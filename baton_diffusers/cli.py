@@ -9,16 +9,35 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+
+
+class _PlainHelp:
+    """`--help` without `<bool>` behind it."""
+
+    def get_help_option(self, context):
+        option = super().get_help_option(context)
+        if option is not None:
+            option.metavar = ""
+        return option
+
+
+class _Command(_PlainHelp, TyperCommand):
+    pass
+
+
+class _Group(_PlainHelp, TyperGroup):
+    pass
 
 
 app = typer.Typer(
     name="baton",
-    help="Plan a clip, then denoise its picture and its sound together under that plan.",
+    cls=_Group,
     epilog="Exit codes: 0 done, 1 failed, 2 wrong input. With BATON_DEBUG=1 an error shows its traceback.",
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -33,7 +52,15 @@ Model = Annotated[
     ),
 ]
 Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps.", show_default="the pipeline's")]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same clip.")]
+
+
+def _seed(number: int) -> int:
+    if not 0 <= number < 2**64:
+        raise ValueError(f"--seed {number} is not between 0 and 2**64 - 1: choose another number")
+    return number
+
+
+Seed = Annotated[int, typer.Option(help="The same seed gives the same clip.", callback=_seed)]
 Guidance = Annotated[
     str | None,
     typer.Option(
@@ -44,7 +71,25 @@ Guidance = Annotated[
 ]
 
 
-@app.command()
+def _version(asked: bool) -> None:
+    if asked:
+        from . import __version__
+
+        print(f"baton {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def baton(
+    version: Annotated[
+        bool,
+        typer.Option("--version", metavar="", help="Show the version and exit.", callback=_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Plan a clip, then denoise its picture and its sound together under that plan."""
+
+
+@app.command(cls=_Command)
 def generate(
     prompt: Annotated[str, typer.Argument(help="What is to be seen and heard.", metavar="PROMPT")],
     output: Annotated[
@@ -61,7 +106,9 @@ def generate(
             help="Make the picture (video) or the sound (audio) alone.", show_default="both", metavar="MODALITY"
         ),
     ] = None,
-    no_plan: Annotated[bool, typer.Option("--no-plan", help="Denoise from the prompt alone, without a plan.")] = False,
+    no_plan: Annotated[
+        bool, typer.Option("--no-plan", metavar="", help="Denoise from the prompt alone, without a plan.")
+    ] = False,
     plan: Annotated[
         Path | None,
         typer.Option(help="Follow this plan (--save-plan, `SemanticPlan.save`) instead of planning.", metavar="FILE"),
@@ -145,6 +192,10 @@ def generate(
     from .files import check_target, replacing
     from .media import AUDIO_SUFFIXES, check_kept, convert_frame_rate, resample
 
+    texts = {"PROMPT": prompt, "--cues": cues, "--audio-prompt": audio_prompt, "--negative-prompt": negative_prompt}
+    for name, text in {**texts, "--audio-negative-prompt": audio_negative_prompt}.items():
+        if text is not None and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ValueError(f"{name} holds bytes that are not UTF-8: {ascii(text)}")
     if only not in (None, "video", "audio"):
         raise ValueError(f"--only {only} is no modality: give video or audio, or leave it out for both")
     check_target(output, (".mp4", *AUDIO_SUFFIXES) if only == "audio" else (".mp4",))
@@ -163,6 +214,8 @@ def generate(
             raise ValueError(f"{file} is not a file: check the path")
     if only is None:  # elsewhere neither is kept whole
         check_kept(video, audio, scale)
+
+    _import_pipeline()
 
     import torch
 
@@ -225,12 +278,12 @@ def generate(
         print(sheet)
 
 
-@app.command()
+@app.command(cls=_Command)
 def stage(
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.", metavar="DIR")],
     tier: Annotated[str | None, typer.Option(help="simple, medium or complex.", show_default="any")] = None,
     count: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 4,
-    seed: Annotated[int, typer.Option(help="Seed of the first scene; each further one adds 1.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the first scene; each further one adds 1.", callback=_seed)] = 0,
     scale: Annotated[int, typer.Option(min=1, help="Write every pixel as SCALE x SCALE pixels.")] = 4,
 ) -> None:
     """Show scenes of Stage: an mp4 and a contact sheet of each, and its prompt."""
@@ -250,7 +303,7 @@ def stage(
         print(f"{path}: {prompt}")
 
 
-@app.command()
+@app.command(cls=_Command)
 def evaluate(
     model: Model = None,
     split: Annotated[
@@ -287,14 +340,17 @@ def evaluate(
     ] = "render",
     guidance: Guidance = None,
     codec_only: Annotated[
-        bool, typer.Option("--codec-only", help="Score the scenes' own renders after both autoencoders: the ceiling.")
+        bool,
+        typer.Option(
+            "--codec-only", metavar="", help="Score the scenes' own renders after both autoencoders: the ceiling."
+        ),
     ] = False,
-    no_plan: Annotated[bool, typer.Option("--no-plan", help="Generate from the text alone.")] = False,
+    no_plan: Annotated[bool, typer.Option("--no-plan", metavar="", help="Generate from the text alone.")] = False,
     ground_truth_plan: Annotated[
-        bool, typer.Option("--ground-truth-plan", help="Follow plans read off the scenes' own renders.")
+        bool, typer.Option("--ground-truth-plan", metavar="", help="Follow plans read off the scenes' own renders.")
     ] = False,
     shuffle_prompts: Annotated[
-        bool, typer.Option("--shuffle-prompts", help="Exchange the prompts within a tier: the control.")
+        bool, typer.Option("--shuffle-prompts", metavar="", help="Exchange the prompts within a tier: the control.")
     ] = False,
     ablation: Annotated[
         Path | None,
@@ -306,7 +362,7 @@ def evaluate(
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips made together.")] = 8,
-    seed: Annotated[int, typer.Option(help="Another seed draws other scenes.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed draws other scenes.", callback=_seed)] = 0,
     json_file: Annotated[
         Path | None,
         typer.Option(
@@ -338,6 +394,8 @@ def evaluate(
     told = told or given_from != "render"
     if ablation is not None and told:
         raise ValueError(f"--ablation says itself which models and plans are scored: change {ablation} instead")
+
+    _import_pipeline()
 
     from .evaluation import scores as evaluation
     from .evaluation.arms import Arm, run_arm
@@ -402,7 +460,7 @@ def evaluate(
         print(json_file)
 
 
-@app.command()
+@app.command(cls=_Command)
 def cache(
     source: Annotated[
         str,
@@ -434,7 +492,7 @@ def cache(
     frame_rate: Annotated[
         float | None, typer.Option(help="Frames per second.", show_default="the transformer's")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the stream, for stage.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the stream, for stage.", callback=_seed)] = 0,
     verb_shares: Annotated[
         list[str] | None,
         typer.Option(
@@ -445,9 +503,12 @@ def cache(
     ] = None,
     clips_per_shard: Annotated[int, typer.Option(min=1, help="Clips in each file.")] = 512,
     text: Annotated[
-        bool, typer.Option("--text", help="Keep the text encoder's embeddings, too: for one that stays frozen.")
+        bool,
+        typer.Option("--text", metavar="", help="Keep the text encoder's embeddings, too: for one that stays frozen."),
     ] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Check finished shards, and redo damaged ones.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", metavar="", help="Check finished shards, and redo damaged ones.")
+    ] = False,
 ) -> None:
     """Encode clips once for training; stopped or killed, it goes on. Several workers: `accelerate launch -m
     baton_diffusers.cli cache ...`, or anything that sets RANK and WORLD_SIZE."""
@@ -629,7 +690,7 @@ def _kept_scores(json_file: Path | None):
         raise
 
 
-@app.command()
+@app.command(cls=_Command)
 def memory(
     model: Annotated[
         str,
@@ -668,10 +729,16 @@ def _run(arguments: Sequence[str] | None) -> int:
 
     main_thread = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, interrupt) if main_thread else None
+    with suppress(AttributeError):  # a replaced stdout
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
     try:
         code = app(arguments, prog_name="baton", standalone_mode=False) or 0
+        sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):  # newer versions of typer return 130 instead
         code = 130
+    except BrokenPipeError:  # whoever read stdout, such as `head`, is done
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except Exception as error:
         if os.environ.get("BATON_DEBUG"):
             traceback.print_exc()
@@ -711,13 +778,13 @@ def _guiders(guidance: str | None) -> dict:
 
 def _check_guidance(guidance: str | None, guiders: dict, model: str | None) -> None:
     """Refuses a scheme that leaves out blocks which the transformer has not; no weights are loaded for it."""
-    import json
+    from .files import read_json
 
     skipped = [layer for guider in guiders.values() for layer in guider.skip_layers]
     if not skipped:
         return
     _, configurations = _find_checkpoint(model)
-    num_layers = json.loads((configurations / "transformer/config.json").read_text())["num_layers"]
+    num_layers = read_json(configurations / "transformer" / "config.json").get("num_layers", 0)
     if max(skipped) >= num_layers:
         raise ValueError(
             f"--guidance {guidance} leaves out block {max(skipped)} of the transformer, and that of {model or 'baton-nano'} has "
@@ -742,10 +809,10 @@ def _find_checkpoint(model: str | None) -> tuple[Path | str, Path]:
     """What `BatonPipeline.from_pretrained` takes, and the folder of its configurations; of a Hub id, only those are fetched."""
     folder = _folder(model)
     if folder.is_dir():
-        index, weights = folder / "model_index.json", (".safetensors", ".bin")
+        index = folder / "model_index.json"
         if not index.is_file():
             raise ValueError(f"{folder} has no {index.name}: it is not the folder of a saved pipeline")
-        if not any(file.suffix in weights for file in folder.glob("transformer/*")):
+        if not any(folder.glob("transformer/*.safetensors")):
             raise ValueError(
                 f"{folder} holds configurations without weights: make a folder with weights by "
                 "conversion_scripts/convert_ovi_to_diffusers.py, see the card of baton-11b, and give that"
@@ -762,15 +829,32 @@ def _find_checkpoint(model: str | None) -> tuple[Path | str, Path]:
         raise ValueError(f"{model} is no folder here, and could not be loaded from the Hub: {error}") from error
 
 
-def _load_pipeline(model: str | None, recipe: str | None = None):
-    """The pipeline of a folder or Hub id, or of baton-nano: in float32 on the GPU where there is one, or by a recipe."""
-    import torch
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
+def _import_pipeline():
+    """`BatonPipeline`. While all that it takes is imported, the garbage collector rests, and it never looks at those hundreds of
+    thousands of objects again: a third off the time of a cold start."""
+    import gc
 
+    cold = "torch" not in sys.modules
+    if cold:
+        gc.disable()
     from .pipelines.pipeline_baton import BatonPipeline
 
-    diffusers_logging.set_verbosity_error()  # no word of its guiders being experimental
+    if cold:
+        gc.freeze()
+        gc.enable()
+    return BatonPipeline
+
+
+def _load_pipeline(model: str | None, recipe: str | None = None):
+    """The pipeline of a folder or Hub id, or of baton-nano: in float32 on the GPU where there is one, or by a recipe."""
+    BatonPipeline = _import_pipeline()
+
+    import logging
+
+    import torch
+    from transformers.utils import logging as transformers_logging
+
+    logging.getLogger("diffusers.guiders").setLevel(logging.ERROR)  # no word of guiders being experimental
     transformers_logging.disable_progress_bar()  # one bar for all components is enough
 
     chosen = None if recipe is None else _recipe(recipe)

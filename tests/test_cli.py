@@ -1,5 +1,6 @@
 import copy
 import json
+import os
 import subprocess
 import sys
 from unittest.mock import Mock
@@ -9,7 +10,7 @@ import PIL.Image
 import pytest
 import torch
 
-from baton_diffusers import cli
+from baton_diffusers import __version__, cli
 from baton_diffusers.checkpoints import default_checkpoint
 from baton_diffusers.media import read_audio, read_clip, read_video, write_clip
 from baton_diffusers.memory import RECIPES
@@ -46,11 +47,33 @@ def nano(loaded, monkeypatch):
     loaded.guider, loaded.audio_guider = guiders
 
 
-def test_help_names_every_command_without_importing_torch():
-    code = "import sys; from baton_diffusers.cli import _run; _run(['--help']); sys.exit('torch' in sys.modules)"
+def test_help_and_version_answer_without_importing_torch():
+    code = "import sys; from baton_diffusers.cli import _run; _run(['--version']); _run(['--help']); sys.exit('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 0
+    assert result.returncode == 0 and result.stdout.startswith(f"baton {__version__}\n")
     assert all(command in result.stdout for command in ("generate", "stage", "evaluate", "Exit codes"))
+
+
+@pytest.mark.parametrize("command", [[], ["generate"], ["stage"], ["evaluate"], ["cache"], ["memory"]])
+def test_flags_take_no_value(command, capsys):
+    assert run(*command, "--help") == 0
+    assert "bool" not in capsys.readouterr().out.lower()
+
+
+@pytest.mark.slow
+def test_what_is_imported_is_not_collected():
+    code = "import gc; from baton_diffusers.cli import _import_pipeline; _import_pipeline(); print(gc.isenabled(), gc.get_freeze_count())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    enabled, count = result.stdout.split()
+    assert enabled == "True" and int(count) > 100_000
+
+
+def test_a_reader_that_has_gone_is_no_error(tmp_path):
+    command = [sys.executable, "-m", "baton_diffusers.cli", "--help"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 1 and result.stderr == ""
 
 
 def test_generate_writes_a_clip_and_its_sheet(tmp_path, capsys):
@@ -221,7 +244,7 @@ def test_stage_shows_scenes(tmp_path, capsys):
     ]
     assert read_clip(folder / "complex-5.mp4").frames.shape == (49, 128, 128, 3)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 and all(".mp4: " in line and line.endswith(".") for line in lines)
+    assert len(lines) == 2 and all(".mp4: " in line for line in lines)
 
 
 def test_evaluate_scores_every_tier(tmp_path, capsys, nano):
@@ -291,6 +314,13 @@ def test_an_ablation_is_kept_and_goes_on(tmp_path, capsys, nano, monkeypatch):
         (["generate", PROMPT, "-o", "clip.mp4", "--sheet", "clip.mp4"], "clip.mp4 ends in '.mp4'"),
         (["generate", PROMPT, "-o", "clip.mp4", "--steps", "0"], "'--steps'"),
         (["generate", PROMPT, "-o", "clip.mp4", "--seed", "one"], "'--seed'"),
+        (
+            ["generate", PROMPT, "-o", "clip.mp4", "--seed", str(2**64)],
+            f"--seed {2**64} is not between 0 and 2**64 - 1",
+        ),
+        (["stage", "-o", "scenes", "--seed", "-1"], "--seed -1 is not between 0 and 2**64 - 1"),
+        (["generate", "caf\udce9", "-o", "clip.mp4"], r"PROMPT holds bytes that are not UTF-8: 'caf\udce9'"),
+        (["generate", PROMPT, "-o", "c.mp4", "--negative-prompt", "\ud800"], "--negative-prompt holds bytes"),
         (["generate", PROMPT, "-o", "clip.mp4", "--no-plan", "--plan", "x"], "exclude each other"),
         (["generate", PROMPT, "-o", "clip.mp4", "--plan", "missing.safetensors"], "missing.safetensors"),
         (["generate", PROMPT, "-o", "clip.mp4", "--save-plan", "plan.pt"], "plan.pt ends in '.pt'"),
