@@ -19,7 +19,17 @@ import torch
 from diffusers.utils import logging
 
 from .. import coordinates
-from ..media import Clip, convert_frame_rate, read_audio, read_image, read_video, resample
+from ..media import (
+    Clip,
+    convert_frame_rate,
+    fit_sound,
+    picture_pixels,
+    read_audio,
+    read_clip,
+    read_image,
+    read_video,
+    resample,
+)
 from .components import ClipGeometry, ClipSize
 from .pipeline_output import BatonPipelineOutput
 
@@ -40,8 +50,6 @@ MODALITIES = ("video", "audio")
 # Rates that recordings have; with others a clip would be of no length, or fill the memory when it is converted.
 FRAME_RATES = (1, 1000)
 SAMPLING_RATES = (1000, 768_000)
-# Picture and sound of one file often end a little apart: up to this many seconds are cut or filled with silence.
-MAX_GAP = 0.5
 
 
 class GivenMedia(TypedDict, total=False):
@@ -278,6 +286,7 @@ def read_given(
     video_frame_rate: float | None = None,
     audio_sampling_rate: int | None = None,
     only: str | None = None,
+    max_seconds: float | None = None,
 ) -> Given:
     r"""
     Reads what is given of the clips, as `BatonPipeline.__call__` describes it.
@@ -288,6 +297,7 @@ def read_given(
         temporal_stride (`int`): pixel frames for each video latent frame.
         image, video, audio, reference_audio, continue_from, continue_seconds, video_mask, audio_mask, video_frame_rate,
             audio_sampling_rate, only: the arguments of the call.
+        max_seconds (`float`, *optional*): the longest `video` or `audio`; a longer file is refused before it is decoded.
 
     Raises:
         ValueError: if one of them cannot be read or used, or two of them contradict each other.
@@ -359,19 +369,14 @@ def read_given(
         frames = _stack("image", _read_images(image))[:, None]
         given_video = GivenVideo(frames, frame_rate, ((coordinates.clip_duration(1, frame_rate), math.inf),))
     if audio is not None:
-        given_audio = _read_sound("audio", audio, audio_sampling_rate, sampling_rate, audio_mask)
+        given_audio = _read_sound("audio", audio, audio_sampling_rate, sampling_rate, audio_mask, max_seconds)
         duration = given_audio.duration
     if video is not None:
-        given_video = _read_film(video, video_frame_rate, frame_rate, video_mask)
+        given_video = _read_film(video, video_frame_rate, frame_rate, video_mask, max_seconds)
         duration = given_video.duration
-        if given_audio is not None and abs(duration - given_audio.duration) > 1 / given_video.frame_rate:
-            if abs(duration - given_audio.duration) > MAX_GAP:
-                raise ValueError(
-                    f"`video` lasts {given_video}, but `audio` {given_audio}: cut one of them to the other."
-                )
-            given_audio = replace(
-                given_audio, waveform=fit_sound("audio", given_audio.waveform, given_audio.sampling_rate, duration)
-            )
+        if given_audio is not None:
+            waveform = fit_waveforms(given_audio.waveform, given_audio.sampling_rate, duration, given_video.frame_rate)
+            given_audio = replace(given_audio, waveform=waveform)
     given = Given(given_video, given_audio, duration, reference, only)
     if given.keeps_video and given.keeps_audio:
         raise ValueError(
@@ -386,17 +391,24 @@ def read_given(
     return given
 
 
-def _read_film(video: GivenFrames, video_frame_rate: float, frame_rate: float, mask: Mask | None) -> GivenVideo:
-    clips = _read_videos(video, video_frame_rate)
+def _read_film(
+    video: GivenFrames, video_frame_rate: float, frame_rate: float, mask: Mask | None, max_seconds: float | None
+) -> GivenVideo:
+    clips = _read_videos(video, video_frame_rate, max_seconds)
     frames, rate = _stack("video", [clip for clip, _ in clips]), _same_rate("video", [rate for _, rate in clips])
     _warn_of_conversion("video", rate, frame_rate, "frames per second")
     return GivenVideo(frames, rate, _read_mask("video_mask", mask, frames.shape[1], rate))
 
 
 def _read_sound(
-    name: str, audio: GivenSound, audio_sampling_rate: int, sampling_rate: int, mask: Mask | None = None
+    name: str,
+    audio: GivenSound,
+    audio_sampling_rate: int,
+    sampling_rate: int,
+    mask: Mask | None = None,
+    max_seconds: float | None = None,
 ) -> GivenAudio:
-    clips = _read_audios(audio, audio_sampling_rate, name)
+    clips = _read_audios(audio, audio_sampling_rate, name, max_seconds)
     waveform, rate = _stack(name, [clip for clip, _ in clips]), _same_rate(name, [rate for _, rate in clips])
     _warn_of_conversion(name, rate, sampling_rate, "samples per second")
     return GivenAudio(waveform, rate, _read_mask(f"{name}_mask", mask, waveform.shape[2], rate))
@@ -415,15 +427,8 @@ def _continuation(
     frames, waveforms = [], []
     for clip in clips:
         if clip.frames is not None and clip.waveform is not None:
-            sound = clip.waveform.shape[1] / clip.sampling_rate
-            if abs(sound - clip.duration) > MAX_GAP:
-                raise ValueError(
-                    f"`continue_from` has {clip.duration:.4f} seconds of picture and {sound:.4f} of sound: cut one of them to "
-                    "the other."
-                )
-            if abs(sound - clip.duration) > 1 / clip.frame_rate:
-                waveform = fit_sound("continue_from", clip.waveform, clip.sampling_rate, clip.duration)
-                clip = clip._replace(waveform=waveform)
+            rates = clip.sampling_rate, clip.duration, 1 / clip.frame_rate
+            clip = clip._replace(waveform=fit_sound(clip.waveform, *rates, "`continue_from`"))
         if clip.waveform is not None:
             waveform = at_sampling_rate(clip.waveform.mean(axis=0, keepdims=True), clip.sampling_rate, sampling_rate)
             end = waveform.shape[1]
@@ -467,11 +472,7 @@ def _read_images(image: Any) -> list[np.ndarray]:
     if isinstance(image, (str, Path)):
         return [read_image(image)]
     if isinstance(image, PIL.Image.Image):
-        if not all(image.size):
-            raise ValueError(
-                f"`image` is {image.size[0]} x {image.size[1]} pixels (width x height), but must have some."
-            )
-        return [np.asarray(image.convert("RGB"))]
+        return [picture_pixels(image, "`image`")]
     if isinstance(image, (list, tuple)) and image:
         return [picture for one in image for picture in _read_images(one)]
     if isinstance(image, (np.ndarray, torch.Tensor)) and image.ndim in (3, 4):
@@ -484,13 +485,13 @@ def _read_images(image: Any) -> list[np.ndarray]:
     )
 
 
-def _read_videos(video: Any, frame_rate: float) -> list[tuple[np.ndarray, float]]:
+def _read_videos(video: Any, frame_rate: float, max_seconds: float | None = None) -> list[tuple[np.ndarray, float]]:
     if isinstance(video, (str, Path)):
-        return [read_video(video)]
+        return [read_video(video, max_seconds=max_seconds)]
     if isinstance(video, (list, tuple)) and video:
         if all(_is_picture(frame) for frame in video):
             return [(_stack("video", _read_images(video)), frame_rate)]
-        return [clip for one in video for clip in _read_videos(one, frame_rate)]
+        return [clip for one in video for clip in _read_videos(one, frame_rate, max_seconds)]
     if isinstance(video, (np.ndarray, torch.Tensor)) and video.ndim in (4, 5):
         clips = _channels_last("video", video)
         return [(clip, frame_rate) for clip in (clips if clips.ndim == 5 else clips[None])]
@@ -506,13 +507,14 @@ def _is_picture(frame: Any) -> bool:
     return isinstance(frame, PIL.Image.Image) or (isinstance(frame, (np.ndarray, torch.Tensor)) and frame.ndim == 3)
 
 
-def _read_audios(audio: Any, sampling_rate: int, name: str = "audio") -> list[tuple[np.ndarray, int]]:
+def _read_audios(
+    audio: Any, sampling_rate: int, name: str = "audio", max_seconds: float | None = None
+) -> list[tuple[np.ndarray, int]]:
     if isinstance(audio, (str, Path)):
-        waveform, sampling_rate = read_audio(audio)
-        waveform = waveform.clip(-1, 1)  # what lossy codecs overshoot, a player cuts off as well
-        return [(_check_waveform(name, waveform), sampling_rate)]
+        waveform, sampling_rate = read_audio(audio, max_seconds=max_seconds)
+        return [(_check_waveform(name, _within_scale(waveform)), sampling_rate)]
     if isinstance(audio, (list, tuple)) and audio:
-        return [clip for one in audio for clip in _read_audios(one, sampling_rate, name)]
+        return [clip for one in audio for clip in _read_audios(one, sampling_rate, name, max_seconds)]
     if isinstance(audio, (np.ndarray, torch.Tensor)) and audio.ndim in (1, 2, 3):
         waveforms = audio.float().cpu().numpy() if isinstance(audio, torch.Tensor) else audio
         if not np.issubdtype(waveforms.dtype, np.floating):
@@ -530,6 +532,9 @@ def _read_clips(clip: Any, frame_rate: float, sampling_rate: int, only: str | No
     """Clips with the modalities that are needed; one that is not is `None`, whether there is one or not."""
     if isinstance(clip, list) and clip:
         return [part for one in clip for part in _read_clips(one, frame_rate, sampling_rate, only)]
+    if isinstance(clip, (str, Path)) and only is None:
+        whole = read_clip(clip)
+        return [whole._replace(waveform=_check_waveform("continue_from", _within_scale(whole.waveform)))]
     if isinstance(clip, (str, Path)):
         pictures = sounds = clip
     elif isinstance(clip, Clip):
@@ -591,6 +596,11 @@ def _channels_last(name: str, pictures: np.ndarray | torch.Tensor) -> np.ndarray
             f"`{name}` has values from {pictures.min():.4g} to {pictures.max():.4g}, but floating point ones must lie in [0, 1]."
         )
     return pictures.astype(np.float32)
+
+
+def _within_scale(waveform: np.ndarray) -> np.ndarray:
+    """What lossy codecs overshoot is cut off, as a player does."""
+    return waveform.clip(-1, 1)
 
 
 def _check_waveform(name: str, waveform: np.ndarray) -> np.ndarray:
@@ -675,16 +685,9 @@ def known_audio_latents(
     return ~coordinates.units_in_spans(within, audio_latent_rate, num_latents)
 
 
-def fit_sound(name: str, waveform: np.ndarray, sampling_rate: int, duration: float) -> np.ndarray:
-    """Sound cut, or filled with silence, to last as long as its picture, which a warning says. The last axis is time."""
-    num_samples = coordinates.num_samples(duration, sampling_rate)
-    change = "cut" if waveform.shape[-1] > num_samples else "filled with silence"
-    logger.warning(
-        f"`{name}` has {waveform.shape[-1] / sampling_rate:.4f} seconds of sound for {duration:.4f} of picture: the sound is "
-        f"{change} to the length of the picture."
-    )
-    padding = [(0, 0)] * (waveform.ndim - 1) + [(0, max(num_samples - waveform.shape[-1], 0))]
-    return np.pad(waveform, padding)[..., :num_samples]
+def fit_waveforms(waveforms: np.ndarray, sampling_rate: int, duration: float, frame_rate: float) -> np.ndarray:
+    """Sounds `(num_clips, num_channels, num_samples)` of one length, cut or filled with silence to that of their picture."""
+    return np.stack([fit_sound(sound, sampling_rate, duration, 1 / frame_rate, "`audio`") for sound in waveforms])
 
 
 def fit_size(size: tuple[int, int], area: int, multiples: tuple[int, int]) -> tuple[int, int]:

@@ -637,7 +637,9 @@ class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, Diffusio
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
-        given = read_given(self.frame_rate, self.sampling_rate, self.vae.config.scale_factor_temporal, **media)
+        request = PlanRequest(plan, use_plan, cues, cue_temperature, num_cue_candidates).read()
+        rates = self.frame_rate, self.sampling_rate, self.vae.config.scale_factor_temporal
+        given = read_given(*rates, **media, max_seconds=request.longest_clip(self))
         texts = Texts(
             self.format_prompt(prompt, audio_prompt),
             negative_prompt,
@@ -648,7 +650,6 @@ class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, Diffusio
         )
         size = given.default_size(self, height, width, num_frames)
         noise = Noise(generator, latents, audio_latents)
-        request = PlanRequest(plan, use_plan, cues, cue_temperature, num_cue_candidates).read()
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         denoising = Denoising(steps, use_cache, attention_kwargs)
         passes = self.check_inputs(texts, size, given, noise, request, denoising, num_videos_per_prompt, output_type)

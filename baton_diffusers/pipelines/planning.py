@@ -17,6 +17,7 @@ import torch
 
 from .. import coordinates
 from ..cues import parse_sheet
+from ..media import fit_sound
 from ..models.semantic_encoders import read_plan
 from ..models.va_planner import snap_cues, tokenize_cues, tokenize_prompts
 from ..plan import SemanticPlan
@@ -24,7 +25,7 @@ from .checks import check_finite, check_texts, check_whole_number
 from .components import ClipSize
 from .conditions import model_frames, model_waveform
 from .cue_fitting import fit_cues
-from .given import MAX_GAP, Given, fit_sound
+from .given import Given
 from .texts import Texts, unknown_words
 
 
@@ -56,6 +57,12 @@ class PlanRequest:
     def uses_planner(self, pipe: BatonPipeline) -> bool:
         """Whether the pipeline's planner makes the plan."""
         return self.plan is None and self.use_plan and pipe.planner is not None
+
+    def longest_clip(self, pipe: BatonPipeline) -> float | None:
+        """Seconds of the longest clip that the planner can plan, if it plans and knows a limit."""
+        if not self.uses_planner(pipe) or not pipe.planner.writes_cues:
+            return None
+        return pipe.planner.config.num_timestamps / pipe.planner.config.timestamp_rate
 
     def check(self, pipe: BatonPipeline, texts: Texts, num_videos_per_prompt: int, num_frames: int) -> None:
         """Refuses plans and cues that do not fit the clips, and prompts that cannot be planned.
@@ -387,8 +394,7 @@ def extract_plan(
     waveform = waveform if waveform.ndim == 1 else waveform.mean(axis=0)
     if frame_rate > 0 and sampling_rate > 0:
         duration = coordinates.clip_duration(len(frames), frame_rate)
-        if 1 / frame_rate < abs(len(waveform) / sampling_rate - duration) <= MAX_GAP:
-            waveform = fit_sound("waveform", waveform, sampling_rate, duration)
+        waveform = fit_sound(waveform[None], sampling_rate, duration, 1 / frame_rate, "`waveform`")[0]
     video = torch.from_numpy(frames.astype(np.float32)).permute(3, 0, 1, 2)[None] * 2 - 1
     return read_plan(
         pipe.video_semantic_encoder,

@@ -937,7 +937,7 @@ def test_components_are_checked_when_they_are_exchanged(own_pipe):
         ({"frames": np.zeros((9, 32, 32))}, r"`frames` has shape \(9, 32, 32\), but must be \(num_frames, height"),
         ({"frames": np.zeros((9, 3, 32, 32))}, r"`frames` has shape \(9, 3, 32, 32\)"),
         ({"waveform": np.zeros((1, 1, 4500))}, r"`waveform` has shape \(1, 1, 4500\)"),
-        ({"waveform": np.zeros(2000)}, "lasts 1.1250 seconds and `waveform` 0.5000"),
+        ({"waveform": np.zeros(2000)}, "`waveform` has 1.125 s of picture and 0.500 s of sound"),
         ({"sampling_rate": 4001}, "`sampling_rate` is 4001 Hz, but the encoder takes 4000 Hz: resample"),
         ({"frame_rate": 0.0}, "`frame_rate` is 0.0"),
     ],
