@@ -83,6 +83,7 @@ def tokenize_prompts(
         padding_side="left",
         add_special_tokens=tokenizer.chat_template is None,
         return_tensors="pt",
+        verbose=False,  # `check_lengths` refuses what is too long; transformers would warn of another model's limit
     )
     return encoded.input_ids.long(), encoded.attention_mask.long()
 

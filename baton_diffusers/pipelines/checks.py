@@ -9,10 +9,19 @@ from typing import Any
 import torch
 
 
-def check_whole_number(name: str, value: Any, least: int = 1) -> None:
-    """Refuses what is not an integer of at least `least`; `True` and `False` are no numbers."""
+def check_whole_number(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
+    """Refuses what is not an integer of at least `least` and at most `most`; `True` and `False` are no numbers."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise ValueError(f"`{name}` is {value!r}, but must be an integer of at least {least}.")
+    if most is not None and value > most:
+        raise ValueError(f"`{name}` is {value!r}, but must be at most {most}.")
+
+
+def check_flags(**flags: Any) -> None:
+    """Refuses what is neither `True` nor `False`."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"`{name}` is {value!r}, but must be True or False.")
 
 
 def check_texts(name: str, texts: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import threading
 import weakref
@@ -13,7 +14,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import torch
-from diffusers import MMAudioVocoder
+from diffusers import MMAudioVocoder, ModelMixin
 from diffusers.utils import logging
 
 from .. import coordinates
@@ -37,6 +38,8 @@ SETTINGS = {
 
 REQUIRED = ("transformer", "vae", "audio_vae", "vocoder", "scheduler", "audio_scheduler")
 
+_MAX_BYTES = 2**40  # of the frames of a call
+SOUND = ("audio_vae", "vocoder")
 CHECKED = (
     "transformer",
     "vae",
@@ -143,6 +146,19 @@ class ClipSize:
                 nearest = max(round(value / multiple), 1) * multiple if is_number else multiple
                 raise ValueError(f"`{name}` is {value!r}, but must be a multiple of {multiple}: use {nearest}.")
         pipe.latent_shapes(1, self)
+
+    def check_memory(self, num_clips: int) -> None:
+        """Refuses clips whose frames no memory holds.
+
+        Raises:
+            ValueError: naming their size.
+        """
+        size = num_clips * self.num_frames * self.height * self.width * 12
+        if size > _MAX_BYTES:
+            raise ValueError(
+                f"{num_clips} clips of {self.num_frames} frames of {self.height} x {self.width} pixels take {size / 2**40:.1f} TiB: "
+                "make fewer or smaller ones."
+            )
 
 
 # Whether they fit
@@ -261,21 +277,29 @@ class CheckedComponents:
             ValueError: if the device is not there.
         """
         values = [*args, kwargs.get("device"), kwargs.get("dtype"), kwargs.get("torch_dtype")]
-        devices = [x for x in values if x is not None and not isinstance(x, torch.dtype)]
+        dtypes = [value for value in values if isinstance(value, torch.dtype)]
+        devices = [value for value in values if value is not None and not isinstance(value, torch.dtype)]
         for device in devices[:1]:
             check_device(device)
-        if not any(isinstance(x, torch.dtype) for x in values):
+        if not dtypes:
             return super().to(*args, **kwargs)
-        sound = {name: self.__dict__[name] for name in ("audio_vae", "vocoder")}
-        self.__dict__.update(dict.fromkeys(sound))  # out of reach for the dtype
-        try:
-            super().to(*args, **kwargs)
-        finally:
-            self.__dict__.update(sound)
-        for part in sound.values():
-            if part is not None:
-                part.to(device=devices[0] if devices else None, dtype=torch.float32)
+        if devices:
+            super().to(devices[0])
+        for name, component in self.components.items():
+            if isinstance(component, torch.nn.Module):
+                cast(component, torch.float32 if name in SOUND else dtypes[0])
         return self
+
+
+def cast(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Casts a model as `from_pretrained` would load it: what a model of diffusers keeps in float32 stays in float32."""
+    kept = getattr(model, "_keep_in_fp32_modules", None) or ()
+    if not isinstance(model, ModelMixin) or getattr(model, "is_quantized", False):
+        model.to(dtype)
+        return
+    for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(torch.float32 if set(kept) & set(name.split(".")) else dtype)
 
 
 def in_float32(
@@ -301,7 +325,10 @@ def check_device(device: Any) -> None:
     Raises:
         ValueError: naming the device.
     """
-    device = torch.device(device)
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"the device {device!r} is none that torch knows: use 'cuda', 'mps' or 'cpu'.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         reason = "this torch is built without CUDA" if torch.version.cuda is None else "no GPU is visible"
         raise ValueError(f"the device {str(device)!r} was asked for, but {reason}: leave out `.to`, or use 'cpu'.")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
+_FRAMES_AT_ONCE = 8
 _DAMAGED = (
     "usually the weights of {} are damaged, or overflow in float16; load the checkpoint again, in bfloat16 or float32"
 )
@@ -115,9 +116,39 @@ def decode_video(
     """
     video = pipe.vae.decode(denormalise_latents(pipe.vae, latents).to(pipe.vae.dtype), return_dict=False)[0]
     video = video[:, :, : coordinates.num_frames_within(_duration(pipe, num_frames, duration), pipe.frame_rate)]
-    check_finite(video, "the decoded frames hold", _DAMAGED.format("`vae`"))
-    processor = VideoProcessor(vae_scale_factor=pipe.vae.config.scale_factor_spatial)
-    return processor.postprocess_video(video.float(), output_type=output_type)
+    return _as_output(video, output_type, VideoProcessor(vae_scale_factor=pipe.vae.config.scale_factor_spatial))
+
+
+def _as_output(video: torch.Tensor, output_type: str, processor: VideoProcessor) -> Any:
+    """Decoded frames `(num_clips, 3, num_frames, height, width)` in [-1, 1] as an output holds them, some at a time: in float32 a
+    film is large, and only "pt" stays on the device.
+
+    Raises:
+        ValueError: if they hold NaN.
+    """
+    num_clips, channels, num_frames, height, width = video.shape
+    shapes = {
+        "pt": (num_clips, num_frames, channels, height, width),
+        "np": (num_clips, num_frames, height, width, channels),
+    }
+    output: Any = [[] for _ in range(num_clips)]
+    if output_type == "pt":
+        output = torch.empty(shapes["pt"], dtype=torch.float32, device=video.device)
+    elif output_type == "np":
+        output = np.empty(shapes["np"], dtype=np.float32)
+    is_finite = torch.ones((), dtype=torch.bool, device=video.device)
+    for clip in range(num_clips):
+        for start in range(0, num_frames, _FRAMES_AT_ONCE):
+            frames = video[clip, :, start : start + _FRAMES_AT_ONCE].transpose(0, 1).float()
+            is_finite &= frames.isfinite().all()
+            frames = processor.postprocess(frames.nan_to_num(), output_type=output_type)
+            if output_type == "pil":
+                output[clip] += frames
+            else:
+                output[clip, start : start + _FRAMES_AT_ONCE] = frames
+    if not is_finite:
+        raise ValueError(f"the decoded frames hold NaN or infinite values: {_DAMAGED.format('`vae`')}.")
+    return output
 
 
 @torch.no_grad()

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
+MAX_STEPS = 10_000
+
 
 # What is asked of the loop
 
@@ -86,7 +88,7 @@ class Denoising:
         if only is not None:  # the other guider is not used
             guiders["audio_guider" if only == "video" else "guider"] = PlanGuidance(guidance_scale=1.0)
         check_guiders(**guiders, num_layers=pipe.transformer.config.num_layers)
-        check_whole_number("num_inference_steps", self.num_inference_steps)
+        check_whole_number("num_inference_steps", self.num_inference_steps, most=MAX_STEPS)
         check_schedulers(pipe.scheduler, pipe.audio_scheduler, self.num_inference_steps)
         if self.attention_kwargs is not None and not isinstance(self.attention_kwargs, dict):
             raise ValueError(
@@ -326,7 +328,7 @@ class Denoiser:
         settled = [name for name in self.tensors if moving.get(name) is None]
         before = {name: _state(self.tensors[name]) for name in settled}
         returned = callback(self.pipe, index, self.video.timestep, {name: self.tensors[name] for name in names})
-        changed = {**self.tensors, **(returned or {})}
+        changed = {**self.tensors, **self._check_returned(returned)}
         self.video.latents, self.audio.latents = changed["latents"], changed["audio_latents"]
         self.texts = TextEmbeddings(
             changed["prompt_embeds"], changed["negative_prompt_embeds"], changed["audio_negative_prompt_embeds"]
@@ -334,6 +336,28 @@ class Denoiser:
         if before != {name: _state(self.tensors[name]) for name in settled}:
             self._clean.clear()
         self._note_finite(f"after step {index + 1} of {self.num_steps}, in what the callback returns")
+
+    def _check_returned(self, returned: Any) -> dict[str, torch.Tensor | None]:
+        """Refuses what a callback may not return."""
+        if returned is None:
+            return {}
+        if not isinstance(returned, dict) or not returned.keys() <= self.tensors.keys():
+            found = list(returned) if isinstance(returned, dict) else repr(returned)
+            raise ValueError(
+                f"the callback returned {found}, but must return None or a dictionary of tensors with names from "
+                f"{list(self.tensors)}."
+            )
+        for name, value in returned.items():
+            expected = self.tensors[name]
+            if expected is None and value is None:
+                continue
+            if not isinstance(value, torch.Tensor) or (expected is not None and value.shape != expected.shape):
+                shape = None if expected is None else tuple(expected.shape)
+                found = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+                raise ValueError(
+                    f"the callback returned `{name}` as {found}, but must return a tensor of shape {shape}."
+                )
+        return returned
 
     def _clean_stream(self, modality: str, anchor: Anchor, is_kept: bool, is_run: bool) -> CleanStream | None:
         """Where the transformer keeps a stream that is the same at every step, or that it does not run at all."""

@@ -28,7 +28,7 @@ from ..models.vocoder_griffin_lim import GriffinLimVocoder
 from ..plan import SemanticPlan
 from ..schedulers import set_timesteps
 from . import conditions, planning
-from .checks import check_callback, check_whole_number
+from .checks import check_callback, check_flags, check_whole_number
 from .components import (
     CheckedComponents,
     ClipGeometry,
@@ -223,6 +223,7 @@ class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, Diffusio
         passes = denoising.check(self, given, size.num_frames)
         if not all(guidance_pass.anchor.text for guidance_pass in passes):
             texts.check_negative(self)
+        size.check_memory(texts.batch_size * num_videos_per_prompt)
         noise.check(self, texts.batch_size * num_videos_per_prompt, size, given.only)
         request.check(self, texts, num_videos_per_prompt, size.num_frames)
         if output_type not in OUTPUT_TYPES:
@@ -633,6 +634,7 @@ class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, Diffusio
         """
         # 1. Read what is given, and check inputs
         _check_names(media)
+        check_flags(use_plan=use_plan, use_cache=use_cache, return_dict=return_dict)
         require_components(self)
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
@@ -728,5 +730,5 @@ def _check_names(media: GivenMedia) -> None:
             )
         names = [*inspect.signature(BatonPipeline.__call__).parameters, *GivenMedia.__annotations__]
         near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else "`help(pipe.__call__)` lists the arguments."
+        hint = f"did you mean `{near[0]}`?" if near else "`help(pipe.__call__)` lists them."
         raise TypeError(f"the call has no argument `{name}`: {hint}")

@@ -289,7 +289,7 @@ def unknown_words(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> l
     """
     if not texts or not tokenizer.is_fast or tokenizer.unk_token_id is None:
         return []
-    tokens = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
+    tokens = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     unknown = {
         text[start:end]: None
         for text, ids, offsets in zip(texts, tokens.input_ids, tokens.offset_mapping, strict=True)

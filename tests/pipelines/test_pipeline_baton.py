@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -41,6 +42,7 @@ from ..tiny import (
     random_clip,
     random_plan,
     seeded,
+    tiny_cue_parts,
     tiny_pipeline,
     tiny_planner,
     tiny_transformer,
@@ -53,6 +55,10 @@ NUM_SAMPLES = 4500  # 9 frames at 8 per second, 4000 samples per second
 
 
 # What a call returns
+
+
+def embeds(batch_size=1, length=16, dim=TEXT_DIM):
+    return torch.zeros(batch_size, length, dim)
 
 
 def test_a_prompt_becomes_a_planned_clip(pipe):
@@ -690,11 +696,122 @@ def test_attention_kwargs_scale_an_adapter(own_pipe):
     assert_same(make(own_pipe, attention_kwargs={"scale": 0.0}), plain, atol=1e-5)
 
 
+# NaN: never a black clip
+
+
+def spoil(module):
+    with torch.no_grad():
+        next(module.parameters()).fill_(torch.nan)
+
+
+@pytest.mark.parametrize(
+    "name, kwargs, message",
+    [
+        ("text_encoder", {}, "the embeddings of the prompts hold NaN .*weights of `text_encoder` are damaged"),
+        ("planner", {}, "the planner's plan holds NaN .*weights of `planner` are damaged"),
+        (
+            "transformer",
+            {},
+            "`latents` became NaN or infinite at step 1 of 2, in what the transformer predicts. Usual",
+        ),
+        ("vae", {}, "the decoded frames hold NaN .*weights of `vae`"),
+        ("vae", {"video": random_clip()[0], "video_mask": [(0.5, 1.0)]}, "the latents of the given picture hold NaN"),
+        ("audio_vae", {}, "the decoded sound holds NaN .*`audio_vae` or `vocoder`"),
+        ("audio_vae", {"audio": random_clip()[1]}, "the latents of the given sound hold NaN"),
+    ],
+)
+def test_damaged_weights_are_named_where_nan_appears(own_pipe, name, kwargs, message):
+    model = getattr(own_pipe, name)
+    for module in model.modules():
+        if isinstance(module, (torch.nn.Conv1d, torch.nn.Conv3d, torch.nn.Linear, torch.nn.Embedding)):
+            spoil(module)
+    refused(own_pipe, message, output_type="pil", use_plan=name == "planner", **kwargs)
+
+
+def test_a_callback_that_returns_nan_is_named(pipe):
+    def callback(pipe, step, timestep, tensors):
+        return {"audio_latents": tensors["audio_latents"] * np.nan} if step == 1 else None
+
+    message = "`audio_latents` became NaN or infinite after step 2 of 4, in what the callback returns"
+    refused(pipe, message, callback_on_step_end=callback, num_inference_steps=4)
+
+
+# Threads, settings and precision
+
+
+def test_threads_take_turns(own_pipe):
+    """On one pipeline, and on two that share their weights."""
+    twin = quiet(BatonPipeline.from_pipe(own_pipe, scheduler=copy.deepcopy(own_pipe.scheduler)))
+    calls = [(own_pipe, PROMPT, 0), (own_pipe, OTHER, 1), (twin, PROMPT, 2), (twin, OTHER, 3)]
+    expected = [make(pipe, prompt, seed, num_inference_steps=4) for pipe, prompt, seed in calls]
+    with ThreadPoolExecutor(len(calls)) as pool:
+        found = list(pool.map(lambda call: make(*call, num_inference_steps=4), calls))
+    for output, alone in zip(found, expected, strict=True):
+        assert_same(output, alone)
+
+
+def test_a_call_within_a_call_is_refused(own_pipe):
+    with pytest.raises(RuntimeError, match="called within a call of its own, for example by a callback"):
+        make(own_pipe, callback_on_step_end=lambda *_: make(own_pipe))
+    make(own_pipe)  # its turn has ended
+
+
+def test_components_take_their_settings_along(own_pipe):
+    own_pipe.register_to_config(negative_prompt="blue")
+    other = BatonPipeline(**own_pipe.components)
+    for name in ("height", "width", "num_frames", "num_inference_steps", "max_sequence_length", "negative_prompt"):
+        assert other.config[name] == own_pipe.config[name], name
+    assert BatonPipeline(**other.components, num_frames=5).config.num_frames == 5
+
+
+def test_sound_stays_in_float32(own_pipe, caplog):
+    own_pipe.to(torch.bfloat16)
+    assert own_pipe.vae.dtype == own_pipe.transformer.dtype == own_pipe.text_encoder.dtype == torch.bfloat16
+    assert own_pipe.audio_vae.dtype == own_pipe.vocoder.dtype == torch.float32
+    kept = {p.dtype for name, p in own_pipe.transformer.named_parameters() if "scale_shift_table" in name}
+    assert kept == {torch.float32} and "kept in float32" not in caplog.text
+    assert make(own_pipe, audio=random_clip()[1]).frames.isfinite().all()
+    parts = own_pipe.components
+    for name in ("audio_vae", "vocoder"):
+        parts[name] = parts[name].to(torch.bfloat16)
+    other = BatonPipeline(**parts)
+    assert other.audio_vae.dtype == other.vocoder.dtype == torch.float32
+    assert "`audio_vae` was loaded in torch.bfloat16 and is put into float32" in caplog.text
+
+
+@pytest.mark.parametrize("device", ["cuda", "gpu"])
+def test_a_device_that_there_is_not_is_named(pipe, device):
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(ValueError, match=f"device '{device}'"):
+        pipe.to(device)
+
+
+def test_cues_differ_from_call_to_call_without_a_generator():
+    pipe = tiny_pipeline(**tiny_cue_parts())
+    torch.manual_seed(0)
+    sheets = [pipe.prepare_cues(PROMPT, cue_temperature=1.0)[0] for _ in range(4)]
+    assert len(set(sheets)) > 1
+    torch.manual_seed(0)
+    assert [pipe.prepare_cues(PROMPT, cue_temperature=1.0)[0] for _ in range(4)] == sheets
+
+
+def test_without_a_transformer_texts_plans_and_clips_are_read(pipe, tmp_path):
+    whole = tiny_pipeline(**tiny_cue_parts())
+    whole.save_pretrained(tmp_path)
+    parts = quiet(BatonPipeline.from_pretrained(tmp_path, transformer=None))
+    assert torch.equal(parts.encode_prompt(PROMPT).prompt, whole.encode_prompt(PROMPT).prompt)
+    sheets = [p.prepare_cues(PROMPT, generator=seeds(0)) for p in (parts, whole)]
+    plans = [p.prepare_plan(PROMPT, cues=sheets[0]) for p in (parts, whole)]
+    assert sheets[0] == sheets[1] and torch.equal(plans[0].video_tokens, plans[1].video_tokens)
+    latents = make(whole, output_type="latent", plan=plans[0])
+    decoded = [p.decode_latents(latents.frames, latents.audio, NUM_FRAMES) for p in (parts, whole)]
+    assert torch.equal(decoded[0][0], decoded[1][0]) and torch.equal(decoded[0][1], decoded[1][1])
+    with pytest.raises(ValueError, match="the frame rate of the clips is unknown: load the pipeline with its `transf"):
+        tiny_pipeline(transformer=None).prepare_plan(PROMPT)
+
+
 # Refusals: every one names the value and the remedy, and no layer of any model runs
-
-
-def embeds(batch_size=1, length=16, dim=TEXT_DIM):
-    return torch.zeros(batch_size, length, dim)
 
 
 REFUSALS = {
@@ -775,6 +892,34 @@ REFUSALS = {
         {"prompt": ["a"] * 3, "plan": random_plan(2)},
         "`plan` is for 2 clips, but there are 3 prompts with 1 videos each: give one for all, one for",
     ),
+    "a seed": ({"generator": 42}, r"`generator` is 42, .*give `torch.Generator\(\).manual_seed\(42\)`"),
+    "a tuple of generators": ({"generator": (seeds(0),)}, "`generator` is .* but must be a `torch.Generator`"),
+    "a list of nothing": ({"generator": [None]}, r"`generator` is \[None\]"),
+    "noise of numpy": ({"latents": np.zeros((1, *LATENTS))}, "`latents` is ndarray, but must be a floating-point"),
+    "noise of integers": ({"audio_latents": torch.zeros(1, *AUDIO_LATENTS).long()}, "`audio_latents` is torch.int64"),
+    "noise that is none": ({"latents": torch.full((1, *LATENTS), np.nan)}, "`latents` holds NaN or infinite values"),
+    "embeddings of numpy": ({"prompt": None, "prompt_embeds": embeds().numpy()}, "`prompt_embeds` is ndarray"),
+    "embeddings of nobody": (
+        {"prompt": None, "prompt_embeds": embeds(0)},
+        r"`prompt_embeds` has shape \(0, 16, 16\), but this model takes",
+    ),
+    "embeddings that are none": (
+        {"prompt": None, "prompt_embeds": embeds() * np.inf},
+        "`prompt_embeds` holds NaN or infinite values",
+    ),
+    "half a character": ({"prompt": "a \ud800"}, r"`prompt` has the character '\\ud800' at position 2, half of a"),
+    "a truth for a number": ({"num_frames": True}, "`num_frames` is True, but must be an integer of at least 1"),
+    "a number for a truth": ({"use_cache": 1}, "`use_cache` is 1, but must be True or False"),
+    "a height without end": ({"height": np.inf}, "`height` is inf, but must be a multiple of 16: use 16"),
+    "a clip for no memory": ({"height": 16 * 10**6, "width": 16 * 10**6}, "1 clips of 9 frames .* take .* TiB"),
+    "steps without end": ({"num_inference_steps": 10**9}, "`num_inference_steps` is 1000000000, but must be at most"),
+    "a temperature that is none": ({"cue_temperature": None}, "`cue_temperature` is None, but must be a number"),
+    "a callback that is none": ({"callback_on_step_end": 5}, "`callback_on_step_end` is 5, but must be callable"),
+    "no tensors for a callback": (
+        {"callback_on_step_end_tensor_inputs": None},
+        "`callback_on_step_end_tensor_inputs` is None, but must be a list of names",
+    ),
+    "attention that is none": ({"attention_kwargs": 5}, "`attention_kwargs` is 5, but must be a dictionary"),
     "a plan that is not to be used": ({"plan": random_plan(), "use_plan": False}, "`plan` .* with `use_plan=False`"),
     "an unknown output": ({"output_type": "mp4"}, r"`output_type` is 'mp4', but must be one of \('pil', 'np', 'pt'"),
     "unknown tensors": (
@@ -797,6 +942,37 @@ def test_the_idle_pipeline_tells_when_a_model_runs(idle_pipe):
 @pytest.mark.parametrize("kwargs, message", REFUSALS.values(), ids=REFUSALS.keys())
 def test_wrong_input_is_refused_before_any_model_runs(idle_pipe, kwargs, message):
     refused(idle_pipe, message, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("guidance_scale", r"is a setting of the guiders: set `pipe.guider = pipe.guider.new\(guidance_scale=7.0\)`"),
+        ("image_latents", "the call has no argument `image_latents`: did you mean `.*latents`?"),
+        ("xyz", r"the call has no argument `xyz`: `help\(pipe.__call__\)` lists them"),
+    ],
+)
+def test_an_argument_that_there_is_not_is_named(idle_pipe, name, message):
+    with pytest.raises(TypeError, match=message):
+        idle_pipe(PROMPT, **{name: 7.0})
+
+
+@pytest.mark.parametrize(
+    "returned, message",
+    [
+        (5, "the callback returned 5, but must return None or a dictionary"),
+        ({"latent": None}, r"the callback returned \['latent'\], but must"),
+        (
+            {"latents": np.zeros(3)},
+            r"returned `latents` as ndarray, but must return a tensor of shape \(1, 4, 3, 4, 4\)",
+        ),
+        ({"latents": torch.zeros(3)}, r"returned `latents` as \(3,\), but must"),
+    ],
+    ids=str,
+)
+def test_what_a_callback_may_not_return_is_refused(pipe, returned, message):
+    with pytest.raises(ValueError, match=message):
+        make(pipe, callback_on_step_end=lambda *_: returned)
 
 
 @pytest.mark.parametrize("name", ["transformer", "vae", "audio_vae", "vocoder", "scheduler", "audio_scheduler"])
