@@ -82,7 +82,7 @@ _MOVES = {
     for side in ("left", "right")
 }
 _PUSHES = ("a push", "a shove", "a nudge", "a bump", "a knock", "a bang")
-_GIVE, _GO = verb("give"), verb("go")
+_GIVE, _GO, _COUNT = verb("give"), verb("go"), verb("count")
 _SOUNDS = {"bounce": ("boing", "thud", "bounce", "hop"), "ring": ("ding", "ring", "dong", "ding")}
 _NOISES = {
     "bounce": ("with a thud", "with a low thud", "with a dull sound"),
@@ -482,6 +482,13 @@ class _Writer:
             tone = f" {self.choose(wordings.tones[self.scene.actors[index].colour])}"
         if tone and self.chance() < 0.5:
             says, tone = says + tone, ""
+        values = [DIGITS.index(word) for word in action.words]
+        step_by = values[1] - values[0] if len(values) > 1 else 0
+        if abs(step_by) == 1 and values == [values[0] + step_by * i for i in range(len(values))] and wordings is TRAIN:
+            if self.chance() < 0.4:
+                ends = [str(value) if self.digits else DIGITS[value] for value in (values[0], values[-1])]
+                way = self.choose(("", " up" if step_by > 0 else " down"))
+                return f"{self._form(_COUNT, mood)} from {ends[0]}{way} to {ends[1]}{tone}"
         words, draw = self.words(action), self.chance()
         lead = self.choose(wordings.speech)
         if len(action.words) > 1 and lead.endswith(("number ", "word ", "digit ")):
@@ -500,12 +507,6 @@ class _Writer:
         draw = self.chance()
         if self.digits and draw < 0.08:
             return "".join(words)
-        values = [DIGITS.index(word) for word in action.words]
-        step = values[1] - values[0]
-        if abs(step) == 1 and values == list(range(values[0], values[0] + step * number, step)) and draw < 0.4:
-            return self.choose(("from {} to {}", "from {} up to {}" if step > 0 else "from {} down to {}")).format(
-                words[0], words[-1]
-            )
         often = {2: "twice", 3: "three times"}[number]
         if len(set(words)) == 1 and draw < 0.3 and self.wordings is TRAIN and not often.startswith(words[0]):
             return f"{words[0]} {often}"
