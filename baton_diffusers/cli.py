@@ -441,6 +441,13 @@ def evaluate(
         print(f"made: P-Acc without what is given, the aspects {', '.join(evaluation.GIVEN_ASPECTS[direction])}")
     print("the facts of all tiers that hold, verb by verb:")
     print(evaluation.format_verbs(summary["all"]["verbs"]))
+    hits = evaluation.hits_by_neighbours(scores, examples)
+    for neighbours, share in hits.items():
+        if share is not None:
+            beside = "one neighbour" if neighbours == 1 else "two neighbours"
+            print(
+                f"hits of boxes with {beside} on their target: {evaluation.format_estimate(share)} of {share['hits']}"
+            )
     if json_file is not None:
         settings = {
             "model": name,
@@ -456,7 +463,7 @@ def evaluate(
             "clips_measured": kept.measured,
             "device": pipe.device.type,
         }
-        write_json(json_file, {"settings": settings, "tiers": summary})
+        write_json(json_file, {"settings": settings, "tiers": summary, "hits_by_neighbours": hits})
         print(json_file)
 
 
