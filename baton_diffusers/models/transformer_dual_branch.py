@@ -633,8 +633,8 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
                 audio_plan,
                 audio_windows,
                 video_windows,
-                None if clean_video is None else clean_video.block(index),
-                None if clean_audio is None else clean_audio.block(index),
+                None if clean_video is None or audio_reads_video is False else clean_video.block(index),
+                None if clean_audio is None or video_reads_audio is False else clean_audio.block(index),
             )
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 states, audio_states = self._gradient_checkpointing_func(self.blocks[index], *inputs)
