@@ -182,7 +182,7 @@ def enable_another_cache(model):
     "prepare, reads, message",
     [
         (record_gradients, False, r"`clean_video` keeps no gradients: .*`torch.no_grad\(\)`"),
-        (enable_another_cache, False, r"`clean_video` leaves out a branch, .*`disable_cache\(\)`"),
+        (enable_another_cache, False, r"`clean_video` skips a branch, .*`disable_cache\(\)`"),
         (lambda model: None, True, "`clean_video` was given with `video_reads_audio=True`: set it to False"),
         (lambda model: None, torch.tensor([False, False]), "`clean_video` was given with `video_reads_audio=tensor"),
     ],
