@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -108,6 +109,21 @@ def temporary(path: Path, suffix: str | None = None) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder: hidden and locked beside `path`, and removed at the end unless it was renamed."""
+    _sweep(path.parent)
+    partial = path.with_name(f"{_PREFIX}{uuid.uuid4().hex}")
+    partial.mkdir()
+    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        _lock(descriptor)
+        yield partial
+    finally:
+        os.close(descriptor)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def write_bytes(path: str | Path, data: bytes) -> Path:
     """Write a file atomically; a power failure leaves the old or the new one.
 
@@ -170,11 +186,12 @@ def _sweep(folder: Path) -> None:
     """Remove what killed processes left in a folder: temporaries that nobody holds a lock on."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith(_PREFIX) and entry.is_file(follow_symlinks=False):
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if entry.name.startswith(_PREFIX) and (is_folder or entry.is_file(follow_symlinks=False)):
                 with suppress(OSError):
-                    descriptor = os.open(entry.path, os.O_WRONLY)
+                    descriptor = os.open(entry.path, os.O_RDONLY if is_folder else os.O_WRONLY)
                     try:
                         if _lock(descriptor, wait=False):
-                            os.unlink(entry.path)
+                            (shutil.rmtree if is_folder else os.unlink)(entry.path)
                     finally:
                         os.close(descriptor)

@@ -25,6 +25,7 @@ import argparse
 import copy
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -41,7 +42,15 @@ from baton_diffusers import BatonPipeline
 from baton_diffusers.guiders import presets
 from baton_diffusers.models import conversion
 from baton_diffusers.models.audio_16khz import MMAudioVAE16kHz, MMAudioVocoder16kHz
-from baton_diffusers.models.checkpoint_files import PublishedWeights, check_keys, new_folder, save_weights
+from baton_diffusers.models.checkpoint_files import (
+    PublishedWeights,
+    check_component,
+    check_keys,
+    empty_model,
+    new_folder,
+    save_weights,
+    weight_files,
+)
 from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
 from baton_diffusers.models.va_planner import VAPlannerModel
 
@@ -92,6 +101,7 @@ def streamed(model: torch.nn.Module, keys: Mapping[str, str], published: Publish
     state.pop("encoder.embed_tokens.weight", None)  # tied to `shared`
     keys = {name: key for name, key in keys.items() if name in state}
     check_keys(published.shapes, {keys[name]: state[name].shape for name in keys}, published.name, hint)
+    published.check_finite()
     dtypes = {name: published.dtypes[key] for name, key in keys.items()}
     common = dtypes[max(keys, key=lambda name: state[name].numel())]
     parameters = {
@@ -165,9 +175,7 @@ def planner(source: str) -> Part:
 def video_vae(source: str) -> Part:
     """Wan2.2's video autoencoder, from its own file or in diffusers' format."""
     if not Path(source).is_file():
-        return taken_over(
-            source, "vae", lambda folder: AutoencoderKLWan.from_config(AutoencoderKLWan.load_config(folder))
-        )
+        return taken_over(source, "vae", AutoencoderKLWan)
     published = PublishedWeights(source)
     config = conversion.wan_vae_config(published.shapes, published.name)
     with torch.device("meta"):
@@ -180,7 +188,7 @@ def video_vae(source: str) -> Part:
 def text_encoder(source: str) -> Part:
     """UMT5's encoder, from Wan's file or in transformers' format."""
     if not Path(source).is_file():
-        return taken_over(source, "text_encoder", lambda folder: UMT5EncoderModel(UMT5Config.from_pretrained(folder)))
+        return taken_over(source, "text_encoder", UMT5EncoderModel)
     published = PublishedWeights(source)
     with torch.device("meta"):
         model = UMT5EncoderModel(UMT5Config(**conversion.umt5_config(published.shapes, published.name)))
@@ -188,24 +196,19 @@ def text_encoder(source: str) -> Part:
     return streamed(model, keys, published)
 
 
-def taken_over(source: str, name: str, make: Callable[[Path], torch.nn.Module]) -> Part:
+def taken_over(source: str, name: str, model_class: type[torch.nn.Module]) -> Part:
     """A component in the format of diffusers or transformers, whose files are copied: a folder or Hub id of the component, or
     of a pipeline that holds it under `name`."""
     folder = local(source, ".json", ".safetensors", part=name)
-    files = sorted(file for file in folder.iterdir() if file.is_file() and (file.suffix in (".safetensors", ".json")))
-    weights = [file for file in files if file.suffix == ".safetensors"]
-    if folder / "config.json" not in files or not weights:
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         raise ValueError(f"{source} holds neither a config.json with safetensors nor a folder {name} with them.")
-    published = PublishedWeights(weights)
-    with torch.device("meta"):
-        model = make(folder)
-    tied = "encoder.embed_tokens.weight"  # to `shared`: saved or not
-    state = {key: t for key, t in model.state_dict().items() if key in published.shapes or key != tied}
-    check_keys(published.shapes, {key: tensor.shape for key, tensor in state.items()}, source)
+    check_component(folder, model_class)
+    model, _ = empty_model(folder, model_class)
+    weights = weight_files(folder, model_class)
 
     def save(target: Path) -> None:
         target.mkdir()
-        for file in files:
+        for file in (*weights, *folder.glob("*.json")):
             shutil.copyfile(file, target / file.name)
 
     return Part(model, save, sum(file.stat().st_size for file in weights))
@@ -217,6 +220,7 @@ def audio_vae(file: Path) -> Part:
     model = MMAudioVAE16kHz(**conversion.mmaudio_vae_config(published.shapes, published.name))
     expected = {key: tensor.shape for key, tensor in model.vae.state_dict().items()}
     check_keys(published.shapes, expected, published.name)
+    published.check_finite()
     tensors = published.read(list(expected))
     model.vae.load_state_dict(
         {key: conversion.normalise_mmaudio_weight(key, tensor) for key, tensor in tensors.items()}
@@ -227,6 +231,7 @@ def audio_vae(file: Path) -> Part:
 def vocoder(file: Path) -> Part:
     """MMAudio's 16 kHz BigVGAN, its weight norm folded in."""
     published = PublishedWeights(file, entry="generator")
+    published.check_finite()
     tensors = conversion.fold_weight_norm(published.read(list(published.shapes)))
     shapes = {key: tensor.shape for key, tensor in tensors.items()}
     model = MMAudioVocoder16kHz(**conversion.bigvgan_config(shapes, published.name))
@@ -255,14 +260,13 @@ def local(source: str, *suffixes: str, part: str | None = None) -> Path:
     if not folder.is_dir():
         if source.count("/") != 1:
             raise ValueError(f"{source} is neither a file nor a folder nor a Hub id like 'owner/name'.")
-        inside = part is not None and any(file.startswith(f"{part}/") for file in list_repo_files(source))
-        folder = Path(
-            snapshot_download(
-                source,
-                allow_patterns=[f"{part}/*{suffix}" if inside else f"*{suffix}" for suffix in suffixes],
-                ignore_patterns=None if inside else "*/*",
-            )
-        )
+        try:
+            inside = part is not None and any(file.startswith(f"{part}/") for file in list_repo_files(source))
+            patterns = [f"{part}/*{suffix}" if inside else f"*{suffix}" for suffix in suffixes]
+            ignored = None if inside else "*/*"
+            folder = Path(snapshot_download(source, allow_patterns=patterns, ignore_patterns=ignored))
+        except Exception as error:  # of the Hub's client, of httpx or of the system
+            raise ValueError(f"{source} is no folder here, and could not be loaded from the Hub: {error}") from error
     return folder / part if part is not None and (folder / part).is_dir() else folder
 
 
@@ -365,11 +369,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--num-attention-heads", type=int, default=conversion.OVI_NUM_ATTENTION_HEADS)
     parser.add_argument("--audio-rope-scale", type=float, default=conversion.OVI_AUDIO_ROPE_SCALE)
     diffusers_logging.set_verbosity_error()  # no word of guiders being experimental
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     torch.manual_seed(0)  # fresh layers are the same every time
     try:
         print(convert(parser.parse_args(arguments)))
     except (ValueError, OSError) as error:
         sys.exit(f"{Path(__file__).stem}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"{Path(__file__).stem}: interrupted, and nothing is written")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ def convert(file: Path) -> AudioSemanticEncoder:
     state = model.encoder.state_dict()
     keys = {name: conversion.published_wavtokenizer_key(name) for name in state}
     check_keys(published.shapes, {keys[name]: state[name].shape for name in state}, f"{file} under {PREFIX!r}")
+    published.check_finite()
     tensors = published.read(list(keys.values()))
     model.encoder.load_state_dict({name: tensors[key] for name, key in keys.items()})
     return model.eval()

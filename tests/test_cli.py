@@ -327,7 +327,7 @@ def test_an_ablation_is_kept_and_goes_on(tmp_path, capsys, nano, monkeypatch):
         (["generate", PROMPT, "-o", "c.mp4", "--no-plan", "--save-plan", "p.safetensors"], "leave --no-plan and"),
         (
             ["generate", PROMPT, "-o", "clip.mp4", "--recipe", "cheap"],
-            "choose one of gpu, model-offload, group-offload",
+            "--recipe cheap is not known: choose one of gpu, ",
         ),
         (["generate", PROMPT, "-o", "clip.mp4", "--image", "missing.png"], "missing.png is not a file"),
         (["generate", PROMPT, "-o", "clip.mp4", "--model", "nowhere"], "nowhere is neither a folder nor a Hub id"),

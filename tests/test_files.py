@@ -96,10 +96,11 @@ def test_damaged_json_is_named(tmp_path, content):
             files.read_json(broken)
 
 
-def test_the_next_write_removes_what_a_killed_process_left_and_nothing_of_a_living_one(tmp_path):
+@pytest.mark.parametrize("writing", ["replacing", "temporary_folder"])
+def test_the_next_write_removes_what_a_killed_process_left_and_nothing_of_a_living_one(tmp_path, writing):
     code = (
-        "import sys, time; from baton_diffusers import files\n"
-        "with files.replacing(sys.argv[1]) as partial: print(partial.name, flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from baton_diffusers import files\n"
+        f"with files.{writing}(Path(sys.argv[1])) as partial: print(partial.name, flush=True); time.sleep(60)"
     )
     writers = [
         subprocess.Popen([sys.executable, "-c", code, tmp_path / "file"], stdout=subprocess.PIPE, text=True)

@@ -8,7 +8,6 @@ import math
 import os
 import re
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,8 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
+
+from ..files import read_json, temporary_folder
 
 
 Shapes = Mapping[str, Sequence[int]]
@@ -105,12 +106,15 @@ class PublishedWeights:
             ValueError: naming the first tensor with a NaN or an infinity, and its file.
         """
         for file in dict.fromkeys(self._file_of.values()):
-            with safe_open(file, framework="pt") as source:
-                for key in (key for key, holder in self._file_of.items() if holder == file):
-                    if not is_finite(source.get_tensor(self._prefix + key)):
-                        raise ValueError(
-                            f"{file}: {key!r} holds NaN or infinite values: fetch or save the file again."
-                        )
+            keys = [key for key, holder in self._file_of.items() if holder == file]
+            if file.suffix != ".safetensors":
+                pickled = self._unpickle(file)
+                spoilt = [key for key in keys if not is_finite(pickled[self._prefix + key])]
+            else:
+                with safe_open(file, framework="pt") as source:
+                    spoilt = [key for key in keys if not is_finite(source.get_tensor(self._prefix + key))]
+            if spoilt:
+                raise ValueError(f"{file}: {spoilt[0]!r} holds NaN or infinite values: fetch or save the file again.")
 
     def _index(self, file: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         if file.suffix != ".safetensors":
@@ -226,8 +230,8 @@ def check_component(folder: str | os.PathLike, model_class: type[torch.nn.Module
     if not issubclass(model_class, (ModelMixin, PreTrainedModel)):
         return
     folder = Path(folder)
-    published = PublishedWeights(_weight_files(folder, model_class, variant))
-    model, is_quantized = _empty_model(folder, model_class)
+    published = PublishedWeights(weight_files(folder, model_class, variant))
+    model, is_quantized = empty_model(folder, model_class)
     state = model.state_dict(keep_vars=True)
     tied: dict[int, list[str]] = {}
     for key, tensor in state.items():
@@ -272,8 +276,12 @@ def load_component(folder: str | os.PathLike, model_class: type[torch.nn.Module]
     return model_class.from_pretrained(folder, **kwargs)
 
 
-def _weight_files(folder: Path, model_class: type, variant: str | None) -> list[Path]:
-    """The files that `from_pretrained` would read: one, or the shards of an index."""
+def weight_files(folder: Path, model_class: type, variant: str | None = None) -> list[Path]:
+    """The files that `from_pretrained` would read: one, or the shards of an index.
+
+    Raises:
+        ValueError: if there are none, or the index names others than safetensors beside it.
+    """
     is_diffusers = issubclass(model_class, ModelMixin)
     stem = "diffusion_pytorch_model" if is_diffusers else "model"
     for infix in (f".{variant}", "") if variant else ("",):
@@ -287,8 +295,8 @@ def _weight_files(folder: Path, model_class: type, variant: str | None) -> list[
 
 def _shards(index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        names = sorted(set(read_json(index)["weight_map"].values()))
+    except (LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{index} is not an index of shards ({error!r}): fetch or save the folder again.") from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
@@ -298,8 +306,12 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _empty_model(folder: Path, model_class: type) -> tuple[torch.nn.Module, bool]:
-    """The model of a configuration, its weights on the meta device, and whether its files are quantised."""
+def empty_model(folder: Path, model_class: type) -> tuple[torch.nn.Module, bool]:
+    """The model of a configuration, its weights on the meta device, and whether its files are quantised.
+
+    Raises:
+        ValueError: if config.json is missing, damaged, or another model's.
+    """
     try:
         if issubclass(model_class, ModelMixin):
             config = model_class.load_config(folder)
@@ -342,13 +354,11 @@ def new_folder(target: str | os.PathLike, num_bytes: int) -> Iterator[Path]:
             "name a folder on another disk."
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-unfinished-", dir=target.parent))
     try:
-        yield folder
-        folder.chmod(0o755)
-        folder.replace(target)
+        with temporary_folder(target) as folder:
+            yield folder
+            folder.replace(target)
     except BaseException:
-        shutil.rmtree(folder)
         for parent in missing:
             parent.rmdir()
         raise

@@ -11,10 +11,12 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import torch
 from diffusers.models.autoencoders.autoencoder_mmaudio import normalize
+from huggingface_hub import hf_hub_download
 
 from .checkpoint_files import PublishedWeights, Shapes, check_keys
 
@@ -186,6 +188,12 @@ WAN22_LATENTS_STD = (
 )
 
 
+_HUB_FILE = re.compile(
+    r"(?P<host>https://(?:www\.)?(?:huggingface\.co|hf\.co)/)?(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)/"
+    r"(?:(?:blob|resolve)/(?P<revision>[^/]+)/)?(?P<file>[^?]+)"
+)
+
+
 def _shape(shapes: Shapes, key: str, name: str, hint: str = "") -> Sequence[int]:
     if key not in shapes:
         raise ValueError(f"{name} lacks {key!r}.{hint}")
@@ -282,36 +290,77 @@ def without_fp8(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.bfloat16) if tensor.dtype == torch.float8_e4m3fn else tensor
 
 
+def single_file(link_or_path: str | os.PathLike, **kwargs: Any) -> Path:
+    r"""
+    A safetensors file here, or the local copy of one on the Hub.
+
+    Args:
+        link_or_path (`str` or `os.PathLike`): a path, or `https://huggingface.co/OWNER/NAME/blob/REVISION/FILE`, of which the
+            host and `blob/REVISION` may be left out.
+        kwargs: for the Hub: `cache_dir`, `force_download`, `local_files_only`, `revision`, `token`.
+
+    Raises:
+        ValueError: if it is neither, or the Hub does not give it, or it is not named as safetensors.
+    """
+    name = os.fspath(link_or_path)
+    name = name.partition("?")[0] if "://" in name else name
+    if not name.endswith(".safetensors"):
+        raise ValueError(f"{name} is not named .safetensors: only those are loaded, since pickles can hold code.")
+    if os.path.isfile(name):
+        return Path(name)
+    found = _HUB_FILE.fullmatch(name)
+    if found is None or (found["host"] is None and not isinstance(link_or_path, str)):
+        raise ValueError(
+            f"{name} is not a file, nor an address like https://huggingface.co/OWNER/NAME/blob/main/FILE."
+        )
+    if found["revision"] is not None:
+        kwargs["revision"] = found["revision"]
+    try:
+        return Path(hf_hub_download(found["repo"], found["file"], **kwargs))
+    except Exception as error:  # of the Hub's client, of httpx or of the system
+        raise ValueError(f"{name} is no file here, and could not be loaded from the Hub: {error}") from error
+
+
 class FromOviFileMixin:
     """Gives `DualBranchTransformer` a `from_single_file` for Ovi's published checkpoints."""
 
     @classmethod
     def from_single_file(
         cls,
-        pretrained_model_path: str | os.PathLike,
+        pretrained_model_link_or_path: str | os.PathLike,
         num_attention_heads: int = OVI_NUM_ATTENTION_HEADS,
         audio_rope_scale: float = OVI_AUDIO_ROPE_SCALE,
         dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
+        **kwargs: Any,
     ) -> Self:
         r"""
         Loads the transformer from one of Ovi's files, without plan layers.
 
         Args:
-            pretrained_model_path (`str` or `os.PathLike`): a local `.safetensors` file.
+            pretrained_model_link_or_path (`str` or `os.PathLike`): a `.safetensors` file, here or on the Hub, as
+                `https://huggingface.co/chetwinlow1/Ovi/blob/main/model.safetensors`.
             num_attention_heads (`int`, defaults to 24): heads of both branches, which the file does not tell.
             audio_rope_scale (`float`, defaults to 0.19676): video latent frames for each audio latent, likewise.
             dtype (`torch.dtype`, *optional*): by default the file's, bfloat16 for its float8 weights. What has to
                 stay in float32 does.
+            torch_dtype (`torch.dtype`, *optional*): the same, by its older name.
+            kwargs: for a file on the Hub: `cache_dir`, `force_download`, `local_files_only`, `revision`, `token`.
 
         Raises:
-            ValueError: if the file is truncated or corrupt, or naming the first key that is missing, unexpected or misshapen.
+            ValueError: if there is no such file, it is truncated or corrupt, a key is missing, unexpected, misshapen or not finite,
+                or an argument is of the wrong type.
         """
-        published = PublishedWeights(pretrained_model_path)
+        dtype = dtype or torch_dtype
+        if dtype is not None and not isinstance(dtype, torch.dtype):
+            raise ValueError(f"`dtype` is {dtype!r}, but must be a torch.dtype such as torch.bfloat16.")
+        published = PublishedWeights(single_file(pretrained_model_link_or_path, **kwargs))
         with torch.device("meta"):
             model = cls(**ovi_config(published.shapes, num_attention_heads, audio_rope_scale, published.name))
         parameters = model.state_dict()
         keys = ovi_keys(parameters)
         check_keys(published.shapes, {keys[name]: parameters[name].shape for name in keys}, published.name, OVI_HINT)
+        published.check_finite()
         state = {}
         for name, key in keys.items():
             tensor = without_fp8(published.read([key])[key])

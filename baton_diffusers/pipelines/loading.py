@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import diffusers
 import torch
 from diffusers.utils import logging
 
+from ..files import read_json
 from ..models.checkpoint_files import check_component, component_class
 
 
@@ -130,12 +130,12 @@ class BatonLoadingMixin:
         if not index.is_file():
             raise ValueError(f"{folder} has no {cls.config_name}: it is not the folder of a saved pipeline.")
         try:
-            entries = json.loads(index.read_text())
+            entries = read_json(index)
             sources = {
                 name: entries[name] for name in cls._component_names() if name in entries and name not in kwargs
             }
             sources = {name: (library, class_name) for name, (library, class_name) in sources.items() if library}
-        except (OSError, ValueError, TypeError, RecursionError) as error:
+        except TypeError as error:
             raise ValueError(f"{index} is damaged ({error}): fetch or save the folder again.") from error
         if not isinstance(entries.get("_class_name"), str):
             raise ValueError(f"{index} does not name the pipeline's class: fetch or save the folder again.")

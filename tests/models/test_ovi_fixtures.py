@@ -1,5 +1,7 @@
 """The published computations, on random tiny checkpoints, must come out of our models when they are loaded from those files."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -50,6 +52,47 @@ def test_a_single_file_can_be_loaded_in_a_smaller_dtype(tmp_path):
     dtypes = {name: parameter.dtype for name, parameter in loaded.named_parameters()}
     assert {name: parameter.dtype for name, parameter in transformer.named_parameters()} == dtypes
     assert set(dtypes.values()) == {torch.bfloat16, torch.float32}
+
+
+def test_a_single_file_comes_from_the_hub(tmp_path):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cache = tmp_path / "models--owner--ovi"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "main").write_text(commit)
+    file = cache / "snapshots" / commit / "ovi" / "model.safetensors"
+    file.parent.mkdir(parents=True)
+    untold, *_ = ovi_fixture("t2av", file)
+    expected = DualBranchTransformer.from_single_file(file, **untold).state_dict()
+    for address in (
+        "https://huggingface.co/owner/ovi/blob/main/ovi/model.safetensors",
+        f"https://hf.co/owner/ovi/resolve/{commit}/ovi/model.safetensors",
+        "owner/ovi/ovi/model.safetensors",
+    ):
+        options = {"cache_dir": tmp_path, "local_files_only": True, "torch_dtype": torch.float32}
+        loaded = DualBranchTransformer.from_single_file(address, **options, **untold).state_dict()
+        assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize(
+    "address, kwargs, message",
+    [
+        ("model.pth", {}, "model.pth is not named .safetensors: only those"),
+        ("missing.safetensors", {}, "missing.safetensors is not a file, nor an address like https"),
+        (Path("owner/ovi/model.safetensors"), {}, "is not a file, nor an address"),
+        ("https://example.com/owner/ovi/model.safetensors", {}, "is not a file, nor an address"),
+        (
+            "https://hf.co/owner/ovi/blob/main/x.safetensors",
+            {"local_files_only": True},
+            "could not be loaded from the Hub",
+        ),
+        ("missing.safetensors", {"torch_dtype": "float16"}, "`dtype` is 'float16', but must be a torch.dtype"),
+    ],
+    ids=str,
+)
+def test_no_single_file_is_named(tmp_path, monkeypatch, address, kwargs, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        DualBranchTransformer.from_single_file(address, **kwargs)
 
 
 def test_float8_weights_keep_their_values(tmp_path):

@@ -255,8 +255,14 @@ SPOILT_FOLDERS = {
         "does not name the pipeline",
     ),
     "an entry of another form": (lambda f: change(f / "model_index.json", vae=5), "model_index.json is damaged"),
-    "an index cut short": (lambda f: (f / "model_index.json").write_text("{"), "model_index.json is damaged"),
-    "an index of depth": (lambda f: (f / "model_index.json").write_text("[" * 100_000), "model_index.json is damaged"),
+    "an index cut short": (
+        lambda f: (f / "model_index.json").write_text("{"),
+        "model_index.json is missing or damaged",
+    ),
+    "an index of depth": (
+        lambda f: (f / "model_index.json").write_text("[" * 100_000),
+        "model_index.json is missing or damaged",
+    ),
     "another pipeline": (
         lambda f: (f / "model_index.json").write_text(
             '{"_class_name": "WanPipeline", "vae": ["diffusers", "AutoencoderKLWan"]}'
