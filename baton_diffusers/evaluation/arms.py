@@ -17,6 +17,7 @@ from diffusers import DiffusionPipeline
 from transformers import UMT5EncoderModel
 
 from .. import guiders
+from ..models.checkpoint_files import load_component
 from ..models.transformer_dual_branch import DualBranchTransformer
 from ..schedulers import lead_schedulers
 from ..stage.scene import TIERS
@@ -438,9 +439,9 @@ def _pipeline(arm: Arm, pipe: BatonPipeline, transformer: str | None) -> BatonPi
     """The checkpoint's pipeline with what the arm puts in place of its parts."""
     parts: dict[str, Any] = {}
     if transformer is not None:
-        parts["transformer"] = DualBranchTransformer.from_pretrained(Path(transformer, "transformer"))
-        parts["text_encoder"] = UMT5EncoderModel.from_pretrained(
-            Path(transformer, "text_encoder"), dtype=torch.float32
+        parts["transformer"] = load_component(Path(transformer, "transformer"), DualBranchTransformer)
+        parts["text_encoder"] = load_component(
+            Path(transformer, "text_encoder"), UMT5EncoderModel, dtype=torch.float32
         )
     if arm.planner is not None:
         parts["planner"] = load_planner(arm.planner)

@@ -146,14 +146,6 @@ def load_checkpoint(run_dir: str | Path, module: nn.Module, ema: bool = True) ->
     return state["step"]
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Writes a text file, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    flush(temporary)
-    os.replace(temporary, path)
-
-
 def flush(path: Path) -> None:
     """Writes a file through to the disk, so that it is whole after a power cut, too."""
     with open(path, "rb+") as file:

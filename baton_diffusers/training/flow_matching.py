@@ -282,11 +282,11 @@ class FlowMatchingLoss:
         velocity, audio_velocity = module(
             noised,
             audio_noised,
-            self._timestep(level, math.prod(latents.shape[3:]) // math.prod(self._geometry.patch_size)),
+            self._timestep(level),
             text,
             attention_mask,
             plan,
-            self._timestep(audio_level, 1),
+            self._timestep(audio_level),
             self._visibility(task, "video", "audio"),
             self._visibility(task, "audio", "video"),
             reference_audio,
@@ -384,11 +384,9 @@ class FlowMatchingLoss:
         values = [TASKS[name].reads(reader, other, self.config.clean_reads_noisy) for name in self.config.tasks]
         return values[0] if len(set(values)) == 1 else _sent(torch.tensor(values), task.device)[task]
 
-    def _timestep(self, level: torch.Tensor, tokens_per_latent: int) -> torch.Tensor:
-        """Timesteps of the noise levels `(num_rows, length)`: one for a row, or one for a token where parts are given."""
-        if self.config.given_share == 0:
-            return 1000 * level[:, 0]
-        return 1000 * level.repeat_interleave(tokens_per_latent, dim=1)
+    def _timestep(self, level: torch.Tensor) -> torch.Tensor:
+        """Timesteps of the noise levels `(num_rows, length)`: one for a row, or one for a latent in time where parts are given."""
+        return 1000 * (level[:, 0] if self.config.given_share == 0 else level)
 
     def _still_latents(self, like: torch.Tensor) -> torch.Tensor:
         """What stands for a clip's own latents in a still condition, encoded once for each shape."""

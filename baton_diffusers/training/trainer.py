@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from ..files import make_folder, write_bytes
 from .average import WeightAverage, local
 from .checkpoint import (
     finish_folder,
@@ -39,7 +40,6 @@ from .checkpoint import (
     read_position,
     remove_checkpoints,
     remove_leftovers,
-    replace_text,
     run_lock,
     write_checkpoint,
 )
@@ -400,12 +400,13 @@ class Trainer:
         return True
 
     def _take_run_dir(self, stack: ExitStack) -> None:
-        self.run_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(self.run_dir)
         stack.enter_context(run_lock(self.run_dir))
         remove_leftovers(self.run_dir)
 
     def _write_settings(self) -> None:
-        replace_text(self.run_dir / "config.yaml", yaml.safe_dump(self.settings, sort_keys=False))
+        text = yaml.safe_dump(self.settings, sort_keys=False, allow_unicode=True)
+        write_bytes(self.run_dir / "config.yaml", text.encode())
 
     def _check_settings(self, begun: dict[str, Any]) -> None:
         for name in {**begun, **self.settings}:

@@ -6,6 +6,7 @@ All are long for what they check, since processes have to start: run with `pytes
 import csv
 import random
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
 from baton_diffusers.models.va_planner import VAPlannerModel
 from baton_diffusers.stage.clips import StageClips
+from baton_diffusers.training.average import WeightAverage
 from baton_diffusers.training.data.cache import cache_features
 from tests import processes, stage_parts
 from tests.training.stages import STAGES, make_trainer, train
@@ -158,6 +160,33 @@ def shard_and_compare(stage, folder, layers):
     assert set(found) >= set(expected)
     for name, value in expected.items():
         torch.testing.assert_close(found[name].full_tensor(), value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_each_process_averages_its_own_shards():
+    processes.run_together(2, average_and_compare)
+
+
+def average_and_compare():
+    dist.init_process_group("gloo")
+    torch.manual_seed(0)
+    whole = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Linear(8, 3))
+    shared = deepcopy(whole)
+    fully_shard(shared, mesh=init_device_mesh("cpu", (2,)))
+    averages = [WeightAverage(module, 0.9) for module in (whole, shared)]
+    for step in range(5):
+        for module, average in zip((whole, shared), averages, strict=True):
+            with torch.no_grad():
+                for parameter in module.parameters():
+                    parameter.mul_(1 + 0.1 * step)
+            average.update(step)
+    weights = [value.full_tensor() for value in shared.parameters()]
+    with averages[0].applied(), averages[1].applied():
+        for expected, value in zip(whole.parameters(), shared.parameters(), strict=True):
+            assert isinstance(value, DTensor)
+            torch.testing.assert_close(value.full_tensor(), expected.detach())
+    for before, value in zip(weights, shared.parameters(), strict=True):
+        assert torch.equal(value.full_tensor(), before), "the weights are back"
 
 
 def test_the_wrapped_layers_are_the_models_own():

@@ -303,13 +303,11 @@ def test_drawing_the_tasks_of_synergy_has_its_gradient_on_average():
 
 def test_given_parts_are_clean_and_not_supervised():
     losses, spy, batch = losses_of(config(given_share=1.0), num_clips=96)
-    timestep = spy.timestep.view(96, 3, 4)  # one for each token, 2 x 2 of them in each of 3 latent frames
-    assert torch.equal(timestep, timestep[:, :, :1].expand_as(timestep))
-    given, audio_given = timestep[:, :, 0] == 0, spy.audio_timestep == 0
+    given, audio_given = spy.timestep == 0, spy.audio_timestep == 0  # of each of 3 latent frames, and 36 of the sound
     assert torch.equal(spy.latents.transpose(1, 2)[given], batch["latents"].transpose(1, 2)[given])
     assert torch.equal(spy.audio_latents[audio_given], batch["audio_latents"][audio_given])
     assert not given.all(dim=1).any() and not audio_given.all(dim=1).any()
-    noisy_levels = timestep.amax(dim=(1, 2)), spy.audio_timestep.amax(dim=1)
+    noisy_levels = spy.timestep.amax(dim=1), spy.audio_timestep.amax(dim=1)
     assert torch.equal(*noisy_levels)  # the rest of a clip has one noise level
 
     picture = given[:, 0] & ~audio_given.any(dim=1)  # as `image=`: the first latent frame alone
@@ -321,7 +319,7 @@ def test_given_parts_are_clean_and_not_supervised():
     assert torch.equal(audio_given[start].sort(dim=1, descending=True).values, audio_given[start])
     assert audio_given[start].sum(dim=1).max() <= audio_given.shape[1] / 2
 
-    t = (spy.timestep / 1000).view(96, 1, 3, 2, 2).repeat_interleave(2, 3).repeat_interleave(2, 4)
+    t = (spy.timestep / 1000)[:, None, :, None, None]
     noise = (spy.latents - (1 - t) * batch["latents"]) / t  # NaN where given
     errors = (noise - batch["latents"]).square().mean(dim=(1, 3, 4))
     assert torch.allclose(losses["video"], errors.nanmean(dim=1).mean(), rtol=1e-3)
@@ -331,7 +329,7 @@ def test_the_share_of_clips_of_which_a_part_is_given():
     _, spy, _ = losses_of(task_config(ALL_TASKS, given_share=0.5), num_clips=64)
     whole = (spy.timestep == spy.timestep[:, :1]).all(dim=1) & (spy.audio_timestep == spy.audio_timestep[:, :1]).all(1)
     assert 20 < whole.sum() < 54
-    assert spy.timestep.shape == (64, 12) and spy.audio_timestep.shape == (64, 36)
+    assert spy.timestep.shape == (64, 3) and spy.audio_timestep.shape == (64, 36)
 
 
 def test_the_model_takes_what_is_partly_given():
