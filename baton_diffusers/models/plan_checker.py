@@ -105,8 +105,8 @@ class PlanChecker(ModelMixin, ConfigMixin):
         A place that a prompt leaves open costs every sheet the same.
 
         Args:
-            read ([`PlanCheckerOutput`]): what was read in the prompts, one for each sheet.
-            sheets (`Sequence[str]`): sheets, see [`baton_diffusers.cues`].
+            read ([`PlanCheckerOutput`]): what was read in the prompts.
+            sheets (`Sequence[str]`): sheets, see [`baton_diffusers.cues`]; equally many for each prompt, in a row.
 
         Returns:
             `list[float]`: a score for each sheet.
@@ -116,7 +116,9 @@ class PlanChecker(ModelMixin, ConfigMixin):
         """
         cast, actors, deeds = (values.exp().double().cpu() for values in (read.cast, read.actors, read.deeds))
         scores = []
-        for row, text in enumerate(sheets):
+        repeats = len(sheets) // len(cast)
+        for number, text in enumerate(sheets):
+            row = number // repeats
             facts = self._probabilities(cast[row], actors[row], deeds[row], parse_sheet(text))
             scores.append(sum(math.log(max(float(value), _UNKNOWN)) for value in facts))
         return scores

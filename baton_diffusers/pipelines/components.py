@@ -49,6 +49,7 @@ CHECKED = (
     "planner",
     "video_semantic_encoder",
     "audio_semantic_encoder",
+    "plan_checker",
 )
 
 # What the pipeline's configuration keeps of the transformer's, for a pipeline that is loaded without it.
@@ -184,7 +185,7 @@ def check_components(parts: Mapping[str, Any]) -> None:
     Raises:
         ValueError: naming what two of them disagree about.
     """
-    transformer, vae, audio_vae, vocoder, text_encoder, planner, video_encoder, audio_encoder = (
+    transformer, vae, audio_vae, vocoder, text_encoder, planner, video_encoder, audio_encoder, checker = (
         getattr(parts.get(name), "config", None) for name in CHECKED
     )
     if audio_vae and vocoder:
@@ -206,6 +207,8 @@ def check_components(parts: Mapping[str, Any]) -> None:
         _agree("transformer", "audio_latent_rate", transformer.audio_latent_rate, "audio_vae", rate)
     if transformer and text_encoder:
         _agree("transformer", "text_dim", transformer.text_dim, "text_encoder", text_encoder.d_model)
+    if text_encoder and checker:
+        _agree("plan checker", "text_dim", checker.text_dim, "text_encoder", text_encoder.d_model)
     if transformer and planner:
         _agree("transformer", "video_plan_dim", transformer.video_plan_dim, "planner", planner.video_dim)
         _agree("transformer", "audio_plan_dim", transformer.audio_plan_dim, "planner", planner.audio_dim)

@@ -21,6 +21,7 @@ from diffusers.schedulers import SchedulerMixin
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from ..guiders import GuidancePass, PlanGuidance
+from ..models.plan_checker import PlanChecker
 from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
 from ..models.transformer_dual_branch import DualBranchTransformer
 from ..models.va_planner import VAPlannerModel
@@ -75,6 +76,7 @@ class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, Diffusio
         audio_guider (`BaseGuidance`, *optional*): combines the audio predictions; by default [`PlanGuidance`] of scale 3.
         video_semantic_encoder ([`VideoSemanticEncoder`], *optional*): reads plans off real clips, see `extract_plan`.
         audio_semantic_encoder ([`AudioSemanticEncoder`], *optional*): the same for their sound.
+        plan_checker ([`PlanChecker`], *optional*): scores cue sheets against prompts, so that the best of several is planned.
         height (`int`, defaults to 704): default height of a frame in pixels.
         width (`int`, defaults to 1280): default width of a frame in pixels.
         num_frames (`int`, defaults to 121): default number of frames.
@@ -92,7 +94,7 @@ class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, Diffusio
     """
 
     model_cpu_offload_seq = (
-        "video_semantic_encoder->audio_semantic_encoder->text_encoder->planner->transformer->vae->audio_vae->vocoder"
+        "video_semantic_encoder->audio_semantic_encoder->text_encoder->plan_checker->planner->transformer->vae->audio_vae->vocoder"
     )
     _callback_tensor_inputs = [
         "latents",
@@ -110,6 +112,7 @@ class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, Diffusio
         "audio_guider",
         "video_semantic_encoder",
         "audio_semantic_encoder",
+        "plan_checker",
     ]
 
     def __init__(
@@ -128,6 +131,7 @@ class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, Diffusio
         audio_guider: BaseGuidance | None = None,
         video_semantic_encoder: VideoSemanticEncoder | None = None,
         audio_semantic_encoder: AudioSemanticEncoder | None = None,
+        plan_checker: PlanChecker | None = None,
         height: int | None = None,
         width: int | None = None,
         num_frames: int | None = None,
@@ -169,6 +173,7 @@ class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, Diffusio
             audio_guider=audio_guider or PlanGuidance(guidance_scale=3.0),
             video_semantic_encoder=video_semantic_encoder,
             audio_semantic_encoder=audio_semantic_encoder,
+            plan_checker=plan_checker,
         )
         self.register_settings(**settings)
 
@@ -300,11 +305,12 @@ class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, Diffusio
         num_frames: int | None = None,
         num_clips: int | None = None,
         cues: str | list[str] | None = None,
-        cue_temperature: float = 0.5,
+        cue_temperature: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         device: torch.device | None = None,
         given_plan: SemanticPlan | None = None,
         num_cue_candidates: int = 64,
+        num_plan_candidates: int | None = None,
     ) -> list[str] | None:
         r"""
         Lets the planner write when things happen, or makes given cue sheets ready for the clips. No transformer is needed.
@@ -315,7 +321,7 @@ class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, Diffusio
             num_clips (`int`, *optional*): clips to be made, each with a sheet of its own; by default one for each prompt.
             cues (`str` or `list[str]`, *optional*): take the place of the planner's; one sheet for all prompts, or one for
                 each, or one for each clip.
-            cue_temperature (`float`, defaults to 0.5): see [`VAPlannerModel.generate_cues`].
+            cue_temperature (`float`, *optional*): as in `__call__`.
             generator (`torch.Generator` or a list with one for each clip, *optional*): decides what is written. It is read,
                 not advanced, so the noise of a clip does not depend on its planner. Without one, PyTorch's default generator
                 gives a seed.
@@ -323,6 +329,7 @@ class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, Diffusio
             given_plan (`SemanticPlan`, *optional*): what `prepare_given_plan` reads, for one clip or for each; the cues are then
                 fitted to it ([`fit_cues`]).
             num_cue_candidates (`int`, defaults to 64): see [`fit_cues`].
+            num_plan_candidates (`int`, *optional*): as in `__call__`.
 
         Returns:
             `list[str]` of `num_clips` sheets, their instants moved to the planner's timestamps; or `None` with a planner that knows
@@ -339,7 +346,9 @@ class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, Diffusio
             return planning.share_cues(self, [cues] if isinstance(cues, str) else cues, num_clips)
         if given_plan is not None:
             return planning.fit_to_plan(self, prompts, num_clips, given_plan, num_cue_candidates, generator, device)
-        return planning.write_cues(self, prompts, num_clips, num_frames, cue_temperature, generator, device)
+        request = PlanRequest(cue_temperature=cue_temperature, num_plan_candidates=num_plan_candidates)
+        candidates = planning.write_cues(self, prompts, num_clips, num_frames, request, generator, device)
+        return [best.sheet for best, *_ in candidates]
 
     @torch.no_grad()
     def prepare_plan(
@@ -559,8 +568,9 @@ class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, Diffusio
         plan: SemanticPlan | str | os.PathLike | None = None,
         use_plan: bool = True,
         cues: str | list[str] | None = None,
-        cue_temperature: float = 0.5,
+        cue_temperature: float | None = None,
         num_cue_candidates: int = 64,
+        num_plan_candidates: int | None = None,
         use_cache: bool = False,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -608,10 +618,13 @@ class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, Diffusio
                 `"<|0.50|> red ball <|1.56|> purple face three"`; one sheet for all prompts, one for each, or one for each clip. By
                 default the planner writes them; to media that fix the timing they are fitted ([`fit_cues`]). The empty sheet
                 leaves times open: the plan is then the mean over them.
-            cue_temperature (`float`, defaults to 0.5): how freely the planner writes cues; 0 takes the likeliest, 1 is as varied as
-                its training data, with more slips.
+            cue_temperature (`float`, *optional*): how freely the planner writes cues; 0 takes the likeliest, 1 is as varied as its
+                training data. By default 1 if the best of several sheets is taken, and 0.5 for a single one.
             num_cue_candidates (`int`, defaults to 64): sheets that are tried if media fix the timing. Cost: as many passes of the
                 planner, plus 4 to 8 for each cue and round. With 0, or without semantic encoders, the sheet is empty there.
+            num_plan_candidates (`int`, *optional*): cue sheets that the planner writes for each clip; the one that
+                `plan_checker` finds nearest to the prompt is planned and rendered. By default 8 with a checker, 1 without. The
+                sheets of a clip are written as one batch.
             use_cache (`bool`, defaults to `False`): run a clean stream that reads context tokens alone (a given modality, or one of
                 Harmony's anchors) once for each guidance pass, and keep its keys and values for the call. It costs
                 `transformer.cache_bytes` of memory for each pass: 20 GB for a clean video of 10 s at full size.
@@ -639,7 +652,7 @@ class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, Diffusio
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
-        request = PlanRequest(plan, use_plan, cues, cue_temperature, num_cue_candidates).read()
+        request = PlanRequest(plan, use_plan, cues, cue_temperature, num_cue_candidates, num_plan_candidates).read()
         rates = self.frame_rate, self.sampling_rate, self.vae.config.scale_factor_temporal
         given = read_given(*rates, **media, max_seconds=request.longest_clip(self))
         texts = Texts(
@@ -665,7 +678,7 @@ class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, Diffusio
         embeds = texts.encode(self, drops_text, num_videos_per_prompt, device, self.transformer.dtype)
 
         # 3. Plan
-        plan, cues = request.make(self, texts.prompts, given, num_clips, size, generator, device)
+        plan, cues, candidates = request.make(self, texts.prompts, given, num_clips, size, generator, device)
 
         # 4. What is given, as clean latents; noise for the rest
         known = conditions.encode_given_video(self, given, num_clips, size, device)
@@ -715,7 +728,7 @@ class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, Diffusio
                 sound, sampling_rate = given.audio.output(num_clips, output_type), given.audio.sampling_rate
         if not return_dict:
             return frames, sound
-        return BatonPipelineOutput(frames, sound, frame_rate, sampling_rate, plan, cues, output_type)
+        return BatonPipelineOutput(frames, sound, frame_rate, sampling_rate, plan, cues, output_type, candidates)
 
 
 def _check_names(media: GivenMedia) -> None:

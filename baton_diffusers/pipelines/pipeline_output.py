@@ -1,9 +1,12 @@
 """What `BatonPipeline` returns."""
 
+from __future__ import annotations
+
 import base64
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import PIL.Image
@@ -13,6 +16,10 @@ from diffusers.utils import BaseOutput
 from ..files import check_target
 from ..media import AUDIO_SUFFIXES, to_aac_rate, write_audio, write_clip
 from ..plan import SemanticPlan
+
+
+if TYPE_CHECKING:
+    from .planning import PlanCandidate
 
 
 @dataclass
@@ -39,6 +46,8 @@ class BatonPipelineOutput(BaseOutput):
             The plan that the clips follow, or `None` where they follow none.
         cues (`list[str]`, *optional*):
             When the planner had things happen, a cue sheet for each clip; `None` where it knows no timestamps.
+        plan_candidates (`list[list[PlanCandidate]]`, *optional*):
+            The cue sheets among which each clip's was chosen, with their scores, the best first.
         output_type (`str`, *optional*):
             That of the call. `"latent"` says that frames and audio are latents; what else they are, they say themselves.
     """
@@ -50,6 +59,7 @@ class BatonPipelineOutput(BaseOutput):
     plan: SemanticPlan | None = None
     cues: list[str] | None = None
     output_type: str | None = None
+    plan_candidates: list[list[PlanCandidate]] | None = None
 
     @property
     def num_clips(self) -> int:

@@ -10,13 +10,13 @@ import math
 import os
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from .. import coordinates
-from ..cues import parse_sheet
+from ..cues import format_sheet, parse_sheet
 from ..media import fit_sound
 from ..models.semantic_encoders import read_plan
 from ..models.va_planner import snap_cues, tokenize_cues, tokenize_prompts
@@ -26,13 +26,16 @@ from .components import ClipSize
 from .conditions import model_frames, model_waveform
 from .cue_fitting import fit_cues
 from .given import Given
-from .texts import Texts, unknown_words
+from .texts import Texts, read_texts, unknown_words
 
 
 if TYPE_CHECKING:
     from .pipeline_baton import BatonPipeline
 
     Generators = torch.Generator | list[torch.Generator] | None
+
+
+_CANDIDATES = 8
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,9 @@ class PlanRequest:
     plan: SemanticPlan | str | os.PathLike | None = None
     use_plan: bool = True
     cues: str | list[str] | None = None
-    cue_temperature: float = 0.5
+    cue_temperature: float | None = None
     num_cue_candidates: int = 64
+    num_plan_candidates: int | None = None
 
     def read(self) -> PlanRequest:
         """The request with its plan loaded, if it is a file.
@@ -63,6 +67,18 @@ class PlanRequest:
         if not self.uses_planner(pipe) or not pipe.planner.writes_cues:
             return None
         return pipe.planner.config.num_timestamps / pipe.planner.config.timestamp_rate
+
+    def num_candidates(self, pipe: BatonPipeline) -> int:
+        """Sheets that are written for each clip."""
+        if self.num_plan_candidates is None:
+            return 1 if pipe.plan_checker is None or pipe.text_encoder is None else _CANDIDATES
+        return self.num_plan_candidates
+
+    def temperature(self, pipe: BatonPipeline) -> float:
+        """How freely they are written: what is checked may vary."""
+        if self.cue_temperature is None:
+            return 1.0 if self.num_candidates(pipe) > 1 else 0.5
+        return self.cue_temperature
 
     def check(self, pipe: BatonPipeline, texts: Texts, num_videos_per_prompt: int, num_frames: int) -> None:
         """Refuses plans and cues that do not fit the clips, and prompts that cannot be planned.
@@ -102,9 +118,16 @@ class PlanRequest:
             check_cues(pipe, _listed(self.cues), length, pipe.clip_duration(num_frames))
         temperature = self.cue_temperature
         is_number = isinstance(temperature, Real) and not isinstance(temperature, bool)
-        if not is_number or not 0 <= temperature < math.inf:
+        if temperature is not None and (not is_number or not 0 <= temperature < math.inf):
             raise ValueError(f"`cue_temperature` is {temperature!r}, but must be a number from 0 on.")
         check_whole_number("num_cue_candidates", self.num_cue_candidates, least=0)
+        if self.num_plan_candidates is not None:
+            check_whole_number("num_plan_candidates", self.num_plan_candidates)
+            if self.num_plan_candidates > 1 and (pipe.plan_checker is None or pipe.text_encoder is None):
+                raise ValueError(
+                    f"`num_plan_candidates` is {self.num_plan_candidates}, but to choose takes `plan_checker` and `text_encoder`: load "
+                    "the pipeline with both, or set it to 1."
+                )
 
     def _check_plan(self, pipe: BatonPipeline, batch_size: int, num_videos_per_prompt: int, num_frames: int) -> None:
         config, plan = pipe.transformer.config, self.plan
@@ -144,9 +167,10 @@ class PlanRequest:
         size: ClipSize,
         generator: Generators,
         device: torch.device,
-    ) -> tuple[SemanticPlan | None, list[str] | None]:
+    ) -> tuple[SemanticPlan | None, list[str] | None, list[list[PlanCandidate]] | None]:
         """
-        The plan of all clips, and the cue sheets that it follows; each is `None` if there is none.
+        The plan of all clips, the cue sheets that it follows, and the candidates among which they were chosen; each is `None` if
+        there is none.
 
         Media that fix the timing decide the cues: these are fitted to them, never sampled against them.
 
@@ -164,8 +188,8 @@ class PlanRequest:
         """
         if not self.uses_planner(pipe):
             plan = self.plan if self.use_plan else None
-            return (None if plan is None else ready_plan(pipe, plan, num_clips, device)), None
-        cues = None
+            return (None if plan is None else ready_plan(pipe, plan, num_clips, device)), None, None
+        cues = candidates = None
         if pipe.planner.writes_cues:
             fixes_timing = given.fixes_timing(pipe, size.num_frames)
             if self.cues is not None:
@@ -177,9 +201,10 @@ class PlanRequest:
             elif fixes_timing:
                 cues = [""] * num_clips
             else:
-                cues = write_cues(pipe, prompts, num_clips, size.num_frames, self.cue_temperature, generator, device)
+                candidates = write_cues(pipe, prompts, num_clips, size.num_frames, self, generator, device)
+                cues = [best.sheet for best, *_ in candidates]
         plan = make_plan(pipe, prompts, size.num_frames, cues, device)
-        return ready_plan(pipe, plan, num_clips, device), cues
+        return ready_plan(pipe, plan, num_clips, device), cues, candidates
 
 
 def _listed(texts: str | list[str]) -> list[str]:
@@ -232,27 +257,45 @@ def share_cues(pipe: BatonPipeline, sheets: list[str], num_clips: int) -> list[s
     return [snap_cues(sheet, rate) for sheet in sheets for _ in range(repeats)]
 
 
+class PlanCandidate(NamedTuple):
+    """A cue sheet, and its score by the pipeline's `plan_checker` in nats, 0 at best; `None` if nothing checked it."""
+
+    sheet: str
+    score: float | None = None
+
+
 def write_cues(
     pipe: BatonPipeline,
     prompts: list[str],
     num_clips: int,
     num_frames: int,
-    temperature: float,
+    request: PlanRequest,
     generator: Generators,
     device: torch.device,
-) -> list[str]:
-    """Sheets that the planner writes, one for each clip. See `BatonPipeline.prepare_cues`."""
-    repeats = _repeats(num_clips, prompts, "prompts")
-    prompts = [text for text in prompts for _ in range(repeats)]
-    input_ids, attention_mask = tokenize_prompts(pipe.planner_tokenizer, prompts, pipe.planner.config.system_prompt)
-    sheets = pipe.planner.generate_cues(
+) -> list[list[PlanCandidate]]:
+    """Sheets that the planner writes for each clip, the best first. See `BatonPipeline.prepare_cues`."""
+    repeats, number = _repeats(num_clips, prompts, "prompts"), request.num_candidates(pipe)
+    rows = [text for text in prompts for _ in range(repeats * number)]
+    input_ids, attention_mask = tokenize_prompts(pipe.planner_tokenizer, rows, pipe.planner.config.system_prompt)
+    generator = _for_cues(generator)
+    if isinstance(generator, list):
+        generator = [one for one in generator for _ in range(number)]
+    written = pipe.planner.generate_cues(
         input_ids.to(device),
         attention_mask.to(device),
         pipe.clip_duration(num_frames),
-        temperature,
-        _for_cues(generator),
+        request.temperature(pipe),
+        generator,
     )
-    return pipe.planner_tokenizer.batch_decode(sheets)
+    sheets = [format_sheet(parse_sheet(sheet)) for sheet in pipe.planner_tokenizer.batch_decode(written)]
+    if number == 1:
+        return [[PlanCandidate(sheet)] for sheet in sheets]
+    read = pipe.plan_checker(read_texts(pipe, prompts, device).to(pipe.plan_checker.dtype))
+    scores = pipe.plan_checker.score(read, sheets)
+    candidates = [PlanCandidate(*pair) for pair in zip(sheets, scores, strict=True)]
+    groups = [candidates[start : start + number] for start in range(0, len(candidates), number)]
+    # Rounded, so that neither the batch nor a hair's breadth between two places that a prompt leaves open decides.
+    return [sorted(group, key=lambda candidate: -round(candidate.score, 1)) for group in groups]
 
 
 def fit_to_plan(

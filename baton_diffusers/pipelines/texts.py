@@ -187,6 +187,12 @@ def embed_texts(pipe: BatonPipeline, texts: list[str], device: torch.device) -> 
             logger.warning(f"The text encoder reads {length} tokens; this part of the text was cut off: {lost!r}.")
     if unknown := unknown_words(tokenizer, texts):
         logger.warning(f"The text encoder does not know these words, which are left out: {', '.join(unknown)}.")
+    return read_texts(pipe, texts, device)
+
+
+def read_texts(pipe: BatonPipeline, texts: list[str], device: torch.device) -> torch.Tensor:
+    """As [`embed_texts`], without warnings."""
+    length, tokenizer = pipe.config.max_sequence_length, pipe.tokenizer
     inputs = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     mask = inputs.attention_mask.to(device)
     embeds = pipe.text_encoder(inputs.input_ids.to(device), attention_mask=mask).last_hidden_state
