@@ -93,9 +93,7 @@ class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, Diffusio
         ValueError: if the components do not fit one another, or there is no such form.
     """
 
-    model_cpu_offload_seq = (
-        "video_semantic_encoder->audio_semantic_encoder->text_encoder->plan_checker->planner->transformer->vae->audio_vae->vocoder"
-    )
+    model_cpu_offload_seq = "video_semantic_encoder->audio_semantic_encoder->text_encoder->plan_checker->planner->transformer->vae->audio_vae->vocoder"
     _callback_tensor_inputs = [
         "latents",
         "audio_latents",

@@ -15,14 +15,16 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5Config, UMT
 from baton_diffusers import VAPlannerModel
 
 
-def renamed_rows(
-    embeddings: torch.Tensor, old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase
-) -> torch.Tensor:
+def renamed_rows(embeddings: torch.Tensor, old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> torch.Tensor:
     """Embeddings of the new tokenizer's tokens, `(number of its tokens, width)`: of the same words where the old one knew them."""
     rows = embeddings.std() * torch.randn(len(new), embeddings.shape[1])
     known = {new.decode([number]).strip().lower(): number for number in reversed(range(len(new)))}
     # a word inside of a text has a space before it, which its token keeps
-    known |= {new.convert_ids_to_tokens(number)[1:].lower(): number for number in range(len(new)) if new.decode([number])[:1] == " "}
+    known |= {
+        new.convert_ids_to_tokens(number)[1:].lower(): number
+        for number in range(len(new))
+        if new.decode([number])[:1] == " "
+    }
     copied = 0
     for word, number in old.get_vocab().items():
         special = new.get_vocab().get(word)
@@ -49,7 +51,12 @@ def main() -> None:
     state = encoder.state_dict()
     rows = renamed_rows(encoder.get_input_embeddings().weight.data, old, new)
     renamed = UMT5EncoderModel(config)
-    renamed.load_state_dict({name: rows if value.shape[0] == len(old) and "embed" in name or name == "shared.weight" else value for name, value in state.items()})
+    renamed.load_state_dict(
+        {
+            name: rows if value.shape[0] == len(old) and "embed" in name or name == "shared.weight" else value
+            for name, value in state.items()
+        }
+    )
     renamed.save_pretrained(arguments.output / "text_encoder")
 
     old = AutoTokenizer.from_pretrained(arguments.parts / "planner_tokenizer")
@@ -58,7 +65,10 @@ def main() -> None:
     config = {key: value for key, value in planner.config.items() if not key.startswith("_")}
     number = planner.config.num_timestamps
     config["language_model_config"] = {**config["language_model_config"], "vocab_size": len(new)}
-    config |= {"first_timestamp_id": len(new) - number, "cast_separator_id": new(" a; b", add_special_tokens=False).input_ids[1]}
+    config |= {
+        "first_timestamp_id": len(new) - number,
+        "cast_separator_id": new(" a; b", add_special_tokens=False).input_ids[1],
+    }
     state = planner.state_dict()
     name = "language_model.embed_tokens.weight"
     state[name] = renamed_rows(state[name], old, new)

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from baton_diffusers.cues import parse_cues
+from baton_diffusers.models.plan_checker import PlanChecker
 
-from ..tiny import DURATION, tiny_cue_parts, tiny_pipeline
+from ..tiny import DURATION, TEXT_DIM, seeded, tiny_cue_parts, tiny_pipeline
 from .calls import OTHER, PROMPT, assert_same, differ, forbid, make, quiet, record, seeds
 
 
@@ -148,3 +149,28 @@ def test_steps_are_the_planners_passes_and_no_more(cue_pipe):
     calls = record(cue_pipe.planner)
     make(cue_pipe, cues="")
     assert len(calls) == 1
+
+
+@pytest.fixture(scope="module")
+def checked_pipe():
+    checker = seeded(PlanChecker, TEXT_DIM, ["red circle", "green star"], ["left"], ["jumps"], num_attention_heads=2)
+    return quiet(tiny_pipeline(**tiny_cue_parts(), plan_checker=checker))
+
+
+def test_the_best_of_several_sheets_is_planned(checked_pipe):
+    output = make(checked_pipe, [PROMPT, OTHER], generator=seeds(3, 4))
+    for sheet, candidates in zip(output.cues, output.plan_candidates, strict=True):
+        scores = [round(candidate.score, 1) for candidate in candidates]
+        assert len(candidates) == 8 and scores == sorted(scores, reverse=True) and sheet == candidates[0].sheet
+    # each clip chooses among the sheets that it has alone
+    alone = make(checked_pipe, OTHER, 4)
+    assert [set(c.sheet for c in group) for group in output.plan_candidates[1:]] == [
+        set(c.sheet for c in group) for group in alone.plan_candidates
+    ]
+    assert make(checked_pipe, num_plan_candidates=1).plan_candidates[0][0].score is None
+    assert make(checked_pipe, cues="").plan_candidates is None
+
+
+def test_several_sheets_take_a_checker(cue_pipe):
+    with pytest.raises(ValueError, match="`num_plan_candidates` is 4.*plan_checker"):
+        make(cue_pipe, num_plan_candidates=4)
