@@ -156,7 +156,9 @@ class PlanRequest:
                 f"`plan` is for {plan.batch_size} clips, but there are {batch_size} prompts with {num_videos_per_prompt} videos "
                 "each: give one for all, one for each prompt, or one for each clip."
             )
-        plan.check_values()
+        check_finite(
+            (plan.video_tokens, plan.audio_tokens), "the tokens of `plan` hold", "make or read the plan again"
+        )
 
     def make(
         self,

@@ -4,9 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoTokenizer
 
-from baton_diffusers import default_checkpoint
 from baton_diffusers.models.latents import to_video
 from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder, read_plan
 from baton_diffusers.models.va_planner import VAPlannerModel, add_timestamps, tokenize_cues, tokenize_prompts
@@ -26,13 +24,14 @@ from baton_diffusers.training.planner import (
     format_explained_variance,
     merge_lora,
 )
+from baton_diffusers.training.tokenizer import stage_texts, train_tokenizer
 from baton_diffusers.training.trainer import Trainer
 from tests import stage_parts
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(default_checkpoint() / "tokenizer")
+    return train_tokenizer(stage_texts(100), max_length=80)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,7 @@ def encoders():
 
 @pytest.fixture(scope="module")
 def cue_tokenizer():
-    tokenizer = AutoTokenizer.from_pretrained(default_checkpoint() / "tokenizer")
+    tokenizer = train_tokenizer(stage_texts(100), max_length=80)
     add_timestamps(tokenizer, 50, 16.0)
     return tokenizer
 

@@ -4,10 +4,16 @@ import math
 
 import pytest
 import torch
-from autoencoders import (
+from torch.utils.data import default_collate
+
+from baton_diffusers.models.wan_clip import encode_clip
+from baton_diffusers.stage.clips import StageClips
+from baton_diffusers.training.codecs import (
     AudioCodec,
+    AudioCodecConfig,
     AudioCodecObjective,
     VideoCodec,
+    VideoCodecConfig,
     VideoCodecObjective,
     build_audio_vae,
     build_video_vae,
@@ -15,11 +21,6 @@ from autoencoders import (
     moments_loss,
     pad_waveform,
 )
-from nano_configs import AudioCodecConfig, VideoCodecConfig
-from torch.utils.data import default_collate
-
-from baton_diffusers.models.wan_clip import encode_clip
-from baton_diffusers.stage.clips import StageClips
 from baton_diffusers.training.config import TrainerConfig
 from baton_diffusers.training.trainer import Trainer
 

@@ -1,0 +1,146 @@
+"""Whole calls on a device that is not the CPU: no operation mixes the two, and nothing is read by the host within the loop."""
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from peft import LoraConfig
+from transformers import AutoTokenizer
+
+from baton_diffusers import BatonPipeline, default_checkpoint
+from baton_diffusers.guiders import presets
+from baton_diffusers.memory import COMPONENTS, load_components
+
+from ..pretended import device, on_device
+from ..tiny import (
+    DURATION,
+    NUM_FRAMES,
+    random_clip,
+    random_plan,
+    tiny_cue_parts,
+    tiny_pipeline,
+    tiny_transformer,
+)
+from .calls import PROMPT, seeds
+
+
+pytestmark = pytest.mark.apart
+
+FRAMES, WAVEFORM = random_clip()
+LATE = [(0.5, DURATION)]
+WITHOUT_A_PLANNER = {"planner": None, "planner_tokenizer": None}
+
+
+def unipc():
+    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0)
+
+
+def euler():
+    return FlowMatchEulerDiscreteScheduler(shift=5.0)
+
+
+def call(pipe, prompt=PROMPT, **arguments):
+    """What the call returns, and what the host read within the loop."""
+    with on_device() as trace:
+        pipe.to(device())
+        trace.counts = lambda: getattr(pipe, "_current_timestep", None) is not None
+        frames, audio = pipe(prompt, generator=seeds(0), output_type="pt", return_dict=False, **arguments)
+    return frames, audio, trace
+
+
+def check(pipe, given=(), num_clips=1, **arguments):
+    frames, audio, trace = call(pipe, **arguments)
+    assert not trace.reads
+    for name, made in (("video", frames), ("audio", audio)):
+        if made is not None:
+            assert made.shape[0] == num_clips and made.device == (torch.device("cpu") if name in given else device())
+
+
+slow = pytest.mark.slow  # a call takes two seconds: some stand for all in the fast suite
+
+
+@pytest.mark.parametrize(
+    "arguments, parts",
+    [
+        ({}, {}),
+        pytest.param({}, WITHOUT_A_PLANNER, marks=slow),
+        pytest.param({"plan": random_plan()}, {}, marks=slow),
+        ({"image": FRAMES[0], "use_cache": True}, {}),
+        ({"video": FRAMES}, {}),
+        ({"video": FRAMES, "use_cache": True}, {"transformer": {"num_context_tokens": 2}}),
+        pytest.param({"audio": WAVEFORM}, {}, marks=slow),
+        pytest.param({"audio": WAVEFORM, "use_cache": True}, {"transformer": {"num_context_tokens": 2}}, marks=slow),
+        ({"reference_audio": WAVEFORM}, {}),
+        pytest.param({"continue_from": (FRAMES, WAVEFORM), "continue_seconds": 0.5}, {}, marks=slow),
+        pytest.param({"video": FRAMES, "video_mask": LATE, "audio": WAVEFORM, "audio_mask": LATE}, {}, marks=slow),
+        ({"only": "video"}, {"transformer": {"num_context_tokens": 2}}),
+        pytest.param({"only": "audio"}, {"transformer": {"num_context_tokens": 2}}, marks=slow),
+        pytest.param({"cue_temperature": 0.0}, "cues", marks=slow),
+        ({"video": FRAMES, "num_cue_candidates": 1}, "cues"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else value,
+)
+def test_no_direction_mixes_devices_or_waits(arguments, parts):
+    parts = tiny_cue_parts() if parts == "cues" else dict(parts)
+    if isinstance(parts.get("transformer"), dict):
+        parts["transformer"] = tiny_transformer(**parts["transformer"])
+    given = [name for name in ("video", "audio") if name in arguments and f"{name}_mask" not in arguments]
+    check(tiny_pipeline(**parts), given, **arguments)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "harmony" else slow) for name in presets()])
+def test_no_guidance_does(name):
+    guiders = presets()[name]
+    num_layers = 2 + max((layer for guider in guiders.values() for layer in guider.skip_layers), default=0)
+    windows = {"cross_modal_window": 3, "audio_cross_modal_window": 1}
+    transformer = tiny_transformer(num_context_tokens=2, num_layers=num_layers, **windows)
+    check(tiny_pipeline(transformer=transformer, **guiders), use_cache=True)
+
+
+@pytest.mark.parametrize("audio_scheduler", [unipc, pytest.param(euler, marks=slow)])
+def test_no_scheduler_does_in_a_batch(audio_scheduler):
+    pipe = tiny_pipeline(scheduler=unipc(), audio_scheduler=audio_scheduler())
+    check(pipe, num_clips=4, prompt=[PROMPT, "a blue star"], num_videos_per_prompt=2, num_inference_steps=3)
+
+
+def test_no_lora_does():
+    pipe = tiny_pipeline()
+    pipe.transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"]))
+    check(pipe, attention_kwargs={"scale": 0.5}, image=FRAMES[0])
+
+
+def test_a_mix_of_devices_and_a_read_are_found():
+    pipe = tiny_pipeline()
+    reading = pipe.transformer.proj_out.register_forward_pre_hook(lambda _, args: print(args[0].isnan().any().item()))
+    reads = call(pipe)[2].reads
+    assert sum(reads.values()) == 2 * pipe.config.num_inference_steps  # with two passes a step
+    reading.remove()
+    pipe.transformer.proj_out.register_forward_pre_hook(lambda _, args: args[0] + torch.zeros(1, 1, 24))
+    with pytest.raises(Exception, match="two devices, pretended:0 and cpu"):
+        call(pipe)
+
+
+@pytest.mark.slow  # 15 s each
+@pytest.mark.parametrize("given", [{}, {"image": FRAMES[0]}, {"video": FRAMES}, {"audio": WAVEFORM}], ids=" ".join)
+def test_the_configuration_of_full_size_runs_whole(given):
+    models, config = load_components("baton-11b")
+    tokenizer = AutoTokenizer.from_pretrained(default_checkpoint() / "tokenizer")
+    pipe = BatonPipeline(
+        **{name: models[name] for name in COMPONENTS},
+        tokenizer=tokenizer,
+        planner_tokenizer=tokenizer,
+        scheduler=unipc(),
+        audio_scheduler=unipc(),
+        **{name: config[name] for name in ("max_sequence_length", "negative_prompt", "prompt_form")},
+    )
+    pipe.set_progress_bar_config(disable=True)
+    size = {"height": 96, "width": 160, "num_inference_steps": 2}
+    rates = {"video_frame_rate": NUM_FRAMES / DURATION} if "video" in given else {}
+    check(
+        pipe,
+        given,
+        use_cache=True,
+        **size,
+        **given,
+        **rates,
+        **({} if "video" in given or "audio" in given else {"num_frames": 25}),
+    )
