@@ -26,7 +26,7 @@ VISIBLE = 0.5  # least strength, of 1, with which an actor has to show to be the
 OVERLAP = 2.5  # pixels by which two actors may cover each other, lest they count as merged
 ASTRAY = 2.0  # pixels by which an actor that nobody hits may stray from its place
 
-# What the cast does not explain, in grey levels. What autoencoders and codecs blur stays below two thirds of these bounds.
+# What the cast does not explain, in grey levels. What autoencoders and codecs blur stays below three quarters of these bounds.
 PATCHES = {(9, 9): 45.0, (15, 15): 38.0, (9, 41): 35.0}  # length of the mean RGB difference over a patch of pixels
 LASTING = (
     9,
