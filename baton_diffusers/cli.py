@@ -412,7 +412,7 @@ def evaluate(
     _check_guidance(guidance, _guiders(guidance), model)
     examples = evaluation.draw_examples(scenes_per_tier, split, seed)
     if ablation is not None:
-        _evaluate_arms(ablation, examples, steps, batch_size, json_file)
+        _evaluate_arms(ablation, examples, split, seed, steps, batch_size, json_file)
         return
     pipe = _load_pipeline(model)
     name = str(model or "baton-nano")
@@ -441,6 +441,13 @@ def evaluate(
         print(f"made: P-Acc without what is given, the aspects {', '.join(evaluation.GIVEN_ASPECTS[direction])}")
     print("the facts of all tiers that hold, verb by verb:")
     print(evaluation.format_verbs(summary["all"]["verbs"]))
+    hits = evaluation.hits_by_neighbours(scores, examples)
+    for neighbours, share in hits.items():
+        if share is not None:
+            beside = "one neighbour" if neighbours == 1 else "two neighbours"
+            print(
+                f"hits of boxes with {beside} on their target: {evaluation.format_estimate(share)} of {share['hits']}"
+            )
     if json_file is not None:
         settings = {
             "model": name,
@@ -456,7 +463,7 @@ def evaluate(
             "clips_measured": kept.measured,
             "device": pipe.device.type,
         }
-        write_json(json_file, {"settings": settings, "tiers": summary})
+        write_json(json_file, {"settings": settings, "tiers": summary, "hits_by_neighbours": hits})
         print(json_file)
 
 
@@ -598,7 +605,9 @@ def cache(
             print(f"rejected: {row['clip']}: {row['reason']}")
 
 
-def _evaluate_arms(path: Path, examples: list, steps: int | None, batch_size: int, json_file: Path | None) -> None:
+def _evaluate_arms(
+    path: Path, examples: list, split: str, seed: int, steps: int | None, batch_size: int, json_file: Path | None
+) -> None:
     """Prints one table of all arms of an ablation, or of those that are complete when it ends early, and keeps it after each of
     them. The scores of each clip are kept beside it, so that nothing is measured twice."""
     from .evaluation import arms as ablation
@@ -612,7 +621,7 @@ def _evaluate_arms(path: Path, examples: list, steps: int | None, batch_size: in
                 scores[arm.name] = ablation.run_arm(arm, _load_pipeline, examples, steps, batch_size, kept)
                 table = ablation.summarise_arms(arms, scores, examples)
                 if json_file is not None:
-                    write_json(json_file, {"arms": str(path), "tiers": table})
+                    write_json(json_file, {"arms": str(path), "split": split, "seed": seed, "tiers": table})
     finally:
         if table:
             print(ablation.format_arms(table))

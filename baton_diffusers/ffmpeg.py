@@ -46,8 +46,8 @@ FORMATS = (
 
 MAX_BYTES = 2 * 2**30  # of decoded frames or samples
 MAX_PIXELS = 2**26  # of one frame: twice 8K
-MIN_FRAME_RATE, MAX_FRAME_RATE = 0.01, 1000.0  # per second
-MIN_SAMPLING_RATE, MAX_SAMPLING_RATE = 100, 768_000  # per second
+MIN_FRAME_RATE, MAX_FRAME_RATE = 1.0, 1000.0  # per second
+MIN_SAMPLING_RATE, MAX_SAMPLING_RATE = 1000, 768_000  # per second
 TIMEOUT = 300  # seconds that ffmpeg may take for one stream
 
 # Sound alone that ends this much before its header says was cut short.

@@ -234,7 +234,7 @@ def fit_sound(
     """Sound as long as its picture: cut, or padded with silence, by up to [`MAX_FITTED_SECONDS`], with a warning.
 
     Args:
-        waveform: float of shape `(num_channels, num_samples)`.
+        waveform: float of shape `(..., num_samples)`.
         sampling_rate: samples per second.
         seconds: how long the picture lasts.
         tolerance: seconds by which the lengths may differ without a word: the waveform stays as it is.
@@ -254,7 +254,8 @@ def fit_sound(
         raise ValueError(f"{lengths}: cut or pad one of them, up to {MAX_FITTED_SECONDS} s are fitted")
     logger.warning("%s: the sound is %s", lengths, "cut" if sound > seconds else "padded with silence")
     num_samples = round(seconds * sampling_rate)
-    return np.pad(waveform, ((0, 0), (0, max(num_samples - waveform.shape[-1], 0))))[:, :num_samples]
+    padding = [(0, 0)] * (waveform.ndim - 1) + [(0, max(num_samples - waveform.shape[-1], 0))]
+    return np.pad(waveform, padding)[..., :num_samples]
 
 
 def convert_frame_rate(frames: np.ndarray, frame_rate: float, new_frame_rate: float) -> np.ndarray:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from numbers import Real
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from . import files
 from .coordinates import PlanLayout
 
 
@@ -20,6 +23,9 @@ _FORMAT = "baton_diffusers.SemanticPlan"
 
 # Seconds by which times may differ and still be the same: float32 times that were cut and joined differ in the last bit.
 _SLACK = 1e-5
+
+# Sound is planned in whole chunks: its last tokens may lie up to this many seconds beyond the clip's end.
+_MAX_TAIL = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +49,13 @@ class SemanticPlan:
         audio_mask (`torch.Tensor` of shape `(batch_size, num_audio_tokens)`, *optional*): the same for the sound.
 
     Raises:
-        ValueError: if shapes disagree with one another, or `duration` is not positive.
+        ValueError: if shapes disagree with one another, tokens or times are not floating-point, masks are not bool, there is no
+            token of a modality, `duration` is not a positive number of seconds, or times or centres lie outside of the clip or
+            are not finite (looked at where they lie on the CPU, see `check_values`).
     """
+
+    # A slice between two tokens has none of them, and is still a part that others can follow.
+    _may_be_empty: ClassVar[bool] = False
 
     video_tokens: torch.Tensor
     video_times: torch.Tensor
@@ -56,13 +67,17 @@ class SemanticPlan:
     audio_mask: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
+        for name in self._tensor_names():
+            value = getattr(self, name)
+            if not isinstance(value, torch.Tensor) and not (value is None and name.endswith("_mask")):
+                raise ValueError(f"`{name}` is a {type(value).__name__}, but must be a tensor.")
         for name in ("video_tokens", "audio_tokens"):
             if getattr(self, name).ndim != 3:
                 raise ValueError(
                     f"`{name}` must have shape (batch_size, num_tokens, dim), but has shape {tuple(getattr(self, name).shape)}."
                 )
-        if not self.duration > 0:
-            raise ValueError(f"`duration` is {self.duration} seconds, but a plan needs a positive duration.")
+        if not isinstance(self.duration, Real) or isinstance(self.duration, bool) or not 0 < self.duration < math.inf:
+            raise ValueError(f"`duration` is {self.duration!r} seconds, but a plan needs a positive duration.")
         batch_size, num_video_tokens, _ = self.video_tokens.shape
         num_audio_tokens = self.audio_tokens.shape[1]
         expected = {
@@ -80,6 +95,55 @@ class SemanticPlan:
                     f"`{name}` has shape {tuple(value.shape)}, but `video_tokens` of shape {tuple(self.video_tokens.shape)} "
                     f"and `audio_tokens` of shape {tuple(self.audio_tokens.shape)} need {shape}."
                 )
+        for name in self._tensor_names():
+            value, mask = getattr(self, name), name.endswith("_mask")
+            if value is not None and not (value.dtype == torch.bool if mask else value.is_floating_point()):
+                raise ValueError(f"`{name}` is {value.dtype}, but must be {'bool' if mask else 'floating-point'}.")
+        if 0 in (num_video_tokens, num_audio_tokens) and not self._may_be_empty:
+            raise ValueError(
+                f"a plan of {num_video_tokens} video tokens and {num_audio_tokens} audio tokens: it needs some of each."
+            )
+        # Values are read where this costs nothing: a host read of another device would wait for it, and a traced one break a graph.
+        if not torch.compiler.is_compiling() and all(
+            type(value) is torch.Tensor and value.device.type == "cpu"
+            for value in (self.video_times, self.video_centres, self.audio_times)
+        ):
+            self._check_places()
+
+    def check_values(self) -> SemanticPlan:
+        """Refuses a plan that holds values of no clip. It reads tensors from their device: call it once, before the loop.
+
+        Returns:
+            The plan.
+
+        Raises:
+            ValueError: if a token that counts is not finite, no token of a modality is there, or times or centres lie outside of
+                the clip.
+        """
+        if 0 in (self.video_tokens.shape[1], self.audio_tokens.shape[1]):
+            raise ValueError(
+                f"the plan of {self.duration:g} seconds lies between tokens and holds none: take a longer slice."
+            )
+        self._check_places()
+        for name in ("video", "audio"):
+            tokens, mask = getattr(self, f"{name}_tokens"), getattr(self, f"{name}_mask")
+            finite = tokens.isfinite().all(dim=-1)
+            if not (finite if mask is None else finite | ~mask).all():
+                raise ValueError(
+                    f"`{name}_tokens` of the plan hold NaN or infinite values: make or read the plan again."
+                )
+        return self
+
+    def _check_places(self) -> None:
+        seconds = f"the {self.duration:g} seconds of the clip"
+        for name, end, within in (
+            ("video_times", self.duration + _MAX_TAIL, seconds),
+            ("audio_times", self.duration + _MAX_TAIL, seconds),
+            ("video_centres", 1, "[0, 1]"),
+        ):
+            values = getattr(self, name)
+            if not ((values >= -_SLACK) & (values <= end + _SLACK)).all():
+                raise ValueError(f"`{name}` go from {values.min():g} to {values.max():g}, but must lie in {within}.")
 
     @classmethod
     def laid_out(
@@ -132,7 +196,8 @@ class SemanticPlan:
         )
 
     def slice(self, start: float, end: float) -> SemanticPlan:
-        """The part within `[start, end)` seconds, with times counted from `start`.
+        """The part within `[start, end)` seconds, with times counted from `start`. A short one may hold no token: others can
+        follow it, but no clip.
 
         Raises:
             ValueError: if `[start, end)` is empty or not within the plan.
@@ -142,7 +207,7 @@ class SemanticPlan:
         last = end >= self.duration - _SLACK  # masked tokens beyond the end belong to the last part
         video = (self.video_times >= start) & ((self.video_times < end) | last)
         audio = (self.audio_times >= start) & ((self.audio_times < end) | last)
-        return SemanticPlan(
+        return _part(
             video_tokens=self.video_tokens[:, video],
             video_times=self.video_times[video] - start,
             video_centres=self.video_centres[video],
@@ -165,7 +230,8 @@ class SemanticPlan:
         """
         if not plans:
             raise ValueError("`concat` needs at least one plan.")
-        parts, offset = [], 0.0
+        parts, times = [], {"video_times": [], "audio_times": []}
+        offset = 0.0
         for number, plan in enumerate(plans):
             for name in ("video_tokens", "audio_tokens"):
                 ours, first = getattr(plan, name), getattr(plans[0], name)
@@ -176,7 +242,9 @@ class SemanticPlan:
                     )
             if number + 1 < len(plans):
                 plan = plan.trimmed()
-            parts.append(replace(plan, video_times=plan.video_times + offset, audio_times=plan.audio_times + offset))
+            parts.append(plan)
+            for name, moved in times.items():
+                moved.append(getattr(plan, name) + offset)
             offset += plan.duration
 
         def join(name: str, dim: int) -> torch.Tensor:
@@ -196,10 +264,10 @@ class SemanticPlan:
 
         return SemanticPlan(
             video_tokens=join("video_tokens", 1),
-            video_times=join("video_times", 0),
+            video_times=torch.cat(times["video_times"]),
             video_centres=join("video_centres", 0),
             audio_tokens=join("audio_tokens", 1),
-            audio_times=join("audio_times", 0),
+            audio_times=torch.cat(times["audio_times"]),
             duration=offset,
             video_mask=join_masks("video_mask", "video_tokens"),
             audio_mask=join_masks("audio_mask", "audio_tokens"),
@@ -255,30 +323,25 @@ class SemanticPlan:
         """Writes the plan as one safetensors file, whole or not at all.
 
         Raises:
-            ValueError: if the file's folder does not exist.
+            ValueError: if there is nothing to save, see `check_values`, or nothing can be written there, see
+                [`files.check_target`].
         """
-        path = Path(path)
-        if not path.parent.is_dir():
-            raise ValueError(f"cannot save a plan to {path}: the folder {path.parent} does not exist. Make it first.")
+        self.check_values()
+        files.check_target(path)
         tensors = {
             name: getattr(self, name).detach().cpu().contiguous()
             for name in self._tensor_names()
             if getattr(self, name) is not None
         }
         metadata = {_FORMAT: json.dumps({"duration": self.duration})}  # one key: safetensors shuffles several
-        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        try:
-            partial.write_bytes(save(tensors, metadata=metadata))
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        files.write_bytes(path, save(tensors, metadata=metadata))
 
     @staticmethod
     def load(path: str | os.PathLike, device: str | torch.device = "cpu") -> SemanticPlan:
         """Reads a plan that `save` wrote.
 
         Raises:
-            ValueError: if the file does not exist, is truncated, or holds something else.
+            ValueError: if the file does not exist, is truncated, or holds something else than a plan of finite values.
         """
         path = Path(path)
         if not path.is_file():
@@ -287,14 +350,32 @@ class SemanticPlan:
             with safe_open(path, framework="pt", device=str(device)) as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except SafetensorError as error:
+        except (SafetensorError, OSError, KeyError, RuntimeError, ValueError) as error:
             raise ValueError(
                 f"{path} is truncated or not a safetensors file ({error}): save the plan again."
             ) from error
         required = {name for name in SemanticPlan._tensor_names() if not name.endswith("_mask")}
         if _FORMAT not in metadata or not required <= tensors.keys() <= set(SemanticPlan._tensor_names()):
             raise ValueError(f"{path} holds {sorted(tensors)}, which is not a plan that `SemanticPlan.save` wrote.")
-        return SemanticPlan(**tensors, **json.loads(metadata[_FORMAT]))
+        try:
+            told = json.loads(metadata[_FORMAT])
+            if not isinstance(told, dict) or told.keys() != {"duration"}:
+                raise ValueError(f"it tells {str(told)[:80]!r} and not its duration")
+            return SemanticPlan(**tensors, **told).check_values()
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is no plan that can be used ({error}): save the plan again.") from error
+
+    def __repr__(self) -> str:
+        lines = [
+            f"SemanticPlan of {self.duration:.4f} s for {self.batch_size} clip{'' if self.batch_size == 1 else 's'}"
+        ]
+        for name in ("video", "audio"):
+            tokens, mask = getattr(self, f"{name}_tokens"), getattr(self, f"{name}_mask")
+            masked = "" if mask is None else ", some masked"
+            lines.append(
+                f"{name}: {tokens.shape[1]} tokens of {tokens.shape[2]} channels{masked}, {str(tokens.dtype)[6:]} on {tokens.device}"
+            )
+        return "\n".join(lines)
 
     def trimmed(self) -> SemanticPlan:
         """The plan without tokens beyond the clip's end, and without masks where every token left counts."""
@@ -303,8 +384,8 @@ class SemanticPlan:
         def rest(mask: torch.Tensor | None, kept: torch.Tensor) -> torch.Tensor | None:
             return None if mask is None or mask[:, kept].all() else mask[:, kept]
 
-        return replace(
-            self,
+        return _part(
+            duration=self.duration,
             video_tokens=self.video_tokens[:, video],
             video_times=self.video_times[video],
             video_centres=self.video_centres[video],
@@ -326,3 +407,13 @@ class SemanticPlan:
     @staticmethod
     def _tensor_names() -> tuple[str, ...]:
         return tuple(field.name for field in fields(SemanticPlan) if field.name != "duration")
+
+
+class _EmptyPart(SemanticPlan):
+    _may_be_empty = True
+
+
+def _part(**values: torch.Tensor | float | None) -> SemanticPlan:
+    """A part of a plan, which may lie between tokens."""
+    empty = 0 in (len(values["video_times"]), len(values["audio_times"]))
+    return (_EmptyPart if empty else SemanticPlan)(**values)

@@ -2,11 +2,13 @@
 
 python benchmarks/guidance_cost.py --steps 20 --repeats 3
 
-The transformer has nano's size and random weights, the clip nano's length: 49 frames of 64x64 and their sound. Each setting goes
-through the steps of a clip with clean streams kept, and is counted and timed in CPU seconds of this process, the settings
-taking turns; the median is compared with the clip without guidance. The limits are those of the project: SyncCFG on context
-tokens at most 2.1 joint forwards; a given modality at most once its branch for each guidance pass, and the other branch at each
-step, plus 10%. The exit status is 1 if one is exceeded.
+The transformer has nano's size and random weights. The clip has nano's length, 49 frames of 64x64 with their sound. Each setting
+runs the steps of a clip and keeps clean streams, as `use_cache=True` does. Branches are counted; time is CPU seconds of this
+process. Settings take turns, and the median is compared with the clip without guidance.
+
+The project sets two limits. SyncCFG on context tokens costs at most 2.1 joint forwards. With a given modality, each guidance pass
+costs at most one run of the given branch and one run of the other branch at each step, plus 10%. The exit status is 1 if a limit
+is exceeded.
 """
 
 import argparse
@@ -49,7 +51,7 @@ class Setting:
 
 
 def settings() -> list[Setting]:
-    """What is measured; the first is what the others are compared with."""
+    """What is measured. The first one is the reference."""
     none, text, sync = (presets()[name] for name in ("none", "text", "harmony"))
     reading = SyncGuidance(3.0, clean_reads=True), SyncGuidance(2.0, modality="audio", clean_reads=True)
     return [
@@ -89,7 +91,7 @@ class Clip:
 
     @torch.no_grad()
     def denoise(self, setting: Setting, num_steps: int) -> None:
-        """The forwards of a clip, as in a pipeline's loop."""
+        """Runs the forwards of a clip, as a pipeline's loop does."""
         streams, clean = defaultdict(CleanStream), torch.zeros(1)
         steps = passes_of_steps(setting.guider, setting.audio_guider, num_steps)
         for i, passes in enumerate(steps):

@@ -1,16 +1,16 @@
-"""Attention between the modalities at a duration and at four times of it: within windows and global.
+"""Attention between the modalities at one duration and at four times that duration: within windows and global.
 
     python benchmarks/windowed_attention.py                          # from nano's clip on: seconds on a CPU
     python benchmarks/windowed_attention.py --frame-rate 24 --frames 31 --tokens-per-frame 484 --heads 24 --head-dim 128
                                                                      # from Ovi's 5 s on: a GPU
 
-Two layers are timed together, in which video tokens read audio and audio tokens read video: the layers as a block runs them,
-and their attention alone, from queries, keys and values that are there already (the gathering of windows is counted in). A
-ratio is taken within a round in which every form is run once; the median over the rounds is printed. On a CPU, one thread is
-used and its own time is counted; what else runs on the machine still takes its share of the caches.
+Two layers are timed together: video tokens read audio, and audio tokens read video. They are timed whole, as a block runs them,
+and their attention alone, with queries, keys and values given; gathering windows counts. Each round runs every form once and
+gives the ratios; the median over the rounds is printed. On a CPU, one thread is used and its own time is counted. Other programs
+still compete for the machine's caches.
 
-The limit is the project's: attention within windows takes at most 4.5 times the time at four times the duration. The exit
-status is 1 if it is exceeded.
+The project's limit: at four times the duration, attention within windows takes at most 4.5 times as long. The exit status is 1
+if it is exceeded.
 """
 
 import argparse
@@ -30,7 +30,7 @@ LIMIT = 4.5
 
 
 class Reader:
-    """Tokens of one modality that read the other, with a layer of random weights."""
+    """Tokens of one modality that read the other modality through a layer of random weights."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ def readers(num_frames: int, options: argparse.Namespace, dtype: torch.dtype) ->
 
 
 def seconds(call: Callable[[], None], device: str) -> float:
-    """Time of one call: the GPU's, or this process' own on a CPU."""
+    """Time of one call: wall time on a GPU, this process' own time on a CPU."""
     if device == "cuda":
         torch.cuda.synchronize()
         start = time.perf_counter()

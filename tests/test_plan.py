@@ -190,7 +190,7 @@ def test_a_saved_plan_is_as_readable_as_other_files(plan, tmp_path):
 
 
 def test_a_folder_that_does_not_exist_is_named(plan, tmp_path):
-    with pytest.raises(ValueError, match="folder .*nowhere does not exist"):
+    with pytest.raises(ValueError, match="nowhere is not a folder: make it"):
         plan.save(tmp_path / "nowhere" / "plan.safetensors")
     assert not any(tmp_path.iterdir())
 
@@ -200,12 +200,10 @@ def test_a_failed_save_leaves_the_old_plan_and_nothing_else(plan, tmp_path, monk
     plan.save(path)
     before = path.read_bytes()
 
-    def half(self, data):
-        with self.open("wb") as file:
-            file.write(data[: len(data) // 2])
+    def full(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", half)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="no space left"):
         plan[0].save(path)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["plan.safetensors"]
@@ -259,7 +257,100 @@ def test_shapes_that_disagree_are_refused(plan, name, shape, message):
         replace(plan, **{name: torch.zeros(shape)})
 
 
-@pytest.mark.parametrize("duration", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("duration", [0.0, -1.0, float("nan"), float("inf"), "3", None, True])
 def test_a_duration_that_is_none_is_refused(plan, duration):
-    with pytest.raises(ValueError, match=f"`duration` is {duration} seconds"):
+    with pytest.raises(ValueError, match=f"`duration` is {duration!r} seconds"):
         replace(plan, duration=duration)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "name, change, message",
+    [
+        (
+            "video_times",
+            lambda times: times * NAN,
+            "`video_times` go from nan to nan, but must lie in the 3.0625 seconds",
+        ),
+        ("video_times", lambda times: times - 1e6, "`video_times` go from -1e[+]06 to"),
+        ("audio_times", lambda times: times + 15, "`audio_times` go from 15.06"),
+        ("audio_times", lambda times: times.masked_fill(times == times[3], NAN), "`audio_times` go from nan"),
+        ("video_centres", lambda centres: centres * 64, r"`video_centres` go from 16 to 48, but must lie in \[0, 1\]"),
+        (
+            "video_times",
+            lambda times: times.round().long(),
+            "`video_times` is torch.int64, but must be floating-point",
+        ),
+        ("video_tokens", lambda tokens: tokens.long(), "`video_tokens` is torch.int64, but must be floating-point"),
+        ("audio_tokens", lambda tokens: tokens > 0, "`audio_tokens` is torch.bool, but must be floating-point"),
+        ("audio_mask", lambda mask: mask.float(), "`audio_mask` is torch.float32, but must be bool"),
+        ("audio_mask", lambda mask: mask.long() * 2, "`audio_mask` is torch.int64, but must be bool"),
+        ("audio_times", lambda times: times.tolist(), "`audio_times` is a list, but must be a tensor"),
+        ("video_tokens", lambda tokens: None, "`video_tokens` is a NoneType, but must be a tensor"),
+    ],
+)
+def test_values_of_no_clip_are_refused_when_a_plan_is_made(plan, name, change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(plan, **{name: change(getattr(plan, name))})
+
+
+@pytest.mark.parametrize("modality", ["video", "audio"])
+def test_a_plan_without_tokens_is_refused_and_a_slice_without_any_is_a_part(plan, modality, tmp_path):
+    names = [name for name in FIELDS if name.startswith(modality) and getattr(plan, name) is not None]
+    empty = {
+        name: getattr(plan, name)[..., :0, :] if name.endswith("tokens") else getattr(plan, name)[:0] for name in names
+    }
+    if modality == "audio":
+        empty["audio_mask"] = plan.audio_mask[:, :0]
+    with pytest.raises(ValueError, match="a plan of .* it needs some of each"):
+        replace(plan, **empty)
+    part = plan.slice(0.123, 0.124)
+    assert part.video_tokens.shape[1] == part.audio_tokens.shape[1] == 0 and part.to(torch.bfloat16).batch_size == 2
+    for use in (part.check_values, lambda: part.save(tmp_path / "plan.safetensors")):
+        with pytest.raises(ValueError, match="lies between tokens and holds none: take a longer slice"):
+            use()
+    with pytest.raises(ValueError, match="it needs some of each"):
+        SemanticPlan.concat([part, part])
+
+
+def test_tokens_that_are_not_finite_are_refused_where_they_are_used(plan, tmp_path):
+    assert plan.check_values() is plan
+    tokens = plan.audio_tokens.clone()
+    tokens[:, -1] = NAN  # which is masked
+    masked = replace(plan, audio_tokens=tokens).check_values()
+    masked.save(tmp_path / "plan.safetensors")
+    tokens[1, 0, 0] = float("inf")
+    with pytest.raises(ValueError, match="`audio_tokens` of the plan hold NaN or infinite values"):
+        replace(plan, audio_tokens=tokens).save(tmp_path / "other.safetensors")
+    assert os.listdir(tmp_path) == ["plan.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        "null",
+        "{}",
+        '{"duration":"3"}',
+        '{"duration":3,"x":1}',
+        '{"duration":3,"video_tokens":1}',
+        "not json",
+        "[" * 100_000,
+        '{"duration":NaN}',
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_file_that_tells_something_else_is_named(plan, tmp_path, metadata):
+    tensors = {name: getattr(plan, name).contiguous() for name in FIELDS if getattr(plan, name) is not None}
+    save_file(tensors, tmp_path / "plan.safetensors", metadata={"baton_diffusers.SemanticPlan": metadata})
+    with pytest.raises(ValueError, match="plan.safetensors is no plan that can be used"):
+        SemanticPlan.load(tmp_path / "plan.safetensors")
+
+
+def test_a_plan_is_printed_in_three_lines(plan):
+    assert str(plan).splitlines() == [
+        "SemanticPlan of 3.0625 s for 2 clips",
+        f"video: 76 tokens of {plan.video_tokens.shape[2]} channels, float32 on cpu",
+        f"audio: 32 tokens of {plan.audio_tokens.shape[2]} channels, some masked, float32 on cpu",
+    ]

@@ -394,6 +394,34 @@ def facts_by_verb(scores: Sequence[ClipScore]) -> dict[str, dict[str, dict[str, 
     }
 
 
+def hits_by_neighbours(scores: Sequence[ClipScore], examples: Sequence[Example]) -> dict[int, Estimate | None]:
+    """
+    The share of the hits that are seen to reach their target, which jolts, by how many neighbours the box has: of two it has to
+    choose the right one.
+
+    Args:
+        scores: One for each clip.
+        examples: Of what the clips are.
+
+    Returns:
+        For 1 and 2 neighbours the share with its 95% interval over scenes, and `hits`, their number; None without hits.
+    """
+    hits: dict[int, list[tuple[int, bool]]] = {1: [], 2: []}
+    for score, example in zip(scores, examples, strict=True):
+        number, script = len(example.scene.actors), example.scene.script
+        seen = [fact.holds for fact in score.facts if fact.aspect == "seen"]
+        for action, holds in zip(script, seen, strict=True):
+            if action.verb == "hit":
+                neighbours = (action.actor > 0) + (action.actor < number - 1)
+                hits[neighbours].append((example.scene.digest, holds))
+    shares: dict[int, Estimate | None] = {}
+    for neighbours, of in hits.items():
+        scenes, holds = [scene for scene, _ in of], np.array([float(held) for _, held in of])
+        share = bootstrap(ratio, [holds, np.ones(len(of))], scenes, share=True) if of else None
+        shares[neighbours] = None if share is None else share | {"hits": len(of)}
+    return shares
+
+
 def format_summary(summary: dict[str, dict[str, Any]]) -> str:
     """[`summarise`]'s result as a Markdown table, with 95% intervals in brackets. The last columns are the shares of
     the facts that hold, aspect by aspect. *made* is P-Acc over the facts that are not given, where any are."""

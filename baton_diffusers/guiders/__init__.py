@@ -1,4 +1,4 @@
-"""Guidance for two modalities: anchors, the guiders built on them, and the functions that the pipeline's loop calls."""
+"""Guidance for two modalities: anchors, guiders that are built on them, and what the denoising loop calls."""
 
 from .anchor_guidance import AnchorGuidance
 from .anchors import JOINT, MUTE, NO_CROSS_MODAL, NO_PLAN, NO_TEXT, NOTHING, STATIC, UNCONDITIONAL, Anchor

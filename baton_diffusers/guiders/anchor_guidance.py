@@ -31,7 +31,7 @@ def check_scales(**scales: float) -> None:
     for name, scale in scales.items():
         if not (_is_number(scale) and scale >= 0.0):
             raise ValueError(
-                f"Expected `{name}` to be a finite number of at least 0.0, but got {scale!r}. 1.0 leaves that guidance out; to "
+                f"Expected `{name}` to be a finite number of at least 0.0, but got {scale!r}. 1.0 turns this guidance off. To "
                 "move away from something, name it in the negative prompt."
             )
 
@@ -42,28 +42,28 @@ class AnchorGuidance(BaseGuidance):
 
         pred = joint + sum_k w_k (joint - anchor_k)
 
-    where `joint` is the pass with every condition and an anchor is the same pass with some conditions dropped or replaced.
-    Two-pass classifier-free guidance of scale s is the case of one anchor with w = s - 1; schemes with more passes are
-    further choices of anchors and weights.
+    `joint` is the pass with every condition. An anchor is the same pass with some conditions dropped or replaced. Two-pass
+    classifier-free guidance of scale s has one anchor, with w = s - 1. Schemes with more passes are other choices of anchors
+    and weights.
 
     A subclass names its anchors in `_input_predictions` (`JOINT.name` first) and gives their weights in
-    [`~AnchorGuidance.anchor_weights`]. Anchors of weight 0 are not run. It keeps no state from step to step.
+    [`~AnchorGuidance.anchor_weights`]. Anchors of weight 0 are not run. A guider keeps no state from step to step.
 
     Args:
         guidance_rescale (`float`, defaults to `0.0`):
-            Share, in [0, 1], of the guided prediction whose standard deviation over all but the batch dimension is set
-            back to that of the joint one (Section 3.4 of [Common Diffusion Noise Schedules and Sample Steps are
-            Flawed](https://huggingface.co/papers/2305.08891)). Steps without guidance are left as they are.
+            How far, in [0, 1], the guided prediction is rescaled to the standard deviation of the joint one, over all
+            dimensions but the batch (Section 3.4 of [Common Diffusion Noise Schedules and Sample Steps are
+            Flawed](https://huggingface.co/papers/2305.08891)). Steps without guidance are not rescaled.
         start (`float`, defaults to `0.0`):
             Fraction of the steps of the denoising loop after which guidance starts.
         stop (`float`, defaults to `1.0`):
             Fraction of the steps of the denoising loop after which guidance stops.
         enabled (`bool`, defaults to `True`):
-            Whether the guider guides at all. If not, the joint pass alone is run.
+            Whether the guider guides at all. If not, only the joint pass is run.
         skip_layers (`Sequence[int]`, defaults to `()`):
-            Blocks of the transformer, counted from 0, that the passes without the prompt leave out, whatever else they drop:
-            what is moved away from is then the clip of a weaker model. Ovi leaves out block 11. The
-            two guiders of a pipeline share their passes if they leave out the same.
+            Blocks of the transformer that the passes without the prompt skip, counted from 0, whatever else they drop: the
+            anchor is then the clip of a weaker model. Ovi skips block 11. The two guiders of a pipeline share their passes if
+            they skip the same blocks.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -85,11 +85,11 @@ class AnchorGuidance(BaseGuidance):
         if not isinstance(skip_layers, (list, tuple)) or not all(type(i) is int and i >= 0 for i in skip_layers):
             raise ValueError(
                 f"Expected `skip_layers` to list blocks of the transformer, counted from 0, but got {skip_layers!r}. Give "
-                "`(11,)` to leave out block 11, `()` to leave out none."
+                "`(11,)` to skip block 11, `()` to skip none."
             )
         self.skip_layers = tuple(sorted(set(skip_layers)))
-        # Each constructor of the family registers its own settings. diffusers' decorator takes what is given by position for
-        # a default, and `new` would lose it.
+        # Each constructor registers its own settings. diffusers' decorator would treat what is given by position as a
+        # default, and `new` would lose it.
         self.register_to_config(
             guidance_rescale=guidance_rescale, start=start, stop=stop, enabled=enabled, skip_layers=list(skip_layers)
         )
@@ -99,7 +99,7 @@ class AnchorGuidance(BaseGuidance):
         raise NotImplementedError(f"{type(self).__name__} must implement `anchor_weights`.")
 
     def required_anchors(self) -> tuple[Anchor, ...]:
-        """The passes that the step given to `set_state` needs: the joint one first, then the anchors of weight not 0."""
+        """The passes that the current step needs, see `set_state`: the joint one first, then each anchor whose weight is not 0."""
         return tuple(
             anchor if anchor.text else dataclasses.replace(anchor, skip_layers=self.skip_layers)
             for anchor in self._active_anchors()
@@ -177,7 +177,7 @@ class AnchorGuidance(BaseGuidance):
         return batches
 
     def _active_anchors(self) -> tuple[Anchor, ...]:
-        # What `anchor_weights` names, which blocks its passes leave out aside.
+        # As `anchor_weights` names them, without the blocks that they skip.
         return (JOINT, *self._active_weights())
 
     def _active_weights(self) -> dict[Anchor, float]:

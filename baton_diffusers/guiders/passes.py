@@ -1,7 +1,7 @@
 """
 Which passes of the denoiser guidance needs, and how their predictions become one.
 
-These functions serve every supported guider alike, ours and those of diffusers, so that the denoising loop reads
+These functions serve all supported guiders, ours and diffusers' own. The denoising loop reads
 
     guider.set_state(step=i, num_inference_steps=len(timesteps), timestep=t)
     audio_guider.set_state(step=i, num_inference_steps=len(timesteps), timestep=audio_t)
@@ -15,9 +15,9 @@ These functions serve every supported guider alike, ours and those of diffusers,
     velocity = combine(guider, predictions, has_plan)
     audio_velocity = combine(audio_guider, audio_predictions, has_plan)
 
-for every step of the loop from the first, which is where a guider forgets the clip before. Where a modality is not predicted,
-because it is given or because the clip has none, its guider is `None` here. Guiders are used in place, as in diffusers: what a
-callback sets on `pipe.guider` holds from the next step on.
+for every step. At the first step a guider forgets the last clip. If a modality is not predicted, because it is given or because
+the clip has none, its guider is `None` here. Guiders are used in place, as in diffusers: what a callback sets on `pipe.guider`
+holds from the next step on.
 """
 
 from __future__ import annotations
@@ -57,15 +57,15 @@ TWO_PASS_GUIDERS = (
     MagnitudeAwareGuidance,
 )
 
-_HOOKS = "hooks layers of the denoiser, which would disturb the other modality too"
+_HOOKS = "hooks layers of the denoiser, and would disturb the other modality too"
 _REFUSALS = {
     AutoGuidance: _HOOKS,
     PerturbedAttentionGuidance: _HOOKS,
     SkipLayerGuidance: _HOOKS,
     SmoothedEnergyGuidance: _HOOKS,
-    FrequencyDecoupledGuidance: "works on the frequency bands of images, not on the latents of video and audio",
-    LTX2Guidance: "combines estimates of the clean sample and switches blocks of LTX-2's own transformer (its "
-    "formula is `ContextGuidance` here)",
+    FrequencyDecoupledGuidance: "works on the frequency bands of images, not on latents of video and audio",
+    LTX2Guidance: "combines estimates of the clean sample and switches blocks of LTX-2's own transformer (here "
+    "`ContextGuidance` has its formula)",
 }
 _ACCEPTED = "`PlanGuidance`, `SyncGuidance` (or another `AnchorGuidance`), " + ", ".join(
     f"`{c.__name__}`" for c in TWO_PASS_GUIDERS
@@ -74,11 +74,11 @@ _ACCEPTED = "`PlanGuidance`, `SyncGuidance` (or another `AnchorGuidance`), " + "
 
 def check_guider(guider: BaseGuidance, name: str) -> None:
     r"""
-    Refuse a guider that does not purely combine the predictions of one modality.
+    Refuse a guider that does more than combine the predictions of one modality.
 
     Args:
         guider (`BaseGuidance`): The guider of one modality.
-        name (`str`): What the caller calls it, for the message: `"guider"` or `"audio_guider"`.
+        name (`str`): Its name in messages: `"guider"` or `"audio_guider"`.
 
     Raises:
         ValueError: If the guider is missing, no guider or of an unsupported kind, or if its settings would mix the samples of a batch
@@ -86,8 +86,8 @@ def check_guider(guider: BaseGuidance, name: str) -> None:
     """
     if guider is None:
         raise ValueError(
-            f"`{name}` is missing. Give one of {_ACCEPTED}; `PlanGuidance(guidance_scale=1.0)` is no guidance, at the "
-            "cost of one pass."
+            f"`{name}` is missing. Give one of {_ACCEPTED}. For no guidance give `PlanGuidance(guidance_scale=1.0)`, which costs "
+            "one pass."
         )
     if not isinstance(guider, BaseGuidance):
         raise ValueError(
@@ -96,9 +96,9 @@ def check_guider(guider: BaseGuidance, name: str) -> None:
     if not isinstance(guider, (AnchorGuidance, *TWO_PASS_GUIDERS)):
         why = next(
             (reason for kind, reason in _REFUSALS.items() if isinstance(guider, kind)),
-            "is not known to purely combine predictions",
+            "is not known to only combine predictions",
         )
-        raise ValueError(f"`{name}` is of the class `{type(guider).__name__}`, which {why}. Accepted: {_ACCEPTED}.")
+        raise ValueError(f"`{name}` is a `{type(guider).__name__}`, which {why}. Accepted: {_ACCEPTED}.")
 
     if isinstance(guider, ClassifierFreeZeroStarGuidance) and guider.zero_init_steps and guider.guidance_rescale:
         raise ValueError(
@@ -110,25 +110,25 @@ def check_guider(guider: BaseGuidance, name: str) -> None:
         if norm_dim is not None and 0 in ((norm_dim,) if isinstance(norm_dim, int) else norm_dim):
             raise ValueError(
                 f"`{name}` has `adaptive_projected_guidance_norm_dim={norm_dim}`: dimension 0 is the batch, and the clips "
-                "of a batch must not change one another. Leave it out, or keep to None."
+                "of a batch must not change one another. Leave out dimension 0, or use None."
             )
 
 
 def check_guiders(guider: BaseGuidance, audio_guider: BaseGuidance, num_layers: int | None = None) -> None:
     r"""
-    Check the guiders of both modalities, each and together.
+    Check the guiders of both modalities, one by one and together.
 
-    One object may serve both modalities unless it remembers earlier steps: adaptive projected guidance with a momentum
-    would add the shapes of one modality to those of the other.
+    One object may serve both modalities unless it remembers earlier steps: adaptive projected guidance with a momentum would add
+    up predictions of both.
 
     Args:
         guider (`BaseGuidance`): The video guider.
         audio_guider (`BaseGuidance`): The audio guider.
-        num_layers (`int`, *optional*): Blocks of the transformer; without it, what guiders leave out is not checked.
+        num_layers (`int`, *optional*): Blocks of the transformer. Without it, `skip_layers` of guiders are not checked.
 
     Raises:
-        ValueError: As [`check_guider`]; if a guider has an anchor that does not predict its modality, or leaves out blocks that
-            the transformer does not have; or if both are one object that keeps a state.
+        ValueError: As [`check_guider`]; if a guider has an anchor that does not predict its modality, or skips blocks that the
+            transformer does not have; or if both are one object that keeps a state.
     """
     check_guider(guider, "guider")
     check_guider(audio_guider, "audio_guider")
@@ -143,7 +143,7 @@ def check_guiders(guider: BaseGuidance, audio_guider: BaseGuidance, num_layers: 
         if lacking:
             raise ValueError(
                 f"`{name}` leaves out the blocks {lacking} of the transformer, whose blocks are 0 to {num_layers - 1}: set "
-                f"`pipe.{name} = pipe.{name}.new(skip_layers=())`, or name others."
+                f"`pipe.{name} = pipe.{name}.new(skip_layers=())`, or skip others."
             )
     if guider is audio_guider and getattr(guider, "adaptive_projected_guidance_momentum", None) is not None:
         raise ValueError(
@@ -154,7 +154,7 @@ def check_guiders(guider: BaseGuidance, audio_guider: BaseGuidance, num_layers: 
 
 
 def required_anchors(guider: BaseGuidance) -> tuple[Anchor, ...]:
-    """The passes that `guider` needs at the step given to its `set_state`: the joint one first, and no pass in vain."""
+    """The passes that `guider` needs at the current step, see its `set_state`. The joint one comes first."""
     if isinstance(guider, AnchorGuidance):
         return guider.required_anchors()
     return (JOINT, UNCONDITIONAL)[: guider.num_conditions]
@@ -163,12 +163,12 @@ def required_anchors(guider: BaseGuidance) -> tuple[Anchor, ...]:
 @dataclass(frozen=True)
 class GuidancePass:
     r"""
-    One forward of the denoiser within a step, and what is wanted of it.
+    One forward of the denoiser within a step, and what is used of it.
 
     Args:
-        anchor (`Anchor`): The conditions that it drops or replaces. Its name is that of the pass's cache.
-        predicts_video (`bool`): Whether the video guider reads its video prediction.
-        predicts_audio (`bool`): Whether the audio guider reads its audio prediction.
+        anchor (`Anchor`): The conditions that it drops or replaces. Caches are keyed by its name.
+        predicts_video (`bool`): Whether the video guider uses its video prediction.
+        predicts_audio (`bool`): Whether the audio guider uses its audio prediction.
         video_reads_audio (`bool`): The argument of the transformer's `forward`.
         audio_reads_video (`bool`): The argument of the transformer's `forward`.
     """
@@ -218,7 +218,7 @@ def guidance_passes(
         has_plan (`bool`, defaults to `True`):
             Whether the clip has a plan. Without one, passes that differ only in the plan are one pass.
         has_other (`bool`, defaults to `True`):
-            Whether the clip has both modalities, made or given. Without, passes that differ only in the other are one pass.
+            Whether the clip has both modalities, made or given. If not, passes that differ only in the other are one pass.
         given_reads (`bool`, defaults to `False`):
             Whether a given modality reads the one that is made, as a transformer without context tokens (Ovi's form) has
             learned. With context tokens it does not (CCL's routing, arXiv:2603.18600).
@@ -253,7 +253,7 @@ def combine(
         predictions (`Mapping[Anchor, torch.Tensor]`):
             The predictions of the passes of [`guidance_passes`], batch first: `(batch_size, num_channels, num_frames, height,
             width)` for video, `(batch_size, audio_length, audio_channels)` for audio. Passes that only the other modality
-            asked for are ignored.
+            needs are ignored.
         has_plan (`bool`, defaults to `True`): As given to [`guidance_passes`].
         has_other (`bool`, defaults to `True`): As given to [`guidance_passes`].
 
@@ -261,10 +261,10 @@ def combine(
         `torch.Tensor`: The guided prediction, shaped like the others. Each sample depends on its own predictions alone.
     """
     shape = predictions[JOINT].shape
-    passes = guider.prepare_inputs({})  # one for each required anchor; at step 0 this also resets a momentum
+    passes = guider.prepare_inputs({})  # one for each required anchor; step 0 also resets a momentum
     for guidance_pass, anchor in zip(passes, required_anchors(guider), strict=True):
         prediction = predictions[anchor.resolve(has_plan, has_other)]
-        # Its norms are over all dimensions but the first, and torch.norm takes at most two.
+        # This guider takes norms over all dimensions but the first, and torch.norm takes at most two.
         guidance_pass.noise_pred = prediction.flatten(1) if isinstance(guider, MagnitudeAwareGuidance) else prediction
     return guider(passes).pred.reshape(shape)
 
@@ -278,10 +278,9 @@ def passes_of_steps(
     given_reads: bool = False,
 ) -> Iterator[tuple[GuidancePass, ...]]:
     r"""
-    The passes of each step of a clip, without touching the guiders' state.
+    The passes of each step of a clip. The guiders' state does not change.
 
-    It tells beforehand what must be prepared: a negative prompt is needed if any of these passes drops the text, the latents of
-    silence if any is mute.
+    They show what a call must prepare: a negative prompt if a pass drops the text, latents of silence if a pass is mute.
 
     Args:
         guider (`BaseGuidance` or `None`): The video guider, as for [`guidance_passes`].
@@ -302,7 +301,7 @@ def passes_of_steps(
 @dataclass(frozen=True)
 class ForwardPasses:
     r"""
-    What a clip costs. A step without guidance is one call, one run of the video branch and one of the audio branch.
+    What a clip costs. A step without guidance is one call, one run of the video branch and one run of the audio branch.
 
     Args:
         calls (`int`): Forwards of the denoiser.
@@ -324,7 +323,7 @@ def num_forward_passes(
     given_reads: bool = False,
 ) -> ForwardPasses:
     r"""
-    What a clip costs under these guiders, in forwards of the denoiser and in runs of its branches.
+    What a clip costs with these guiders, in forwards of the denoiser and in runs of its branches.
 
     The counts assume `use_cache=True`: a branch that is the same at every step runs once for each anchor. A branch that no
     prediction needs never runs. A run that leaves out blocks counts as one.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffusers.guiders import BaseGuidance  # noqa: F401  a pipeline knows a guider by this name in its module
+from diffusers.guiders import BaseGuidance  # noqa: F401  diffusers recognises a guider by this name in its module
 
 from .anchor_guidance import AnchorGuidance, check_scales
 from .anchors import JOINT, NO_PLAN, NO_TEXT, UNCONDITIONAL, Anchor
@@ -18,29 +18,29 @@ class PlanGuidance(AnchorGuidance):
                      + (s_t - 1) (joint - no_text)            prompt dropped, plan kept
                      + (s_p - 1) (joint - no_plan)            plan dropped, prompt kept
 
-    An anchor whose scale is 1 is not run: the default costs two passes, all scales at 1 cost one. With s_t = s_p = 1 it is
+    An anchor whose scale is 1 is not run: the default costs two passes, all scales at 1 cost one. With s_t = s_p = 1 this is
     the two-pass guidance of [Classifier-Free Diffusion Guidance](https://huggingface.co/papers/2207.12598). Baton does not
-    say how a plan is guided by: the two other terms are ours, in the form that LTX-2 gives its terms.
+    publish its guidance by the plan: the two other terms are ours, in the form of LTX-2's terms.
 
     Without a plan, `no_plan` is the joint pass and its term vanishes; `unconditional` and `no_text` are one pass.
 
     Args:
         guidance_scale (`float`, defaults to `4.0`):
-            s: away from the clip without prompt and plan. The default is Ovi's scale for video; for audio it takes 3.
+            s: away from the clip without prompt and plan. The default is Ovi's scale for video; Ovi's for audio is 3.
         text_guidance_scale (`float`, defaults to `1.0`):
-            s_t: away from the clip that has the plan but the negative prompt.
+            s_t: away from the clip with the plan and the negative prompt.
         plan_guidance_scale (`float`, defaults to `1.0`):
-            s_p: away from the clip that has the prompt but no plan.
+            s_p: away from the clip with the prompt and no plan.
         guidance_rescale (`float`, defaults to `0.0`):
-            Share, in [0, 1], of the result whose standard deviation is set back to that of the joint prediction. See
+            How far, in [0, 1], the result is rescaled to the standard deviation of the joint prediction. See
             [`AnchorGuidance`].
         start (`float`, defaults to `0.0`):
             Fraction of the steps of the denoising loop after which guidance starts.
         stop (`float`, defaults to `1.0`):
             Fraction of the steps of the denoising loop after which guidance stops.
         enabled (`bool`, defaults to `True`):
-            Whether the guider guides at all. If not, the joint pass alone is run.
-        skip_layers (`Sequence[int]`, defaults to `()`): Blocks that the passes without the prompt leave out. See
+            Whether the guider guides at all. If not, only the joint pass is run.
+        skip_layers (`Sequence[int]`, defaults to `()`): Blocks that the passes without the prompt skip. See
             [`AnchorGuidance`].
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffusers.guiders import BaseGuidance  # noqa: F401  a pipeline knows a guider by this name in its module
+from diffusers.guiders import BaseGuidance  # noqa: F401  diffusers recognises a guider by this name in its module
 
 from .anchor_guidance import check_scales
 from .anchors import JOINT, MUTE, NO_PLAN, NO_TEXT, STATIC, UNCONDITIONAL, Anchor
@@ -19,24 +19,23 @@ class SyncGuidance(PlanGuidance):
         pred = joint + (s - 1) (joint - static)        for the audio: the video is a clean still clip, timestep 0
                      + the terms of PlanGuidance
 
-    which is Harmony's `v(z_v, mute) + s (v(z_v, z_a) - v(z_v, mute))`: what the sound does to the picture is made stronger, and
-    the mirror. The anchors keep prompt and plan (ours: the paper does not say). By default there is no guidance by text, as in
-    the equations; `guidance_scale` above 1 adds it, at the cost of its own pass.
+    Harmony writes it `v(z_v, mute) + s (v(z_v, z_a) - v(z_v, mute))`: it makes the influence of the sound on the picture
+    stronger, and the mirror. The anchors keep prompt and plan (ours: the paper does not say). By default there is no guidance by
+    text, as in the equations. `guidance_scale` above 1 adds it, at the cost of its own pass.
 
-    The clean stream of an anchor reads only its context tokens by default, or nothing of the other modality on a transformer
-    without them. It is then the same at every step, so that with the transformer's cache an anchor costs the branch of its own
-    modality, and both modalities' SyncCFG twice a joint forward. With `clean_reads` it reads the noisy stream as in Harmony's and
-    Ovi's networks, at three times a joint forward. Choose what the transformer was trained with: converted Ovi weights know
-    `clean_reads=True` only.
+    By default the clean stream of an anchor reads only its context tokens, or, on a transformer without them, nothing of the other
+    modality. It is then the same at every step. With `use_cache=True` an anchor costs one branch, and SyncCFG of both modalities
+    costs two joint forwards a step. With `clean_reads` the clean stream reads the noisy one, as in Harmony's and Ovi's networks,
+    and SyncCFG costs three. Choose what the transformer was trained with: converted Ovi weights need `clean_reads=True`.
 
-    In a clip of one modality there is none to replace, and the term vanishes.
+    In a clip of one modality there is nothing to replace, and the term vanishes.
 
     Args:
         sync_guidance_scale (`float`, defaults to `3.0`):
-            s: away from the clip whose other modality is silent or still. The default is Harmony's for video; for audio it
-            takes 2.
+            s: away from the clip whose other modality is silent or still. The default is Harmony's for video; Harmony's for
+            audio is 2.
         modality (`str`, defaults to `"video"`):
-            The modality that is guided: `"video"` for a pipeline's `guider`, `"audio"` for its `audio_guider`.
+            The guided modality: `"video"` for a pipeline's `guider`, `"audio"` for its `audio_guider`.
         guidance_scale (`float`, defaults to `1.0`): As in [`PlanGuidance`].
         text_guidance_scale (`float`, defaults to `1.0`): As in [`PlanGuidance`].
         plan_guidance_scale (`float`, defaults to `1.0`): As in [`PlanGuidance`].

@@ -18,8 +18,8 @@ from .cache_dual_branch import KeysValues
 
 RotaryEmbedding = tuple[torch.Tensor, torch.Tensor]
 
-# For each group of windows of equal size: the tokens that ask, `(num_windows, num_queries)`, and the tokens that answer,
-# `(num_windows, num_keys)`, counted over `[context ; other]`.
+# For each group of windows of equal size: the indices of their queries, `(num_windows, num_queries)`, and of their keys,
+# `(num_windows, num_keys)`, which count over `[context ; other]`.
 WindowGroups = tuple[tuple[torch.Tensor, torch.Tensor], ...]
 
 
@@ -32,16 +32,16 @@ def group_windows(
     tokens: range | None = None,
 ) -> WindowGroups:
     """
-    Sorts the windows of the other modality into groups of equal size, which are attended without any mask.
+    Sorts the windows of the other modality into groups of equal size. A group is attended without a mask.
 
     Args:
-        windows (`list[tuple[int, int]]`): for each place in time of the modality that reads (a latent frame, an audio
-            latent), the first and the end of the places that it reads in the other.
-        queries_per_place (`int`): tokens at each place of the modality that reads.
+        windows (`list[tuple[int, int]]`): for each place in time of the reading modality (a latent frame, an audio latent),
+            the first place and the end of the places that it reads in the other modality.
+        queries_per_place (`int`): tokens at each place of the reading modality.
         keys_per_place (`int`): tokens at each place of the other modality.
-        num_context_tokens (`int`): context tokens before those of the other modality, which every window holds.
-        device (`torch.device`): where the tokens are.
-        tokens (`range`, *optional*): the tokens that ask, where other processes hold the others; they count from 0.
+        num_context_tokens (`int`): context tokens before the other modality's tokens. Every window has them.
+        device (`torch.device`): where the indices go.
+        tokens (`range`, *optional*): the reading tokens of this process, by default all. Indices count from the first one.
 
     Returns:
         `WindowGroups`: token indices of both modalities. Neighbouring places that read the same are one window.
@@ -89,21 +89,20 @@ def make_windows(
     own_tokens: range,
     device: torch.device,
 ) -> tuple[WindowGroups | None, WindowGroups | None]:
-    """The windows of audio that video tokens read, and the mirror; None where everything is read.
+    """The windows of audio that video tokens read, and the mirror; `None` if a modality reads everything.
 
-    They are made once for a clip: those of the last few sizes are kept, as tensors that training may read too wherever
-    they were first needed.
+    The windows of the last eight sizes are kept. They are made outside of inference mode, so that training can use them too.
 
     Args:
         num_frames (`int`): video latent frames.
-        tokens_per_frame (`int`): video tokens in each.
-        reference_length (`int`): tokens of reference audio before the audio. It reads the whole video, and the video does
-            not read it.
+        tokens_per_frame (`int`): video tokens in each frame.
+        reference_length (`int`): tokens of reference audio before the audio. They read the whole video. The video does not
+            read them.
         audio_length (`int`): audio tokens.
         window (`int`, *optional*): as `cross_modal_window` of `DualBranchTransformer`.
         audio_window (`int`, *optional*): as `audio_cross_modal_window`.
         rates (`tuple[float, int, float]`): frames per second, temporal stride, audio latents per second.
-        num_context_tokens (`int`): context tokens before those of the other modality.
+        num_context_tokens (`int`): context tokens before the other modality's tokens.
         own_tokens (`range`): the video tokens of this process.
         device (`torch.device`): where the tokens are.
     """
@@ -124,7 +123,7 @@ def make_windows(
 
 
 def gather_tokens(states: torch.Tensor, parallel_config: ParallelConfig) -> torch.Tensor:
-    """The tokens `(batch_size, num_tokens, ...)` of all processes, of which each holds a part."""
+    """The tokens `(batch_size, num_tokens, ...)` of all processes. Each process holds a part."""
     config = parallel_config.context_parallel_config
     if config.ulysses_anything or config.ring_anything:
         return PartitionAnythingSharder.unshard_anything(states, 1, config._flattened_mesh)
@@ -155,17 +154,17 @@ class DualBranchAttnProcessor:
 
 
 class FusionAttnProcessor:
-    """Cross-attention to the text and to the other modality, which share query, query norm and output projection.
+    """Cross-attention to the text and to the other modality. Both share query, query norm and output projection.
 
-    `o(attn(q, k_text, v_text) + attn(rope(q), [k_context ; rope(k_fusion)], [v_context ; v_fusion]))`: Ovi's form
-    with CCL's context tokens (arXiv:2603.18600), where the layer has any. The other modality's term is
+    `o(attn(q, k_text, v_text) + attn(rope(q), [k_context ; rope(k_fusion)], [v_context ; v_fusion]))` is Ovi's form with
+    CCL's context tokens (arXiv:2603.18600), if the layer has any. The second term is
 
-    - global, or within `windows` of the other modality, of which each asks the context tokens too;
-    - for a sample that does not read the other modality, attention to the context tokens alone, or, without such tokens,
-      left out. Neither depends on the other modality in any bit.
+    - attention to all of the other modality, or within `windows` of it. Every window has the context tokens too;
+    - for a sample that does not read the other modality, attention to the context tokens alone. Without context tokens the
+      term is left out. No bit of it depends on the other modality.
 
-    No attention mask is used in any of these. Under context parallelism each process asks for its own tokens, with the keys
-    and values of all tokens of the other modality.
+    No attention mask is used. Under context parallelism each process has its own queries, and the keys and values of all
+    tokens of the other modality.
     """
 
     _attention_backend = None
@@ -240,7 +239,7 @@ class FusionAttnProcessor:
     def attend_windows(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, windows: WindowGroups
     ) -> torch.Tensor:
-        """Attention within windows: those of one size stand in the batch dimension."""
+        """Attention within windows. Windows of one size are stacked in the batch dimension."""
         fusion = torch.empty_like(query)
         for queries, keys in windows:
             gathered = (
@@ -255,8 +254,8 @@ class FusionAttnProcessor:
 class RSRoPEAttnProcessor:
     """Plan attention under Relative Semantic RoPE (Baton, arXiv:2605.25195; the equations are ours).
 
-    Latents (queries) and plan tokens (keys) are rotated by one frequency table at their coordinates in the shared
-    space-time frame, so that a score depends on offsets in that frame only.
+    Latents are queries, plan tokens are keys. One frequency table rotates both by their coordinates in the shared space-time
+    frame. A score depends on offsets in that frame only.
     """
 
     _attention_backend = None
@@ -279,7 +278,7 @@ class RSRoPEAttnProcessor:
 
         attention_mask, has_plan = None, None
         if plan_mask is not None:
-            # A sample without a plan would be a softmax over nothing: it attends to everything and its output is dropped.
+            # A sample without a plan would take a softmax over nothing. It attends to everything, and its output is dropped.
             has_plan = plan_mask.any(dim=-1)
             attention_mask = (plan_mask | ~has_plan[:, None])[:, None, None, :]
 
@@ -297,9 +296,9 @@ class RSRoPEAttnProcessor:
 
 
 class DualBranchAttention(nn.Module, AttentionModuleMixin):
-    """Multi-head attention with RMS-normalised queries and keys: self-attention of one branch.
+    """Multi-head self-attention of one branch, with RMS-normalised queries and keys.
 
-    Under context parallelism the tokens that it reads are spread over the processes if it `is_sharded`.
+    `is_sharded` says that context parallelism splits the tokens that it reads over the processes.
     """
 
     _default_processor_cls = DualBranchAttnProcessor
@@ -325,10 +324,10 @@ class DualBranchAttention(nn.Module, AttentionModuleMixin):
 class FusionAttention(DualBranchAttention):
     """Cross-attention to the text and to the other modality, with learnable context tokens after CCL (arXiv:2603.18600).
 
-    Ours, where CCL's formulas are not public: the table of context tokens stands where the other modality's tokens stand
-    after `norm_fusion`, and passes the same projections and the same norm of the keys; its keys are not rotated. It starts
-    near zero, which is where the mean of the normed tokens lies: fresh context tokens on a trained checkpoint draw the
-    result a little towards the mean of the values, and not in a random direction.
+    CCL's formulas are not public. Ours: context tokens join the other modality's tokens after `norm_fusion`. They pass the
+    same projections and the same norm of the keys, but are not rotated. They start near zero, the mean of the normed tokens.
+    On a trained checkpoint, fresh context tokens pull the result a little towards the mean of the values, not in a random
+    direction.
     """
 
     _default_processor_cls = FusionAttnProcessor
@@ -350,7 +349,7 @@ class FusionAttention(DualBranchAttention):
 class PlanAttention(DualBranchAttention):
     """Cross-attention from the latents of one modality to its plan: Baton's `VCAttn` and `ACAttn` (arXiv:2605.25195).
 
-    The output projection starts at zero, so that fresh plan layers leave a converted checkpoint's output unchanged.
+    The output projection starts at zero: fresh plan layers do not change the output of a converted checkpoint.
     """
 
     _default_processor_cls = RSRoPEAttnProcessor

@@ -1,4 +1,4 @@
-"""The one place that says what the autoencoders take, and how their latents are scaled before the transformer takes them."""
+"""What the autoencoders take, and how their latents are scaled for the transformer. No other module scales latents."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def to_frames(video: torch.Tensor) -> torch.Tensor:
 
 
 def normalise_latents(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
-    """Latents `(batch_size, num_channels, num_frames, height, width)` of a video autoencoder, as the transformer takes them: each
-    channel with mean 0 and deviation 1, float32."""
+    """Scales latents `(batch_size, num_channels, num_frames, height, width)` of a video autoencoder for the transformer: each
+    channel gets mean 0 and deviation 1, float32."""
     mean, std = _statistics(vae, latents)
     return (latents.float() - mean) / std
 
@@ -35,11 +35,11 @@ def denormalise_latents(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.T
 
 def encode_waveforms(audio_vae: MMAudioVAE, waveforms: torch.Tensor) -> torch.Tensor:
     """
-    Latents of sound, as the transformer takes them.
+    Encodes sound to latents, scaled for the transformer.
 
     Args:
         audio_vae: The audio's autoencoder.
-        waveforms: `(batch_size, num_samples)` in [-1, 1], at its rate, in whole latents.
+        waveforms: `(batch_size, num_samples)` in [-1, 1], at the autoencoder's rate; whole latents of samples.
 
     Returns:
         `(batch_size, audio_length, audio_channels)`, float32.

@@ -62,9 +62,9 @@ class DualBranchTransformerOutput(BaseOutput):
 class TimeTextEmbedding(nn.Module):
     """Embeds the timestep and the text of one branch.
 
-    A timestep of shape `(batch_size,)` or `(batch_size, num_rows)` gives the time embedding `(batch_size, num_rows, dim)`
-    for the output head and its projection `(batch_size, num_rows, 6, dim)` for the blocks; the first form has one row. A row
-    stands for an equal run of tokens. The text comes out as `(batch_size, text_length, dim)`.
+    The timestep is `(batch_size,)`, which counts as one row, or `(batch_size, num_rows)`. Each row serves an equal number of
+    neighbouring tokens. Returned are the time embedding `(batch_size, num_rows, dim)` for the output head, its projection
+    `(batch_size, num_rows, 6, dim)` for the blocks, and the text `(batch_size, text_length, dim)`.
     """
 
     def __init__(self, dim: int, freq_dim: int, text_dim: int) -> None:
@@ -116,8 +116,8 @@ class AudioPatchEmbedding(nn.Module):
 def modulate(hidden_states: torch.Tensor, norm: nn.Module, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """`norm(x) * (1 + scale) + shift`, in float32.
 
-    `x` is `(batch_size, num_tokens, dim)`; shift and scale are `(batch_size, num_rows, dim)`. Each row serves
-    `num_tokens / num_rows` tokens in a row: the whole clip, a latent frame, or one token.
+    `x` is `(batch_size, num_tokens, dim)`. Shift and scale are `(batch_size, num_rows, dim)`. Each row serves
+    `num_tokens / num_rows` neighbouring tokens: the whole clip, a latent frame, or one token.
     """
     rows = hidden_states.unflatten(1, (shift.shape[1], -1))
     normed = norm(rows.float())
@@ -136,9 +136,9 @@ def add_gated(hidden_states: torch.Tensor, update: torch.Tensor, gate: torch.Ten
 class DualBranchTransformerBlock(nn.Module):
     """One block of both branches.
 
-    Each branch: self-attention; text and the other modality, read from the state after self-attention of both; plan;
-    feed-forward. Without `has_plan` there are no plan layers. A branch whose state is `None` is not run: the other one
-    reads it in `clean_video` or `clean_audio`, or not at all.
+    Each branch runs self-attention, then text and the other modality, then the plan, then the feed-forward. Both branches
+    read the other one's state from after its self-attention. Without `has_plan` there are no plan layers. A branch whose
+    state is `None` is not run: the other one reads its keys and values in `clean_video` or `clean_audio`, or nothing.
     """
 
     def __init__(
@@ -277,12 +277,12 @@ TransformerBlockRegistry.register(
 )
 
 
-# diffusers' caches for whole blocks that would run on this model and return something wrong.
+# diffusers' caches for whole blocks that would run on this model and return wrong results.
 _FAULTS_OF_CACHES = {
-    MagCacheConfig: "keeps the video stream alone, and loses the sound in a step that it skips",
-    SeaCacheConfig: "extrapolates the video stream alone, beside the sound of an earlier step",
-    PyramidAttentionBroadcastConfig: "takes the attention of one pass of guidance for that of the next",
-    FasterCacheConfig: "looks for the passes of guidance in one batch, and they are forwards of their own",
+    MagCacheConfig: "keeps only the video stream, and loses the sound in each step that it skips",
+    SeaCacheConfig: "extrapolates only the video stream, and leaves the sound at an earlier step",
+    PyramidAttentionBroadcastConfig: "reuses the attention of one guidance pass in the next pass",
+    FasterCacheConfig: "expects all guidance passes in one batch, but each pass is a forward of its own",
     TextKVCacheConfig: "is for another model's blocks",
 }
 
@@ -293,15 +293,15 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
     the text in every block. Predicts the velocities of flow matching for video and audio latents.
 
     Args:
-        patch_size (`tuple[int, int, int]`, defaults to `(1, 2, 2)`): video latents in each token, by axis; 1 in time, where
-            a token's coordinate is its latent frame's.
+        patch_size (`tuple[int, int, int]`, defaults to `(1, 2, 2)`): video latents in each token along time, height and width;
+            1 along time.
         in_channels (`int`, defaults to 48): channels of the video latents.
         out_channels (`int`, defaults to 48): channels of the video velocity.
         audio_in_channels (`int`, defaults to 20): channels of the audio latents.
         audio_out_channels (`int`, defaults to 20): channels of the audio velocity.
-        num_layers (`int`, defaults to 30): blocks.
-        num_attention_heads (`int`, defaults to 24): heads in both branches.
-        attention_head_dim (`int`, defaults to 128): channels of each head; their product is the width of both branches.
+        num_layers (`int`, defaults to 30): number of blocks.
+        num_attention_heads (`int`, defaults to 24): heads of each branch.
+        attention_head_dim (`int`, defaults to 128): channels of each head. Heads times channels is the width of each branch.
         ffn_dim (`int`, defaults to 14336): inner width of the video feed-forward.
         audio_ffn_dim (`int`, defaults to 14336): inner width of the audio feed-forward.
         audio_patch_hidden_dim (`int`, *optional*): inner width of the audio patch embedding; by default Ovi's: 8/3 of the
@@ -312,28 +312,30 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         frame_rate (`float`, defaults to 24.0): pixel frames per second.
         temporal_stride (`int`, defaults to 4): pixel frames for each video latent frame.
         audio_latent_rate (`float`, defaults to 31.25): audio latents per second.
-        audio_rope_scale (`float`, *optional*): video latent frames for each audio latent, a linear map that belongs to
-            Ovi's weights (0.19676). By default the exact map of `coordinates.py`.
-        audio_latent_min_coverage (`float`, defaults to 0.0): how much of the last audio latent must lie within the clip for
-            it to be there, see `coordinates.num_audio_latents`; less than 1. By default the latents cover the clip.
+        audio_rope_scale (`float`, *optional*): video latent frames for each audio latent. Ovi's weights need 0.19676, a
+            linear map. By default the exact map of `coordinates.py` is used.
+        audio_latent_min_coverage (`float`, defaults to 0.0): share of the last audio latent that must lie within the clip, or
+            the latent is left out; less than 1. By default the latents cover the whole clip. See
+            `coordinates.num_audio_latents`.
         video_plan_dim (`int`, *optional*): width of the video plan tokens. By default there are no plan layers.
-        audio_plan_dim (`int`, *optional*): width of the audio plan tokens; given exactly if `video_plan_dim` is.
-        num_context_tokens (`int`, defaults to 0): learnable context tokens for each block and direction, which stand beside
-            the other modality and alone where it is not read, see [`FusionAttention`]. 0 is Ovi's form.
+        audio_plan_dim (`int`, *optional*): width of the audio plan tokens. Give it if and only if you give `video_plan_dim`.
+        num_context_tokens (`int`, defaults to 0): learnable context tokens for each block and direction. A branch reads them
+            beside the other modality, and alone if it does not read the other modality. 0 is Ovi's form. See
+            [`FusionAttention`].
         cross_modal_window (`int`, *optional*): length, in video latent frames, of the window of audio that a video latent
-            frame reads (CCL's TARP: 3), see `coordinates.audio_windows`. By default, and where the window is at least
-            as long as the clip, each video token reads all of the audio.
+            frame reads (CCL's TARP: 3), see `coordinates.audio_windows`. By default, or if the window is at least as long as
+            the clip, each video token reads all of the audio.
         audio_cross_modal_window (`int`, *optional*): how many video latent frames an audio token reads (TARP: 1), an odd
-            number, see `coordinates.video_windows`; given exactly if `cross_modal_window` is.
+            number, see `coordinates.video_windows`. Give it if and only if you give `cross_modal_window`.
 
     Raises:
-        ValueError: if a value is not one of those described here.
+        ValueError: if a value is out of the range described here.
     """
 
     _supports_gradient_checkpointing = True
     _no_split_modules = ["DualBranchTransformerBlock"]
     _repeated_blocks = ["DualBranchTransformerBlock"]
-    # The video stream and what goes with its tokens. The audio stream, a hundredth of its length, is whole in every process.
+    # The video's tokens are split. The audio stream is a hundredth as long: each process runs all of it.
     _cp_plan = {
         "shard": {"input": ContextParallelInput(split_dim=1)},
         "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
@@ -444,7 +446,7 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         self.audio_proj_out = nn.Linear(dim, audio_out_channels)
         self.audio_scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
 
-        # 5. Where, under context parallelism, video tokens go to their processes; elsewhere nothing happens here
+        # 5. Context parallelism splits the video tokens here. Otherwise this is the identity.
         self.shard = nn.Identity()
 
         self.gradient_checkpointing = False
@@ -460,13 +462,13 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
 
     def enable_cache(self, config) -> None:
         """
-        As in diffusers: reuses over the denoising steps what changes little. Not every cache of diffusers' knows of two
-        streams, nor of several passes of guidance.
+        As in diffusers: reuses over the denoising steps what changes little. Some of diffusers' caches do not support two
+        streams or several guidance passes. They are refused.
 
         Args:
-            config (`FirstBlockCacheConfig` or `TaylorSeerCacheConfig`): the first skips all blocks but the first one where
-                that one's video stream has changed little; the second extrapolates the attention layers, by default all of
-                them, in its full form.
+            config (`FirstBlockCacheConfig` or `TaylorSeerCacheConfig`): the first skips all blocks but the first one if the
+                first block's video stream has changed little. The second extrapolates the attention layers, by default all
+                of them; it must be in its full form.
 
         Raises:
             ValueError: if it is another cache, TaylorSeer's lite mode, or one is enabled already.
@@ -474,9 +476,9 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         fault = _FAULTS_OF_CACHES.get(type(config))
         if isinstance(config, TaylorSeerCacheConfig):
             if config.use_lite_mode:
-                fault = "in its lite mode loses the sound in a step that it skips: leave `use_lite_mode` out"
+                fault = "in its lite mode loses the sound in each step that it skips: leave out `use_lite_mode`"
             elif config.cache_identifiers is None and config.skip_predict_identifiers is None:
-                # diffusers' own pattern, for "all attention-like modules", misses names that end in a digit.
+                # diffusers' own pattern for attention modules misses names that end in a digit.
                 config = replace(config, cache_identifiers=[r"blocks\.\d+\..*attn\d?"])
         if fault is not None:
             raise ValueError(
@@ -508,28 +510,28 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
             hidden_states (`torch.Tensor` of shape `(batch_size, num_channels, num_frames, height, width)`): video latents.
             audio_hidden_states (`torch.Tensor` of shape `(batch_size, audio_length, audio_channels)`): audio latents.
             timestep (`torch.Tensor` of shape `(batch_size,)`, `(batch_size, num_frames)` or `(batch_size, num_video_tokens)`):
-                noise level in [0, 1000] of the video, for a sample, for each latent frame or for each token; 0 is clean.
-                One for each frame costs no memory; one for each token costs about 12 times the video's hidden states.
-            encoder_hidden_states (`torch.Tensor` of shape `(batch_size, text_length, text_dim)`): the text, zero-padded;
-                the padding is attended as in Ovi.
+                noise level of the video in [0, 1000], one for each sample, latent frame or token; 0 is clean. One for each
+                frame costs no memory, one for each token about 12 times the video's hidden states.
+            encoder_hidden_states (`torch.Tensor` of shape `(batch_size, text_length, text_dim)`): the text, zero-padded.
+                The padding is attended, as in Ovi.
             audio_timestep (`torch.Tensor` of shape `(batch_size,)` or `(batch_size, audio_length)`, *optional*): noise
-                level of the audio; by default the video's, which must then be one for a sample.
+                level of the audio; by default the video's, if it is one for each sample.
             audio_encoder_hidden_states (`torch.Tensor`, *optional*): text for the audio branch; by default the video's.
-            plan (`SemanticPlan`, *optional*): the plan; without one the plan layers are left out.
+            plan (`SemanticPlan`, *optional*): the plan. Without one the plan layers are skipped.
             video_reads_audio (`bool` or `torch.Tensor` of shape `(batch_size,)`, defaults to `True`): whether the video
-                branch may read the audio branch, for the batch or for each sample (CCL's routing, arXiv:2603.18600). A sample
-                that may not reads the context tokens alone, if the model has any, and depends on the other modality in no
-                bit. The other samples do not notice.
+                branch reads the audio branch, for the batch or for each sample (CCL's routing, arXiv:2603.18600). A sample
+                that does not reads only the context tokens, if the model has any. No bit of its video then depends on the
+                audio, and the other samples stay the same.
             audio_reads_video (`bool` or `torch.Tensor` of shape `(batch_size,)`, defaults to `True`): the mirror.
-            skip_layers (`Sequence[int]`, *optional*): blocks to leave out, as Ovi does in the negative pass.
+            skip_layers (`Sequence[int]`, *optional*): blocks to skip, as Ovi does in the negative pass.
             reference_audio_hidden_states (`torch.Tensor` of shape `(batch_size, reference_length, audio_channels)`,
-                *optional*): clean audio latents whose style the clip is to have (Harmony's global path, arXiv:2511.21579). They
-                stand before the audio with timestep 0 and read the whole video, whatever the windows. Ours: they lie in
-                time before the clip's first instant (`coordinates.reference_audio_times`); the audio reads them in its
-                self-attention, the video does not.
-            clean_video (`CleanStream`, *optional*): says that the video is clean, whatever `timestep` is, and that these latents
-                come in every forward with this object: the video's branch is run in the first one, or never if the audio does
-                not read it. Its velocity is `None`. Needs `video_reads_audio=False` and no gradients.
+                *optional*): clean audio latents that give the clip its style (Harmony's global path, arXiv:2511.21579). They
+                precede the audio, have timestep 0, and read the whole video, whatever the windows. The audio reads them in
+                its self-attention, the video does not. Ours: their times end where the clip begins
+                (`coordinates.reference_audio_times`).
+            clean_video (`CleanStream`, *optional*): states that the video is clean, whatever `timestep` says, and is the same in
+                every forward with this object. The first forward runs the video's branch, if the audio reads it; later ones
+                do not. The video's velocity is `None`. Needs `video_reads_audio=False` and no gradients.
             clean_audio (`CleanStream`, *optional*): the mirror.
             attention_kwargs (`dict`, *optional*): `scale` is the weight of loaded LoRA layers.
             return_dict (`bool`, defaults to `True`): whether to return an output object instead of a tuple.
@@ -588,13 +590,13 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
                 audio_timestep = audio_timestep.reshape(batch_size, -1).expand(-1, audio_length)
                 audio_timestep = F.pad(audio_timestep, (reference_length, 0))
 
-        # 2. Positions in the shared frame, and what may be read around them
+        # 2. Positions in the shared frame, and windows around them
         rotary_emb = self._rotary_embedding(coordinates.video_latent_coordinates(*grid), device)
         audio_positions = self._audio_coordinates(reference_length, audio_length)
         audio_rotary_emb = self._rotary_embedding(audio_positions, device)
         audio_windows, video_windows = self._windows(grid, reference_length, audio_length, device)
 
-        # 3. Under context parallelism, each video token to its process
+        # 3. Context parallelism: this process keeps its share of the video tokens
         cos, sin = rotary_emb
         rotary_emb = self.shard(cos), self.shard(sin)
         if has_video:
@@ -633,8 +635,8 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
                 audio_plan,
                 audio_windows,
                 video_windows,
-                None if clean_video is None else clean_video.block(index),
-                None if clean_audio is None else clean_audio.block(index),
+                None if clean_video is None or audio_reads_video is False else clean_video.block(index),
+                None if clean_audio is None or video_reads_audio is False else clean_audio.block(index),
             )
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 states, audio_states = self._gradient_checkpointing_func(self.blocks[index], *inputs)
@@ -686,7 +688,7 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         """The windows of audio that video tokens read, and the mirror, see [`make_windows`]."""
         config = self.config
         num_frames, tokens_per_frame = grid[0], grid[1] * grid[2]
-        # What is traced into a graph is a part of it, and no tensor for later forwards.
+        # A compiled graph makes its own windows: what it traces are no real tensors, and must not be kept.
         make = make_windows.__wrapped__ if torch.compiler.is_compiling() else make_windows
         return make(
             num_frames,
@@ -702,7 +704,7 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         )
 
     def _own_tokens(self, num_tokens: int) -> range:
-        """The video tokens of this process: all, or, under context parallelism, those that diffusers' sharders give it."""
+        """The video tokens of this process. Under context parallelism they are the share that diffusers' sharders give it."""
         config = None if self._parallel_config is None else self._parallel_config.context_parallel_config
         if config is None:
             return range(num_tokens)
@@ -716,7 +718,7 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         self, plan: SemanticPlan, grid: tuple[int, int, int], like: torch.Tensor
     ) -> tuple[torch.Tensor, RotaryEmbedding, torch.Tensor | None]:
         """Plan tokens of the video through their latent MLP, with their rotary embedding and their mask."""
-        # Tensor by tensor: `plan.to` is more than a graph of the whole model can be traced through.
+        # Tensor by tensor: `plan.to` breaks the graph of a compiled model.
         positions = coordinates.video_plan_coordinates(
             plan.video_times, plan.video_centres, self.config.frame_rate, self.config.temporal_stride, *grid[1:]
         )
@@ -809,7 +811,7 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
                 )
             if self.is_cache_enabled:
                 raise ValueError(
-                    f"`{name}` leaves out a branch, which the enabled cache of diffusers for whole blocks would disturb: call "
+                    f"`{name}` skips a branch, but the enabled cache of diffusers for whole blocks needs both: call "
                     f"`disable_cache()`, or leave out `{name}`."
                 )
         unknown = [index for index in skip_layers or () if index not in range(len(self.blocks))]
@@ -818,7 +820,7 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         ends = [index for index in (0, len(self.blocks) - 1) if index in (skip_layers or ())]
         if ends and isinstance(self._cache_config, FirstBlockCacheConfig):
             raise ValueError(
-                f"`skip_layers` names {ends}, but the first-block cache hangs on the first and the last block: skip others, or "
+                f"`skip_layers` names {ends}, but the first-block cache needs the first and the last block: skip others, or "
                 "call `disable_cache()`."
             )
 

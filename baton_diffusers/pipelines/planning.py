@@ -156,9 +156,7 @@ class PlanRequest:
                 f"`plan` is for {plan.batch_size} clips, but there are {batch_size} prompts with {num_videos_per_prompt} videos "
                 "each: give one for all, one for each prompt, or one for each clip."
             )
-        check_finite(
-            (plan.video_tokens, plan.audio_tokens), "the tokens of `plan` hold", "make or read the plan again"
-        )
+        plan.check_values()
 
     def make(
         self,

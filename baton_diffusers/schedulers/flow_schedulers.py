@@ -1,4 +1,4 @@
-"""Two flow schedulers of diffusers, stepped side by side: checks, the grid of steps, and what `step` is given."""
+"""Two flow schedulers of diffusers that take their steps side by side: checks, the grid of steps, arguments of `step`."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ def set_timesteps(
     scheduler: SchedulerMixin, num_inference_steps: int, device: str | torch.device | None = None
 ) -> torch.Tensor:
     r"""
-    Put a flow scheduler at the start of a clip, and give the timesteps of the denoising loop.
+    Put a flow scheduler at the start of a clip, and return the timesteps of the denoising loop.
 
-    All schedulers get the grid sigma_i = shift(1 - i / N) for i = 0 .. N - 1, as far as they can: N equal parts before the
-    scheduler's own shift. diffusers' flow-matching Euler scheduler would end at the smallest sigma of training instead, a
-    step in vain; so it is given the grid, as in the Flux and HunyuanVideo 1.5 pipelines. (The Heun scheduler takes none.)
-    UniPC, which cannot start at sigma 1, starts at 1 - 1/1000 and takes N equal parts from there, as Ovi's and Wan's own code
-    does; diffusers' would spread its grid to 1/1000 instead of to 0.
+    Schedulers that accept a grid get sigma_i = shift(1 - i / N) for i = 0 .. N - 1: N equal parts before the scheduler's own
+    shift. By itself, diffusers' flow-matching Euler scheduler would end at the smallest sigma of training and waste a step. The
+    Flux and HunyuanVideo 1.5 pipelines give it the grid too. The Heun scheduler accepts none. UniPC cannot start at sigma 1: it
+    starts at 1 - 1/1000 and takes N equal parts from there, as in Ovi's and Wan's own code. By itself, diffusers' UniPC would
+    spread its grid down to 1/1000, not to 0.
 
     Args:
         scheduler (`SchedulerMixin`): The scheduler of one modality.
         num_inference_steps (`int`): Number of steps N.
-        device (`str` or `torch.device`, *optional*): Where the timesteps are put.
+        device (`str` or `torch.device`, *optional*): Where the timesteps go.
 
     Returns:
-        `torch.Tensor`: Timesteps in [0, 1000], falling, as integers with some schedulers: N, or 2N - 1 with Heun's, which
-        evaluates the model twice for a step. Under a lead they stay at 1000 or at 0 for a while.
+        `torch.Tensor`: Falling timesteps in [0, 1000], with some schedulers integers. There are N, or 2N - 1 with Heun's, which
+        evaluates the model twice in a step. With a lead they stay at 1000 or at 0 for some steps.
     """
     if isinstance(scheduler, (FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler)):
         sigmas = np.linspace(1.0, 0.0, num_inference_steps + 1)[:-1]
@@ -53,7 +53,7 @@ def set_timesteps(
         scheduler.set_timesteps(sigmas=sigmas, device=device)
     else:
         scheduler.set_timesteps(num_inference_steps, device=device)
-    # Integer timesteps can repeat; without an index to begin at, `step` would take the second of two equal ones.
+    # Integer timesteps can repeat. Without an index to begin at, `step` would look them up and find the second of two.
     scheduler.set_begin_index(0)
     return scheduler.timesteps
 
@@ -61,7 +61,7 @@ def set_timesteps(
 def step_kwargs(
     scheduler: SchedulerMixin, generator: torch.Generator | list[torch.Generator] | None
 ) -> dict[str, Any]:
-    """The keyword arguments for `scheduler.step` beyond its first three: those that add noise draw it from `generator`."""
+    """Keyword arguments for `scheduler.step`. A scheduler that adds noise draws it from `generator`."""
     kwargs = {"return_dict": False}
     if "generator" in inspect.signature(scheduler.step).parameters:
         kwargs["generator"] = generator
@@ -72,13 +72,13 @@ def check_schedulers(scheduler: SchedulerMixin, audio_scheduler: SchedulerMixin,
     r"""
     Refuse a pair of schedulers that cannot take both modalities from noise to a sample in one loop.
 
-    Each scheduler is tried, on a copy, on a single number whose velocity is known. The schedulers themselves are left as they
-    are, and the pair may differ in class and in shift.
+    A copy of each scheduler is tried on a single number whose velocity is known. The schedulers themselves do not change. They may
+    differ in class and in shift.
 
     Args:
         scheduler (`SchedulerMixin`): The video scheduler.
         audio_scheduler (`SchedulerMixin`): The audio scheduler.
-        num_inference_steps (`int`): Steps that the clip will take.
+        num_inference_steps (`int`): Steps of the clip.
 
     Raises:
         ValueError: If both are one object, if one does not go from sigma 1 to 0 with timesteps 1000 sigma on predictions of
@@ -102,8 +102,8 @@ def check_schedulers(scheduler: SchedulerMixin, audio_scheduler: SchedulerMixin,
     leads = [s.config.get("lead", 0.0) for s in (scheduler, audio_scheduler)]
     if leads[0] * leads[1] > 0.0:
         raise ValueError(
-            f"`scheduler` has `lead={leads[0]}` and `audio_scheduler` has `lead={leads[1]}`: where both lead or both follow, both "
-            "rest at once. Give the one the other's lead with the sign changed, as `lead_schedulers` does."
+            f"`scheduler` has `lead={leads[0]}` and `audio_scheduler` has `lead={leads[1]}`: if both lead or both follow, both rest at "
+            "once. Give one the other's lead with the opposite sign, as `lead_schedulers` does."
         )
 
 
@@ -113,8 +113,8 @@ def _check_scheduler(scheduler: SchedulerMixin, name: str, num_inference_steps: 
     config = getattr(scheduler, "config", {})
     if config.get("use_dynamic_shifting"):
         raise ValueError(
-            f"{label} has `use_dynamic_shifting=True`, a shift that depends on the size of an image. Set it to False and give "
-            "`shift` (or `flow_shift`)."
+            f"{label} has `use_dynamic_shifting=True`, whose shift depends on the size of an image. Set it to False and give `shift` "
+            "(or `flow_shift`)."
         )
     if config.get("prediction_type", "flow_prediction") != "flow_prediction":
         raise ValueError(
@@ -142,7 +142,7 @@ def _check_scheduler(scheduler: SchedulerMixin, name: str, num_inference_steps: 
         latent = scheduler.step(velocity, timestep, latent, **kwargs)[0]
     if not torch.allclose(latent, clean, atol=1e-3):
         raise ValueError(
-            f"{label} with its settings {dict(config)} does not follow a velocity to the sample that it points to: from it at "
-            f"{clean.item():.4g} the last step is at {latent.item():.4g}. Accepted: {_ACCEPTED}."
+            f"{label} with its settings {dict(config)} does not follow a velocity to its sample: the sample is {clean.item():.4g}, and "
+            f"the last step is at {latent.item():.4g}. Accepted: {_ACCEPTED}."
         )
     return len(timesteps)

@@ -14,24 +14,24 @@ from .flow_schedulers import NUM_TRAIN_TIMESTEPS
 
 class LeadFlowMatchScheduler(SchedulerMixin, ConfigMixin):
     r"""
-    Euler steps of flow matching with a shift and a lead over the other modality (ours; a transformer trained with independent
-    timesteps for its modalities knows all these states).
+    Euler steps of flow matching with a shift and a lead over the other modality. Ours: a transformer that was trained with
+    independent timesteps for its modalities has seen all these states.
 
     Let u go from 0 to 1 over the N steps. The progress of this modality is
 
         p = min((1 + lead) u, 1)             lead >= 0: it goes faster, arrives early and rests clean at timestep 0
         p = max((1 + |lead|) u - |lead|, 0)  lead < 0: it waits as noise at timestep 1000, then goes as fast
 
-    and its noise level `sigma = shift (1 - p) / (1 + (shift - 1) (1 - p))`. Under leads l and -l both modalities start as noise
-    and end clean within the same N evaluations of the transformer, and while both move the one is ahead by l of its schedule:
-    0 is the joint schedule, 1 makes one modality whole before the other begins. A modality moves in N / (1 + |lead|) of the
-    steps, rounded up. At rest a step changes nothing.
+    Its noise level is `sigma = shift (1 - p) / (1 + (shift - 1) (1 - p))`. With leads l and -l both modalities start as noise and
+    end clean within the same N evaluations of the transformer. While both move, one is ahead by l of its schedule: 0 is the joint
+    schedule, 1 finishes one modality before the other begins. A modality moves in N / (1 + |lead|) of the steps, rounded up. A
+    step at rest changes nothing.
 
-    A shift alone bends a schedule too, but cannot let one modality finish before the other.
+    A shift alone bends a schedule too, but it cannot finish one modality before the other.
 
     Args:
         shift (`float`, defaults to `1.0`):
-            Shift of the noise levels toward noise, above 0; 1 leaves them evenly spaced.
+            Shift of the noise levels toward noise, above 0. 1 spaces them evenly.
         lead (`float`, defaults to `0.0`):
             Fraction of the schedule, in [-1, 1], by which this modality runs ahead of one with the opposite lead.
 
@@ -51,16 +51,16 @@ class LeadFlowMatchScheduler(SchedulerMixin, ConfigMixin):
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
         r"""
-        Put the scheduler at the start of a clip: `timesteps` gets N values in [0, 1000], `sigmas` those noise levels and a 0.
+        Put the scheduler at the start of a clip: `timesteps` gets N values in [0, 1000], `sigmas` their noise levels and a 0.
 
         Args:
             num_inference_steps (`int`): Number of steps N.
-            device (`str` or `torch.device`, *optional*): Where both are put.
+            device (`str` or `torch.device`, *optional*): Where both go.
         """
         shift, lead = self.config.shift, self.config.lead
         progress = torch.arange(num_inference_steps, dtype=torch.float64) / num_inference_steps
         progress = (1.0 + abs(lead)) * progress - max(-lead, 0.0)
-        progress = progress.round(decimals=9).clamp(0.0, 1.0)  # rounded: at rest it is exactly 0 or 1
+        progress = progress.round(decimals=9).clamp(0.0, 1.0)  # at rest it must be exactly 0 or 1
         sigmas = shift * (1.0 - progress) / (1.0 + (shift - 1.0) * (1.0 - progress))
 
         self.num_inference_steps = num_inference_steps
@@ -69,7 +69,7 @@ class LeadFlowMatchScheduler(SchedulerMixin, ConfigMixin):
         self.set_begin_index(0)
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Let the next step be the one of this index, counted from 0."""
+        """Set the index of the next step, counted from 0."""
         self.step_index = begin_index
 
     def step(
@@ -81,7 +81,7 @@ class LeadFlowMatchScheduler(SchedulerMixin, ConfigMixin):
         Args:
             model_output (`torch.Tensor`): Velocity, from the sample to the noise.
             timestep (`torch.Tensor`):
-                As diffusers' schedulers take it. Steps are counted instead, as timesteps repeat where a modality rests.
+                Ignored, here for the interface of diffusers: timesteps repeat while a modality rests, so steps are counted.
             sample (`torch.Tensor`): Latents, shaped like the velocity.
             return_dict (`bool`, defaults to `True`): Whether to return an object with `prev_sample` instead of a tuple.
         """
@@ -93,11 +93,11 @@ class LeadFlowMatchScheduler(SchedulerMixin, ConfigMixin):
 
 def lead_schedulers(lead: float, shift: float = 5.0, audio_shift: float = 5.0) -> dict[str, LeadFlowMatchScheduler]:
     r"""
-    The schedulers of both modalities, one of them ahead: `pipe.register_modules(**lead_schedulers(0.25))`.
+    The schedulers of both modalities, one ahead of the other: `pipe.register_modules(**lead_schedulers(0.25))`.
 
     Args:
         lead (`float`):
-            Fraction of the schedule, in [-1, 1], by which the video runs ahead of the audio; below 0 the audio is ahead.
+            Fraction of the schedule, in [-1, 1], by which the video runs ahead of the audio. Below 0 the audio is ahead.
         shift (`float`, defaults to `5.0`): Shift of the video's noise levels. The default is Ovi's and Harmony's.
         audio_shift (`float`, defaults to `5.0`): Shift of the audio's.
 

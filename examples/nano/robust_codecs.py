@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from autoencoders import VideoCodec, build_audio_vae, pad_waveform
 from diffusers import AutoencoderKLWan, MMAudioVAE, MMAudioVocoder, ModelMixin
 from torch import nn
 
 from baton_diffusers.models.latents import to_video
+from baton_diffusers.models.wan_clip import decode_clip, encode_clip
 from baton_diffusers.stage.clips import StageClips
-from baton_diffusers.training.codecs import VideoCodec, build_audio_vae, decode_clip, encode_clip, pad_waveform
 from baton_diffusers.training.config import TrainerConfig
 from baton_diffusers.training.script import run_one_of
 from baton_diffusers.training.trainer import Trainer

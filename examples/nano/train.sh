@@ -71,7 +71,7 @@ run transformer "$PYTHON" "$HERE/../train_transformer.py" "$HERE/../configs/nano
 
 # 5. Beside it: the vocoder, on the new decoder's spectrograms
 wait $audio_pid
-run vocoder "$PYTHON" "$HERE/../train_codecs.py" vocoder "$HERE/../configs/nano/vocoder.yaml" $common initial="$PARTS/vocoder" audio_vae="$OUT/export/audio_vae" \
+run vocoder "$PYTHON" "$HERE/train_codecs.py" vocoder "$HERE/../configs/nano/vocoder.yaml" $common initial="$PARTS/vocoder" audio_vae="$OUT/export/audio_vae" \
   export="$OUT/export/vocoder" trainer.run_dir="$OUT/vocoder" trainer.batch_size=32 trainer.num_workers=2 \
   "verb_shares={ring: 0.45}" trainer.max_minutes=$(minutes 2) & vocoder_pid=$!
 wait $transformer_pid

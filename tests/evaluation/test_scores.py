@@ -6,12 +6,14 @@ from baton_diffusers import BatonPipeline
 from baton_diffusers.checkpoints import default_checkpoint
 from baton_diffusers.evaluation.scores import (
     DIRECTIONS,
+    Example,
     draw_examples,
     evaluate,
     facts_by_verb,
     format_summary,
     format_verbs,
     generated_clips,
+    hits_by_neighbours,
     p_acc_made,
     reconstructed_clips,
     scored_batches,
@@ -19,6 +21,7 @@ from baton_diffusers.evaluation.scores import (
 )
 from baton_diffusers.guiders import presets
 from baton_diffusers.pipelines.pipeline_output import BatonPipelineOutput
+from baton_diffusers.stage import Action, Actor, Scene
 from baton_diffusers.stage.prompts import describe
 from baton_diffusers.stage.scene import VERBS
 
@@ -246,3 +249,14 @@ def test_the_table_has_a_row_for_each_tier(examples):
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| all", "| simple", "| medium", "| complex"]
     assert len({line.count("|") for line in lines}) == 1
     assert "1.000 [" in lines[3]
+
+
+def test_hits_are_told_apart_by_how_many_neighbours_the_box_has():
+    box, ball, bell = Actor("box", "red", "middle"), Actor("ball", "blue", "left"), Actor("bell", "blue", "right")
+    one = Example(Scene((box, bell), (Action("hit", 0, target=1), Action("ring", 1, 1))), 0)
+    two, other = (Example(Scene((ball, box, bell), (Action("hit", 1, target=target),)), 0) for target in (0, 2))
+    clips = rendered([one, two, two])
+    scores = [e.score(*clip) for e, clip in zip((one, two, other), clips, strict=True)]
+    hits = hits_by_neighbours(scores, [one, two, other])
+    assert (hits[1]["value"], hits[1]["hits"], hits[2]["value"], hits[2]["hits"]) == (1.0, 1, 0.5, 2)
+    assert hits_by_neighbours(scores[:1], [one])[2] is None

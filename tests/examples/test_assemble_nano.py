@@ -1,4 +1,4 @@
-"""examples/assemble_nano.py, on the parts of baton-nano."""
+"""examples/nano/assemble_nano.py, on the parts of baton-nano."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ TRANSFORMER = ("--transformer", NANO, "--planner", NANO / "planner")
 
 @pytest.fixture(scope="module")
 def script():
-    return load_script("examples/assemble_nano.py")
+    return load_script("examples/nano/assemble_nano.py")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""examples/gallery.py: what it refuses, before a clip is made."""
+"""examples/nano/gallery.py: what it refuses, before a clip is made."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ NANO = default_checkpoint()  # has a transformer and its text encoder, as an exp
 
 @pytest.fixture(scope="module")
 def gallery():
-    return load_script("examples/gallery.py")
+    return load_script("examples/nano/gallery.py")
 
 
 def test_stages_are_named_and_lie_in_folders(gallery):

@@ -278,7 +278,7 @@ def test_a_guider_of_unknown_nature_is_refused():
     class Mystery(BaseGuidance):
         _input_predictions = ["pred_cond"]
 
-    with pytest.raises(ValueError, match="`guider`.*`Mystery`.*not known to purely combine"):
+    with pytest.raises(ValueError, match="`guider`.*`Mystery`.*not known to only combine"):
         check_guider(Mystery(), "guider")
 
 

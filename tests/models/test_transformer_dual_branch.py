@@ -438,12 +438,12 @@ def test_taylorseer_extrapolates_both_streams_in_each_pass(inputs):
 @pytest.mark.parametrize(
     "config, message",
     [
-        (MagCacheConfig(mag_ratios=[1.0], num_inference_steps=1), "MagCacheConfig keeps the video stream alone"),
-        (SeaCacheConfig(), "SeaCacheConfig extrapolates the video stream alone"),
-        (PyramidAttentionBroadcastConfig(), "takes the attention of one pass of guidance for that of the next"),
-        (FasterCacheConfig(), "looks for the passes of guidance in one batch"),
+        (MagCacheConfig(mag_ratios=[1.0], num_inference_steps=1), "MagCacheConfig keeps only the video stream"),
+        (SeaCacheConfig(), "SeaCacheConfig extrapolates only the video stream"),
+        (PyramidAttentionBroadcastConfig(), "reuses the attention of one guidance pass in the next"),
+        (FasterCacheConfig(), "expects all guidance passes in one batch"),
         (TextKVCacheConfig(), "is for another model's blocks"),
-        (TaylorSeerCacheConfig(use_lite_mode=True), "in its lite mode loses the sound.*leave `use_lite_mode` out"),
+        (TaylorSeerCacheConfig(use_lite_mode=True), "in its lite mode loses the sound.*leave out `use_lite_mode`"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
 )

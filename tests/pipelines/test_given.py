@@ -123,6 +123,15 @@ def test_rates_are_for_what_says_none(tmp_path):
     assert given.video.frames.shape[1] == 5 and given.audio.waveform.shape[2] == 2500
 
 
+def test_pictures_are_seen_as_they_are_shown():
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    turned = PIL.Image.new("RGBA", (8, 4), (200, 0, 0, 0))
+    turned.info["exif"] = exif.tobytes()
+    assert read(image=turned).video.frames.shape == (1, 1, 8, 4, 3)
+    assert (read(image=turned).video.frames == 255).all(), "what is transparent is on white"
+
+
 @pytest.mark.parametrize("num_samples, change", [(3000, "padded with silence"), (6000, "cut")])
 def test_a_sound_that_ends_a_little_apart_from_its_picture_is_fitted(caplog, num_samples, change):
     """Cutting tools and phones end streams some hundredths of a second apart."""

@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from baton_diffusers.evaluation.scores import summarise
+from baton_diffusers import BatonPipeline
+from baton_diffusers.checkpoints import default_checkpoint
+from baton_diffusers.evaluation.scores import Example, reconstructed_clips, summarise, through_mp4
+from baton_diffusers.media import read_clip, write_clip
 from baton_diffusers.stage import (
     Action,
     Actor,
@@ -132,6 +136,29 @@ def test_the_truth_scores_full_marks_over_many_clips(tier):
     assert summary["strict"]["value"] >= 0.99
     assert summary["m_wer"]["value"] <= 0.001
     assert summary["desync"]["value"] <= 0.002
+
+
+def saved(clip: Clip, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    read = read_clip(write_clip(path, clip.frames, clip.waveform, clip.frame_rate, clip.sampling_rate))
+    return read.frames, read.waveform.mean(axis=0)
+
+
+def test_an_mp4_takes_no_marks_away(tmp_path):
+    scores = score(draw(12), lambda clip: saved(clip, tmp_path / "clip.mp4"))
+    assert all(s.strict for s in scores)
+    assert summarise(scores)["all"]["desync"]["value"] <= 0.02
+
+
+@pytest.mark.slow
+def test_nanos_autoencoders_and_an_mp4_take_hardly_any_marks_away():
+    pipe = BatonPipeline.from_pretrained(default_checkpoint())
+    examples = [Example(scene, 5) for scene in draw(60)]
+    clips = [clip for example in examples for clip in reconstructed_clips(pipe)([example])]
+    for kept in (clips, [through_mp4(*clip, pipe)[:2] for clip in clips]):
+        scores = [score_clip(f, w.mean(axis=0), e.scene) for (f, w), e in zip(kept, examples, strict=True)]
+        summary = summarise(scores)["all"]
+        assert summary["strict"]["value"] >= 0.98 and summary["p_acc"]["value"] >= 0.99
+        assert summary["m_wer"]["value"] <= 0.01 and summary["desync"]["value"] <= 0.02
 
 
 def test_the_sound_of_another_clip_is_caught():

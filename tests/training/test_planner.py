@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
+from baton_diffusers import default_checkpoint
 from baton_diffusers.models.latents import to_video
 from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder, read_plan
 from baton_diffusers.models.va_planner import VAPlannerModel, add_timestamps, tokenize_cues, tokenize_prompts
@@ -24,14 +26,13 @@ from baton_diffusers.training.planner import (
     format_explained_variance,
     merge_lora,
 )
-from baton_diffusers.training.tokenizer import stage_texts, train_tokenizer
 from baton_diffusers.training.trainer import Trainer
 from tests import stage_parts
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer(stage_texts(100), max_length=80)
+    return AutoTokenizer.from_pretrained(default_checkpoint() / "tokenizer")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def encoders():
 
 @pytest.fixture(scope="module")
 def cue_tokenizer():
-    tokenizer = train_tokenizer(stage_texts(100), max_length=80)
+    tokenizer = AutoTokenizer.from_pretrained(default_checkpoint() / "tokenizer")
     add_timestamps(tokenizer, 50, 16.0)
     return tokenizer
 

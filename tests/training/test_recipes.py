@@ -10,7 +10,9 @@ import os
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
+from baton_diffusers import default_checkpoint
 from baton_diffusers.models.va_planner import VAPlannerModel
 from baton_diffusers.stage.clips import StageClips
 from baton_diffusers.training.config import TrainerConfig, TransformerTraining
@@ -19,7 +21,6 @@ from baton_diffusers.training.data.clips import Bucket, ClipFormat, open_clips
 from baton_diffusers.training.data.dataset import CachedFeatures
 from baton_diffusers.training.flow_matching import FeatureCollator, FlowMatchingLoss
 from baton_diffusers.training.planner import CachedPlans, PlanCollator, PlannerLoss
-from baton_diffusers.training.tokenizer import stage_texts, train_tokenizer
 from baton_diffusers.training.trainer import Trainer
 from baton_diffusers.training.transformer import build_transformer
 from tests import stage_parts
@@ -40,7 +41,7 @@ def features(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer(stage_texts(100), max_length=80)
+    return AutoTokenizer.from_pretrained(default_checkpoint() / "tokenizer")
 
 
 def make_planner(tokenizer):

@@ -4,16 +4,10 @@ import math
 
 import pytest
 import torch
-from torch.utils.data import default_collate
-
-from baton_diffusers.models.wan_clip import encode_clip
-from baton_diffusers.stage.clips import StageClips
-from baton_diffusers.training.codecs import (
+from autoencoders import (
     AudioCodec,
-    AudioCodecConfig,
     AudioCodecObjective,
     VideoCodec,
-    VideoCodecConfig,
     VideoCodecObjective,
     build_audio_vae,
     build_video_vae,
@@ -21,6 +15,11 @@ from baton_diffusers.training.codecs import (
     moments_loss,
     pad_waveform,
 )
+from nano_configs import AudioCodecConfig, VideoCodecConfig
+from torch.utils.data import default_collate
+
+from baton_diffusers.models.wan_clip import encode_clip
+from baton_diffusers.stage.clips import StageClips
 from baton_diffusers.training.config import TrainerConfig
 from baton_diffusers.training.trainer import Trainer
 

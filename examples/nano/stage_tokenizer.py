@@ -10,8 +10,8 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from ..cues import parse_sheet
-from ..stage import describe_frame, sample_scene, write_cues, write_prompt
+from baton_diffusers.cues import parse_sheet
+from baton_diffusers.stage import describe_frame, sample_scene, write_cues, write_prompt
 
 
 SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")

@@ -3,13 +3,7 @@
 import numpy as np
 import pytest
 import torch
-
-from baton_diffusers.stage import Action, Actor, Scene, render_audio, sample_scene, timeline, write_prompt
-from baton_diffusers.stage.prompts import EVENT_VERBS
-from baton_diffusers.stage.render import Pose
-from baton_diffusers.stage.scene import COLOURS, DIGITS, KINDS, SAMPLING_RATE, SPOTS, VOICES
-from baton_diffusers.training.config import TrainerConfig
-from baton_diffusers.training.semantic import (
+from semantic_encoders import (
     IDENTITIES,
     LOOKS,
     SOUNDS,
@@ -28,7 +22,13 @@ from baton_diffusers.training.semantic import (
     patch_labels,
     sound_labels,
 )
-from baton_diffusers.training.tokenizer import stage_texts, train_tokenizer
+from stage_tokenizer import stage_texts, train_tokenizer
+
+from baton_diffusers.stage import Action, Actor, Scene, render_audio, sample_scene, timeline, write_prompt
+from baton_diffusers.stage.prompts import EVENT_VERBS
+from baton_diffusers.stage.render import Pose
+from baton_diffusers.stage.scene import COLOURS, DIGITS, KINDS, SAMPLING_RATE, SPOTS, VOICES
+from baton_diffusers.training.config import TrainerConfig
 from baton_diffusers.training.trainer import Trainer
 
 

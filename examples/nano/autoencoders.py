@@ -8,7 +8,6 @@ balance between two losses, and the latents come out normalised.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,63 +15,11 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLWan, MMAudioVAE
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample
 from diffusers.models.autoencoders.autoencoder_mmaudio import MMAudioMPConv1d
+from nano_configs import AudioCodecConfig, VideoCodecConfig
 from torch import nn
 
-from ..models.latents import to_video
-from ..models.wan_clip import decode_clip, encode_clip
-
-
-@dataclass
-class AudioCodecConfig:
-    """
-    Objective of the audio autoencoder.
-
-    Args:
-        latent_noise: Standard deviation of the noise on the latents, themselves of unit variance.
-        moments_weight: Weight of the latents' distance from zero mean and unit variance.
-        log_variance_weight: Weight that keeps the posterior's log-variance at `2 * log(latent_noise)`.
-        loud_weight: Weight of a mel cell that can be heard, added to the 1 that every cell has. Most of a clip is silence.
-        loud_threshold: Log-mel magnitude from which a cell is taken to be heard.
-        train_encoder: False keeps the encoder, and so the latents, as they are.
-    """
-
-    latent_noise: float = 0.1
-    moments_weight: float = 0.1
-    log_variance_weight: float = 0.01
-    loud_weight: float = 4.0
-    loud_threshold: float = -7.0
-    train_encoder: bool = True
-
-
-@dataclass
-class VideoCodecConfig:
-    """
-    Objective of the video autoencoder.
-
-    Args:
-        latent_noise: Standard deviation of the noise on the latents, themselves of unit variance.
-        moments_weight: Weight of the latents' distance from zero mean and unit variance.
-        foreground_weight: Weight of a pixel of an actor, added to the 1 that every pixel has.
-        motion_weight: Weight of a pixel that differs from the frame before or after, likewise.
-        windows: Curriculum, `[first step, frames in a window, windows from each clip]` in the order of the steps. It has
-            to end on whole clips: an autoencoder trained on short windows drifts on long ones.
-        train_encoder: False keeps the encoder, and so the latents, as they are.
-    """
-
-    latent_noise: float = 0.15
-    moments_weight: float = 0.1
-    foreground_weight: float = 4.0
-    motion_weight: float = 8.0
-    windows: tuple[tuple[int, int, int], ...] = ((0, 1, 8), (1000, 9, 4), (2000, 49, 1))
-    train_encoder: bool = True
-
-    def __post_init__(self):
-        steps = [start for start, _, _ in self.windows]
-        if not steps or steps[0] != 0 or steps != sorted(steps):
-            raise ValueError(f"`windows` must start at step 0 and be in the order of the steps, got {self.windows}.")
-        for _, num_frames, _ in self.windows:
-            if num_frames % 4 != 1:
-                raise ValueError(f"A window has 1 + 4 * n frames, got {num_frames} in `windows`.")
+from baton_diffusers.models.latents import to_video
+from baton_diffusers.models.wan_clip import decode_clip, encode_clip
 
 
 def build_video_vae(latent_noise: float, **config: Any) -> AutoencoderKLWan:

@@ -1,97 +1,59 @@
 """Trains an autoencoder or the vocoder on Stage, and exports it as a diffusers folder.
 
-    python examples/train_codecs.py audio examples/configs/nano/audio_vae.yaml [key=value ...]
-    python examples/train_codecs.py video examples/configs/nano/video_vae.yaml [key=value ...]
-    python examples/train_codecs.py vocoder examples/configs/nano/vocoder.yaml [key=value ...]
+    python examples/nano/train_codecs.py audio examples/configs/nano/audio_vae.yaml [key=value ...]
+    python examples/nano/train_codecs.py video examples/configs/nano/video_vae.yaml [key=value ...]
+    python examples/nano/train_codecs.py vocoder examples/configs/nano/vocoder.yaml [key=value ...]
 
 Interrupt it when you like: the same command goes on from the last checkpoint. With `--export-only` it trains nothing and
 exports the newest checkpoint, also of a run that is under way.
 """
 
-import argparse
-from dataclasses import dataclass, field
-from typing import Any
-
 import torch
-from diffusers import AutoencoderKLWan, MMAudioVAE, MMAudioVocoder, ModelMixin
-from torch import nn
-
-from baton_diffusers.models.latents import to_video
-from baton_diffusers.stage.clips import StageClips
-from baton_diffusers.training.codecs import (
+from autoencoders import (
     AudioCodec,
-    AudioCodecConfig,
     AudioCodecObjective,
     VideoCodec,
-    VideoCodecConfig,
     VideoCodecObjective,
     build_audio_vae,
     build_video_vae,
-    encode_clip,
     latent_statistics,
     pad_waveform,
 )
-from baton_diffusers.training.config import TrainerConfig, load_config
+from diffusers import AutoencoderKLWan, MMAudioVAE, MMAudioVocoder, ModelMixin
+from nano_configs import AudioConfig, SoundConfig, VideoConfig
+from torch import nn
+from vocoder import VocoderObjective, build_vocoder, check_vocoder
+
+from baton_diffusers.models.checkpoint_files import load_component
+from baton_diffusers.models.latents import to_video
+from baton_diffusers.models.wan_clip import encode_clip
+from baton_diffusers.stage.clips import StageClips
+from baton_diffusers.training.script import run_one_of
 from baton_diffusers.training.trainer import Trainer
-from baton_diffusers.training.vocoder import VocoderConfig, VocoderObjective, build_vocoder, check_vocoder
 
 
 NUM_STATISTICS_CLIPS = 256
 
 
-@dataclass
-class AudioConfig:
-    trainer: TrainerConfig
-    model: dict[str, Any]
-    export: str  # folder of the trained autoencoder
-    objective: AudioCodecConfig = field(default_factory=AudioCodecConfig)
-    verb_shares: dict[str, float] | None = None
-    initial: str | None = None  # folder of an autoencoder to start from
-
-
-@dataclass
-class VideoConfig:
-    trainer: TrainerConfig
-    model: dict[str, Any]
-    export: str  # folder of the trained autoencoder
-    objective: VideoCodecConfig = field(default_factory=VideoCodecConfig)
-    tier_weights: dict[str, float] | None = None
-    verb_shares: dict[str, float] | None = None
-    initial: str | None = None  # folder of an autoencoder to start from
-
-
-@dataclass
-class SoundConfig:
-    trainer: TrainerConfig
-    model: dict[str, Any]
-    export: str  # folder of the trained vocoder
-    audio_vae: str  # folder of the autoencoder whose spectrograms it takes
-    objective: VocoderConfig = field(default_factory=VocoderConfig)
-    verb_shares: dict[str, float] | None = None
-    initial: str | None = None  # folder of a vocoder to start from
-
-
-def train_audio(config: AudioConfig, export_only: bool) -> None:
+def train_audio(config: AudioConfig, export_only: bool = False) -> None:
     clips = StageClips("train", config.trainer.seed, verb_shares=config.verb_shares, frames=False)
-    torch.manual_seed(config.trainer.seed)
     if config.initial is None:
         log_mels = sample_log_mels(clips, MMAudioVAE(**config.model))
         vae = build_audio_vae(log_mels, config.objective.latent_noise, **config.model)
     else:
-        vae = MMAudioVAE.from_pretrained(config.initial)
+        vae = load_component(config.initial, MMAudioVAE)
     objective = AudioCodecObjective(config.objective, vae)
     codec = AudioCodec(vae, config.objective.train_encoder)
     trainer = Trainer(config.trainer, codec, objective, clips, settings=config)
     save(finish(trainer, export_only).vae, config.export)
 
 
-def train_video(config: VideoConfig, export_only: bool) -> None:
+def train_video(config: VideoConfig, export_only: bool = False) -> None:
     clips = StageClips("train", config.trainer.seed, config.tier_weights, True, config.verb_shares)
-    torch.manual_seed(config.trainer.seed)
     if config.initial is None:
         vae = build_video_vae(config.objective.latent_noise, **config.model)
     else:
-        vae = AutoencoderKLWan.from_pretrained(config.initial)
+        vae = load_component(config.initial, AutoencoderKLWan)
     codec = VideoCodec(vae, config.objective.train_encoder)
     trainer = Trainer(config.trainer, codec, VideoCodecObjective(config.objective, vae), clips, settings=config)
     vae = finish(trainer, export_only).vae
@@ -108,14 +70,13 @@ def train_video(config: VideoConfig, export_only: bool) -> None:
     save(vae, config.export)
 
 
-def train_vocoder(config: SoundConfig, export_only: bool) -> None:
-    audio_vae = MMAudioVAE.from_pretrained(config.audio_vae)
+def train_vocoder(config: SoundConfig, export_only: bool = False) -> None:
+    audio_vae = load_component(config.audio_vae, MMAudioVAE)
     clips = StageClips("train", config.trainer.seed, verb_shares=config.verb_shares, frames=False)
-    torch.manual_seed(config.trainer.seed)
     if config.initial is None:
         vocoder = build_vocoder(sample_log_mels(clips, audio_vae), **config.model)
     else:
-        vocoder = MMAudioVocoder.from_pretrained(config.initial)
+        vocoder = load_component(config.initial, MMAudioVocoder)
     check_vocoder(vocoder, audio_vae)
     objective = VocoderObjective(config.objective, audio_vae)
     trainer = Trainer(config.trainer, vocoder, objective, clips, settings=config)
@@ -139,23 +100,17 @@ def finish(trainer: Trainer, export_only: bool) -> nn.Module:
     if not export_only:
         return trainer.fit()
     if not trainer.resume():
-        raise SystemExit(f"No checkpoint to export in {trainer.run_dir}.")
+        raise FileNotFoundError(f"No checkpoint to export in {trainer.run_dir}.")
     return trainer.trained_module()
 
 
-TRAINERS = {
-    "audio": (AudioConfig, train_audio),
-    "video": (VideoConfig, train_video),
-    "vocoder": (SoundConfig, train_vocoder),
-}
-
-
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("codec", choices=tuple(TRAINERS))
-    parser.add_argument("config", help="YAML file")
-    parser.add_argument("overrides", nargs="*", help="key=value, keys dotted: trainer.steps=100")
-    parser.add_argument("--export-only", action="store_true", help="export the newest checkpoint, train nothing")
-    arguments = parser.parse_intermixed_args()
-    settings, train = TRAINERS[arguments.codec]
-    train(load_config(arguments.config, settings, arguments.overrides), arguments.export_only)
+    run_one_of(
+        {
+            "audio": (train_audio, AudioConfig),
+            "video": (train_video, VideoConfig),
+            "vocoder": (train_vocoder, SoundConfig),
+        },
+        __doc__,
+        export_only="export the newest checkpoint, train nothing",
+    )

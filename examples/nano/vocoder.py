@@ -4,50 +4,14 @@ It is trained without a discriminator (ours): the mel term of BigVGAN's generato
 multi-resolution STFT loss (Yamamoto et al. 2020, arXiv:1910.11480). Stage's sounds are few, and a regression hits them.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from autoencoders import pad_waveform
 from diffusers import MMAudioVAE, MMAudioVocoder
+from nano_configs import VocoderConfig
 from torch import nn
-
-from .codecs import pad_waveform
-
-
-@dataclass
-class VocoderConfig:
-    """
-    Objective of the vocoder.
-
-    Args:
-        segment_frames: Mel frames of the segment that is cut from each clip.
-        quiet_share: Share of the segments that may begin anywhere. The others begin where something is heard: most of a clip
-            is silence.
-        loud_threshold: Log-mel magnitude from which a frame is taken to be heard.
-        decoded_share: Share of the clips whose spectrogram is the autoencoder's reconstruction, from latents with noise, as
-            they are when a clip is generated. The others have the true one.
-        latent_noise: Standard deviation of that noise.
-        mel_floor: Log-mel magnitude that is added to every cell, so that what is softer counts as equal, and `stft_floor` the
-            magnitude likewise, both some 55 dB below the loudest: the logarithms of what nobody hears would outweigh all that is
-            heard. Added rather than a bound, below which a tone that is still missing would have no gradient.
-        fft_sizes: Lengths of the windows of the STFT loss, in samples; hops are a quarter.
-        stft_weight: Weight of the STFT loss, beside 1 for the mel term.
-    """
-
-    segment_frames: int = 32
-    quiet_share: float = 0.25
-    loud_threshold: float = -7.0
-    decoded_share: float = 0.5
-    latent_noise: float = 0.1
-    mel_floor: float = -5.0
-    stft_floor: float = 0.3
-    fft_sizes: tuple[int, ...] = (256, 512, 1024, 2048)
-    stft_weight: float = 1.0
-
-    def __post_init__(self):
-        if self.segment_frames < 1:
-            raise ValueError(f"`segment_frames` must be at least 1, got {self.segment_frames}.")
 
 
 def build_vocoder(log_mels: torch.Tensor, **config: Any) -> MMAudioVocoder:

@@ -8,20 +8,21 @@ features vague, and a spectral loss alone leaves a word's identity tangled.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from nano_configs import AudioSemanticConfig, VideoSemanticConfig
 from transformers import PreTrainedTokenizerBase, SiglipConfig, SiglipModel
+from transformers.audio_utils import mel_filter_bank
 
-from ..models.latents import to_video
-from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
-from ..stage import describe_frame, render_audio, render_video, sample_scene, timeline
-from ..stage.render import Pose, poses
-from ..stage.scene import (
+from baton_diffusers.models.latents import to_video
+from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
+from baton_diffusers.stage import describe_frame, render_audio, render_video, sample_scene, timeline
+from baton_diffusers.stage.render import Pose, poses
+from baton_diffusers.stage.scene import (
     COLOURS,
     DIGITS,
     FLOOR,
@@ -35,8 +36,7 @@ from ..stage.scene import (
     VOICES,
     Scene,
 )
-from ..stage.sound import event_sound
-from .config import TrainerConfig
+from baton_diffusers.stage.sound import event_sound
 
 
 SPRITE_HEIGHT = {"ball": 17.0, "box": 15.0, "bell": 20.0, "face": 22.0}  # pixels
@@ -50,36 +50,6 @@ SOUNDS = tuple((kind, colour, None) for kind in ("landing", "flash", "contact") 
 
 
 # --------------------------------------------------------------------------------------------------------------- video
-
-
-@dataclass
-class VideoSemanticConfig:
-    """
-    Training of nano's [`VideoSemanticEncoder`].
-
-    Args:
-        trainer: The run; a sample is one scene.
-        tokenizer: Folder of the tokenizer that reads captions.
-        output: Folder to which the encoder is saved.
-        vision_config: SigLIP vision tower, all of its layers counted.
-        text_config: SigLIP text tower, used in training only.
-        video_grid: Rows and columns of tokens per keyframe.
-        keyframe_rate: Keyframes per second.
-        frames_per_scene: Frames drawn from each scene, every other one of them at an event.
-        patch_weight: Weight of the read-out of every patch, beside the contrastive loss.
-        statistics_clips: Validation clips over which the features' mean and deviation are taken.
-    """
-
-    trainer: TrainerConfig
-    tokenizer: str
-    output: str
-    vision_config: dict[str, Any]
-    text_config: dict[str, Any]
-    video_grid: tuple[int, int] = (4, 4)
-    keyframe_rate: float = 6.0
-    frames_per_scene: int = 4
-    patch_weight: float = 50.0
-    statistics_clips: int = 300
 
 
 def patch_labels(scene: Scene, row: list[Pose], grid: tuple[int, int]) -> np.ndarray:
@@ -215,34 +185,6 @@ def export_video_encoder(module: VideoSemanticTraining, config: VideoSemanticCon
 # --------------------------------------------------------------------------------------------------------------- audio
 
 
-@dataclass
-class AudioSemanticConfig:
-    """
-    Training of nano's [`AudioSemanticEncoder`].
-
-    Args:
-        trainer: The run; a sample is one chunk of a clip.
-        output: Folder to which the encoder is saved.
-        audio_config: EnCodec's configuration.
-        tokens_per_chunk: Tokens per chunk.
-        chunk_duration: Seconds per chunk.
-        mel_bins: Bands of the spectrum that a token's read-out reconstructs.
-        mel_frames_per_token: Spectra within one token's span.
-        sound_weight: Weight of the read-out of sounds, beside the spectral loss.
-        statistics_clips: Validation clips over which the features' mean and deviation are taken.
-    """
-
-    trainer: TrainerConfig
-    output: str
-    audio_config: dict[str, Any]
-    tokens_per_chunk: int = 16
-    chunk_duration: float = 1.0
-    mel_bins: int = 40
-    mel_frames_per_token: int = 4
-    sound_weight: float = 30.0
-    statistics_clips: int = 300
-
-
 def sound_labels(scene: Scene, seed: int, token_duration: float, num_tokens: int) -> np.ndarray:
     """What is heard in the span of each token: the share of it that each of the 32 possible sounds fills, then whether a
     sound starts in it.
@@ -334,11 +276,8 @@ class AudioSemanticLoss:
 
 def mel_filters(n_fft: int, mel_bins: int, sampling_rate: int) -> torch.Tensor:
     """Triangular filters on the mel scale, shape `(mel_bins, n_fft // 2 + 1)`, each summing to one."""
-    frequencies = np.linspace(0, sampling_rate / 2, n_fft // 2 + 1)
-    edges = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + sampling_rate / 1400), mel_bins + 2) / 2595) - 1)
-    rising = (frequencies - edges[:-2, None]) / np.diff(edges)[:-1, None]
-    falling = (edges[2:, None] - frequencies) / np.diff(edges)[1:, None]
-    filters = np.clip(np.minimum(rising, falling), 0, None)
+    bins = (n_fft // 2 + 1, mel_bins)
+    filters = mel_filter_bank(*bins, 0.0, sampling_rate / 2, sampling_rate, mel_scale="htk").T
     return torch.from_numpy(filters / np.maximum(filters.sum(1, keepdims=True), 1e-3)).float()
 
 

@@ -1,15 +1,15 @@
 """Trains the tokenizer on Stage's language and reports how long texts are that it has not seen.
 
-python examples/train_tokenizer.py --output runs/export/tokenizer --planner-output runs/export/planner_tokenizer
+python examples/nano/train_tokenizer.py --output runs/export/tokenizer --planner-output runs/export/planner_tokenizer
 """
 
 import argparse
 
 import numpy as np
+from stage_tokenizer import stage_texts, train_tokenizer
 
 from baton_diffusers.models.va_planner import add_timestamps
 from baton_diffusers.stage import sample_scene, write_prompt
-from baton_diffusers.training.tokenizer import stage_texts, train_tokenizer
 
 
 def main() -> None:

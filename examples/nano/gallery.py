@@ -2,12 +2,12 @@
 noise. The scenes are the first of each tier of the test split, not chosen by eye, and with `--failures` those that follow, tier by
 tier, in which something was missed. Needs the extra `eval`.
 
-python examples/gallery.py --model model_cards/baton-nano --output model_cards/baton-nano/gallery.jpg --failures 2
+python examples/nano/gallery.py --model model_cards/baton-nano --output model_cards/baton-nano/gallery.jpg --failures 2
 
 With `--over-training`, the scenes stand side by side instead, each row by another transformer, with the plan: exports of one training
 at several times.
 
-python examples/gallery.py --output progress.jpg --over-training "1,672 steps=runs/a/export" "4,793 steps=runs/b/export"
+python examples/nano/gallery.py --output progress.jpg --over-training "1,672 steps=runs/a/export" "4,793 steps=runs/b/export"
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Puts nano's trained parts together as a pipeline folder.
 
-python examples/assemble_nano.py --parts runs/export --transformer runs/transformer/export --output my_checkpoint
+python examples/nano/assemble_nano.py --parts runs/export --transformer runs/transformer/export --output my_checkpoint
 
 With `--overwrite`, the parts of the pipeline that lies in the folder make way for the new ones; its card and everything else
 stays as it is. Weights are stored in float16. Spectrograms become sound by the vocoder that was trained, or by Griffin-Lim where none was.
@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan, ConfigMixin, FlowMatchEulerDiscreteScheduler, MMAudioVAE, MMAudioVocoder
 from transformers import AutoTokenizer, UMT5EncoderModel
+from vocoder import check_vocoder
 
 from baton_diffusers import BatonPipeline, DualBranchTransformer, VAPlannerModel
 from baton_diffusers.guiders import PlanGuidance
 from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
 from baton_diffusers.models.vocoder_griffin_lim import GriffinLimVocoder
-from baton_diffusers.training.vocoder import check_vocoder
 
 
 def griffin_lim(audio_vae: MMAudioVAE) -> GriffinLimVocoder:

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
+from autoencoders import pad_waveform
 from diffusers import MMAudioVocoder
 from torch.utils.data import default_collate
+from vocoder import VocoderConfig, VocoderObjective, build_vocoder, check_vocoder, stft_loss
 
 from baton_diffusers.stage.clips import StageClips
-from baton_diffusers.training.codecs import pad_waveform
 from baton_diffusers.training.config import TrainerConfig
 from baton_diffusers.training.trainer import Trainer
-from baton_diffusers.training.vocoder import VocoderConfig, VocoderObjective, build_vocoder, check_vocoder, stft_loss
 from tests import stage_parts
 
 
