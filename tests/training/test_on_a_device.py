@@ -45,7 +45,10 @@ def test_stage_three_encodes_its_still_conditions_where_it_trains(tmp_path):
     trainer = make_trainer(3, tmp_path)
     loss = trainer.loss_fn
     loss.vae, loss.audio_vae = tiny.tiny_vae().requires_grad_(False), tiny.tiny_audio_vae().requires_grad_(False)
-    loss.config.task_weights = {"static": 0.5, "mute": 0.5}
+    loss.config.task_weights, loss.config.given_share = (
+        {"static": 0.5, "mute": 0.5},
+        0.5,
+    )  # pictures that are given are held
     learning, reads = step(trainer)
     assert len(learning) > 20 and not reads
 
