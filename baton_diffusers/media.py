@@ -60,6 +60,14 @@ class Clip(NamedTuple):
             return self.waveform.shape[1] / self.sampling_rate
         return len(self.frames) / self.frame_rate
 
+    def __repr__(self) -> str:
+        lines = [f"Clip of {self.duration:.4f} s"]
+        if self.frames is not None:
+            lines.append(f"frames: {self.frames.shape} {self.frames.dtype}, {self.frame_rate:g} per second")
+        if self.waveform is not None:
+            lines.append(f"waveform: {self.waveform.shape} {self.waveform.dtype}, {self.sampling_rate} per second")
+        return "\n".join(lines)
+
 
 def read_clip(
     path: str | Path,
@@ -270,13 +278,14 @@ def convert_frame_rate(frames: np.ndarray, frame_rate: float, new_frame_rate: fl
         uint8 of shape `(new_num_frames, height, width, 3)`, of the same duration to within one frame.
 
     Raises:
-        ValueError: anything above does not hold.
+        ValueError: anything above does not hold, or the result needs more than [`ffmpeg.MAX_BYTES`].
     """
     frames = _check_frames(frames)
     rates = []
     for rate in (frame_rate, new_frame_rate):
         _check_frame_rate(rate)
         rates.append(Fraction(rate).limit_denominator(1001))
+    _check_converted(frames.nbytes * rates[1] / rates[0])
     height, width = frames.shape[1:3]
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24"]
     data = ffmpeg.convert(
@@ -297,10 +306,11 @@ def resample(waveform: np.ndarray, sampling_rate: int, new_sampling_rate: int) -
         float32 of shape `(num_channels, new_num_samples)`. A waveform that reaches -1 or 1 may reach a little beyond.
 
     Raises:
-        ValueError: a rate is not a positive whole number.
+        ValueError: a rate is none, or the result needs more than [`ffmpeg.MAX_BYTES`].
     """
     for rate in (sampling_rate, new_sampling_rate):
         _check_sampling_rate(rate)
+    _check_converted(4 * waveform.size * new_sampling_rate / sampling_rate)
     raw = ["-f", "f32le", "-ac", str(len(waveform))]
     samples = np.ascontiguousarray(waveform.T, dtype="<f4")
     data = ffmpeg.convert([*raw, "-ar", str(int(sampling_rate))], samples, ["-ar", str(int(new_sampling_rate)), *raw])
@@ -442,6 +452,13 @@ def _named(path: str | Path) -> Iterator[None]:
         yield
     except ffmpeg.Unreadable as error:
         raise ValueError(f"{path} {error}") from error
+
+
+def _check_converted(num_bytes: float) -> None:
+    if num_bytes > ffmpeg.MAX_BYTES:
+        raise ValueError(
+            f"at the new rate, the clip needs {float(num_bytes) / 2**30:.1f} GiB: cut it, at most {ffmpeg.MAX_BYTES / 2**30:g} GiB are converted"
+        )
 
 
 def _too_large(seconds: float, rate: Fraction, height: int, width: int, num_bytes: float) -> str:

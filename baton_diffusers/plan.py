@@ -136,13 +136,13 @@ class SemanticPlan:
 
     def _check_places(self) -> None:
         seconds = f"the {self.duration:g} seconds of the clip"
-        for name, end, within in (
-            ("video_times", self.duration + _MAX_TAIL, seconds),
-            ("audio_times", self.duration + _MAX_TAIL, seconds),
-            ("video_centres", 1, "[0, 1]"),
+        for name, start, end, within in (
+            ("video_times", -_SLACK, self.duration + _MAX_TAIL, seconds),
+            ("audio_times", -_SLACK, self.duration + _MAX_TAIL, seconds),
+            ("video_centres", -1, 2, "[0, 1], or a picture beside it"),  # the model only sees differences
         ):
             values = getattr(self, name)
-            if not ((values >= -_SLACK) & (values <= end + _SLACK)).all():
+            if not ((values >= start) & (values <= end)).all():
                 raise ValueError(f"`{name}` go from {values.min():g} to {values.max():g}, but must lie in {within}.")
 
     @classmethod

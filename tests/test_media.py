@@ -77,6 +77,11 @@ def test_a_clip_lasts_as_long_as_its_picture_or_else_its_sound():
     assert Clip(frames, waveform, FRAME_RATE, SAMPLING_RATE).duration == 0.5
     assert Clip(frames / 255, None, FRAME_RATE, SAMPLING_RATE).duration == 0.5
     assert Clip(None, waveform, FRAME_RATE, SAMPLING_RATE).duration == NUM_SAMPLES / SAMPLING_RATE
+    assert str(Clip(frames, waveform, FRAME_RATE, SAMPLING_RATE)).splitlines() == [
+        "Clip of 0.5000 s",
+        "frames: (8, 64, 64, 3) uint8, 16 per second",
+        "waveform: (1, 49000) float32, 16000 per second",
+    ]
 
 
 def test_the_file_says_that_it_is_synthetic(clip_path, tmp_path):
@@ -137,6 +142,8 @@ def test_samples_in_memory_are_resampled_without_delay(rate):
         (convert_frame_rate, (moving_square(), 16, 1e12), "frame_rate is 1000000000000.0"),
         (convert_frame_rate, (moving_square(), "16", 8), "frame_rate is '16'"),
         (resample, (clicks()[None], 16000, 10**9), "sampling_rate is 1000000000"),
+        (resample, (np.broadcast_to(np.float32(0), (1, 2**24)), 1000, 768_000), "needs 48.0 GiB: cut it"),
+        (convert_frame_rate, (np.broadcast_to(np.uint8(0), (60, 512, 512, 3)), 1, 1000), "needs 43.9 GiB: cut it"),
         (resample, (clicks()[None], 0, 8000), "sampling_rate is 0"),
         (resample, (clicks()[None], 16000, 0.5), "sampling_rate is 0.5"),
     ],

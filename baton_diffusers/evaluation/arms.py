@@ -17,6 +17,7 @@ from diffusers import DiffusionPipeline
 from transformers import UMT5EncoderModel
 
 from .. import guiders
+from ..files import write_bytes
 from ..models.checkpoint_files import load_component
 from ..models.transformer_dual_branch import DualBranchTransformer
 from ..schedulers import lead_schedulers
@@ -302,10 +303,13 @@ class ScoreFile:
         text = self.path.read_text()
         whole = text[: text.rfind("\n") + 1]  # what was being written when the process ended is measured again
         if whole != text:
-            self.path.write_text(whole)
-        for line in whole.splitlines():
-            row = json.loads(line)
-            self._scores[row["settings"], row["scene"], row["seed"], row["prompt"]] = _score_from(row)
+            write_bytes(self.path, whole.encode())
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                row = json.loads(line)
+                self._scores[row["settings"], row["scene"], row["seed"], row["prompt"]] = _score_from(row)
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"{self.path}, line {number} holds no score ({error!r}): delete the line.") from error
 
     def get(self, settings: str, example: Example) -> ClipScore | None:
         """The score of a scene under these settings, or `None`."""
