@@ -9,7 +9,7 @@ from baton_diffusers.training.flow_matching import FeatureCollator, FlowMatching
 from baton_diffusers.training.lora import build_lora, save_lora
 from baton_diffusers.training.trainer import Trainer
 from tests import tiny
-from tests.training.stages import RandomFeatures
+from tests.training.stages import Features
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def train(config, steps=6):
     config.trainer.steps = steps
     torch.manual_seed(0)
     module = build_lora(config)
-    features = RandomFeatures(num_clips=10)
+    features = Features(num_clips=10)
     collate = FeatureCollator(config.transformer_training().max_sequence_length, tiny.tiny_tokenizer())
     loss = FlowMatchingLoss(config.transformer_training(), features)
     return Trainer(config.trainer, module, loss, features, collate_fn=collate, save_frozen=False)

@@ -42,6 +42,16 @@ def losses(run_dir):
     return {int(row["step"]): [float(v) for k, v in row.items() if k not in known] for row in rows(run_dir)}
 
 
+def test_the_stages_learn_from_different_plans(tmp_path):
+    """Or what holds of one stage would say nothing of another."""
+    losses = []
+    for stage in (2, 3):
+        trainer = make_trainer(stage, tmp_path / str(stage))
+        batch = next(trainer._batches())
+        losses.append(trainer.loss_fn(trainer.module, batch, torch.Generator().manual_seed(0), 0)["loss"].item())
+    assert abs(losses[0] - losses[1]) > 1e-3 * losses[0]  # a hundred times what may differ between processes
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_processes_make_the_losses_of_one(tmp_path, stage):
@@ -194,14 +204,10 @@ def test_the_wrapped_layers_are_the_models_own():
         layers = yaml.safe_load((ACCELERATE / name).read_text())["fsdp_config"]["fsdp_transformer_layer_cls_to_wrap"]
         assert layers.split(",") == DualBranchTransformer._no_split_modules
     assert set(VAPlannerModel._no_split_modules) == set(PLANNER_LAYERS.split(","))
-    for layers in (PLANNER_LAYERS, LAYERS_WITH_TEXT):
-        assert layers in (ACCELERATE / "eight_gpus_fsdp2.yaml").read_text()
 
 
 @pytest.mark.parametrize("path", sorted(ACCELERATE.glob("*.yaml")), ids=lambda path: path.stem)
 def test_accelerate_reads_its_configuration_files(path):
     from accelerate.commands.config.config_args import load_config_from_file
 
-    config = load_config_from_file(str(path))
-    assert config.num_processes == {"one_gpu": 1, "nodes_fsdp2": 32}.get(path.stem, 8)
-    assert "ever run" in path.read_text()
+    load_config_from_file(str(path))  # refuses keys that it does not know

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from baton_diffusers import BatonPipeline, default_checkpoint
 from baton_diffusers.cli import main
 from baton_diffusers.media import read_clip
-from baton_diffusers.training.config import ValidationConfig
+from baton_diffusers.training.config import LoraTraining, TransformerTraining, ValidationConfig, load_config
 from baton_diffusers.training.transformer import TransformerWithText
 from baton_diffusers.training.validation import Validation
 from tests.scripts import load_script
@@ -70,9 +71,8 @@ def test_the_scripts_write_and_score_clips_as_they_train(tmp_path, capsys):
         run_dir = tmp_path / stage
         overrides += [f"trainer.run_dir={run_dir}", f"validation.model={model}", "validation.scenes_per_tier=1"]
         used = parts if stage == "transformer_stage3" else parts[:3]
-        load_script("examples/train_transformer.py").main(
-            str(CONFIGS / f"{stage}.yaml"), [*shared, *used, *precision, *overrides]
-        )
+        config = load_config(CONFIGS / f"{stage}.yaml", TransformerTraining, [*shared, *used, *precision, *overrides])
+        load_script("examples/train_transformer.py").main(config)
         rows = rows_of(run_dir / "validation.csv")
         assert [row["step"] for row in rows] == ["1", "2"]
         assert all(0 <= float(row["p_acc"]) <= 1 and float(row["desync"]) >= 0 for row in rows)
@@ -86,7 +86,9 @@ def test_the_scripts_write_and_score_clips_as_they_train(tmp_path, capsys):
         f"trainer.run_dir={tmp_path / 'lora_run'}",
         "validation.prompts=[A red ball bounces twice., A bell rings.]",
     ]
-    load_script("examples/train_lora.py").main(str(CONFIGS / "lora.yaml"), [*shared, *lora])
+    train_lora = load_script("examples/train_lora.py").main
+    torch.manual_seed(0)
+    train_lora(load_config(CONFIGS / "lora.yaml", LoraTraining, [*shared, *lora]))
     clips = [tmp_path / "lora_run" / "samples" / "step_00000002" / f"prompt-{i}.mp4" for i in (0, 1)]
     assert clips[0].read_bytes() != clips[1].read_bytes()
     assert not (tmp_path / "lora_run" / "validation.csv").exists(), "there is nothing to score one's own prompts with"
@@ -100,9 +102,9 @@ def test_the_scripts_write_and_score_clips_as_they_train(tmp_path, capsys):
         f"features={features}",
         *trainer[:3],
     ]
-    load_script("examples/train_lora.py").main(
-        str(CONFIGS / "lora.yaml"), [*uncached, f"trainer.run_dir={tmp_path / 'other_run'}"]
-    )
+    torch.manual_seed(0)
+    uncached.append(f"trainer.run_dir={tmp_path / 'other_run'}")
+    train_lora(load_config(CONFIGS / "lora.yaml", LoraTraining, uncached))
     losses = [float(rows_of(tmp_path / run / "log.csv")[-1]["loss"]) for run in ("lora_run", "other_run")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3) and losses[0] != 0
 
