@@ -12,11 +12,10 @@ from torch.distributed.tensor import DTensor
 
 class WeightAverage:
     """
-    The moving average of the weights of a module that are trained. Of a module that FSDP has spread, each process keeps the
-    average of its own shards: averaging needs no other.
+    The moving average of a module's trained weights. With FSDP, each process averages its own shards.
 
     Args:
-        module: The module, as the optimiser sees it.
+        module: The module; FSDP has sharded it already.
         decay: Decay of the average, warmed up as `(1 + step) / (10 + step)`.
     """
 
@@ -27,7 +26,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Takes the weights after a step, counted from 0, into the average."""
+        """Adds the weights after a step, counted from 0, to the average."""
         decay = min(self.decay, (1 + step) / (10 + step))
         weights = [local(parameter) for parameter in self._parameters.values()]
         torch._foreach_lerp_([*self._averages.values()], weights, 1 - decay)
@@ -51,7 +50,7 @@ class WeightAverage:
             average.copy_(kept)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The averages, by the names of the weights; of this process's shards, where the module is spread."""
+        """The averages by the names of the weights; with FSDP, those of this process's shards."""
         return dict(self._averages)
 
     @torch.no_grad()
@@ -62,6 +61,6 @@ class WeightAverage:
 
 
 def local(parameter: torch.Tensor) -> torch.Tensor:
-    """The part of a parameter that this process has, without gradient; it shares the parameter's memory."""
+    """This process's shard of a parameter, without gradient; it shares the parameter's memory."""
     parameter = parameter.detach()
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 
-_POSITION = "position.json"  # of a checkpoint that is a folder: where the run stood, and the sizes of its files
+_POSITION = "position.json"  # in a checkpoint folder: the run's position, and the sizes of the files
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def run_lock(run_dir: Path) -> Iterator[None]:
 
 
 def checkpoints(run_dir: str | Path) -> list[Path]:
-    """The checkpoints of a run, oldest first: files, or folders where accelerate saved a model spread over processes."""
+    """The checkpoints of a run, oldest first: files, or folders for a model that is sharded over processes."""
     paths = (Path(run_dir) / "checkpoints").glob("step_*")
     return sorted((path for path in paths if path.suffix in ("", ".pt")), key=lambda path: path.stem)
 
@@ -89,7 +89,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def finish_folder(temporary: Path, path: Path, position: dict[str, Any]) -> None:
-    """Gives a checkpoint that is a folder its name, once all processes have written into `temporary`."""
+    """Gives a checkpoint folder its final name, once all processes have written into `temporary`."""
     for file in temporary.rglob("*"):
         if file.is_file():
             flush(file)
@@ -101,7 +101,7 @@ def finish_folder(temporary: Path, path: Path, position: dict[str, Any]) -> None
 
 
 def read_position(path: Path) -> dict[str, Any]:
-    """Where the run stood, of a checkpoint that is a folder."""
+    """The run's position, from a checkpoint folder."""
     return json.loads((path / _POSITION).read_text())
 
 
@@ -112,7 +112,7 @@ def remove_checkpoints(run_dir: Path, keep: int) -> None:
 
 
 def remove_leftovers(run_dir: Path) -> None:
-    """Deletes what a killed run left half written."""
+    """Deletes half-written checkpoints of killed runs."""
     for leftover in (run_dir / "checkpoints").glob("*.tmp"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
@@ -123,15 +123,15 @@ def load_checkpoint(run_dir: str | Path, module: nn.Module, ema: bool = True) ->
 
     Args:
         run_dir: Folder of the run.
-        module: The module that was trained, built alike.
-        ema: Whether to take the moving average, where the run keeps one.
+        module: A module like the trained one.
+        ema: Whether to take the moving average, if the run keeps one.
 
     Returns:
         The step of the checkpoint.
 
     Raises:
         FileNotFoundError: If the run has no checkpoint.
-        ValueError: If all its checkpoints are damaged, or the newest is spread over files, as processes that share a model write it.
+        ValueError: If all its checkpoints are damaged, or the newest one is of a sharded model.
     """
     path = newest_checkpoint(run_dir)
     if path is None:

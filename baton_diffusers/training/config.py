@@ -1,4 +1,4 @@
-"""What trainings are told: dataclasses, and the YAML files that they are read from. Nothing here imports torch."""
+"""Configuration of all trainings: dataclasses, read from YAML files. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from ..files import read_json
 from .tasks import TASKS
 
 
@@ -31,38 +32,38 @@ ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 @dataclass
 class TrainerConfig:
     """
-    What a run of [`Trainer`] does, whatever it trains.
+    Configuration of a run of [`Trainer`].
 
     Args:
-        run_dir: Folder of the run; created, and gone on from when it holds a checkpoint.
+        run_dir: Folder of the run. If it holds a checkpoint, the run goes on from there.
         steps: Optimiser steps of the whole run.
         batch_size: Samples per step, those of all processes together.
-        gradient_accumulation: Parts in which each process computes its samples of a step, one after another, to save
-            memory. What a step does depends only on `processes * gradient_accumulation`, the number of parts.
-        gradient_checkpointing: Whether activations are computed again in the backward pass instead of kept.
-        learning_rate: The constant rate. A parameter group may bring its own as `lr`.
+        gradient_accumulation: Each process computes its samples of a step in this many parts, one after another, to save
+            memory. A step depends only on the number of parts, `processes * gradient_accumulation`.
+        gradient_checkpointing: Whether the backward pass computes activations again instead of keeping them.
+        learning_rate: The rate between warm-up and decay. A parameter group may have its own `lr`.
         warmup_steps: Steps over which the rate rises linearly from zero.
         decay_fraction: Last share of the run over which the rate falls linearly to zero. The position in the run is
             `max(step / steps, minutes / max_minutes)`.
         optimizer: "adamw", or "muon" ([`~training.muon.Muon`]), whose steps cost more; some trainings need ten times fewer.
-        weight_decay: The optimiser's, on tensors of two or more dimensions; vectors and scalars are not decayed.
-        betas: AdamW's; with Muon those of vectors and scalars.
-        max_grad_norm: Total gradient norm to clip to; None clips nothing.
+        weight_decay: Weight decay of tensors of two or more dimensions; vectors and scalars have none.
+        betas: AdamW's betas. Muon uses them for vectors and scalars.
+        max_grad_norm: Largest gradient norm, over all parameters; None clips nothing.
         ema_decay: Decay of the moving average of the trained weights, warmed up as `(1 + step) / (10 + step)`; None keeps none.
         seed: Seeds the generator of every step, together with the step's number.
-        max_minutes: Ends the run, decay included, after this much training time (summed over interruptions). None
-            leaves `steps` alone to decide. A run resumed is equal to one never interrupted only without it.
+        max_minutes: Ends the run, decay included, after this much training time, summed over interruptions. With it, a
+            resumed run differs from an uninterrupted one. None ends the run after `steps`.
         checkpoint_every: Steps between checkpoints.
         checkpoint_minutes: Minutes between checkpoints, in addition.
         keep_checkpoints: Newest checkpoints that are kept; older ones are deleted.
         log_every: Steps averaged into one row of `log.csv`.
-        validate_every: Steps between validations, with what is given to [`Trainer`] for it; None leaves them out.
-        trackers: Names of accelerate's trackers that get the learning curves too, such as "tensorboard" and "wandb". None
-            takes tensorboard where it is installed.
+        validate_every: Steps between validations; None for no validation.
+        trackers: Names of accelerate's trackers for the learning curves, such as "tensorboard" and "wandb". None takes
+            tensorboard if it is installed.
         num_workers: Processes that load data beside the training; 0 loads in the training process.
         mixed_precision: As in `accelerate.Accelerator`: "no", "fp16" or "bf16".
-        compile: Whether the module is run through `torch.compile`: as a whole, or "regional", each of its repeated blocks, which
-            takes a fraction of the time to compile.
+        compile: True compiles the module with `torch.compile`. "regional" compiles its repeated blocks alone, in a fraction of
+            the time.
     """
 
     run_dir: str
@@ -168,55 +169,54 @@ class TransformerTraining:
         max_sequence_length: Text tokens to which prompts are padded.
         tokenizer: Folder of the text encoder's tokenizer.
         transformer: Configuration of [`DualBranchTransformer`].
-        text_encoder: Configuration of `UMT5EncoderModel`, which is trained with the transformer. None takes the embeddings of
-            the prompts from the features (`baton cache --text`): a text encoder that stays as it is, as the large one's
-            does, is then not in memory.
+        text_encoder: Configuration of `UMT5EncoderModel`, which is trained with the transformer. None takes the prompts' embeddings
+            from the features (`baton cache --text`), so that a frozen text encoder is not in memory.
         plan: Where plans come from: "encoders" (stage 2: features of the clip itself), "planner" (stage 3: predicted from
             the prompt by the frozen planner) or "none" (the text-only arm).
         planner: Folder of the planner, for `plan="planner"`.
         planner_tokenizer: Folder of its tokenizer.
         initial: Folder with a `transformer` and a `text_encoder` to start from: stage 2's export for stage 3, or a whole
-            pipeline to train on. They have to be of the configuration given here, but for `new_layers`.
-        initial_text_encoder: Folder of the text encoder to start from in place of `initial`'s: one that has learnt to read,
-            see `examples/nano/reading.py`.
-        new_layers: Parts of names of parameters that `initial` may lack, which then start as in a fresh model.
-        fresh_layers: Parts of names of parameters that start as in a fresh model although `initial` has them, and that the
-            configuration may lack: `("fusion", "context_tokens")` learns anew how the modalities read each other, on towers
-            that know either, as the arms of an ablation do.
-        new_layers_learning_rate: Learning rate of the parameters that these two name; None trains them at the rate of
-            the rest. CCL takes ten times the rate of the pretrained layers (arXiv:2603.18600).
+            pipeline. Their configurations are those given here, except for `new_layers`.
+        initial_text_encoder: Folder of a text encoder to start from instead of `initial`'s, such as the one that
+            `examples/nano/reading.py` trains.
+        new_layers: Parts of parameter names. `initial` may lack these parameters; they then start as in a fresh model.
+        fresh_layers: Parts of parameter names. These parameters start as in a fresh model even if `initial` has them, and the
+            configuration may lack them. `("fusion", "context_tokens")` learns anew how the modalities read each other, on
+            trained towers, for the arms of an ablation.
+        new_layers_learning_rate: Learning rate of `new_layers` and `fresh_layers`; None takes the common rate. CCL takes ten times
+            the rate of the pretrained layers (arXiv:2603.18600).
         task_weights: How often a sample is drawn for each of [`TASKS`], relative to the others. "joint" alone is the plain
             training; "t2v", "t2a", "a2v" and "v2a" beside it are CCL's task mix; "mute" and "static"
             train the anchors of Harmony's SyncCFG.
-        synergy_weights: Weights of further terms of the loss, in which *every* sample is trained in these tasks too, in the
-            same step. `{a2v: 0.1, v2a: 0.3}` is Harmony's Cross-Task Synergy (arXiv:2511.21579), at three times the
-            cost. `task_weights={joint: 1, a2v: 0.1, v2a: 0.3}` has, up to a factor, the same gradient on average, at one.
-        clean_reads_noisy: Whether a clean modality reads the noisy one. Harmony says nothing of a routing, and both of its
-            streams attend to each other: `True`. The default is CCL's routing: the clean modality
-            reads the context tokens alone, and so does not change while the other is denoised.
-        independent_timesteps: Share of samples whose audio has a noise level of its own, drawn apart from the video's.
-        given_share: Share of samples of which a part is given clean, at timestep 0, and not supervised: the first picture,
-            the beginning of both modalities, or all but a span of time of each. It trains what a pipeline does with
-            `image`, `continue_from` and masks, and takes timesteps for each token. Half of the
-            still clips of "static" are then held at the clip's own first picture, as SyncCFG's are where one is given.
-        reference_share: Share of batches whose samples hear a reference audio before the clip: a span of between a sixth and a
-            half of their own sound, from anywhere in it. It trains Harmony's global style path (arXiv:2511.21579).
-        vae: Folder of the video's autoencoder, for "static".
-        audio_vae: Folder of the audio's autoencoder, for "mute".
+        synergy_weights: Weights of further loss terms, in which *every* sample is also trained in these tasks, in the same
+            step. `{a2v: 0.1, v2a: 0.3}` is Harmony's Cross-Task Synergy (arXiv:2511.21579), at three times the cost.
+            `task_weights={joint: 1, a2v: 0.1, v2a: 0.3}` has the same expected gradient, up to a factor, at no further cost.
+        clean_reads_noisy: Whether a clean modality reads the noisy one. False is CCL's routing: the clean modality reads the
+            context tokens alone, and does not change while the other is denoised. True fits Harmony, whose streams attend to
+            each other.
+        independent_timesteps: Share of samples whose audio has its own noise level, drawn apart from the video's.
+        given_share: Share of samples with a given part: clean, at timestep 0, and not supervised. It is the first picture, the
+            beginning of both modalities, or all but a span of time of each. This trains `image`, `continue_from` and masks of a
+            pipeline, and takes one timestep for each latent frame. Half of the still clips of "static" then show the clip's own
+            first picture, as in SyncCFG with a given picture.
+        reference_share: Share of batches in which each sample hears a reference audio before the clip: a random span of its own
+            sound, a sixth to a half of it. This trains Harmony's global style path (arXiv:2511.21579).
+        vae: Folder of the video autoencoder, for "static".
+        audio_vae: Folder of the audio autoencoder, for "mute".
         text_dropout: Share of samples that lose the text but keep the plan.
         plan_dropout: Share of samples that lose the plan but keep the text.
         joint_dropout: Share of samples that lose both.
-        cue_dropout: Share of samples whose plan is made without cues, by a planner that writes them.
+        cue_dropout: Share of samples that are planned without cues, for a planner that writes them.
         noise_mean: Noise levels are `sigmoid(noise_mean + noise_std * N(0, 1))`.
         noise_std: See `noise_mean`.
-        noise_bins: Equal ranges of noise levels for which the losses are also logged apart; 0 logs none.
-        audio_weight: Weight of the audio loss beside the video's.
-        motion_weight: Weight of the error of the video's change from one latent in time to the next, beside 1 for the error
-            itself (ours). Most of that error is what stands still, a backdrop or a colour; small movements are lost in it.
-        data_seed: Seed of the Stage stream that the features were made from, whose prompts are paraphrased anew each time;
-            None takes the prompts of the cache, as for clips of one's own.
-        verb_shares: Those of that stream, see [`StageClips`].
-        validation: Clips that are made every `trainer.validate_every` steps, see [`ValidationConfig`]; None for none.
+        noise_bins: Number of equal ranges of noise levels whose losses are also logged separately; 0 for none.
+        audio_weight: Weight of the audio loss; the video's is 1.
+        motion_weight: Weight of the error of the video's change between neighbouring latent frames; the error itself has weight 1
+            (ours). Still parts, such as a backdrop, dominate the error itself, and small movements hardly count.
+        data_seed: Seed of the Stage stream from which the features were made. Its prompts are paraphrased anew each time. None
+            takes the cached prompts, as for your own clips.
+        verb_shares: `verb_shares` of that stream, see [`StageClips`].
+        validation: Clips to make every `trainer.validate_every` steps, see [`ValidationConfig`]; None for none.
     """
 
     trainer: TrainerConfig
@@ -263,13 +263,12 @@ class TransformerTraining:
             raise ValueError("`text_encoder` needs `tokenizer`, the folder of its tokenizer.")
         if self.text_encoder is None and self.initial_text_encoder is not None:
             raise ValueError(
-                f"`initial_text_encoder` is {self.initial_text_encoder}, but `text_encoder` is null, so that none learns: leave it "
-                "out."
+                f"`initial_text_encoder` is {self.initial_text_encoder}, but with `text_encoder` null none is trained: leave it out."
             )
         if self.text_encoder is None and self.data_seed is not None:
             raise ValueError(
-                "`text_encoder` is null, so that prompts are those whose embeddings the features hold, but `data_seed` "
-                f"{self.data_seed} paraphrases them anew: set it to null, too."
+                f"`text_encoder` is null, which takes the cached embeddings, but `data_seed` {self.data_seed} paraphrases the prompts: "
+                "set it to null, too."
             )
         if self.text_dropout + self.plan_dropout + self.joint_dropout > 1:
             raise ValueError(
@@ -288,7 +287,8 @@ class TransformerTraining:
                     )
         if not any(self.task_weights.values()):
             raise ValueError(f"`task_weights` is {self.task_weights}: give one task at least a weight above 0.")
-        for name in ("independent_timesteps", "given_share", "reference_share", "cue_dropout"):
+        shares = ("text_dropout", "plan_dropout", "joint_dropout", "cue_dropout")
+        for name in (*shares, "independent_timesteps", "given_share", "reference_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` is a share, in [0, 1], got {getattr(self, name)}.")
         if not 0 <= self.motion_weight < math.inf:
@@ -301,12 +301,12 @@ class TransformerTraining:
 
     @property
     def uses_flagged(self) -> bool:
-        """Whether silent and static clips can be trained on: there is a task for either."""
+        """Whether silent and static clips can be trained on: both need a task."""
         return {"t2v", "t2a"} <= set(self.tasks)
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Names of the tasks that are trained, in the order of [`TASKS`]."""
+        """Names of the trained tasks, in the order of [`TASKS`]."""
         return tuple(name for name in TASKS if self.task_weights.get(name) or self.synergy_weights.get(name))
 
 
@@ -317,19 +317,18 @@ class LoraTraining:
 
     Args:
         trainer: The run, see [`TrainerConfig`].
-        model: Folder of the pipeline that it is trained on.
-        features: Folder of cached features, made with that pipeline's own encoders.
-        output: Folder to which it is saved, for `pipe.load_lora_weights`.
-        rank: Rank of the matrices: their size and what they can learn.
-        alpha: Scale of what they add, as `alpha / rank`; None takes the rank, a scale of 1.
-        targets: Names of layers that get them, as peft reads them: ends of names.
-        dtype: Of the frozen weights: "float32", "bfloat16" or "float16". The trained ones are float32.
+        model: Folder of the pipeline.
+        features: Folder of cached features, made with the pipeline's own encoders.
+        output: Folder to which the LoRA is saved, for `pipe.load_lora_weights`.
+        rank: Rank of the matrices.
+        alpha: The LoRA is scaled by `alpha / rank`; None takes the rank, a scale of 1.
+        targets: Ends of the names of the adapted layers, as peft reads them.
+        dtype: Data type of the frozen weights: "float32", "bfloat16" or "float16". The trained ones are float32.
         plan: Where plans come from: "encoders", "planner" or "none", see [`TransformerTraining`].
-        cached_text: Whether the prompts' embeddings come from the features (`baton cache --text`), so that the text encoder
-            is not in memory.
-        validation: Clips that are made while it is trained, see [`ValidationConfig`]; by default with the components of
-            `model`.
-        loss: Further settings of the loss, by their names in [`TransformerTraining`], e.g. `text_dropout`.
+        cached_text: Whether the prompts' embeddings come from the features (`baton cache --text`). The text encoder is then not in
+            memory.
+        validation: Clips to make during the training, see [`ValidationConfig`]; by default with the components of `model`.
+        loss: Further settings of the loss, by their names in [`TransformerTraining`], such as `text_dropout`.
     """
 
     trainer: TrainerConfig
@@ -358,14 +357,15 @@ class LoraTraining:
             raise ValueError(f"`output` {self.output} holds a LoRA already: choose another folder, or delete it.")
 
     def transformer_training(self) -> TransformerTraining:
-        """The configuration of the loss, which is that of the transformer itself.
+        """The configuration of the loss.
 
         Raises:
-            ValueError: if `loss` or `plan` is not what it takes.
+            ValueError: if `loss` or `plan` has no such setting, or the folder has no transformer.
         """
         model = Path(self.model)
-        index = json.loads((model / "model_index.json").read_text())
-        parts = {"plan": self.plan, "features": self.features}
+        index, transformer = read_json(model / "model_index.json"), read_json(model / "transformer" / "config.json")
+        transformer = {name: value for name, value in transformer.items() if not name.startswith("_")}
+        parts = {"plan": self.plan, "features": self.features, "transformer": transformer}
         if self.cached_text:
             parts |= {"text_encoder": None, "data_seed": None}
         else:
@@ -374,7 +374,7 @@ class LoraTraining:
             parts |= {name: str(model / name) for name in ("planner", "planner_tokenizer")}
         known = set(TransformerTraining.__dataclass_fields__)
         if wrong := set(self.loss) - (
-            known - {*parts, "trainer", "max_sequence_length", "transformer", "text_encoder", "validation"}
+            known - {*parts, "trainer", "max_sequence_length", "text_encoder", "validation"}
         ):
             raise ValueError(f"`loss` has {', '.join(sorted(wrong))}, which is not a setting of the loss.")
         return TransformerTraining(
@@ -394,27 +394,26 @@ class PlannerTraining:
         audio_semantic_encoder: Folder of the frozen [`AudioSemanticEncoder`].
         output: Folder to which the planner is saved.
         planner: Arguments of [`VAPlannerModel`].
-        language_model: Folder or Hub id of a Qwen3 whose weights the language model starts from, as the paper's does; its
-            configuration has to be that of `planner`. None starts from random ones.
-        initial: Folder of a planner to train on. It may lack the timestamps of `planner`, which then start fresh.
-        lora_rank: Rank of a LoRA that is trained instead of the language model's own weights, and merged into them in the
-            end; placeholders and towers are trained in full. None trains the language model in full, as the paper does.
-        features: Folder that `cache_features` wrote, for targets that are computed already. None computes them as scenes
-            come up, see `num_scenes` and `clips_per_prompt`.
-        data_seed: Seed of the Stage stream that the features were made from, whose prompts are paraphrased anew each time;
-            None takes the prompts of the cache, as for clips of one's own.
-        verb_shares: Those of that stream, see [`StageClips`].
-        num_scenes: Training scenes, whose features are computed once; their prompts are paraphrased at every epoch.
-        clips_per_prompt: Renders of a scene whose features are averaged into one target. The prompt does not say when
-            things happen, so that a scene has many clips; the squared distances to all of them have the gradient of the
-            squared distance to their mean (ours).
+        language_model: Folder or Hub id of a Qwen3 to start the language model from, as in the paper. Its configuration is the one
+            in `planner`. None starts from random weights.
+        initial: Folder of a planner to start from. If it lacks the timestamps of `planner`, they start fresh.
+        lora_rank: Rank of a LoRA on the language model, merged at the end; placeholders and towers are trained in full. None trains
+            the language model in full, as the paper does.
+        features: Folder of cached features, which hold the targets. None computes the targets when a scene first comes up, see
+            `num_scenes` and `clips_per_prompt`.
+        data_seed: Seed of the Stage stream from which the features were made. Its prompts are paraphrased anew each time. None
+            takes the cached prompts, as for your own clips.
+        verb_shares: `verb_shares` of that stream, see [`StageClips`].
+        num_scenes: Training scenes. Their features are computed once, their prompts are paraphrased at every epoch.
+        clips_per_prompt: Renders of a scene whose features are averaged into one target (ours). A prompt does not say when things
+            happen, so a scene has many clips; the mean has the gradient of all of them.
         audio_weight: Weight of an audio token beside a video token; 1 is the paper's plain sum over tokens.
         cue_weight: Weight of the cross-entropy of cues, for a planner with timestamps.
-        cue_texts: Further prompts of Stage with their cues in each batch, a multiple of its size, for the cross-entropy alone. To
-            write down who acts how often, in which order, takes more examples to learn than to plan by it, and text is cheap.
-        cue_tier_weights: How often these prompts are of each tier, in any scale; None draws all tiers equally often.
-        cue_dropout: Share of samples whose cues are left out of what the planner reads, so that it still plans without.
-        evaluation_scenes: Validation scenes over which the explained variance is taken after training; 0 for none.
+        cue_texts: Further prompts with their cues in each batch, for the cross-entropy alone; a multiple of the batch size. Writing
+            cues takes more examples to learn than planning by them, and text is cheap.
+        cue_tier_weights: Relative frequency of the tiers in these prompts; None draws all tiers equally often.
+        cue_dropout: Share of samples that are planned without cues.
+        evaluation_scenes: Validation scenes for the explained variance after training; 0 for none.
     """
 
     trainer: TrainerConfig
@@ -451,7 +450,8 @@ class PlannerTraining:
             raise ValueError(f"`cue_dropout` is a share of the samples, in [0, 1], got {self.cue_dropout}.")
         if self.clips_per_prompt > 1 and self.planner.get("first_timestamp_id") is not None:
             raise ValueError(
-                f"`clips_per_prompt` is {self.clips_per_prompt}, but a planner with timestamps learns each clip with its cues: 1."
+                f"`clips_per_prompt` is {self.clips_per_prompt}, but a planner with timestamps learns each clip with its own cues: set it "
+                "to 1."
             )
 
 

@@ -30,15 +30,15 @@ from .tasks import TASKS
 
 def visited_states(config: TransformerTraining, modality: str, other: str = "made") -> frozenset[Anchor]:
     """
-    The passes of guidance whose prediction of a modality is trained: anchors beyond these are untrained states.
+    The guidance passes that a training covers for one modality; any other anchor is an untrained state.
 
-    Text, plan and task are drawn apart, so that every combination of what they drop is visited. Without a plan, anchors
-    are those that [`Anchor.resolve`] gives.
+    Text, plan and task are drawn independently, so all their combinations occur. Without a plan, [`Anchor.resolve`] simplifies the
+    anchors.
 
     Args:
         config: The training.
         modality: "video" or "audio".
-        other: Whether the other modality is "made" along with it, "given" (A2V, V2A) or there is "none" (T2V, T2A).
+        other: The other modality is "made" too, "given" (A2V, V2A), or there is "none" (T2V, T2A).
     """
     other_modality, replaced = {"video": ("audio", "mute"), "audio": ("video", "static")}[modality]
     routed = {
@@ -78,7 +78,7 @@ def static_latents(vae: AutoencoderKLWan, num_frames: int, height: int, width: i
     Normalised latents of a motionless mid-grey clip: the static anchor of SyncCFG (arXiv:2511.21579).
 
     Args:
-        vae: The video's autoencoder.
+        vae: The video autoencoder.
         num_frames, height, width: Size of the latents.
 
     Returns:
@@ -90,7 +90,7 @@ def static_latents(vae: AutoencoderKLWan, num_frames: int, height: int, width: i
 
 @torch.no_grad()
 def held_latents(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
-    """Normalised latents of clips that stand still at their first picture, the static anchor of SyncCFG where a picture is given;
+    """Normalised latents of clips that show their first picture throughout: the static anchor of SyncCFG with a given picture.
     `latents` and the result are `(batch_size, num_channels, num_frames, height, width)`."""
     pictures = decode_clip(vae, denormalise_latents(vae, latents[:, :, :1])).clamp(-1, 1)
     return _still_clips(vae, pictures, latents.shape[2])
@@ -115,11 +115,11 @@ class FeatureCollator:
 
     Args:
         max_sequence_length (`int`): text tokens to which prompts are padded.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): the text encoder's, where one learns: gives `text_ids` and `text_mask`
-            `(batch_size, max_sequence_length)`, and those of no text as `empty_text_ids` and `empty_text_mask`, of one row.
-        planner_tokenizer (`PreTrainedTokenizerBase`, *optional*): the planner's, for plans that it predicts: gives `planner_ids` and
-            `planner_mask` `(num_forms, batch_size, length)`. A planner that writes cues has two forms, with the clip's own cues
-            and without any.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): tokenizer of a trained text encoder. Adds `text_ids` and `text_mask`
+            `(batch_size, max_sequence_length)`, and `empty_text_ids` and `empty_text_mask` `(1, max_sequence_length)` of the empty
+            prompt.
+        planner_tokenizer (`PreTrainedTokenizerBase`, *optional*): tokenizer of the planner. Adds `planner_ids` and `planner_mask`
+            `(num_forms, batch_size, length)`: one form, or for a planner that writes cues two, with the clip's cues and without.
         planner_config (*optional*): configuration of the planner.
     """
 
@@ -170,27 +170,26 @@ class FlowMatchingLoss:
     r"""
     Flow matching for both modalities: `z_t = (1 - t) x + t noise`, velocity `noise - x`.
 
-    Every sample of a batch is drawn for one of the configured tasks, as evenly as the batch allows, and all of them pass the
-    model together: a task is a choice of noise levels and of who reads whom, not a code path.
-    Clips that the batch flags as `silent` or `static` are trained in "t2v" or "t2a" instead, the one task that they can teach.
-    Samples lose text, plan or both with the configured shares, whatever their task, so that every anchor of guidance, and
-    the use without a planner, is a trained state.
+    Each sample is drawn for one of the configured tasks, as evenly as the batch allows. All samples pass the model together: a
+    task is a choice of noise levels and visibility, not a code path. Clips flagged `silent` or `static` are trained in "t2v" or
+    "t2a" instead, the only task that they can teach. Independently of the task, samples lose text, plan or both with the configured
+    shares, so that every guidance anchor, and the use without a planner, is a trained state.
 
-    What it logs: `loss = video + audio_weight * audio`, and where a `motion_weight` adds to it, `motion`. With more than one
-    task also, for each task and modality that it supervises, the sum of its samples' losses (`video.a2v`) and their number
-    (`video.a2v.share`), both divided by the batch size; the mean loss of the task is the quotient of the two columns, see
-    [`mean_losses`]. With `noise_bins` the same for ranges of noise levels (`video.noise0.25-0.5`).
+    Logged: `loss = video + audio_weight * audio`, and `motion` if a `motion_weight` adds it. With several tasks also, for each task
+    and supervised modality, the sum of its samples' losses (`video.a2v`) and their number (`video.a2v.share`), both divided by the
+    batch size; the quotient is the mean loss of the task, see [`mean_losses`]. With `noise_bins` the same for ranges of noise levels
+    (`video.noise0.25-0.5`).
 
     Args:
         config ([`TransformerTraining`]): shares, noise levels and weights.
-        features ([`CachedFeatures`]): gives the plan's layout, and without a text encoder the empty prompt's embeddings.
-        planner ([`VAPlannerModel`], *optional*): frozen; makes the plans for `plan="planner"`.
-        vae (`AutoencoderKLWan`, *optional*): encodes what stands for the video in the task "static", once for each shape.
-        audio_vae (`MMAudioVAE`, *optional*): encodes what stands for the audio in the task "mute", likewise.
+        features ([`CachedFeatures`]): give the plan's layout and, without a text encoder, the empty prompt's embeddings.
+        planner ([`VAPlannerModel`], *optional*): frozen planner, for `plan="planner"`.
+        vae (`AutoencoderKLWan`, *optional*): encodes the still video of the task "static", once for each shape.
+        audio_vae (`MMAudioVAE`, *optional*): encodes the silence of the task "mute", once for each shape.
 
     Raises:
-        ValueError: if a task lacks its autoencoder, or the features lack embeddings, or those of the configured length, where
-            no text encoder learns.
+        ValueError: if a task lacks its autoencoder; or, without a text encoder, if the features have no embeddings or another
+            `max_sequence_length`.
     """
 
     def __init__(
@@ -230,10 +229,10 @@ class FlowMatchingLoss:
         """The loss of one batch, as [`Trainer`] wants it."""
         config = self.config
         batch_size, device = len(batch["prompt"]), batch["latents"].device
-        # What decides about shapes is drawn on the CPU: to read it off the device would wait for all that is under way there.
+        # Draws that decide about shapes are made on the CPU: reading them off the device would wait for its queue.
         host = torch.Generator().manual_seed(step_seed(generator.initial_seed(), step, 1))
 
-        # 1. Every sample once in a task that is drawn, and once in each task of Cross-Task Synergy
+        # 1. Each sample once in a drawn task, and once in each task of Cross-Task Synergy
         synergy = {name: weight for name, weight in config.synergy_weights.items() if weight > 0}
         repeats = 1 + len(synergy)
         latents = batch["latents"].repeat_interleave(repeats, dim=0)
@@ -248,12 +247,12 @@ class FlowMatchingLoss:
                 task = torch.where(flagged, config.tasks.index(name), task)
         trains_video, trains_audio = self._where(task, "video", "noisy"), self._where(task, "audio", "noisy")
 
-        # 2. Noise levels, of rows and of their latents in time: what is given is at 0
+        # 2. Noise levels of rows and of their latents in time; given latents are at 0
         row_level, audio_row_level = self._draw_noise_levels(len(task), generator)
         noisy, audio_noisy = self._draw_noisy(task, latents.shape[2], audio_latents.shape[1], generator)
         level, audio_level = row_level[:, None] * noisy, audio_row_level[:, None] * audio_noisy
 
-        # 3. What the model sees of the clip
+        # 3. Noised latents, still conditions and reference audio
         noise = torch.randn(latents.shape, generator=generator, device=device)
         audio_noise = torch.randn(audio_latents.shape, generator=generator, device=device)
         t, audio_t = level[:, None, :, None, None], audio_level[:, :, None]
@@ -267,7 +266,7 @@ class FlowMatchingLoss:
             audio_noised = torch.where(still, self._still_latents(audio_latents), audio_noised)
         reference_audio = self._reference_audio(audio_latents, host)
 
-        # 4. What it sees of text and plan
+        # 4. Text and plan
         draw = torch.rand(len(task), generator=generator, device=device)
         loses_text = draw < config.text_dropout + config.joint_dropout
         loses_plan = (draw >= config.text_dropout) & (
@@ -292,7 +291,7 @@ class FlowMatchingLoss:
             reference_audio,
         )
 
-        # 6. Errors of each row, over its noisy latents; the loss takes those of supervised modalities, weighted by term
+        # 6. Errors of each row over its noisy latents; supervised modalities are weighted and summed
         error = velocity.float() - (noise - latents)
         errors = error.square().mean(dim=(1, 3, 4))
         audio_errors = (audio_velocity.float() - (audio_noise - audio_latents)).square().mean(dim=2)
@@ -307,7 +306,7 @@ class FlowMatchingLoss:
             **self._losses_by_group("audio", audio_errors.detach(), task, trains_audio, audio_row_level, batch_size),
         }
 
-        # 7. Errors of the video's change in time, between latents that are both noisy
+        # 7. Error of the video's change between neighbouring noisy latents
         if config.motion_weight > 0:
             change_errors = error.diff(dim=2).square().mean(dim=(1, 3, 4))
             change_errors = _mean_where(noisy[:, 1:] & noisy[:, :-1], change_errors)
@@ -325,14 +324,14 @@ class FlowMatchingLoss:
     def _draw_noisy(
         self, task: torch.Tensor, num_frames: int, audio_length: int, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which latents in time are noisy, `(num_rows, num_frames)` and `(num_rows, audio_length)`, the others being given."""
+        """Which latents in time are noisy, `(num_rows, num_frames)` and `(num_rows, audio_length)`; the others are given."""
         noisy = self._where(task, "video", "noisy", "absent")[:, None].expand(-1, num_frames)
         audio_noisy = self._where(task, "audio", "noisy", "absent")[:, None].expand(-1, audio_length)
         if self.config.given_share == 0:
             return noisy, audio_noisy
 
-        # Seconds between which each modality is made, in three forms: after the first picture, after a beginning of both,
-        # between two instants of each.
+        # Each modality is made between two instants, in seconds. Three forms: after the first picture, after a beginning of both, or
+        # within a span of each.
         geometry, device = self._geometry, task.device
         spans = coordinates.video_latent_spans(num_frames, geometry.frame_rate, geometry.temporal_stride)
         spans = _sent(torch.tensor(spans), device)
@@ -375,21 +374,21 @@ class FlowMatchingLoss:
         return torch.searchsorted(ends, places, right=True).clamp(max=len(weights) - 1)
 
     def _where(self, task: torch.Tensor, modality: str, *states: str) -> torch.Tensor:
-        """Which rows have a modality in one of some states."""
+        """Which rows have a modality in one of the states."""
         values = [getattr(TASKS[name], modality) in states for name in self.config.tasks]
         return _sent(torch.tensor(values), task.device)[task]
 
     def _visibility(self, task: torch.Tensor, reader: str, other: str) -> bool | torch.Tensor:
-        """Who reads: one value if all tasks agree, so that nothing is masked in vain, or one for each row."""
+        """Whether `reader` reads `other`: one value if all tasks agree, so that no mask is needed, else one for each row."""
         values = [TASKS[name].reads(reader, other, self.config.clean_reads_noisy) for name in self.config.tasks]
         return values[0] if len(set(values)) == 1 else _sent(torch.tensor(values), task.device)[task]
 
     def _timestep(self, level: torch.Tensor) -> torch.Tensor:
-        """Timesteps of the noise levels `(num_rows, length)`: one for a row, or one for a latent in time where parts are given."""
+        """Timesteps of the noise levels `(num_rows, length)`: one for each row or, with given parts, for each latent in time."""
         return 1000 * (level[:, 0] if self.config.given_share == 0 else level)
 
     def _still_latents(self, like: torch.Tensor) -> torch.Tensor:
-        """What stands for a clip's own latents in a still condition, encoded once for each shape."""
+        """The still condition in place of a clip's own latents, encoded once for each shape."""
         shape = like.shape[1:]
         if shape not in self._still:
             still = static_latents(self.vae, *shape[1:]) if len(shape) == 4 else mute_latents(self.audio_vae, shape[0])
@@ -397,7 +396,7 @@ class FlowMatchingLoss:
         return self._still[shape]
 
     def _still_videos(self, latents: torch.Tensor, drawn_task: torch.Tensor, host: torch.Generator) -> torch.Tensor:
-        """The video of still rows: a grey clip, or where pictures are given, half of the time the row's own first one, held."""
+        """The video of still rows: a grey clip or, with given parts, half of the time the row's own first picture."""
         videos = self._still_latents(latents)
         if self.config.given_share == 0:
             return videos
@@ -435,7 +434,7 @@ class FlowMatchingLoss:
     def _text(
         self, batch: dict[str, Any], repeats: int, lost: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Token ids of the rows' prompts and their mask, or the features' embeddings; of no text where it is `lost`."""
+        """Token ids and mask of the rows' prompts, or cached embeddings; rows that `lost` their text get the empty prompt."""
         if self.config.text_encoder is None:
             embeds = batch["prompt_embeds"].repeat_interleave(repeats, dim=0)
             empty = _sent(self.features.empty_prompt_embeds.to(embeds.dtype), embeds.device)
@@ -467,18 +466,18 @@ class FlowMatchingLoss:
 
 
 def _sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Small values on the device; what is under way there is not waited for."""
+    """Small values, copied to the device without waiting for its queue."""
     return values.to(device, non_blocking=True)
 
 
 def _mean_where(mask: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """The mean of each row of `values` `(num_rows, length)` over what the `mask` holds; 0 where it holds nothing."""
+    """The mean of each row of `values` `(num_rows, length)` over its `mask`; 0 for an empty mask."""
     return (values * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 
 
 def mean_losses(path: str | Path) -> list[dict[str, float]]:
     """
-    The learning curves of a run, with the mean loss of each task in place of its sums.
+    The learning curves of a run, with the mean loss of each task instead of its sum and share.
 
     Args:
         path: The `log.csv` of a run.

@@ -1,4 +1,4 @@
-"""What training scripts share: a configuration file with overrides, a seed, and errors that are one sentence."""
+"""The command line of training scripts: a configuration file with overrides, a seed, and errors of one sentence."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def run(main: Callable[..., None], config_class: type, description: str | None, 
     """
     Runs a training script on its command line, `SCRIPT CONFIG.yaml [key=value ...]`.
 
-    It ends in `SystemExit` with 0 (done), 1 (failed), 2 (wrong input) or 130 (interrupted). What went wrong is one sentence;
-    `BATON_DEBUG=1` shows the traceback, too.
+    It ends in `SystemExit` with 0 (done), 1 (failed), 2 (wrong input) or 130 (interrupted). An error is one sentence;
+    `BATON_DEBUG=1` adds the traceback.
 
     Args:
-        main: Called with the configuration and the flags. The generators of random numbers are seeded before. What takes long to
-            import, it imports itself: a mistake in the configuration is then told at once.
-        config_class: The dataclass of the configuration. Its `trainer` is a [`TrainerConfig`], whose seed is taken.
-        description: What `--help` says.
-        flags: Names of switches with their help.
+        main: Called with the configuration and the flags, after the random generators are seeded. It imports slow packages itself,
+            so that mistakes in the configuration are reported at once.
+        config_class: The dataclass of the configuration. Its `trainer` is a [`TrainerConfig`], which has the seed.
+        description: Text of `--help`.
+        flags: Switches: their names and help.
     """
     run_one_of({None: (main, config_class)}, description, **flags)
 
@@ -37,8 +37,8 @@ def run_one_of(
 
     Args:
         recipes: `main` and `config_class` of each, by name.
-        description: What `--help` says.
-        flags: Names of switches with their help.
+        description: Text of `--help`.
+        flags: Switches: their names and help.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if None not in recipes:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Task:
     """
-    What a sample teaches: the state of either modality, from which follows who is supervised and who reads whom.
+    What a sample teaches: the state of each modality. The states decide which modality is supervised and which reads the other.
 
-    A modality is "noisy" (it is to be denoised, and supervised), "absent" (nobody reads it), "clean" (the clip's own, at
-    timestep 0) or "still" (in place of the clip's own a motionless picture or silence, at timestep 0). What the noisy
-    modality has to become is the clip's own in every case: a still condition says nothing about it, as a dropped one.
+    A modality is "noisy" (denoised and supervised), "absent" (never read), "clean" (the clip's own, at timestep 0) or "still" (a
+    motionless picture or silence, at timestep 0). The target of a noisy modality is always the clip's own: a still condition says
+    nothing about it, like a dropped one.
 
     Args:
         video: The state of the video.

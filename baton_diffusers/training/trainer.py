@@ -1,7 +1,7 @@
-"""One resumable training loop, shared by every part of the system.
+"""The training loop of all parts of the system; it can be stopped and resumed at any step.
 
-A run is a folder. It holds `config.yaml`, `log.csv` (the learning curves) and `checkpoints/`; running the same command
-again goes on from the newest checkpoint. Started by `accelerate launch`, the same command trains in several processes.
+A run is a folder with `config.yaml`, `log.csv` (the learning curves) and `checkpoints/`. The same command goes on from the newest
+checkpoint. With `accelerate launch`, it trains in several processes.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from .seeds import step_seed
 
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "muon": Muon}
 
-# Settings of a training that may change while a run lasts.
+# Settings that may change when a run goes on.
 _OF_THE_RUN = ("trainer", "validation", "evaluation_scenes", "output", "export")
 
 
@@ -68,27 +68,26 @@ class Trainer:
     """
     Minimises a loss over an endless dataset, and can be stopped and resumed at any step.
 
-    Step `s` sees the samples `s * batch_size ... (s + 1) * batch_size - 1`, cut into as many equal parts as there are
-    processes times `gradient_accumulation`. Each part draws all its randomness from a generator seeded by the run's seed,
-    `s` and its own number. So a run resumed makes the same steps as one never interrupted, and several processes make the
-    same as one that computes the parts one after another.
+    Step `s` sees the samples `s * batch_size ... (s + 1) * batch_size - 1`, in `processes * gradient_accumulation` equal parts. Each
+    part has its own generator, seeded by the run's seed, `s` and the part's number. So a resumed run makes the same steps as an
+    uninterrupted one, and several processes make the same steps as one process with as many parts.
 
     Args:
         config: See [`TrainerConfig`].
-        module: What is trained: its parameters that require a gradient.
+        module: The module; parameters that require a gradient are trained.
         loss_fn: `loss_fn(module, batch, generator, step)` returns a dictionary of scalar tensors, the same names at every
-            step. `"loss"` is minimised; all are logged. `module` is to be *called*, once (it may be compiled or wrapped); the
-            batch and the generator are on its device. If the loss has models of its own, its method `to(device)` moves them.
+            step. `"loss"` is minimised; all are logged. It *calls* `module` once (the module may be compiled or wrapped). Batch and
+            generator are on its device. If the loss has models of its own, its method `to(device)` moves them.
         dataset: See [`IndexedDataset`].
-        parameter_groups: Parameter groups of the optimiser, where the default (decay for matrices, none for vectors) does not
-            do. A group's `lr` replaces `config.learning_rate`.
+        parameter_groups: Parameter groups of the optimiser; by default weight decay for matrices and none for vectors. A group's
+            `lr` replaces `config.learning_rate`.
         collate_fn: Turns a list of samples into a batch; default: PyTorch's.
-        save_frozen: Whether checkpoints hold the parameters of `module` that do not require a gradient, too. Without them
-            they are as small as what is trained; the module has to be built alike to resume.
-        validate: `validate(module, step)` looks at what is trained so far (the moving average, where there is one) and
-            returns numbers by name, for `validation.csv` and the trackers. It takes no time of `max_minutes`.
-        settings: A dataclass with all that decides what is learnt, `config` as its `trainer`. The run keeps it, and goes on only
-            with the same, but for what is said of the trainer, of validation and of where results go.
+        save_frozen: Whether checkpoints also hold frozen parameters. Without them they are smaller, and a resumed run takes the
+            frozen parameters of `module`.
+        validate: `validate(module, step)` gets the module with its current weights (their moving average, if there is one) and
+            returns numbers by name, for `validation.csv` and the trackers. Its time does not count for `max_minutes`.
+        settings: A dataclass of all settings, with `config` as its `trainer`. A run goes on only with equal settings, except for
+            the trainer's, validation's and output folders.
 
     Raises:
         ValueError: If nothing in `module` requires a gradient, `batch_size` does not divide into parts, nothing in `module`
@@ -152,7 +151,7 @@ class Trainer:
             log_with=list(trackers) or None,
             project_dir=config.run_dir,
             kwargs_handlers=[
-                # parts of a model may lie idle in a step, such as plan attention where no sample has a plan
+                # some parameters have no gradient in a step, such as plan attention in a batch without plans
                 DistributedDataParallelKwargs(find_unused_parameters=True),
                 # the others wait while the main process validates or saves, for longer than the usual 10 minutes
                 InitProcessGroupKwargs(timeout=timedelta(hours=4)),
@@ -164,7 +163,7 @@ class Trainer:
                 f"`batch_size` is {config.batch_size}, but must be a multiple of {parts}: {self.accelerator.num_processes} "
                 f"processes times `gradient_accumulation` {config.gradient_accumulation}."
             )
-        # What accelerate spreads over processes it also gathers and saves itself.
+        # accelerate gathers and saves sharded models itself.
         self._sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             if config.gradient_accumulation > 1:
@@ -203,15 +202,15 @@ class Trainer:
 
     @property
     def device(self) -> torch.device:
-        """Where the module is trained."""
+        """The device of the training."""
         return self.accelerator.device
 
     def trained_module(self) -> nn.Module:
         """
-        Ends the training: the module with the moving average of its weights, where there is one, in evaluation mode.
+        Ends the training. Returns the module with the moving average of its weights, if there is one, in evaluation mode.
 
-        A model that FSDP or DeepSpeed has spread over processes is gathered for saving: the main process gets its weights, on
-        the CPU, the others a module without any.
+        A model sharded by FSDP or DeepSpeed is gathered: the main process gets its weights, on the CPU, the others a module
+        without weights.
         """
         if self._average is not None:
             self._average.swap()
@@ -232,7 +231,7 @@ class Trainer:
         return min(1.0, max(self.step / self.config.steps, minutes))
 
     def learning_rate_factor(self) -> float:
-        """What the learning rates are multiplied by at the current step."""
+        """The factor of all learning rates at the current step."""
         warmup = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
         decay_fraction = self.config.decay_fraction
         decay = min(1.0, (1 - self.progress()) / decay_fraction) if decay_fraction > 0 else 1.0
@@ -337,7 +336,7 @@ class Trainer:
             print(f"{self.run_dir}: step {self.step}; {waiting:.1%} of the time was spent waiting for data")
 
     def save_checkpoint(self) -> Path:
-        """Writes weights, moving average, optimiser and position, whole or not at all; deletes what is too old to keep."""
+        """Writes weights, moving average, optimiser and position, whole or not at all. Deletes old checkpoints."""
         position = {"step": self.step, "seconds": self.seconds, "settings": self.settings}
         path = self.run_dir / "checkpoints" / f"step_{self.step:08d}"
         if self._sharded:
@@ -417,7 +416,7 @@ class Trainer:
                 )
 
     def _on_main(self, do: Callable[[], Any]) -> None:
-        """Does something in the main process alone; what goes wrong there goes wrong in all."""
+        """Calls `do` in the main process; its error is raised in all processes."""
         errors: list[Exception | None] = [None]
         if self.accelerator.is_main_process:
             try:
@@ -432,7 +431,7 @@ class Trainer:
         return f"ema-{self.accelerator.process_index}-of-{self.accelerator.num_processes}.pt"
 
     def _train_mode(self) -> None:
-        """Training mode, but for parts that are frozen: their dropout would blur what the others learn from."""
+        """Training mode; frozen parts stay in evaluation mode, without dropout."""
         self._wrapped.train()
         for part in self.module.modules():
             parameters = [*part.parameters()]
