@@ -10,6 +10,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _MODULES = {
+    "BatonAutoBlocks": "pipelines.modular_blocks",
+    "BatonModularPipeline": "pipelines.modular_pipeline",
     "BatonPipeline": "pipelines.pipeline_baton",
     "BatonPipelineOutput": "pipelines.pipeline_output",
     "Clip": "media",

@@ -53,6 +53,7 @@ from baton_diffusers.models.checkpoint_files import (
 )
 from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
 from baton_diffusers.models.va_planner import VAPlannerModel
+from baton_diffusers.pipelines.modular_pipeline import write_modular_files
 
 
 # By the names of Ovi's files: the default size of clips, and the form of prompts. Ovi rounds 720 to 704.
@@ -342,6 +343,7 @@ def convert(arguments: argparse.Namespace) -> Path:
         for name, part in parts.items():
             part.save(folder / name)
         pipe.save_config(folder)
+        write_modular_files(folder, pipe.config)
     return arguments.output
 
 

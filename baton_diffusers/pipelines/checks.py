@@ -9,6 +9,9 @@ from typing import Any
 import torch
 
 
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
 def check_whole_number(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
     """Refuses what is not an integer of at least `least` and at most `most`; `True` and `False` are no numbers."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
@@ -73,6 +76,12 @@ def check_callback(callback: Any, tensor_inputs: Any, allowed: Sequence[str]) ->
     unknown = [name for name in tensor_inputs if name not in allowed]
     if unknown:
         raise ValueError(f"`callback_on_step_end_tensor_inputs` names {unknown}, but must be from {allowed}.")
+
+
+def check_output_type(output_type: Any) -> None:
+    """Refuses an output that is not made."""
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(f"`output_type` is {output_type!r}, but must be one of {OUTPUT_TYPES}.")
 
 
 def check_finite(values: Any, what: str, cause: str) -> None:

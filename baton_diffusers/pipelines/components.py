@@ -52,14 +52,25 @@ CHECKED = (
     "plan_checker",
 )
 
-# What the pipeline's configuration keeps of the transformer's, for a pipeline that is loaded without it.
-_LATENT_FORMAT = ("frame_rate", "temporal_stride", "patch_size", "audio_latent_rate", "audio_latent_min_coverage")
+
+def latent_format(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Rates, strides and channels of the latents, as far as the configurations of these components tell them."""
+    found: dict[str, Any] = {}
+    if (transformer := _config(parts, "transformer")) is not None:
+        for name in ("frame_rate", "temporal_stride", "audio_latent_rate", "audio_latent_min_coverage"):
+            found[name] = transformer[name]
+        found["patch_size"] = list(transformer.patch_size)
+        found["channels"], found["audio_channels"] = transformer.in_channels, transformer.audio_in_channels
+    if (vae := _config(parts, "vae")) is not None:
+        found["spatial_stride"], found["temporal_stride"] = vae.scale_factor_spatial, vae.scale_factor_temporal
+        found["channels"] = vae.z_dim
+    if (audio_vae := _config(parts, "audio_vae")) is not None:
+        found["sampling_rate"], found["audio_channels"] = audio_vae.sample_rate, audio_vae.latent_channels
+    return found
 
 
-def transformer_format(transformer: Any) -> dict[str, Any]:
-    """Rates and strides of a transformer's latents, as JSON holds them."""
-    values = {name: transformer.config[name] for name in _LATENT_FORMAT}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+def _config(parts: Mapping[str, Any], name: str) -> Any:
+    return getattr(parts.get(name), "config", None)
 
 
 class ClipGeometry:
@@ -70,19 +81,20 @@ class ClipGeometry:
 
     @property
     def latent_format(self) -> dict[str, Any]:
-        """Rates and strides of the latents: the transformer's, or without one those in the pipeline's configuration.
+        """Rates, strides and channels of the latents: those of the loaded components, for others the pipeline's configuration.
 
         Raises:
-            ValueError: if there is neither.
+            ValueError: if neither tells the frame rate.
         """
-        if getattr(self, "transformer", None) is not None:
-            return transformer_format(self.transformer)
-        if not self.config.get("latent_format"):
+        names = ("transformer", "vae", "audio_vae")
+        found = latent_format({name: getattr(self, name, None) for name in names})
+        found = {**(self.config.get("latent_format") or {}), **found}
+        if "frame_rate" not in found:
             raise ValueError(
                 "the frame rate of the clips is unknown: load the pipeline with its `transformer`, or save it again, which writes "
                 "`latent_format` into its configuration."
             )
-        return self.config["latent_format"]
+        return found
 
     @property
     def frame_rate(self) -> float:
@@ -92,13 +104,13 @@ class ClipGeometry:
     @property
     def sampling_rate(self) -> int:
         """Audio samples per second of the clips."""
-        return self.audio_vae.config.sample_rate
+        return self.latent_format["sampling_rate"]
 
     @property
     def size_multiples(self) -> tuple[int, int]:
         """What height and width in pixels must be multiples of."""
-        stride = self.vae.config.scale_factor_spatial
-        return tuple(stride * patch for patch in self.latent_format["patch_size"][1:])
+        found = self.latent_format
+        return tuple(found["spatial_stride"] * patch for patch in found["patch_size"][1:])
 
     def clip_duration(self, num_frames: int) -> float:
         """Seconds that a number of frames last."""
@@ -117,11 +129,14 @@ class ClipGeometry:
         Raises:
             ValueError: if `num_frames` is not 1 more than a multiple of the VAE's temporal stride.
         """
-        stride = self.vae.config.scale_factor_spatial
-        latent_frames = coordinates.num_latent_frames(size.num_frames, self.vae.config.scale_factor_temporal)
+        found = self.latent_format
+        stride, latent_frames = (
+            found["spatial_stride"],
+            coordinates.num_latent_frames(size.num_frames, found["temporal_stride"]),
+        )
         return (
-            (num_clips, self.vae.config.z_dim, latent_frames, size.height // stride, size.width // stride),
-            (num_clips, self.audio_length(size.num_frames), self.audio_vae.config.latent_channels),
+            (num_clips, found["channels"], latent_frames, size.height // stride, size.width // stride),
+            (num_clips, self.audio_length(size.num_frames), found["audio_channels"]),
         )
 
 
@@ -256,14 +271,17 @@ class CheckedComponents:
         if not self._registering and name in CHECKED:
             check_components({**self.__dict__, name: value})
         super().__setattr__(name, value)
-        if name == "transformer" and value is not None and "latent_format" in self.config:
-            self.register_to_config(latent_format=transformer_format(value))
+        if name in ("transformer", "vae", "audio_vae") and value is not None and "latent_format" in self.config:
+            self.register_to_config(latent_format=self.latent_format)
 
     def register_settings(self, **settings: Any) -> None:
         """Registers settings; those that are `None` are the ones of the last pipeline that had the transformer, or the defaults."""
         remembered = getattr(self.transformer, "pipeline_settings", {})
         settings = {name: value for name, value in settings.items() if value is not None}
         self.register_to_config(**{**SETTINGS, **remembered, **settings})
+        self.register_to_config(
+            latent_format={**(self.config.latent_format or {}), **latent_format(self.__dict__)} or None
+        )
 
     def register_to_config(self, **kwargs: Any) -> None:
         """As in diffusers. The transformer remembers the settings for pipelines that are made of this one's components."""

@@ -6,7 +6,7 @@ the denoising loop. The functions take a pipeline, or another object with its co
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,6 +65,21 @@ class KnownLatents:
         placed = mask.view(shape).to(latents.device)
         return cls(latents * placed, placed, bool(mask.any()), bool(mask.all()))
 
+    @classmethod
+    def nothing(
+        cls, pipe: BatonPipeline, given: Given, size: ClipSize, device: torch.device
+    ) -> tuple[KnownLatents, KnownLatents]:
+        """Both modalities of clips of which nothing is known; with `only`, all of the other modality counts as known."""
+        shapes, masks = pipe.latent_shapes(1, size), given.settled_masks(pipe, size.num_frames)
+        return tuple(
+            cls.place(torch.zeros(shape, device=device), mask, dim)
+            for shape, mask, dim in zip(shapes, masks, (2, 1), strict=True)
+        )
+
+    def for_clips(self, num_clips: int) -> KnownLatents:
+        """The known latents, each clip repeated in a row to make `num_clips`."""
+        return replace(self, latents=repeated(self.latents, num_clips))
+
     def keep(self, latents: torch.Tensor) -> torch.Tensor:
         """`latents` with the clean ones where they are known."""
         return torch.where(self.mask, self.latents, latents) if self.any else latents
@@ -80,6 +95,11 @@ class KnownLatents:
         if self.any and not self.all:
             return torch.where(self.mask.flatten(), 0.0, timestep).expand(num_clips, -1)
         return (timestep * 0 if self.all else timestep).expand(num_clips)
+
+
+def repeated(latents: torch.Tensor | None, num_clips: int) -> torch.Tensor | None:
+    """Latents with each clip repeated in a row to make `num_clips`; `None` stays `None`."""
+    return None if latents is None else latents.repeat_interleave(num_clips // len(latents), dim=0)
 
 
 # The autoencoders
@@ -209,11 +229,11 @@ def encode_given_video(
                 f"{size.height} x {size.width}, which this model takes."
             )
         length = int(mask.nonzero().max()) + 1  # latent frames depend on earlier pixel frames alone
-        num_given = (length - 1) * pipe.vae.config.scale_factor_temporal + 1
+        num_given = (length - 1) * pipe.latent_format["temporal_stride"] + 1
         frames = model_frames(given.video, num_given, pipe.frame_rate, size.height, size.width)
         encoded = encode_video(pipe, frames.to(device))
         check_finite(encoded, "the latents of the given picture hold", _DAMAGED.format("`vae`"))
-        latents[:, :, :length] = encoded.repeat_interleave(num_clips // len(encoded), dim=0)
+        latents[:, :, :length] = repeated(encoded, num_clips)
     return KnownLatents.place(latents, given.settled_masks(pipe, size.num_frames)[0], dim=2)
 
 
@@ -224,14 +244,13 @@ def encode_given_audio(
     """The known audio latents; with `only="video"` all of them count as known, and none is read. Arguments as for
     `encode_given_video`, with `audio_vae` as the component."""
     _, mask = given.known_masks(pipe, size.num_frames)
-    shape = (num_clips, pipe.audio_length(size.num_frames), pipe.audio_vae.config.latent_channels)
-    latents = torch.zeros(shape, device=device)
+    latents = torch.zeros(pipe.latent_shapes(num_clips, size)[1], device=device)
     if mask.any():
         length = int(mask.nonzero().max()) + 1
         num_samples = length * pipe.audio_vae.latent_hop_length
         encoded = encode_audio(pipe, model_waveform(given.audio, num_samples, pipe.sampling_rate).to(device))
         check_finite(encoded, "the latents of the given sound hold", _DAMAGED.format("`audio_vae`"))
-        latents[:, :length] = encoded.repeat_interleave(num_clips // len(encoded), dim=0)
+        latents[:, :length] = repeated(encoded, num_clips)
     return KnownLatents.place(latents, given.settled_masks(pipe, size.num_frames)[1], dim=1)
 
 
@@ -246,7 +265,7 @@ def reference_latents(pipe: BatonPipeline, given: Given, num_clips: int, device:
     waveform = model_waveform(reference, length * pipe.audio_vae.latent_hop_length, pipe.sampling_rate)
     latents = encode_audio(pipe, waveform.to(device))
     check_finite(latents, "the latents of the reference audio hold", _DAMAGED.format("`audio_vae`"))
-    return latents.repeat_interleave(num_clips // len(latents), dim=0)
+    return repeated(latents, num_clips)
 
 
 @torch.no_grad()
@@ -259,7 +278,7 @@ def still_latents(
     if given.known_masks(pipe, size.num_frames)[0][0]:
         frame = model_frames(given.video, 1, pipe.frame_rate, size.height, size.width)
     still = encode_video(pipe, frame.expand(-1, -1, size.num_frames, -1, -1).to(device))
-    return still.repeat_interleave(num_clips // len(still), dim=0)
+    return repeated(still, num_clips)
 
 
 @torch.no_grad()

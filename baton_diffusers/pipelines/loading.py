@@ -15,6 +15,7 @@ from diffusers.utils import logging
 
 from ..files import read_json
 from ..models.checkpoint_files import check_component, component_class
+from .modular_pipeline import write_modular_files
 
 
 _PIPELINE_FILE = '''"""Lets `DiffusionPipeline.from_pretrained(..., custom_pipeline="pipeline", trust_remote_code=True)` find the class."""
@@ -74,7 +75,8 @@ class BatonLoadingMixin:
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         r"""
         Saves all components; see `DiffusionPipeline.save_pretrained` for the arguments. A small `pipeline.py` beside the
-        index lets plain `DiffusionPipeline.from_pretrained(..., custom_pipeline="pipeline")` load the folder.
+        index lets plain `DiffusionPipeline.from_pretrained(..., custom_pipeline="pipeline")` load the folder, and the files of
+        [`write_modular_files`] let `ModularPipeline.from_pretrained(..., trust_remote_code=True)`.
 
         LoRA layers are not saved with the transformer, only what `fuse_lora` has added to its weights: a warning says so.
         """
@@ -86,6 +88,7 @@ class BatonLoadingMixin:
             class_name = type(getattr(self, name)).__name__
             if self.config[name][0] == "diffusers" and not hasattr(diffusers, class_name):
                 self.register_to_config(**{name: ("diffusers.guiders", class_name)})
+        write_modular_files(folder, self.config, kwargs.get("repo_id") if kwargs.get("push_to_hub") else None)
         adapters = list(getattr(self.transformer, "peft_config", {}))
         if adapters:
             logger.warning(

@@ -29,7 +29,7 @@ from ..models.vocoder_griffin_lim import GriffinLimVocoder
 from ..plan import SemanticPlan
 from ..schedulers import set_timesteps
 from . import conditions, planning
-from .checks import check_callback, check_flags, check_whole_number
+from .checks import check_callback, check_flags, check_output_type, check_whole_number
 from .components import (
     CheckedComponents,
     ClipGeometry,
@@ -37,7 +37,6 @@ from .components import (
     in_float32,
     one_call_at_a_time,
     require_components,
-    transformer_format,
 )
 from .conditions import KnownLatents, Noise
 from .denoise import Denoiser, Denoising, Stream, warn_of_lost_guidance
@@ -47,9 +46,6 @@ from .lora import BatonLoraLoaderMixin
 from .pipeline_output import BatonPipelineOutput
 from .planning import PlanRequest
 from .texts import PROMPT_FORMS, TextEmbeddings, Texts, format_prompts
-
-
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
 class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, DiffusionPipeline, BatonLoraLoaderMixin):
@@ -86,8 +82,8 @@ class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, Diffusio
         audio_negative_prompt (`str`, *optional*): the same for the sound; by default it is the picture's.
         prompt_form (`str`, *optional*): how the checkpoint's prompts describe the sound: `"audcap"`, as
             `<AUDCAP>...<ENDAUDCAP>`, or `"audio"`, as `Audio: ...` (Ovi). By default they have no form.
-        latent_format (`dict`, *optional*): rates and strides of the latents, for a pipeline without transformer; otherwise they
-            are the transformer's. `save_pretrained` writes them.
+        latent_format (`dict`, *optional*): rates, strides and channels of the latents, for a pipeline that is loaded without
+            transformer or autoencoders. `save_pretrained` writes them.
 
     Raises:
         ValueError: if the components do not fit one another, or there is no such form.
@@ -154,7 +150,7 @@ class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, Diffusio
             "negative_prompt": negative_prompt,
             "audio_negative_prompt": audio_negative_prompt,
             "prompt_form": prompt_form,
-            "latent_format": latent_format if transformer is None else transformer_format(transformer),
+            "latent_format": latent_format,
         }
         self.register_modules(
             transformer=transformer,
@@ -229,8 +225,7 @@ class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, Diffusio
         size.check_memory(texts.batch_size * num_videos_per_prompt)
         noise.check(self, texts.batch_size * num_videos_per_prompt, size, given.only)
         request.check(self, texts, num_videos_per_prompt, size.num_frames)
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"`output_type` is {output_type!r}, but must be one of {OUTPUT_TYPES}.")
+        check_output_type(output_type)
         return passes
 
     def format_prompt(self, prompt: str | list[str], audio_prompt: str | list[str] | None = None) -> str | list[str]:
@@ -651,7 +646,7 @@ class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, Diffusio
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         request = PlanRequest(plan, use_plan, cues, cue_temperature, num_cue_candidates, num_plan_candidates).read()
-        rates = self.frame_rate, self.sampling_rate, self.vae.config.scale_factor_temporal
+        rates = self.frame_rate, self.sampling_rate, self.latent_format["temporal_stride"]
         given = read_given(*rates, **media, max_seconds=request.longest_clip(self))
         texts = Texts(
             self.format_prompt(prompt, audio_prompt),

@@ -10,7 +10,7 @@ import math
 import os
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -130,21 +130,15 @@ class PlanRequest:
                 )
 
     def _check_plan(self, pipe: BatonPipeline, batch_size: int, num_videos_per_prompt: int, num_frames: int) -> None:
-        config, plan = pipe.transformer.config, self.plan
+        plan = self.plan
         if not isinstance(plan, SemanticPlan):
             raise ValueError(
                 f"`plan` is a {type(plan).__name__}, but has to be a `SemanticPlan`, or the path of its file."
             )
         if not self.use_plan:
             raise ValueError("`plan` was given together with `use_plan=False`: leave one of them out.")
-        if config.video_plan_dim is None:
-            raise ValueError("`plan` was given, but the transformer has no plan layers: leave it out.")
-        widths = plan.video_tokens.shape[2], plan.audio_tokens.shape[2]
-        if widths != (config.video_plan_dim, config.audio_plan_dim):
-            raise ValueError(
-                f"`plan` has tokens of width {widths[0]} (video) and {widths[1]} (audio), but the transformer takes "
-                f"{config.video_plan_dim} and {config.audio_plan_dim}: use a plan made for this checkpoint."
-            )
+        if pipe.transformer is not None:
+            self._check_widths(pipe.transformer.config)
         duration = pipe.clip_duration(num_frames)
         if abs(plan.duration - duration) > 0.5 / pipe.frame_rate:
             raise ValueError(
@@ -157,6 +151,16 @@ class PlanRequest:
                 "each: give one for all, one for each prompt, or one for each clip."
             )
         plan.check_values()
+
+    def _check_widths(self, config: Any) -> None:
+        if config.video_plan_dim is None:
+            raise ValueError("`plan` was given, but the transformer has no plan layers: leave it out.")
+        widths = self.plan.video_tokens.shape[2], self.plan.audio_tokens.shape[2]
+        if widths != (config.video_plan_dim, config.audio_plan_dim):
+            raise ValueError(
+                f"`plan` has tokens of width {widths[0]} (video) and {widths[1]} (audio), but the transformer takes "
+                f"{config.video_plan_dim} and {config.audio_plan_dim}: use a plan made for this checkpoint."
+            )
 
     def make(
         self,

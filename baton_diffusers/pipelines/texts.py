@@ -45,6 +45,22 @@ class TextEmbeddings(NamedTuple):
     negative: torch.Tensor | None
     audio_negative: torch.Tensor | None
 
+    def for_clips(
+        self, num_videos_per_prompt: int, length: int, device: torch.device, dtype: torch.dtype
+    ) -> TextEmbeddings:
+        """Embeddings of `length` tokens, each as often in a row as there are videos per prompt; one negative prompt serves all."""
+        batch_size = len(self.prompt)
+
+        def expand(embeds: torch.Tensor | None) -> torch.Tensor | None:
+            if embeds is None:
+                return None
+            if len(embeds) != batch_size:
+                embeds = embeds.expand(batch_size, -1, -1)
+            embeds = F.pad(embeds.to(device=device, dtype=dtype), (0, 0, 0, length - embeds.shape[1]))
+            return embeds.repeat_interleave(num_videos_per_prompt, dim=0)
+
+        return TextEmbeddings(*map(expand, self))
+
 
 @dataclass(frozen=True)
 class Texts:
@@ -102,7 +118,8 @@ class Texts:
 
     def _check_embeds(self, name: str, embeds: torch.Tensor, pipe: BatonPipeline) -> None:
         check_tensor(name, embeds)
-        length, text_dim = pipe.config.max_sequence_length, pipe.transformer.config.text_dim
+        length = pipe.config.max_sequence_length
+        text_dim = embeds.shape[-1] if pipe.transformer is None else pipe.transformer.config.text_dim
         if embeds.ndim != 3 or embeds.shape[2] != text_dim or embeds.shape[1] > length or not len(embeds):
             raise ValueError(
                 f"`{name}` has shape {tuple(embeds.shape)}, but this model takes (batch_size, text_length of at most {length}, "
@@ -149,33 +166,26 @@ class Texts:
             ValueError: if the text encoder returns NaN.
         """
 
-        def embed(texts: str | list[str] | None, embeds: torch.Tensor | None) -> torch.Tensor | None:
-            if embeds is None and texts is None:
-                return None
-            if embeds is None:
-                embeds = embed_texts(pipe, [texts] if isinstance(texts, str) else texts, device)
-            if len(embeds) != self.batch_size:  # one negative prompt for all
-                embeds = embeds.expand(self.batch_size, -1, -1)
-            padding = pipe.config.max_sequence_length - embeds.shape[1]
-            embeds = F.pad(embeds.to(device=device, dtype=dtype), (0, 0, 0, padding))
-            return embeds.repeat_interleave(num_videos_per_prompt, dim=0)
+        def embed(name: str) -> torch.Tensor | None:
+            texts, embeds = getattr(self, name), getattr(self, f"{name}_embeds")
+            if embeds is None and texts is None and name != "prompt":
+                texts = pipe.config[name]
+            if embeds is not None or texts is None:
+                return embeds
+            return embed_texts(pipe, [texts] if isinstance(texts, str) else texts, device)
 
-        def default(texts: str | list[str] | None, name: str) -> str | list[str] | None:
-            return pipe.config[name] if texts is None else texts
-
-        prompt, negative, audio_negative = embed(self.prompt, self.prompt_embeds), None, None
-        if needs_negative:
-            negative = embed(default(self.negative_prompt, "negative_prompt"), self.negative_prompt_embeds)
-            audio_negative = embed(
-                default(self.audio_negative_prompt, "audio_negative_prompt"), self.audio_negative_prompt_embeds
-            )
+        embeds = TextEmbeddings(
+            embed("prompt"),
+            embed("negative_prompt") if needs_negative else None,
+            embed("audio_negative_prompt") if needs_negative else None,
+        )
         check_finite(
-            (prompt, negative, audio_negative),
+            tuple(embeds),
             "the embeddings of the prompts hold",
             "usually the weights of `text_encoder` are damaged, or overflow in float16; load the checkpoint again, in bfloat16 or "
             "float32",
         )
-        return TextEmbeddings(prompt, negative, audio_negative)
+        return embeds.for_clips(num_videos_per_prompt, pipe.config.max_sequence_length, device, dtype)
 
 
 def embed_texts(pipe: BatonPipeline, texts: list[str], device: torch.device) -> torch.Tensor:

@@ -1,0 +1,633 @@
+"""`BatonPipeline` as diffusers' modular blocks: the same objects behind a second front door.
+
+Each block reads its inputs from the state, lets an object of this package do the work, and writes its outputs back. Each runs
+alone as well: `BatonTextEncoderStep().init_pipeline(folder)` needs the text encoder and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, ClassVar
+
+import torch
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, MMAudioVAE, MMAudioVocoder
+from diffusers.configuration_utils import FrozenDict
+from diffusers.modular_pipelines import (
+    BlockState,
+    ComponentSpec,
+    ConditionalPipelineBlocks,
+    ConfigSpec,
+    InputParam,
+    LoopSequentialPipelineBlocks,
+    ModularPipeline,
+    ModularPipelineBlocks,
+    OutputParam,
+    PipelineState,
+    SequentialPipelineBlocks,
+)
+from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
+
+from ..guiders import PlanGuidance, passes_of_steps
+from ..models.plan_checker import PlanChecker
+from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
+from ..models.transformer_dual_branch import DualBranchTransformer
+from ..models.va_planner import VAPlannerModel
+from ..schedulers import check_schedulers, set_timesteps
+from . import conditions
+from .checks import check_output_type
+from .components import REQUIRED, SETTINGS, ClipGeometry, ClipSize, one_at_a_time
+from .conditions import KnownLatents, Noise
+from .denoise import Denoiser, Denoising, Stream, warn_of_lost_guidance
+from .given import Given, GivenMedia, read_given
+from .modular_pipeline import BatonModularPipeline
+from .pipeline_baton import BatonPipeline
+from .planning import PlanRequest, ready_plan
+from .texts import TextEmbeddings, Texts, format_prompts
+
+
+MEDIA = tuple(GivenMedia.__annotations__)
+EMBEDS = ("prompt_embeds", "negative_prompt_embeds", "audio_negative_prompt_embeds")
+SIZE = ("height", "width", "num_frames")
+PLAN = tuple(field.name for field in fields(PlanRequest))
+NOISE = ("generator", "latents", "audio_latents")
+
+
+def _guider(name: str, scale: float) -> ComponentSpec:
+    config = FrozenDict({"guidance_scale": scale})
+    return ComponentSpec(name, PlanGuidance, config=config, default_creation_method="from_config")
+
+
+COMPONENTS = {
+    spec.name: spec
+    for spec in (
+        ComponentSpec("text_encoder", UMT5EncoderModel),
+        ComponentSpec("tokenizer", PreTrainedTokenizerBase),
+        ComponentSpec("planner", VAPlannerModel),
+        ComponentSpec("planner_tokenizer", PreTrainedTokenizerBase),
+        ComponentSpec("plan_checker", PlanChecker),
+        ComponentSpec("video_semantic_encoder", VideoSemanticEncoder),
+        ComponentSpec("audio_semantic_encoder", AudioSemanticEncoder),
+        ComponentSpec("vae", AutoencoderKLWan),
+        ComponentSpec("audio_vae", MMAudioVAE),
+        ComponentSpec("vocoder", MMAudioVocoder),
+        ComponentSpec("transformer", DualBranchTransformer),
+        ComponentSpec("scheduler", FlowMatchEulerDiscreteScheduler),
+        ComponentSpec("audio_scheduler", FlowMatchEulerDiscreteScheduler),
+        _guider("guider", 4.0),
+        _guider("audio_guider", 3.0),
+    )
+}
+
+_GIVEN, _CALL = "see `GivenMedia`", "see `BatonPipeline.__call__`"
+INPUTS = {
+    param.name: param
+    for param in (
+        InputParam("prompt", str | list[str], description="What happens in each clip."),
+        InputParam("audio_prompt", str | list[str], description="What is heard, for checkpoints with a form for it."),
+        InputParam("negative_prompt", str | list[str], description="Read where guidance drops the text."),
+        InputParam("audio_negative_prompt", str | list[str], description="What the sound reads in its place."),
+        InputParam(
+            "prompt_embeds", torch.Tensor, description="Embeddings of the prompts, zero where there is no text."
+        ),
+        InputParam("negative_prompt_embeds", torch.Tensor, description="Embeddings of the negative prompts."),
+        InputParam("audio_negative_prompt_embeds", torch.Tensor, description="What the sound reads in their place."),
+        InputParam("height", int, description="Height of a frame in pixels."),
+        InputParam("width", int, description="Width of a frame in pixels."),
+        InputParam("num_frames", int, description="Frames of a clip: the VAE's stride times k, plus one."),
+        InputParam("num_inference_steps", int, description="Denoising steps."),
+        InputParam("num_videos_per_prompt", int, default=1, description="Clips for each prompt."),
+        *(InputParam(name, description=f"What is given, {_GIVEN}.") for name in MEDIA),
+        InputParam("given", Given, description="The media that were read."),
+        InputParam(
+            "generator", torch.Generator, description="Makes the clips repeatable; or a list, one for each clip."
+        ),
+        InputParam("latents", torch.Tensor, description="Video noise."),
+        InputParam("audio_latents", torch.Tensor, description="Audio noise."),
+        *(InputParam(f.name, default=f.default, description=f"Of the plan, {_CALL}.") for f in fields(PlanRequest)),
+        InputParam("use_cache", bool, default=False, description="Run a clean stream once for the call."),
+        InputParam("attention_kwargs", dict, description="Handed to the transformer; `scale` weighs LoRA layers."),
+        InputParam("output_type", str, default="pil", description='"pil", "np", "pt" or "latent".'),
+        InputParam("known_video", KnownLatents, description="The given picture as clean latents."),
+        InputParam("known_audio", KnownLatents, description="The given sound as clean latents."),
+        InputParam("reference_latents", torch.Tensor, description="The reference audio as clean latents."),
+        InputParam("still_latents", torch.Tensor, description="A still picture, for guidance by a static clip."),
+        InputParam("silence_latents", torch.Tensor, description="Silence, for guidance by a mute clip."),
+        InputParam("timesteps", torch.Tensor, description="Timesteps of the video."),
+        InputParam("audio_timesteps", torch.Tensor, description="Timesteps of the audio."),
+    )
+}
+OUTPUTS = {
+    "videos": OutputParam("videos", description="Frames of each clip, as `BatonPipelineOutput` holds them."),
+    "audio": OutputParam("audio", description="Waveforms of the clips."),
+    "plan_candidates": OutputParam(
+        "plan_candidates", list, description="The sheets that were scored, the best first."
+    ),
+    "frame_rate": OutputParam("frame_rate", float, description="Frames per second."),
+    "sampling_rate": OutputParam("sampling_rate", int, description="Samples per second."),
+    **{name: OutputParam(name, param.type_hint, description=param.description) for name, param in INPUTS.items()},
+}
+CONFIGS = [ConfigSpec(name, default) for name, default in SETTINGS.items()]
+
+
+class Parts(ClipGeometry):
+    """The components of a modular pipeline as the objects of this package read them; one that is not there is `None`."""
+
+    def __init__(self, components: ModularPipeline) -> None:
+        self._components = components
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._components, name, None)
+
+
+class BatonBlocks:
+    """Blocks that make a [`BatonModularPipeline`]."""
+
+    def init_pipeline(self, pretrained_model_name_or_path=None, components_manager=None, collection=None):
+        """A pipeline of these blocks, whose `load_components` loads what they need."""
+        return BatonModularPipeline(self, pretrained_model_name_or_path, components_manager, collection)
+
+
+class _Step(BatonBlocks, ModularPipelineBlocks):
+    """A block that names what it needs and does its work in `run`."""
+
+    model_name = "baton"
+    parts: ClassVar[tuple[str, ...]] = ()
+    reads: ClassVar[tuple[str, ...]] = ()
+    writes: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def description(self) -> str:
+        return self.__doc__
+
+    @property
+    def expected_components(self) -> list[ComponentSpec]:
+        return [COMPONENTS[name] for name in self.parts]
+
+    @property
+    def expected_configs(self) -> list[ConfigSpec]:
+        return CONFIGS
+
+    @property
+    def inputs(self) -> list[InputParam]:
+        return [INPUTS[name] for name in self.reads]
+
+    @property
+    def intermediate_outputs(self) -> list[OutputParam]:
+        return [OUTPUTS[name] for name in self.writes]
+
+    @torch.no_grad()
+    def __call__(self, components: ModularPipeline, state: PipelineState) -> tuple[ModularPipeline, PipelineState]:
+        block_state = self.get_block_state(state)
+        self.run(Parts(components), block_state)
+        self.set_block_state(state, block_state)
+        return components, state
+
+    def run(self, pipe: Parts, s: BlockState) -> None:
+        """Reads inputs from the state `s`, and writes outputs to it."""
+        raise NotImplementedError
+
+
+# What blocks share
+
+
+def _given(pipe: Parts, s: BlockState) -> Given:
+    """The media of a state: those that the first block has read, or, in a block that runs alone, those that it is given."""
+    if s.given is not None:
+        return s.given
+    rates = pipe.frame_rate, pipe.sampling_rate, pipe.latent_format["temporal_stride"]
+    return read_given(*rates, **{name: s[name] for name in MEDIA})
+
+
+def _size(pipe: Parts, s: BlockState, given: Given) -> ClipSize:
+    return given.default_size(pipe, s.height, s.width, s.num_frames)
+
+
+def _request(s: BlockState) -> PlanRequest:
+    return PlanRequest(**{name: s[name] for name in PLAN}).read()
+
+
+def _denoising(pipe: Parts, s: BlockState) -> Denoising:
+    steps = pipe.config.num_inference_steps if s.num_inference_steps is None else s.num_inference_steps
+    return Denoising(steps, s.use_cache, s.attention_kwargs)
+
+
+# Texts and plans
+
+
+class BatonInputStep(_Step):
+    """Reads the media that are given, settles the size of the clips, and refuses what cannot work before any model runs."""
+
+    reads = (
+        *("prompt", "audio_prompt", "negative_prompt", "audio_negative_prompt", *EMBEDS, *SIZE, *MEDIA, *NOISE, *PLAN),
+        *("num_inference_steps", "num_videos_per_prompt", "use_cache", "attention_kwargs", "output_type"),
+    )
+    writes = ("given", *SIZE, "frame_rate", "sampling_rate")
+
+    def run(self, pipe: Parts, s: BlockState) -> None:
+        request = _request(s)
+        rates = pipe.frame_rate, pipe.sampling_rate, pipe.latent_format["temporal_stride"]
+        given = read_given(*rates, **{name: s[name] for name in MEDIA}, max_seconds=request.longest_clip(pipe))
+        size = _size(pipe, s, given)
+        if all(getattr(pipe, name) is not None for name in REQUIRED):  # a whole pipeline, not a part of it
+            prompt = format_prompts(s.prompt, s.audio_prompt, pipe.config.prompt_form)
+            texts = Texts(prompt, s.negative_prompt, s.audio_negative_prompt, *(s[name] for name in EMBEDS))
+            noise = Noise(s.generator, s.latents, s.audio_latents)
+            denoising, num_videos = _denoising(pipe, s), s.num_videos_per_prompt
+            BatonPipeline.check_inputs(pipe, texts, size, given, noise, request, denoising, num_videos, s.output_type)
+            warn_of_lost_guidance(pipe, given.only)
+        s.given, s.height, s.width, s.num_frames = given, size.height, size.width, size.num_frames
+        s.frame_rate, s.sampling_rate = pipe.frame_rate, pipe.sampling_rate
+
+
+class BatonTextEncoderStep(_Step):
+    """Embeds the prompts and the negative prompts."""
+
+    parts = ("text_encoder", "tokenizer")
+    reads = ("prompt", "audio_prompt", "negative_prompt", "audio_negative_prompt", *EMBEDS)
+    writes = EMBEDS
+
+    def run(self, pipe: Parts, s: BlockState) -> None:
+        prompt = format_prompts(s.prompt, s.audio_prompt, pipe.config.prompt_form)
+        texts = Texts(prompt, s.negative_prompt, s.audio_negative_prompt, *(s[name] for name in EMBEDS))
+        texts.check(pipe)
+        needs_negative = pipe.text_encoder is not None and pipe.tokenizer is not None
+        reader = pipe.transformer or pipe.text_encoder
+        dtype = texts.prompt_embeds.dtype if reader is None else reader.dtype
+        if needs_negative:
+            embeds = texts.encode(pipe, True, 1, pipe._execution_device, dtype)
+        else:
+            embeds = TextEmbeddings(*(s[name] for name in EMBEDS))
+        s.prompt_embeds, s.negative_prompt_embeds, s.audio_negative_prompt_embeds = embeds
+
+
+class BatonPlannerStep(_Step):
+    """Writes cue sheets, or fits them to the media, and plans the clips; or makes a given plan ready for them."""
+
+    parts = (
+        *("planner", "planner_tokenizer", "plan_checker", "text_encoder", "tokenizer"),
+        *("video_semantic_encoder", "audio_semantic_encoder"),
+    )
+    reads = (
+        "prompt",
+        "audio_prompt",
+        "prompt_embeds",
+        *PLAN,
+        "generator",
+        "num_videos_per_prompt",
+        "given",
+        *SIZE,
+        *MEDIA,
+    )
+    writes = ("plan", "cues", "plan_candidates")
+
+    def run(self, pipe: Parts, s: BlockState) -> None:
+        given, request = _given(pipe, s), _request(s)
+        size = _size(pipe, s, given)
+        prompt = format_prompts(s.prompt, s.audio_prompt, pipe.config.prompt_form)
+        texts = Texts(prompt, prompt_embeds=s.prompt_embeds if prompt is None else None)
+        request.check(pipe, texts, s.num_videos_per_prompt, size.num_frames)
+        num_clips = texts.batch_size * s.num_videos_per_prompt
+        device = pipe._execution_device
+        made = request.make(pipe, texts.prompts, given, num_clips, size, s.generator, device)
+        s.plan, s.cues, s.plan_candidates = made
+
+
+# What is given, as latents
+
+
+class BatonVideoEncoderStep(_Step):
+    """Encodes the given picture: what is known of it becomes clean latents."""
+
+    parts = ("vae",)
+    reads = ("given", *SIZE, *MEDIA)
+    writes = ("known_video",)
+
+    def run(self, pipe: Parts, s: BlockState) -> None:
+        given = _given(pipe, s)
+        num_clips = 1 if given.video is None else len(given.video.frames)
+        size, device = _size(pipe, s, given), pipe._execution_device
+        s.known_video = conditions.encode_given_video(pipe, given, num_clips, size, device)
+
+
+class BatonAudioEncoderStep(_Step):
+    """Encodes the given sound: what is known of it becomes clean latents."""
+
+    parts = ("audio_vae",)
+    reads = ("given", *SIZE, *MEDIA)
+    writes = ("known_audio",)
+
+    def run(self, pipe: Parts, s: BlockState) -> None:
+        given = _given(pipe, s)
+        num_clips = 1 if given.audio is None else len(given.audio.waveform)
+        size, device = _size(pipe, s, given), pipe._execution_device
+        s.known_audio = conditions.encode_given_audio(pipe, given, num_clips, size, device)
+
+
+class BatonReferenceEncoderStep(_Step):
+    """Encodes the reference audio, whose style the clips are to have."""
+
+    parts = ("audio_vae",)
+    reads = ("given", *MEDIA)
+    writes = ("reference_latents",)
+
+    def run(self, pipe: Parts, s: BlockState) -> None:
+        given = _given(pipe, s)
+        num_clips = 1 if given.reference_audio is None else len(given.reference_audio.waveform)
+        s.reference_latents = conditions.reference_latents(pipe, given, num_clips, pipe._execution_device)
+
+
+class _IfGiven(ConditionalPipelineBlocks):
+    """Runs its block if one of the trigger inputs is there."""
+
+    @property
+    def description(self) -> str:
+        return f"{self.block_classes[0].__doc__} It is skipped without {' or '.join(self.block_trigger_inputs)}."
+
+    def select_block(self, **kwargs: Any) -> str | None:
+        return self.block_names[0] if any(value is not None for value in kwargs.values()) else None
+
+
+class BatonAutoVideoEncoderStep(_IfGiven):
+    block_classes, block_names = [BatonVideoEncoderStep], ["video_encoder"]
+    block_trigger_inputs = ["image", "video", "continue_from"]
+
+
+class BatonAutoAudioEncoderStep(_IfGiven):
+    block_classes, block_names = [BatonAudioEncoderStep], ["audio_encoder"]
+    block_trigger_inputs = ["audio", "continue_from"]
+
+
+class BatonAutoReferenceEncoderStep(_IfGiven):
+    block_classes, block_names = [BatonReferenceEncoderStep], ["reference_encoder"]
+    block_trigger_inputs = ["reference_audio"]
+
+
+# Denoising
+
+
+class BatonSetTimestepsStep(_Step):
+    """Puts both schedulers at the start of a clip."""
+
+    parts = ("scheduler", "audio_scheduler")
+    reads = ("num_inference_steps",)
+    writes = ("num_inference_steps", "timesteps", "audio_timesteps")
+
+    def run(self, pipe: Parts, s: BlockState) -> None:
+        if s.num_inference_steps is None:
+            s.num_inference_steps = pipe.config.num_inference_steps
+        check_schedulers(pipe.scheduler, pipe.audio_scheduler, s.num_inference_steps)
+        device = pipe._execution_device
+        s.timesteps = set_timesteps(pipe.scheduler, s.num_inference_steps, device)
+        s.audio_timesteps = set_timesteps(pipe.audio_scheduler, s.num_inference_steps, device)
+
+
+class BatonStandInStep(_Step):
+    """Encodes a still picture or silence, if guidance puts them in a modality's place (Harmony)."""
+
+    parts = ("vae", "audio_vae", "guider", "audio_guider")
+    reads = ("given", *SIZE, *MEDIA, "timesteps")
+    writes = ("still_latents", "silence_latents")
+
+    def run(self, pipe: Parts, s: BlockState) -> None:
+        given = _given(pipe, s)
+        size, device = _size(pipe, s, given), pipe._execution_device
+        steps = passes_of_steps(pipe.guider, pipe.audio_guider, len(s.timesteps), has_other=given.only is None)
+        anchors = {guidance_pass.anchor for step in steps for guidance_pass in step}
+        s.still_latents = s.silence_latents = None
+        if any(anchor.static for anchor in anchors):
+            num_clips = 1 if given.video is None else len(given.video.frames)
+            s.still_latents = conditions.still_latents(pipe, given, num_clips, size, device)
+        if any(anchor.mute for anchor in anchors):
+            s.silence_latents = conditions.silence_latents(pipe, 1, size.num_frames, device)
+
+
+class BatonPrepareLatentsStep(_Step):
+    """Draws the noise, and repeats what the clips are conditioned on, for each clip."""
+
+    parts = ("transformer",)
+    reads = (
+        *(*EMBEDS, *NOISE, *SIZE, *MEDIA, "given", "num_videos_per_prompt", "known_video", "known_audio", "plan"),
+        *("reference_latents", "still_latents", "silence_latents"),
+    )
+    writes = (
+        *(*EMBEDS, "latents", "audio_latents", "known_video", "known_audio", "plan"),
+        *("reference_latents", "still_latents", "silence_latents"),
+    )
+
+    def run(self, pipe: Parts, s: BlockState) -> None:
+        given = _given(pipe, s)
+        size, device = _size(pipe, s, given), pipe._execution_device
+        num_clips = len(s.prompt_embeds) * s.num_videos_per_prompt
+        size.check(pipe)
+        noise = Noise(s.generator, s.latents, s.audio_latents)
+        noise.check(pipe, num_clips, size, given.only)
+        embeds = TextEmbeddings(*(s[name] for name in EMBEDS)).for_clips(
+            s.num_videos_per_prompt, pipe.config.max_sequence_length, device, pipe.transformer.dtype
+        )
+        s.prompt_embeds, s.negative_prompt_embeds, s.audio_negative_prompt_embeds = embeds
+        s.plan = None if s.plan is None else ready_plan(pipe, s.plan, num_clips, device)
+        if s.known_video is None:
+            s.known_video = KnownLatents.nothing(pipe, given, size, device)[0]
+        if s.known_audio is None:
+            s.known_audio = KnownLatents.nothing(pipe, given, size, device)[1]
+        s.known_video, s.known_audio = s.known_video.for_clips(num_clips), s.known_audio.for_clips(num_clips)
+        s.reference_latents, s.still_latents, s.silence_latents = (
+            conditions.repeated(latents, num_clips)
+            for latents in (s.reference_latents, s.still_latents, s.silence_latents)
+        )
+        s.latents, s.audio_latents = noise.draw(pipe, num_clips, size, device)
+
+
+class BatonLoopPredictStep(_Step):
+    """Runs the transformer once for each pass of guidance in a step."""
+
+    parts = ("transformer", "guider", "audio_guider")
+
+    @torch.no_grad()
+    def __call__(self, components: ModularPipeline, s: BlockState, i: int) -> tuple[ModularPipeline, BlockState]:
+        s.denoiser.predict(i)
+        return components, s
+
+
+class BatonLoopAdvanceStep(_Step):
+    """Lets the guiders combine the predictions, and the schedulers take both streams to the next noise level."""
+
+    parts = ("scheduler", "audio_scheduler")
+
+    @torch.no_grad()
+    def __call__(self, components: ModularPipeline, s: BlockState, i: int) -> tuple[ModularPipeline, BlockState]:
+        s.denoiser.advance(i)
+        return components, s
+
+
+class BatonDenoiseStep(BatonBlocks, LoopSequentialPipelineBlocks):
+    """The denoising loop: two streams advance together; `sub_blocks` holds the parts of a step."""
+
+    model_name = "baton"
+    block_classes = [BatonLoopPredictStep, BatonLoopAdvanceStep]
+    block_names = ["predict", "advance"]
+    reads = (
+        *("latents", "audio_latents", *EMBEDS, "plan", "given", *MEDIA, "generator", "known_video", "known_audio"),
+        *("reference_latents", "still_latents", "silence_latents", "timesteps", "audio_timesteps"),
+        *("num_inference_steps", "use_cache", "attention_kwargs"),
+    )
+
+    @property
+    def description(self) -> str:
+        return self.__doc__
+
+    @property
+    def loop_expected_configs(self) -> list[ConfigSpec]:
+        """The pipeline's settings."""
+        return CONFIGS
+
+    @property
+    def loop_inputs(self) -> list[InputParam]:
+        return [INPUTS[name] for name in self.reads]
+
+    @property
+    def loop_intermediate_outputs(self) -> list[OutputParam]:
+        return [OUTPUTS["latents"], OUTPUTS["audio_latents"]]
+
+    @torch.no_grad()
+    def __call__(self, components: ModularPipeline, state: PipelineState) -> tuple[ModularPipeline, PipelineState]:
+        pipe, s = Parts(components), self.get_block_state(state)
+        given, denoising = _given(pipe, s), _denoising(pipe, s)
+        denoising.check_steps(pipe, given.only)
+        timesteps = set_timesteps(pipe.scheduler, denoising.num_inference_steps, s.latents.device)
+        audio_timesteps = set_timesteps(pipe.audio_scheduler, denoising.num_inference_steps, s.latents.device)
+        video = Stream(s.latents, s.known_video, pipe.scheduler, timesteps, s.generator, s.still_latents)
+        audio = Stream(
+            s.audio_latents, s.known_audio, pipe.audio_scheduler, audio_timesteps, s.generator, s.silence_latents
+        )
+        embeds = TextEmbeddings(*(s[name] for name in EMBEDS))
+        s.denoiser = Denoiser(pipe, video, audio, embeds, s.plan, s.reference_latents, given.only, denoising)
+        with self.progress_bar(total=s.denoiser.num_steps) as progress_bar:
+            for i in range(s.denoiser.num_steps):
+                components, s = self.loop_step(components, s, i=i)
+                progress_bar.update()
+        s.denoiser.check_finite()
+        s.latents, s.audio_latents = video.latents, audio.latents
+        self.set_block_state(state, s)
+        return components, state
+
+
+class BatonCoreDenoiseStep(BatonBlocks, SequentialPipelineBlocks):
+    """From embeddings, a plan and what is known to finished latents."""
+
+    model_name = "baton"
+    block_classes = [BatonSetTimestepsStep, BatonStandInStep, BatonPrepareLatentsStep, BatonDenoiseStep]
+    block_names = ["set_timesteps", "stand_ins", "prepare_latents", "denoise"]
+
+    @property
+    def description(self) -> str:
+        return self.__doc__
+
+
+# Decoding
+
+
+class BatonVideoDecoderStep(_Step):
+    """Decodes the video latents; a picture that is given whole is returned as it is."""
+
+    parts = ("vae",)
+    reads = ("latents", "given", *SIZE, *MEDIA, "output_type")
+    writes = ("videos", "frame_rate")
+
+    def run(self, pipe: Parts, s: BlockState) -> None:
+        given = _given(pipe, s)
+        check_output_type(s.output_type)
+        num_frames, s.frame_rate = _size(pipe, s, given).num_frames, pipe.frame_rate
+        if s.output_type == "latent":
+            s.videos = s.latents
+        elif given.keeps_video:
+            s.videos, s.frame_rate = given.video.output(len(s.latents), s.output_type), given.video.frame_rate
+        else:
+            s.videos = conditions.decode_video(pipe, s.latents, num_frames, s.output_type, given.duration)
+
+
+class BatonAudioDecoderStep(_Step):
+    """Decodes the audio latents; a sound that is given whole is returned as it is."""
+
+    parts = ("audio_vae", "vocoder")
+    reads = ("audio_latents", "given", *SIZE, *MEDIA, "output_type")
+    writes = ("audio", "sampling_rate")
+
+    def run(self, pipe: Parts, s: BlockState) -> None:
+        given = _given(pipe, s)
+        check_output_type(s.output_type)
+        num_frames, s.sampling_rate = _size(pipe, s, given).num_frames, pipe.sampling_rate
+        if s.output_type == "latent":
+            s.audio = s.audio_latents
+        elif given.keeps_audio:
+            s.audio = given.audio.output(len(s.audio_latents), s.output_type)
+            s.sampling_rate = given.audio.sampling_rate
+        else:
+            s.audio = conditions.decode_audio(pipe, s.audio_latents, num_frames, s.output_type, given.duration)
+
+
+class BatonAutoVideoDecoderStep(ConditionalPipelineBlocks):
+    block_classes, block_names = [BatonVideoDecoderStep], ["video_decoder"]
+    block_trigger_inputs = ["only"]
+
+    @property
+    def description(self) -> str:
+        return f'{BatonVideoDecoderStep.__doc__} It is skipped with only="audio".'
+
+    def select_block(self, only: str | None = None) -> str | None:
+        return None if only == "audio" else "video_decoder"
+
+
+class BatonAutoAudioDecoderStep(ConditionalPipelineBlocks):
+    block_classes, block_names = [BatonAudioDecoderStep], ["audio_decoder"]
+    block_trigger_inputs = ["only"]
+
+    @property
+    def description(self) -> str:
+        return f'{BatonAudioDecoderStep.__doc__} It is skipped with only="video".'
+
+    def select_block(self, only: str | None = None) -> str | None:
+        return None if only == "video" else "audio_decoder"
+
+
+# Everything
+
+
+class BatonAutoBlocks(BatonBlocks, SequentialPipelineBlocks):
+    """Plans a clip from a prompt, then denoises picture and sound together under that plan, in every direction."""
+
+    model_name = "baton"
+    block_classes = [
+        *(BatonInputStep, BatonTextEncoderStep, BatonPlannerStep),
+        *(BatonAutoVideoEncoderStep, BatonAutoAudioEncoderStep, BatonAutoReferenceEncoderStep),
+        *(BatonCoreDenoiseStep, BatonAutoVideoDecoderStep, BatonAutoAudioDecoderStep),
+    ]
+    block_names = [
+        *("input", "text_encoder", "planner", "video_encoder", "audio_encoder", "reference_encoder"),
+        *("denoise", "video_decoder", "audio_decoder"),
+    ]
+    _workflow_map: ClassVar[dict[str, dict[str, Any]]] = {
+        "text2av": {"prompt": True},
+        "text2video": {"prompt": True, "only": "video"},
+        "text2audio": {"prompt": True, "only": "audio"},
+        "image2av": {"prompt": True, "image": True},
+        "video2audio": {"prompt": True, "video": True},
+        "audio2video": {"prompt": True, "audio": True},
+        "continue": {"prompt": True, "continue_from": True},
+        "inpaint": {"prompt": True, "video": True, "audio": True},
+        "reference2av": {"prompt": True, "reference_audio": True},
+    }
+
+    @property
+    def description(self) -> str:
+        return self.__doc__
+
+    @property
+    def outputs(self) -> list[OutputParam]:
+        """The clips, and what they follow."""
+        return [OUTPUTS[name] for name in ("videos", "audio", "frame_rate", "sampling_rate", "plan", "cues")]
+
+    @torch.no_grad()
+    def __call__(self, components: ModularPipeline, state: PipelineState) -> tuple[ModularPipeline, PipelineState]:
+        with one_at_a_time(components.components.values()):
+            return super().__call__(components, state)

@@ -1,0 +1,125 @@
+"""`BatonModularPipeline`: the pipeline of the modular blocks, and the files by which a folder is loaded as one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers.modular_pipelines import ComponentsManager, ModularPipeline, ModularPipelineBlocks
+
+from ..files import write_json
+from .components import SETTINGS, SOUND, ClipGeometry
+from .lora import BatonLoraLoaderMixin
+
+
+BLOCKS_FILE = "modular_blocks.py"
+_BLOCKS_CODE = '''"""Lets `ModularPipeline.from_pretrained(folder, trust_remote_code=True)` find the blocks."""
+
+from baton_diffusers import BatonAutoBlocks
+
+
+__all__ = ["BatonAutoBlocks"]
+'''
+
+
+class BatonModularPipeline(ClipGeometry, ModularPipeline, BatonLoraLoaderMixin):
+    """
+    A pipeline of [`BatonAutoBlocks`], or of some of its blocks.
+
+    It makes what [`BatonPipeline`] makes from the same arguments, byte for byte, and returns a state or parts of it:
+
+        pipe = BatonModularPipeline.from_pretrained(folder)
+        pipe.load_components()
+        clip = pipe(prompt="...", output=["videos", "audio"])
+    """
+
+    default_blocks_name = "BatonAutoBlocks"
+
+    def __init__(self, blocks: ModularPipelineBlocks | None = None, *args: Any, **kwargs: Any) -> None:
+        if blocks is None:
+            from .modular_blocks import BatonAutoBlocks
+
+            blocks = BatonAutoBlocks()
+        super().__init__(blocks, *args, **kwargs)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        blocks: ModularPipelineBlocks | None = None,
+        components_manager: ComponentsManager | None = None,
+        collection: str | None = None,
+        workflow: str | None = None,
+        **kwargs: Any,
+    ) -> BatonModularPipeline:
+        r"""
+        Makes the pipeline of a folder or of a repository on the Hub, without its weights; then call `load_components`.
+
+        The blocks are those of the installed package: no code of the folder runs.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): a folder, or the id of a repository.
+            blocks (`ModularPipelineBlocks`, *optional*): by default [`BatonAutoBlocks`].
+            components_manager, collection, workflow: as for `ModularPipeline.from_pretrained`.
+            kwargs: options of the Hub, such as `revision` and `token`.
+        """
+        modular_config, config = cls._load_pipeline_config(pretrained_model_name_or_path, **kwargs)
+        return cls(
+            blocks,
+            os.fspath(pretrained_model_name_or_path),
+            components_manager,
+            collection,
+            workflow,
+            modular_config_dict=modular_config,
+            config_dict=config,
+        )
+
+    def load_components(self, names: list[str] | str | None = None, **kwargs: Any) -> None:
+        """As in diffusers, by default in float32; a single `dtype` leaves `audio_vae` and `vocoder` in float32, since half precision
+        is heard."""
+        dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", None) or torch.float32
+        if not isinstance(dtype, dict):
+            dtype = {"default": dtype, **dict.fromkeys(SOUND, torch.float32)}
+        super().load_components(names, dtype=dtype, **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """As in diffusers, and so that `ModularPipeline.from_pretrained(folder, trust_remote_code=True)` loads the folder."""
+        super().save_pretrained(os.fspath(save_directory), **{"overwrite_modular_index": True, **kwargs})
+        index = Path(save_directory) / self.config_name
+        write_json(index, {**json.loads(index.read_text()), "_class_name": ModularPipeline.__name__})
+        _write_blocks(Path(save_directory))
+
+
+def write_modular_files(folder: str | os.PathLike, config: Mapping[str, Any], repo_id: str | None = None) -> None:
+    r"""
+    Writes beside `model_index.json` what `ModularPipeline.from_pretrained(folder, trust_remote_code=True)` reads.
+
+    Args:
+        folder (`str` or `os.PathLike`): the folder of a saved `BatonPipeline`.
+        config (`Mapping`): the pipeline's configuration.
+        repo_id (`str`, *optional*): where on the Hub the folder goes. A folder on this machine is found without.
+    """
+    index: dict[str, Any] = {
+        "_blocks_class_name": "BatonAutoBlocks",
+        "_class_name": ModularPipeline.__name__,
+        "_diffusers_version": diffusers.__version__,
+    }
+    for name, value in config.items():
+        if name in SETTINGS:
+            index[name] = value
+        elif isinstance(value, (list, tuple)) and len(value) == 2 and value[0] is not None:
+            source = {"pretrained_model_name_or_path": repo_id, "subfolder": name, "variant": None, "revision": None}
+            index[name] = [*value, {"type_hint": list(value), **source}]
+    write_json(Path(folder) / ModularPipeline.config_name, index)
+    _write_blocks(Path(folder))
+
+
+def _write_blocks(folder: Path) -> None:
+    (folder / BLOCKS_FILE).write_text(_BLOCKS_CODE)
+    auto_map = {"ModularPipelineBlocks": f"{Path(BLOCKS_FILE).stem}.BatonAutoBlocks"}
+    write_json(folder / ModularPipelineBlocks.config_name, {"_class_name": "BatonAutoBlocks", "auto_map": auto_map})
