@@ -111,6 +111,8 @@ def build_transformer(config: TransformerTraining) -> TransformerWithText:
                 raise ValueError(
                     f"`fresh_layers` names {part!r}, but no parameter of {config.initial} has it in its name."
                 )
+    if text_encoder is not None:
+        text_encoder.requires_grad_(config.train_text_encoder)
     return TransformerWithText(transformer, text_encoder)
 
 

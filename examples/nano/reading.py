@@ -45,7 +45,7 @@ class Reading:
         tokenizer: Folder of the text encoder's tokenizer.
         output: Folder to which `text_encoder` and `plan_checker` are saved.
         text_encoder: Arguments of `UMT5Config`.
-        initial: Folder with a `text_encoder` to start from; None starts from a fresh one.
+        initial: Folder with a `text_encoder` to start from, and a `plan_checker` if it has one; None starts from fresh ones.
         train_text_encoder: False trains the checker alone, on the encoder of `initial`.
         position_learning_rate: Learning rate of the relative attention biases, by which alone a UMT5 knows the order of words.
             They start near zero, and have to come to several units.
@@ -165,6 +165,8 @@ def main(config: Reading) -> None:
         text_encoder = UMT5EncoderModel.from_pretrained(Path(config.initial) / "text_encoder", dtype=torch.float32)
     text_encoder.requires_grad_(config.train_text_encoder)
     checker = PlanChecker(text_encoder.config.d_model, list(NAMES), list(PLACES), list(DEEDS), MAX_ACTIONS, MAX_COUNT)
+    if config.initial is not None and (Path(config.initial) / "plan_checker").is_dir():
+        checker = PlanChecker.from_pretrained(Path(config.initial) / "plan_checker")
     reader = Reader(text_encoder, checker)
     trained = [(name, value) for name, value in reader.named_parameters() if value.requires_grad]
     groups = [
