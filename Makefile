@@ -8,7 +8,7 @@ PROMPT ?= A red ball on the left bounces twice, then a purple face on the right 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test
+.PHONY: demo test docs
 
 demo: .venv/.installed
 	mkdir -p out
@@ -16,6 +16,9 @@ demo: .venv/.installed
 
 test: .venv/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 --numprocesses auto --maxprocesses 8
+
+docs: .venv/.installed-dev
+	$(BIN)/python -m mkdocs build
 
 # torch comes first and alone, so that no other package is looked for at its index.
 .venv/.installed: pyproject.toml setup.py constraints.txt
