@@ -1,4 +1,4 @@
-"""What examples/README.md tells people to type is run here, in its order, with the least that each command can do.
+"""What the guide tells people to type (docs/own-data.md to docs/scaling.md) is run here, in its order, with the least that each command can do.
 
 Takes ten minutes: run with `pytest -m slow tests/training/test_guide.py`.
 """
@@ -13,7 +13,8 @@ import pytest
 
 
 ROOT = Path(__file__).parents[2]
-GUIDE = (ROOT / "examples" / "README.md").read_text()
+PAGES = ("own-data", "lora", "training", "scaling")
+GUIDE = "\n".join((ROOT / "docs" / f"{page}.md").read_text() for page in PAGES)
 
 PLAIN = "trainer.steps=1 trainer.warmup_steps=0 trainer.max_minutes=null trainer.batch_size"
 # What is added to a command that has the text.
