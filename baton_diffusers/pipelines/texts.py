@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from diffusers.utils import logging
 from transformers import PreTrainedTokenizerBase
 
+from ..prompt_language import PromptLanguage
 from .checks import check_finite, check_tensor, check_texts
 
 
@@ -174,6 +175,9 @@ class Texts:
                 return embeds
             return embed_texts(pipe, [texts] if isinstance(texts, str) else texts, device)
 
+        if self.prompts is not None and (language := PromptLanguage.of(pipe.tokenizer)) is not None:
+            if remark := language.remark(self.prompts):
+                logger.warning(remark)
         embeds = TextEmbeddings(
             embed("prompt"),
             embed("negative_prompt") if needs_negative else None,
@@ -195,7 +199,7 @@ def embed_texts(pipe: BatonPipeline, texts: list[str], device: torch.device) -> 
         if len(ids) > length:
             lost = _beyond(tokenizer, text, length)
             logger.warning(f"The text encoder reads {length} tokens; this part of the text was cut off: {lost!r}.")
-    if unknown := unknown_words(tokenizer, texts):
+    if unknown := _unread(tokenizer, texts):
         logger.warning(f"The text encoder does not know these words, which are left out: {', '.join(unknown)}.")
     return read_texts(pipe, texts, device)
 
@@ -297,12 +301,19 @@ def write_prompt(prompt: str, audio_prompt: str | None, form: str | None) -> str
 
 def unknown_words(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[str]:
     """
-    The parts of the texts that the vocabulary of a tokenizer lacks, each once, in their order.
+    The words of the texts that a model has not learnt, each once, in their order.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): a fast one; for others the list is empty.
+        tokenizer (`PreTrainedTokenizerBase`): the model's; a [`PromptLanguage`] that it carries says which words are known, and
+            otherwise its vocabulary.
         texts (`Sequence[str]`): what it is to read.
     """
+    language = PromptLanguage.of(tokenizer)
+    return _unread(tokenizer, texts) if language is None else language.unknown_words(texts)
+
+
+def _unread(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[str]:
+    """The parts of the texts that the vocabulary of a tokenizer lacks, if it is a fast one that tells."""
     if not texts or not tokenizer.is_fast or tokenizer.unk_token_id is None:
         return []
     tokens = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)

@@ -10,6 +10,7 @@ from stage_tokenizer import stage_texts, train_tokenizer
 
 from baton_diffusers.models.va_planner import add_timestamps
 from baton_diffusers.stage import sample_scene, write_prompt
+from baton_diffusers.stage.language import sheet_language, stage_language
 
 
 def main() -> None:
@@ -27,8 +28,11 @@ def main() -> None:
     parser.add_argument("--timestamp-rate", type=float, default=16.0, help="timestamps per second")
     args = parser.parse_args()
 
-    tokenizer = train_tokenizer(stage_texts(args.scenes), args.max_length, args.vocab_size)
-    print(f"{len(tokenizer)} tokens")
+    texts = list(stage_texts(args.scenes))
+    tokenizer = train_tokenizer(texts, args.max_length, args.vocab_size)
+    language = stage_language(texts)
+    language.add_to(tokenizer)
+    print(f"{len(tokenizer)} tokens; {len(language.words)} words are known")
     for wordings in ("train", "held-out"):
         numbers = range(args.scenes, args.scenes + args.scenes // 10)
         prompts = [write_prompt(sample_scene(number, split="train"), number, wordings) for number in numbers]
@@ -38,6 +42,7 @@ def main() -> None:
     if args.planner_output:
         first = add_timestamps(tokenizer, args.timestamps, args.timestamp_rate)
         print(f"{args.timestamps} timestamps: `first_timestamp_id` {first}, `vocab_size` {len(tokenizer)}")
+        sheet_language().add_to(tokenizer)
         tokenizer.save_pretrained(args.planner_output)
 
 

@@ -26,6 +26,7 @@ from peft import LoraConfig
 from baton_diffusers import BatonPipeline, SemanticPlan
 from baton_diffusers.guiders import PlanGuidance, presets
 from baton_diffusers.models.semantic_encoders import read_plan
+from baton_diffusers.prompt_language import PromptLanguage
 from baton_diffusers.schedulers import lead_schedulers
 
 from ..tiny import (
@@ -343,6 +344,20 @@ def test_words_that_the_text_encoder_does_not_know_are_told(pipe, caplog):
         caplog.clear()
         make(pipe, use_plan=False)
     assert "does not know" not in caplog.text
+
+
+def test_a_prompt_that_the_checkpoint_cannot_show_is_told_once_with_an_example(pipe, caplog, monkeypatch):
+    language = PromptLanguage("a red star jumps", frozenset({"a", "red", "star", "jumps"}), ("star",))
+    monkeypatch.setattr(pipe.tokenizer, "init_kwargs", dict(pipe.tokenizer.init_kwargs))
+    language.add_to(pipe.tokenizer)
+    with caplog.at_level(logging.WARNING):
+        make(pipe, "a red red jumps", use_plan=False)
+    assert caplog.text.count("names nothing that this checkpoint can show") == 1
+    assert caplog.text.count("A prompt that works: 'a red star jumps'") == 1
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        make(pipe, language.example, use_plan=False)
+    assert "A prompt that works" not in caplog.text
 
 
 def test_a_plan_is_given_as_a_file_too(pipe, tmp_path):
