@@ -21,7 +21,7 @@ best better between big bit black both brief briefly bring but by call called ca
 clearly clip close colored colors colour coloured colours come comes completely could crisp cut dark day dear definitely detailed did do
 does doing done down during each either else empty end ends enough entire even eventually ever every everybody everyone everything exactly
 example fade fair fast few film finally fine first floor following for frame from front full fun funny further gentle gently get gets give
-given gives go goes going good got great ground had half happen happening happens has have having he hello help her here hers hey hi high him
+given gives go goes going good got great ground had half happen happening happens has have having he help her here hers high him
 himself his hold hope how however i idea if image immediately in indeed inside instead into is isn it its itself just keep kind kindly last
 later least left less let lets like little ll long look looking looks lot loud loudly low lovely made make makes many may maybe me mean
 meanwhile might mind minute moment more most move moves movie moving much must my near nearby neat need needs never new next nice no nobody
