@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import pytest
 
 from baton_diffusers.prompt_language import KEY, PromptLanguage
@@ -39,6 +42,12 @@ def test_prompts_of_training_need_no_remark(language):
     prompts = [write_prompt(sample_scene(i), i) for i in range(10_000, 10_100)]
     assert sum(language.remark([prompt]) is not None for prompt in prompts) < 4  # rare synonyms, unseen slips
     assert language.remark([language.example]) is None
+
+
+def test_the_guide_gives_ten_prompts_that_are_understood(language):
+    guide = Path(__file__).parents[1] / "docs" / "language.md"
+    prompts = re.findall(r"^\d+\. `([^`]+)`", guide.read_text(), re.MULTILINE)
+    assert len(prompts) == 10 and language.remark(prompts) is None
 
 
 @pytest.mark.parametrize("slip", ["yelow", "yellwo", "yellow", "yelllow", "yellaw"])

@@ -1,6 +1,7 @@
 """Makes clips of what newcomers may type, and scores them by the facts that each prompt states. Needs the extra `eval`.
 
 python examples/nano/newcomers.py --model model_cards/baton-nano --output runs/newcomers
+python examples/nano/newcomers.py --model model_cards/baton-nano --sheets   # what its planner writes, without making clips
 """
 
 import argparse
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 from baton_diffusers import BatonPipeline
+from baton_diffusers.cues import parse_sheet
 from baton_diffusers.stage import Action, Actor, Scene
 from baton_diffusers.stage.prompts import EVENT_VERBS
 from baton_diffusers.stage.scene import COLOURS, EVENTS, SPOTS, VOICES
@@ -110,16 +112,57 @@ def best_score(clip: tuple, rights: list[Right]) -> ClipScore:
     return max(scores, key=lambda score: score.p_acc)
 
 
+def is_right(text: str, right: Right) -> bool:
+    """Whether a cue sheet tells what a scene shows: its cast, and each cue in its order."""
+    sheet, scene = parse_sheet(text), right.scene
+    for members in permutations(sheet.cast):
+        if len(members) == len(scene.actors) and all(
+            member.name.split()[-1:] == [actor.kind]
+            and (member.place == actor.spot or not place)
+            and (member.name == actor.name or not colour)
+            for member, actor, place, colour in zip(members, scene.actors, right.places, right.colours, strict=True)
+        ):
+            names = [member.name for member in members]
+            if [cue.text for cue in sheet.cues] == _cues(scene, names):
+                return True
+    return False
+
+
+def _cues(scene: Scene, names: list[str]) -> list[str]:
+    cues = []
+    for action in scene.script:
+        deed = f"{names[action.actor]} {EVENT_VERBS[EVENTS[action.verb]]}"
+        rests = action.words or ([names[action.target]] if action.verb == "hit" else [""] * action.count)
+        cues += [f"{deed} {rest}".rstrip() for rest in rests]
+    return cues
+
+
+def judge_sheets(pipe: BatonPipeline, seeds: list[int]) -> None:
+    """Prints which prompts' sheets are right."""
+    right, number = 0, 0
+    for text, rights in read_prompts():
+        for seed in seeds:
+            (sheet,) = pipe.prepare_cues(text, generator=torch.Generator().manual_seed(seed))
+            holds = any(is_right(sheet, one) for one in rights)
+            right, number = right + holds, number + 1
+            print(f"{'right' if holds else 'WRONG'}  {text}  [{seed}]\n       {sheet}")
+    print(f"{right} of {number} sheets are right")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="checkpoint to judge")
     parser.add_argument("--output", type=Path, help="folder for the clips and the figures")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--steps", type=int, help="denoising steps, by default the checkpoint's")
+    parser.add_argument("--sheets", action="store_true", help="judge the planner's cue sheets alone")
     args = parser.parse_args()
 
     pipe = BatonPipeline.from_pretrained(args.model)
     pipe.set_progress_bar_config(disable=True)
+    if args.sheets:
+        judge_sheets(pipe, args.seeds)
+        return
     rows, right = [], 0
     for number, (text, rights) in enumerate(read_prompts()):
         for seed in args.seeds:

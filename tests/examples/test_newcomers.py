@@ -2,7 +2,7 @@
 
 import pytest
 
-from baton_diffusers.stage import render_clip
+from baton_diffusers.stage import render_clip, write_cues
 from tests.scripts import load_script
 
 
@@ -33,6 +33,17 @@ def test_what_a_prompt_leaves_open_may_be_anything(newcomers, rights):
 def test_the_scene_itself_is_right(newcomers, rights, text):
     clip = render_clip(rights[text][0].scene, 0)
     assert newcomers.best_score((clip.frames, clip.waveform[None]), rights[text]).strict
+
+
+def test_a_sheet_is_right_that_tells_the_scene(newcomers, rights):
+    (right,) = rights["Crate (blue) bumps ball (yellow); ball hops twice."]
+    sheet = write_cues(right.scene, 0)
+    assert newcomers.is_right(sheet, right)
+    assert newcomers.is_right("yellow ball left; blue box right" + sheet[sheet.index(" <") :], right)
+    for wrong in (sheet.replace("yellow", "green"), sheet[: sheet.rindex(" <")], sheet.replace("box", "bell"), ""):
+        assert not newcomers.is_right(wrong, right)
+    bells = rights["A toy block shoves a bell, and the bell goes off twice."][0]
+    assert newcomers.is_right(write_cues(bells.scene, 0).replace("red", "yellow"), bells)
 
 
 def test_a_prompt_that_stage_cannot_show_is_refused(newcomers, tmp_path):
