@@ -204,7 +204,7 @@ def taken_over(source: str, name: str, model_class: type[torch.nn.Module]) -> Pa
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         raise ValueError(f"{source} holds neither a config.json with safetensors nor a folder {name} with them.")
     check_component(folder, model_class)
-    model, _ = empty_model(folder, model_class)
+    model = empty_model(folder, model_class)
     weights = weight_files(folder, model_class)
 
     def save(target: Path) -> None:

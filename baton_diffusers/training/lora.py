@@ -23,7 +23,7 @@ def build_lora(config: LoraTraining) -> TransformerWithText:
         ValueError: if no layer has one of `config.targets` in its name.
     """
     dtype, model = getattr(torch, config.dtype), Path(config.model)
-    transformer = load_component(model / "transformer", DualBranchTransformer, torch_dtype=dtype).requires_grad_(False)
+    transformer = load_component(model / "transformer", DualBranchTransformer, dtype=dtype).requires_grad_(False)
     text_encoder = None
     if not config.cached_text:
         text_encoder = load_component(model / "text_encoder", UMT5EncoderModel, dtype=dtype).requires_grad_(False)

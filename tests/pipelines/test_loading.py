@@ -272,11 +272,19 @@ SPOILT_FOLDERS = {
     "no folder": (lambda f: shutil.rmtree(f / "vae"), "has no folder 'vae'"),
     "no configuration": (
         lambda f: (f / "transformer" / "config.json").unlink(),
-        "transformer/config.json does not describe",
+        "transformer/config.json is missing or damaged",
     ),
     "a configuration of words": (
         lambda f: change(f / "transformer" / "config.json", num_layers="many"),
         "does not describe a Dual",
+    ),
+    "a billion layers": (
+        lambda f: change(f / "transformer" / "config.json", num_layers=10**9),
+        "`num_layers` of 1000000000, but the weights beside it are only",
+    ),
+    "layers of a billion": (
+        lambda f: change(f / "transformer" / "config.json", ffn_dim=10**9),
+        "'blocks.0.ffn.net.0.proj.weight' has shape",
     ),
     "fewer layers": (
         lambda f: change(f / "transformer" / "config.json", num_layers=1),
@@ -308,11 +316,27 @@ def test_a_folder_that_is_not_there_is_named(path):
         BatonPipeline.from_pretrained(path)
 
 
+def test_a_pipeline_comes_from_the_hub(pipe, folder, tmp_path):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--owner--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    shutil.copytree(folder, repository / "snapshots" / commit)
+    options = {"cache_dir": tmp_path, "local_files_only": True}
+    loaded = BatonPipeline.from_pretrained("owner/tiny", **options)
+    assert_same(make(quiet(loaded)), make(pipe))
+    (repository / "snapshots" / commit / "vae" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="vae/"):
+        BatonPipeline.from_pretrained("owner/tiny", **options)
+    with pytest.raises(ValueError, match="owner/other is no folder here, and could not be loaded from the Hub"):
+        BatonPipeline.from_pretrained("owner/other", **options)
+
+
 @pytest.mark.parametrize(
     "kwargs, message",
     [
         ({"dtype": "bfloat16"}, "`dtype` is 'bfloat16', but must be a torch.dtype"),
-        ({"torch_dtype": {"vae": 16}}, "`torch_dtype` is .*16.*, but must be"),
+        ({"torch_dtype": {"vae": 16}}, "`dtype` is .*16.*, but must be"),
         ({"use_safetensors": False}, "would read pickles"),
     ],
 )
