@@ -401,11 +401,11 @@ class FlowMatchingLoss:
         if self.config.given_share == 0:
             return videos
         held = self._where(drawn_task, "video", "still") & (torch.rand(len(latents), generator=host) < 0.5)
-        rows = held.nonzero()[:, 0].tolist()
-        if rows:
-            videos = videos.repeat(len(latents), 1, 1, 1, 1)
-            videos[rows] = held_latents(self.vae, latents[rows])
-        return videos
+        if not held.any():
+            return videos
+        rows = _sent(held.nonzero()[:, 0], latents.device)
+        pictures = held_latents(self.vae, latents.index_select(0, rows))
+        return videos.repeat(len(latents), 1, 1, 1, 1).index_copy(0, rows, pictures)
 
     def _losses_by_group(
         self,
