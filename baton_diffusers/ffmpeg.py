@@ -348,7 +348,7 @@ class _Run(NamedTuple):
 def _decode(source: Source, kind: str, arguments: Sequence[str], max_bytes: int, stop: bool = False) -> _Run:
     """The first stream of `kind` ("video" or "audio") of a file, decoded without any error."""
     stream = "0:V:0" if kind == "video" else "0:a:0"  # V: no cover picture of a song
-    run = _run([*source.arguments, "-map", stream, *arguments, "pipe:1"], None, max_bytes)
+    run = _run([*source.arguments, "-map", stream, *arguments, "pipe:1"], None, max_bytes, TIMEOUT)
     cause = run.cause.replace(f"file:{source.path}", "").strip(": .")
     if run.stopped and (stop or kind == "video"):
         return run
@@ -393,8 +393,10 @@ _TIMED_OUT = -1000
 _LOG_LINE = re.compile(r"(?:\[[^\]]* @ 0x[0-9a-f]+\] )*\[(\w+)\] (.*)")
 
 
-def _run(arguments: Sequence[str], stdin: np.ndarray | None, max_bytes: int | None) -> _Run:
-    """Run ffmpeg, with an array for its input; stop it when it has written `max_bytes`, or after `TIMEOUT` seconds."""
+def _run(
+    arguments: Sequence[str], stdin: np.ndarray | None, max_bytes: int | None, timeout: float = threading.TIMEOUT_MAX
+) -> _Run:
+    """Run ffmpeg, with an array for its input; stop it when it has written `max_bytes`, or after `timeout` seconds."""
     import imageio_ffmpeg  # not on machines that train on cached features alone
 
     command = [
@@ -425,7 +427,7 @@ def _run(arguments: Sequence[str], stdin: np.ndarray | None, max_bytes: int | No
     threads = [threading.Thread(target=read_log, daemon=True)]
     if stdin is not None:
         threads.append(threading.Thread(target=feed, daemon=True))
-    timer = threading.Timer(TIMEOUT, end)
+    timer = threading.Timer(timeout, end)
     stopped = False
     try:
         for thread in (*threads, timer):
