@@ -6,9 +6,8 @@ import json
 import os
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from . import coordinates
+from .models.checkpoint_files import component_class
 from .pipelines.pipeline_baton import BatonPipeline
 from .plan import SemanticPlan
 
@@ -196,8 +196,8 @@ def load_components(configuration: str | os.PathLike) -> tuple[dict[str, nn.Modu
             such as `"baton-11b"`. Weights are neither needed nor fetched.
 
     Raises:
-        ValueError: if there is no such configuration, or it names a class that is no model of diffusers, transformers or ours:
-            nothing else is imported.
+        ValueError: if there is no such configuration, or it names a class that is no model of diffusers, transformers or this
+            package: nothing else is imported.
     """
     package = Path(__file__).parent
     shipped = [root / "model_cards" / str(configuration) for root in (package, package.parent)]
@@ -213,9 +213,14 @@ def load_components(configuration: str | os.PathLike) -> tuple[dict[str, nn.Modu
 
     models = {}
     for name in COMPONENTS:
-        cls = _model_class(index, name, config.get(name))
-        if cls is None:
+        library, class_name = config.get(name) or (None, None)
+        if library is None:
             continue
+        cls = component_class(name, library, class_name)
+        if not issubclass(cls, (ModelMixin, PreTrainedModel)):
+            raise ValueError(
+                f"{index} names {library}.{class_name} as its {name}, which is no model: correct the file"
+            )
         with torch.device("meta"):
             if hasattr(cls, "load_config"):
                 model = cls.from_config(cls.load_config(folder / name))
@@ -223,22 +228,6 @@ def load_components(configuration: str | os.PathLike) -> tuple[dict[str, nn.Modu
                 model = cls(cls.config_class.from_pretrained(folder / name))
         models[name] = _cast(model.eval(), torch.float32 if name in SOUND else torch.bfloat16)
     return models, config
-
-
-def _model_class(index: Path, name: str, entry: Any) -> type[nn.Module] | None:
-    """The class of a component by its entry in the index of a pipeline, which a stranger may have written."""
-    if entry in (None, [None, None]):
-        return None
-    is_pair = isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)
-    if is_pair and entry[0].split(".")[0] in ("diffusers", "transformers", __package__):
-        with suppress(ImportError):
-            cls = getattr(import_module(entry[0]), entry[1], None)
-            if isinstance(cls, type) and issubclass(cls, (ModelMixin, PreTrainedModel)):
-                return cls
-    raise ValueError(
-        f"{index} names {entry!r} as its {name}, but only models of diffusers, transformers and {__package__} are looked at: "
-        "do not use a checkpoint that you do not trust"
-    )
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -76,6 +76,14 @@ def test_a_reader_that_has_gone_is_no_error(tmp_path):
     assert result.returncode == 1 and result.stderr == ""
 
 
+@pytest.mark.parametrize("own, policy", [(None, "passive"), ("active", "active")])
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(own, policy, monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if own is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", own)
+    assert run("--help") == 0 and os.environ["OMP_WAIT_POLICY"] == policy
+
+
 def test_generate_writes_a_clip_and_its_sheet(tmp_path, capsys):
     path, sheet = tmp_path / "clip.mp4", tmp_path / "clip.png"
     assert run("generate", PROMPT, "--output", path, "--steps", 2, "--scale", 2, "--sheet", sheet) == 0
