@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -111,6 +111,28 @@ def add_timestamps(tokenizer: PreTrainedTokenizerBase, num_timestamps: int, time
             "take a lower rate, and a tokenizer without timestamps."
         )
     return first
+
+
+def check_sheet_tokens(tokenizer: PreTrainedTokenizerBase, config: Mapping[str, Any]) -> None:
+    """
+    Refuses a tokenizer whose tokens of cue sheets are not those that a planner's configuration names.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): the planner's tokenizer.
+        config (`Mapping`): the planner's configuration, with `first_timestamp_id` and, if casts are written, `cast_separator_id`.
+
+    Raises:
+        ValueError: if the first timestamp or the semicolon is another token.
+    """
+    expected = {"first_timestamp_id": format_timestamp(0.0), "cast_separator_id": ";"}
+    for name, text in expected.items():
+        if config.get(name) is not None:
+            ids = tokenizer(text, add_special_tokens=False).input_ids
+            if ids != [config[name]]:
+                raise ValueError(
+                    f"`{name}` of the planner is {config[name]}, but its tokenizer reads {text!r} as {ids}: write the number of "
+                    "one token that it has for it."
+                )
 
 
 def snap_cues(sheet: str, timestamp_rate: float) -> str:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase, Qwen3Model
 from ..models.checkpoint_files import load_component
 from ..models.latents import to_video
 from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder, read_plan
-from ..models.va_planner import VAPlannerModel, tokenize_cues, tokenize_prompts
+from ..models.va_planner import VAPlannerModel, check_sheet_tokens, tokenize_cues, tokenize_prompts
 from ..plan import SemanticPlan
 from ..stage import render_clip, sample_scene, write_cues, write_prompt
 from ..stage.clips import StageClips
@@ -203,6 +203,7 @@ class PlanCollator:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, planner_config: Mapping[str, Any]):
+        check_sheet_tokens(tokenizer, planner_config)
         self.tokenizer = tokenizer
         self.planner_config = planner_config
 

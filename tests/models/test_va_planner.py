@@ -11,6 +11,7 @@ from baton_diffusers.models.va_planner import (
     AlignmentAttention,
     VAPlannerModel,
     add_timestamps,
+    check_sheet_tokens,
     tokenize_cues,
     tokenize_prompts,
 )
@@ -257,6 +258,26 @@ def cue_tokenizer():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>")
     assert add_timestamps(tokenizer, 20, 10.0) == 10
     return tokenizer
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        (
+            {"first_timestamp_id": 9},
+            r"`first_timestamp_id` of the planner is 9, but its tokenizer reads '<\|0.00\|>' as \[10\]",
+        ),
+        (
+            {"first_timestamp_id": 10, "cast_separator_id": 5},
+            r"`cast_separator_id` .* is 5, but its tokenizer reads ';' as \[2\]",
+        ),
+    ],
+)
+def test_a_tokenizer_with_other_tokens_of_sheets_is_refused(cue_tokenizer, config, message):
+    check_sheet_tokens(cue_tokenizer, {"first_timestamp_id": 10, "cast_separator_id": None})
+    check_sheet_tokens(cue_tokenizer, {"first_timestamp_id": None})
+    with pytest.raises(ValueError, match=message):
+        check_sheet_tokens(cue_tokenizer, config)
 
 
 def test_cues_stand_between_the_prompt_and_the_placeholders(cue_tokenizer):
