@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 PLANS = ("planner", "none", "ground truth")
 CUES = ("written", "none", "ground truth")
 
-# What is given of each scene's own render: nothing, its sound, its picture, its first frame, its first second.
+# Given of each scene's render: nothing, the sound, the picture, the first frame, the first second.
 DIRECTIONS = ("t2av", "a2v", "v2a", "i2av", "continuation")
-# Where what is given comes from: Stage's own renders, or the pipeline's own clips, saved as mp4 files and read again.
+# Source of the given media: Stage's renders, or the pipeline's own clips, saved as mp4 files and read again.
 SOURCES = ("render", "mp4")
-# What is scored. The last one has the scenes of "test" in wordings that no training stream yields.
+# Splits of Stage. The last one has the scenes of "test" in wordings that no training stream yields.
 SPLITS = ("validation", "test", "test-combinations", "test-paraphrase")
-# The aspects whose facts hang on the given modality alone. The place of an action takes both, so that it is made as well.
+# Aspects whose facts depend on the given modality alone. The place of an action depends on both.
 GIVEN_ASPECTS = {"a2v": ("heard", "pitch", "words", "quiet"), "v2a": ("present", "place", "alone", "seen")}
 
 SHARES = ("p_acc", "p_acc_made", "strict")  # figures in [0, 1]
@@ -56,17 +56,17 @@ class Example:
 
     @cached_property
     def told(self) -> Prompt:
-        """What the prompt says, and what it leaves open."""
+        """The prompt, and what it leaves open."""
         return describe(self.scene, self.seed, self.wordings)
 
     @property
     def prompt(self) -> str:
-        """What the pipeline is told."""
+        """The text of the prompt."""
         return self.told.text
 
     @property
     def clip(self) -> Clip:
-        """What it would show at best."""
+        """Stage's render, the best possible clip."""
         return render_clip(self.scene, self.seed)
 
     def score(self, frames: np.ndarray, waveform: np.ndarray) -> ClipScore:

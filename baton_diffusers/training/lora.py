@@ -1,4 +1,4 @@
-"""LoRA: a few low-rank matrices learn one's own clips, and the checkpoint that they are trained on stays as it is."""
+"""LoRA: low-rank matrices learn your clips, and the checkpoint stays unchanged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .transformer import TransformerWithText
 
 
 def build_lora(config: LoraTraining) -> TransformerWithText:
-    """The pipeline's transformer with fresh adapters, and its text encoder, if need be; nothing but the adapters learns.
+    """The pipeline's transformer with fresh adapters and, without `cached_text`, its text encoder; only the adapters are trained.
 
     Raises:
         ValueError: if no layer has one of `config.targets` in its name.
@@ -39,7 +39,7 @@ def build_lora(config: LoraTraining) -> TransformerWithText:
 
 
 def save_lora(module: TransformerWithText, folder: str | Path) -> None:
-    """Saves the adapters of [`build_lora`], trained, for `pipe.load_lora_weights(folder)`."""
+    """Saves trained adapters of [`build_lora`] for `pipe.load_lora_weights(folder)`."""
     transformer = module.transformer
     BatonLoraLoaderMixin.save_lora_weights(
         folder,

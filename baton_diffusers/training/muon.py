@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 
-# A quintic whose iterations take singular values between 0 and 1 to between 0.7 and 1.2, the smallest the fastest (Jordan et al.).
+# Iterating this quintic brings singular values in (0, 1] to between 0.7 and 1.2 (Jordan et al.).
 QUINTIC = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 6
-UPDATE_RMS = 0.2  # what AdamW's updates have too, so that its learning rates serve (Liu et al. 2025, arXiv:2502.16982)
+UPDATE_RMS = 0.2  # as AdamW's updates, so that the same learning rates fit (Liu et al. 2025, arXiv:2502.16982)
 
 
 class Muon(torch.optim.AdamW):

@@ -32,7 +32,7 @@ def build_planner(config: PlannerTraining, model_class: type[VAPlannerModel] = V
     """The planner that a training starts from.
 
     Raises:
-        ValueError: if `config.language_model` or `config.initial` is of another configuration than `config.planner` says.
+        ValueError: if `config.language_model` or `config.initial` has another configuration than `config.planner`.
     """
     planner = model_class(**config.planner)
     if config.language_model is not None:
@@ -45,7 +45,7 @@ def build_planner(config: PlannerTraining, model_class: type[VAPlannerModel] = V
         name = "language_model.embed_tokens.weight"
         embeddings, expected = weights[name], planner.state_dict()
         if planner.writes_cues and len(embeddings) <= planner.config.first_timestamp_id:
-            # its tokens keep their rows, and fresh ones, timestamps among them, come to the same scale
+            # known tokens keep their rows; fresh ones, such as timestamps, get the same scale
             fresh = expected[name][len(embeddings) :]
             weights[name] = torch.cat([embeddings, fresh * embeddings.std() / fresh.std()])
             weights |= {name: value for name, value in expected.items() if name == "lm_head.weight"}
@@ -66,14 +66,14 @@ def _load(model: nn.Module, weights: dict[str, torch.Tensor], folder: str) -> No
     if different := [name for name in {**expected, **shapes} if shapes.get(name) != expected.get(name)]:
         name = different[0]
         raise ValueError(
-            f"{folder} has `{name}` of shape {shapes.get(name)}, but the configuration of the planner says "
-            f"{expected.get(name)}: give `planner`, with its `language_model_config`, the numbers of its config.json."
+            f"{folder} has `{name}` of shape {shapes.get(name)}, but the configuration of the planner needs "
+            f"{expected.get(name)}: give `planner` and its `language_model_config` the numbers of its config.json."
         )
     model.load_state_dict(weights)
 
 
 def merge_lora(planner: VAPlannerModel) -> VAPlannerModel:
-    """Merges what [`build_planner`] added for `lora_rank`, if anything, into the language model's own weights."""
+    """Merges the LoRA of [`build_planner`], if there is one, into the language model's weights."""
     if getattr(planner, "peft_config", None):
         planner.fuse_lora()
         planner.unload_lora()
@@ -82,16 +82,16 @@ def merge_lora(planner: VAPlannerModel) -> VAPlannerModel:
 
 class PlannedScenes:
     """
-    Stage scenes with their prompts and the plans read off their clips, as an endless dataset.
+    Stage scenes with their prompts and the plans of their clips, as an endless dataset.
 
-    Sample `i` is scene `i % num_scenes`, with a paraphrase of its prompt that changes from epoch to epoch. The features of
-    a scene are computed when it first comes up, and kept in memory in half precision.
+    Sample `i` is scene `i % num_scenes`; its prompt is paraphrased anew in every epoch. The features of a scene are computed when it
+    first comes up, and kept in memory in half precision.
 
-    A sample is a dictionary: `prompt`; `cues` of the scene's only clip, the empty sheet where it has several; and `plan`, a
+    A sample is a dictionary: `prompt`; `cues` of the scene's clip, or the empty sheet if it has several; and `plan`, a
     [`SemanticPlan`] of batch size 1, the mean over the scene's clips.
 
     Args:
-        video_encoder, audio_encoder: the frozen semantic encoders, on the device where they are to run.
+        video_encoder, audio_encoder: the frozen semantic encoders, on the device on which they run.
         num_scenes (`int`): scenes in an epoch.
         clips_per_prompt (`int`, defaults to 1): renders of a scene, each with times of its own.
         split (`str`, defaults to `"train"`): Stage's split.
@@ -153,10 +153,10 @@ class CachedPlans:
 
 class PlannerSamples:
     """
-    Samples of [`PlannedScenes`] or [`CachedPlans`], with what is drawn for each of them in a training. It hangs on the sample's
-    number alone, so that a batch is the same however processes cut it.
+    Samples of [`PlannedScenes`] or [`CachedPlans`] with the random draws of a training. The draws depend on the sample's number
+    alone, so that a batch is the same however processes cut it.
 
-    A sample also has `texts`, a list of further prompts with their sheets, and loses its own sheet for a share of the numbers.
+    A sample also has `texts`, a list of further prompts with their sheets. A share of the samples loses its own sheet.
 
     Args:
         samples ([`PlannedScenes`] or [`CachedPlans`]): the samples.
@@ -185,7 +185,7 @@ class PlannerSamples:
         cues = "" if rng.random() < self.cue_dropout else sample["cues"]
         texts: list[tuple[str, str]] = []
         while len(texts) < self.texts_per_sample:
-            # To draw a scene takes longer than to write about it: several prompts and sheets are of one.
+            # Drawing a scene takes longer than writing about it: each gives several prompts and sheets.
             scene, seed = self.stage.scene(int(rng.integers(2**31)))
             count = min(_TEXTS_OF_A_SCENE, self.texts_per_sample - len(texts))
             texts += [(write_prompt(scene, seed + i), write_cues(scene, seed + i)) for i in range(count)]
@@ -194,8 +194,8 @@ class PlannerSamples:
 
 class PlanCollator:
     """
-    Joins samples into a batch for [`PlannerLoss`]: their `plan`, and `input_ids`, `attention_mask` of what the planner reads. With
-    timestamps also the `labels` of the sheets, and as `further_texts` the same three of the further prompts, if there are any.
+    Joins samples into a batch for [`PlannerLoss`]: `plan`, `input_ids` and `attention_mask`. With timestamps also `labels` of the
+    sheets, and `further_texts`, the same three tensors of the further prompts, if there are any.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): the planner's.
@@ -227,7 +227,7 @@ class PlanCollator:
         input_ids, attention_mask, labels = tokenize_cues(
             self.tokenizer, prompts, list(sheets), config["system_prompt"], config["timestamp_rate"]
         )
-        # an empty sheet is read, but never to be written
+        # an empty sheet is read, and never a target
         return (
             input_ids,
             attention_mask,
@@ -236,9 +236,8 @@ class PlanCollator:
 
 
 class PlannerLoss:
-    """Baton's plain L2, over the tokens of both modalities, and for a planner with timestamps the cross-entropy of its cues
-    beside it: of each sheet the mean over its tokens, of all the mean over sheets, so that the parts into which a batch is cut
-    make the loss of the whole.
+    """Baton's plain L2 over the tokens of both modalities and, for a planner with timestamps, the cross-entropy of its cues: the
+    mean over sheets of each sheet's mean over tokens. So the parts of a batch have the mean loss of the whole batch.
 
     Args:
         audio_weight (`float`, defaults to 1.0): weight of an audio token beside a video token.
@@ -274,11 +273,11 @@ class PlannerLoss:
 
 def planned_like(target: SemanticPlan, plan: SemanticPlan) -> SemanticPlan:
     """
-    A planner's plan without the audio tokens beyond the clip's end, as `target`, the features of the clip, has none. Nothing is
-    read off the device.
+    A planner's plan without the audio tokens beyond the clip's end. `target`, the clip's features, has none. Nothing is read off
+    the device.
 
     Raises:
-        ValueError: if the planner has other tokens than the features.
+        ValueError: if planner and features differ in the number or width of tokens.
     """
     num_audio_tokens = target.audio_tokens.shape[1]
     tokens = plan.video_tokens, plan.audio_tokens[:, :num_audio_tokens]
@@ -303,12 +302,11 @@ def explained_variance(
     split: str = "validation",
 ) -> dict[str, float | list[float]]:
     """
-    The share of the features' variance that a planner explains, next to what any planner could.
+    The share of the features' variance that a planner explains, and a ceiling for planners without cues.
 
-    The reference is the best constant: the mean feature of every token and channel. What a prompt leaves open (when things
-    happen, the shade of the wall) no prediction can explain: the ceiling is what the mean over all clips of a scene
-    explains, estimated without bias from two clips of each. A planner that reads cues is given those of each clip, and may come
-    above that.
+    The reference is the best constant: the mean feature of every token and channel. No prediction explains what a prompt leaves
+    open, such as times or the shade of the wall. So the ceiling is the share that the mean over all clips of a scene explains,
+    estimated without bias from two clips of each. A planner that reads cues gets those of each clip, and may exceed it.
 
     Args:
         planner (`VAPlannerModel`): in evaluation mode.

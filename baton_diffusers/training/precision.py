@@ -14,8 +14,8 @@ def float32_attention() -> Iterator[None]:
     """
     Keeps `scaled_dot_product_attention` in float32 under autocast, within this context and on CPUs only.
 
-    There the backward pass of the bfloat16 kernel takes six times as long as the float32 one (torch 2.13, head dimension
-    44), which is more than bfloat16 saves in all matrix products of a small model together.
+    On a CPU the backward pass of the bfloat16 kernel takes six times as long as the float32 one (torch 2.13, head dimension 44).
+    That is more than bfloat16 saves in all matrix products of a small model.
     """
     original = F.scaled_dot_product_attention
 

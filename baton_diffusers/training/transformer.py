@@ -1,4 +1,4 @@
-"""The transformer and the text encoder that is trained with it: what a training starts from, and what it exports."""
+"""The trained module of stages 2 and 3: transformer and text encoder, before and after a training."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class TransformerWithText(nn.Module):
 
 
 def build_transformer(config: TransformerTraining) -> TransformerWithText:
-    """The transformer and text encoder, if it learns, that a training starts from: those of `config.initial`, or fresh ones.
+    """The module that a training starts from: from `config.initial`, or fresh.
 
     Ours: fresh modulation is the identity with open gates, and fresh heads are zero, so that the first prediction is zero.
 
@@ -126,7 +126,7 @@ def _is_new(name: str, config: TransformerTraining) -> bool:
 
 def parameter_groups(module: TransformerWithText, config: TransformerTraining) -> list[dict[str, Any]] | None:
     """
-    The parameter groups of [`Trainer`] that give new layers a learning rate of their own; None if they have none.
+    Parameter groups for [`Trainer`] with `config.new_layers_learning_rate`; None if it is not set.
 
     Raises:
         ValueError: if `config.new_layers` holds a name that no parameter has.

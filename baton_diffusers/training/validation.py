@@ -1,4 +1,4 @@
-"""Clips of what is trained so far, to look at and scored, while the training goes on."""
+"""Clips made and scored while a training goes on."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class Validation:
     """
     Makes the clips of a [`ValidationConfig`]. For [`Trainer`]'s `validate`.
 
-    The clips of a step are in `folder/step_00001000` as mp4 files with their prompts beside, and on one contact sheet,
-    `folder/step_00001000.jpg`: frames, sounds, and what is recognised of Stage in them. What is there already is replaced.
+    The clips of a step are mp4 files in `folder/step_00001000`, with their prompts in text files, and one contact sheet,
+    `folder/step_00001000.jpg`, with frames, sounds and the recognised events of Stage. Existing files are replaced.
 
     Args:
-        config: What is made.
-        folder: Where it goes.
+        config: The clips.
+        folder: Folder of all steps.
 
     Raises:
         ValueError: If `config.model` is not the folder of a pipeline, or has no planner for plans.
@@ -69,7 +69,7 @@ class Validation:
 
     @cached_property
     def pipe(self) -> BatonPipeline:
-        """The pipeline: loaded when it is needed, for of several processes one makes the clips."""
+        """The pipeline, loaded on first use: only one process makes clips."""
         pipe = BatonPipeline.from_pretrained(self.config.model)
         pipe.set_progress_bar_config(disable=True)
         return pipe
