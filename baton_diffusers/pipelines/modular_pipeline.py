@@ -91,7 +91,8 @@ class BatonModularPipeline(ClipGeometry, ModularPipeline, BatonLoraLoaderMixin):
         """As in diffusers, and so that `ModularPipeline.from_pretrained(folder, trust_remote_code=True)` loads the folder."""
         super().save_pretrained(os.fspath(save_directory), **{"overwrite_modular_index": True, **kwargs})
         index = Path(save_directory) / self.config_name
-        write_json(index, {**json.loads(index.read_text()), "_class_name": ModularPipeline.__name__})
+        written = {**json.loads(index.read_text()), "_class_name": ModularPipeline.__name__}
+        write_json(index, {name: value for name, value in written.items() if value is not None})
         _write_blocks(Path(save_directory))
 
 
@@ -110,7 +111,7 @@ def write_modular_files(folder: str | os.PathLike, config: Mapping[str, Any], re
         "_diffusers_version": diffusers.__version__,
     }
     for name, value in config.items():
-        if name in SETTINGS:
+        if name in SETTINGS and value is not None:
             index[name] = value
         elif isinstance(value, (list, tuple)) and len(value) == 2 and value[0] is not None:
             source = {"pretrained_model_name_or_path": repo_id, "subfolder": name, "variant": None, "revision": None}
