@@ -47,6 +47,7 @@ class SemanticPlan:
         video_mask (`torch.Tensor` of shape `(batch_size, num_video_tokens)`, *optional*): bool, `True` where a token
             counts. A sample without any token that counts is a sample without a plan.
         audio_mask (`torch.Tensor` of shape `(batch_size, num_audio_tokens)`, *optional*): the same for the sound.
+        prompts (`tuple[str, ...]`, *optional*): what each clip was planned from; a pipeline warns if it is given another prompt.
 
     Raises:
         ValueError: if shapes disagree with one another, tokens or times are not floating-point, masks are not bool, there is no
@@ -65,6 +66,7 @@ class SemanticPlan:
     duration: float
     video_mask: torch.Tensor | None = None
     audio_mask: torch.Tensor | None = None
+    prompts: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in self._tensor_names():
@@ -80,6 +82,8 @@ class SemanticPlan:
             raise ValueError(f"`duration` is {self.duration!r} seconds, but a plan needs a positive duration.")
         batch_size, num_video_tokens, _ = self.video_tokens.shape
         num_audio_tokens = self.audio_tokens.shape[1]
+        if self.prompts is not None and len(self.prompts) != batch_size:
+            raise ValueError(f"`prompts` has {len(self.prompts)} texts, but the plan is for {batch_size} clips.")
         expected = {
             "video_times": (num_video_tokens,),
             "video_centres": (num_video_tokens, 2),
@@ -333,7 +337,8 @@ class SemanticPlan:
             for name in self._tensor_names()
             if getattr(self, name) is not None
         }
-        metadata = {_FORMAT: json.dumps({"duration": self.duration})}  # one key: safetensors shuffles several
+        told = {"duration": self.duration} | ({} if self.prompts is None else {"prompts": self.prompts})
+        metadata = {_FORMAT: json.dumps(told)}  # one key: safetensors shuffles several
         files.write_bytes(path, save(tensors, metadata=metadata))
 
     @staticmethod
@@ -359,9 +364,13 @@ class SemanticPlan:
             raise ValueError(f"{path} holds {sorted(tensors)}, which is not a plan that `SemanticPlan.save` wrote.")
         try:
             told = json.loads(metadata[_FORMAT])
-            if not isinstance(told, dict) or told.keys() != {"duration"}:
+            if not isinstance(told, dict) or not {"duration"} <= told.keys() <= {"duration", "prompts"}:
                 raise ValueError(f"it tells {str(told)[:80]!r} and not its duration")
-            return SemanticPlan(**tensors, **told).check_values()
+            prompts = told.get("prompts")
+            if prompts is not None and not (isinstance(prompts, list) and all(isinstance(p, str) for p in prompts)):
+                raise ValueError(f"its prompts are {str(prompts)[:80]!r}")
+            prompts = None if prompts is None else tuple(prompts)
+            return SemanticPlan(**tensors, duration=told["duration"], prompts=prompts).check_values()
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is no plan that can be used ({error}): save the plan again.") from error
 
@@ -393,6 +402,7 @@ class SemanticPlan:
             audio_times=self.audio_times[audio],
             video_mask=rest(self.video_mask, video),
             audio_mask=rest(self.audio_mask, audio),
+            prompts=self.prompts,
         )
 
     def _over_batch(self, function, *others: SemanticPlan) -> SemanticPlan:
@@ -402,11 +412,16 @@ class SemanticPlan:
             for name in names
             if getattr(self, name) is not None
         }
-        return replace(self, **changed)
+        plans, prompts = (self, *others), None
+        if all(plan.prompts is not None for plan in plans):
+            texts = [text for plan in plans for text in plan.prompts]
+            numbers = torch.arange(len(texts)).split([plan.batch_size for plan in plans])
+            prompts = tuple(texts[number] for number in function(*numbers).tolist())
+        return replace(self, **changed, prompts=prompts)
 
     @staticmethod
     def _tensor_names() -> tuple[str, ...]:
-        return tuple(field.name for field in fields(SemanticPlan) if field.name != "duration")
+        return tuple(field.name for field in fields(SemanticPlan) if field.name not in ("duration", "prompts"))
 
 
 class _EmptyPart(SemanticPlan):

@@ -354,3 +354,16 @@ def test_a_plan_is_printed_in_three_lines(plan):
         f"video: 76 tokens of {plan.video_tokens.shape[2]} channels, float32 on cpu",
         f"audio: 32 tokens of {plan.audio_tokens.shape[2]} channels, some masked, float32 on cpu",
     ]
+
+
+def test_a_plan_remembers_its_prompts(tmp_path):
+    plan = replace(random_plan(2), prompts=("one", "two"))
+    assert plan[1].prompts == ("two",) and plan.repeat_interleave(2).prompts == ("one", "one", "two", "two")
+    assert plan.trimmed().to(torch.float16).prompts == plan.prompts
+    assert SemanticPlan.collate([plan, plan[0]]).prompts == ("one", "two", "one")
+    assert SemanticPlan.collate([plan, random_plan()]).prompts is None
+    assert plan.slice(0.0, 0.5).prompts is None  # a part is cut to be used elsewhere
+    plan.save(tmp_path / "plan.safetensors")
+    assert SemanticPlan.load(tmp_path / "plan.safetensors").prompts == plan.prompts
+    with pytest.raises(ValueError, match="`prompts` has 1 texts, but the plan is for 2 clips"):
+        replace(plan, prompts=("one",))

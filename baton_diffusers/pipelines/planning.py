@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from diffusers.utils import logging
 
 from .. import coordinates
 from ..cues import format_sheet, parse_sheet
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 
 _CANDIDATES = 8
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ class PlanRequest:
         num_clips = texts.batch_size * num_videos_per_prompt
         if self.plan is not None:
             self._check_plan(pipe, texts.batch_size, num_videos_per_prompt, num_frames)
+            self._warn_of_other_prompts(texts, num_clips)
         elif self.uses_planner(pipe):
             if pipe.planner_tokenizer is None:
                 raise ValueError(
@@ -151,6 +156,20 @@ class PlanRequest:
                 "each: give one for all, one for each prompt, or one for each clip."
             )
         plan.check_values()
+
+    def _warn_of_other_prompts(self, texts: Texts, num_clips: int) -> None:
+        """Warns of a plan that was made from other prompts: picture and sound follow the plan rather than the prompt."""
+        if self.plan.prompts is None or texts.prompts is None:
+            return
+        planned = self.plan.repeat_interleave(num_clips // self.plan.batch_size).prompts
+        asked = [text for text in texts.prompts for _ in range(num_clips // texts.batch_size)]
+        for plan_prompt, prompt in zip(planned, asked, strict=True):
+            if plan_prompt != prompt:
+                logger.warning(
+                    f"`plan` was made from the prompt {plan_prompt!r}, but the clip is asked for by {prompt!r}, and what happens "
+                    "follows the plan: plan this prompt, or give the plan's own."
+                )
+                return
 
     def _check_widths(self, config: Any) -> None:
         if config.video_plan_dim is None:
@@ -372,7 +391,7 @@ def make_plan(
         "the planner's plan holds",
         "usually the weights of `planner` are damaged; load them again, or call with `use_plan=False`",
     )
-    return plan
+    return replace(plan, prompts=tuple(prompts))
 
 
 def ready_plan(pipe: BatonPipeline, plan: SemanticPlan, num_clips: int | None, device: torch.device) -> SemanticPlan:

@@ -502,6 +502,14 @@ def tokens(pipe, prompts):
     return dict(zip(("input_ids", "attention_mask"), tokenize_prompts(pipe.planner_tokenizer, prompts), strict=True))
 
 
+def test_a_plan_of_another_prompt_is_warned_of(pipe, caplog):
+    plan = pipe.prepare_plan([PROMPT, OTHER])
+    make(pipe, [PROMPT, OTHER], plan=plan, num_videos_per_prompt=2)
+    assert "was made from the prompt" not in caplog.text
+    make(pipe, OTHER, plan=plan[0])
+    assert f"`plan` was made from the prompt {PROMPT!r}, but the clip is asked for by {OTHER!r}" in caplog.text
+
+
 def test_one_plan_serves_all_prompts(pipe):
     together = make(pipe, [PROMPT, OTHER], plan=random_plan(), generator=seeds(0, 1))
     assert together.plan.batch_size == 2
