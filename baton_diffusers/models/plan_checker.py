@@ -48,7 +48,7 @@ class PlanChecker(ModelMixin, ConfigMixin):
         text_dim (`int`): width of the text encoder's hidden states.
         names (`list[str]`): names that a cast may have, such as "red ball".
         places (`list[str]`): places of a cast.
-        deeds (`list[str]`): what a cue may say after a name, such as "says three".
+        deeds (`dict[str, list[str]]`): what a cue may say after a name that ends with a word: `{"face": ["says three"]}`.
         max_steps (`int`, defaults to 4): steps that are asked for.
         max_deeds (`int`, defaults to 3): cues of a step that are asked for.
         num_attention_heads (`int`, defaults to 4): heads; they divide `text_dim`.
@@ -60,7 +60,7 @@ class PlanChecker(ModelMixin, ConfigMixin):
         text_dim: int,
         names: list[str],
         places: list[str],
-        deeds: list[str],
+        deeds: dict[str, list[str]],
         max_steps: int = 4,
         max_deeds: int = 3,
         num_attention_heads: int = 4,
@@ -71,7 +71,12 @@ class PlanChecker(ModelMixin, ConfigMixin):
         self.norm = nn.LayerNorm(text_dim)
         self.cast_head = nn.Linear(text_dim, 2 + len(places))
         self.actor_head = nn.Linear(text_dim, 1 + len(names))
-        self.deed_head = nn.Linear(text_dim, 1 + len(deeds))
+        self.deed_head = nn.Linear(text_dim, 1 + sum(map(len, deeds.values())))
+
+    @property
+    def deeds(self) -> list[str]:
+        """All deeds, in the order of the answers."""
+        return [deed for some in self.config.deeds.values() for deed in some]
 
     def forward(self, encoder_hidden_states: torch.Tensor) -> PlanCheckerOutput:
         """
@@ -123,6 +128,54 @@ class PlanChecker(ModelMixin, ConfigMixin):
             scores.append(sum(math.log(max(float(value), _UNKNOWN)) for value in facts))
         return scores
 
+    def outline(self, read: PlanCheckerOutput, row: int) -> tuple[dict[str, list[str]], list[str]]:
+        """
+        The likeliest reading of one prompt.
+
+        Args:
+            read ([`PlanCheckerOutput`]): what was read in the prompts.
+            row (`int`): which of them.
+
+        Returns:
+            The places that each name of the cast may have, and the texts of the cues in order.
+        """
+        config, places, deeds = self.config, list(self.config.places), self.deeds
+        steps = []
+        for actors, done in zip(read.actors[row], read.deeds[row], strict=True):
+            # An actor and its first deed are read together: a bell says nothing.
+            able = {name: self._abilities(name) for name in config.names}
+            likeliest = [float(actors[1 + i] + done[0, able[name]].max()) for i, name in enumerate(config.names)]
+            number = max(range(len(likeliest)), key=likeliest.__getitem__)
+            if float(actors[0]) > likeliest[number]:
+                break
+            name = config.names[number]
+            for i, answers in enumerate(done):
+                best = max(able[name], key=lambda deed, answers=answers: float(answers[deed]))
+                if i and float(answers[0]) > float(answers[best]):
+                    break
+                steps.append((name, deeds[best - 1]))
+        probabilities = read.cast[row].exp()
+        needed = {name for name, deed in steps} | {
+            name for _, deed in steps for name in config.names if f" {deed} ".find(f" {name} ") >= 0
+        }
+        ranked = sorted(
+            range(len(config.names)), key=lambda i: (config.names[i] not in needed, float(probabilities[i, 0]))
+        )
+        cast: dict[str, list[str]] = {}
+        for i in ranked[: len(places)]:
+            if config.names[i] not in needed and probabilities[i, 0] > 0.5:
+                continue
+            answer = int(probabilities[i, 1:].argmax())
+            taken = [allowed[0] for allowed in cast.values() if len(allowed) == 1]
+            is_stated = answer < len(places) and places[answer] not in taken
+            cast[config.names[i]] = [places[answer]] if is_stated else places
+        return cast, [f"{name} {deed}" for name, deed in steps if name in cast]
+
+    def _abilities(self, name: str) -> list[int]:
+        """Numbers of the answers that a name can do, to others than itself."""
+        able = self.config.deeds.get(name.split()[-1], [])
+        return [1 + number for number, deed in enumerate(self.deeds) if deed in able and not deed.endswith(f" {name}")]
+
     def _probabilities(
         self, cast: torch.Tensor, actors: torch.Tensor, deeds: torch.Tensor, sheet: Sheet
     ) -> list[float]:
@@ -143,7 +196,7 @@ class PlanChecker(ModelMixin, ConfigMixin):
             facts.append(_answer(actors[index], config.names, name))
             facts += [0.0] * max(0, len(done) - config.max_deeds)
             for i in range(config.max_deeds):
-                facts.append(_answer(deeds[index, i], config.deeds, done[i] if i < len(done) else None))
+                facts.append(_answer(deeds[index, i], self.deeds, done[i] if i < len(done) else None))
         return facts
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -192,25 +193,39 @@ def tokenize_cues(
     return input_ids, attention_mask, labels
 
 
-class _CastConstraint:
+@dataclass(frozen=True)
+class SheetOutline:
+    """What a cue sheet has to say, as tokens; places that are left open, and all instants, are the language model's choice.
+
+    Args:
+        cast: each name, and the places that it may have.
+        cues: the texts of the cues, in their order.
+    """
+
+    cast: dict[tuple[int, ...], tuple[int, ...]]
+    cues: list[list[int]]
+
+
+class _SheetConstraint:
     """What one sheet may go on with, where its cues have to name actors of its cast.
 
     A cast is what stands before the first timestamp: entries between separators, each a name that no other has and, as its last
-    token, a place.
+    token, a place. With an outline, the sheet says no more and no less than that.
     """
 
-    def __init__(self, separator: int, timestamps: range, end: int):
+    def __init__(self, separator: int, timestamps: range, end: int, outline: SheetOutline | None = None):
         self.separator = separator
         self.timestamps = timestamps
-        self.ends = [separator, *timestamps, end]  # of an entry
+        self.end = end
+        self.outline = outline
         self.entries: list[list[int]] = [[]]
-        self.cue: list[int] | None = None  # tokens since the last timestamp
+        self.cues: list[list[int]] = []
 
     def append(self, token: int) -> None:
         if token in self.timestamps:
-            self.cue = []
-        elif self.cue is not None:
-            self.cue.append(token)
+            self.cues.append([])
+        elif self.cues:
+            self.cues[-1].append(token)
         elif token == self.separator:
             self.entries.append([])
         else:
@@ -218,18 +233,42 @@ class _CastConstraint:
 
     def impossible(self, tokens: torch.Tensor) -> torch.Tensor:
         """Which of all `tokens` cannot come next."""
+        if self.outline is not None:
+            possible = self._next_of_cue() if self.cues else self._next_of_cast()
+            return ~torch.isin(tokens, tokens.new_tensor(possible))
         *others, last = self.entries
-        nothing = torch.zeros_like(tokens, dtype=torch.bool)
-        if self.cue is None:
+        if not self.cues:
             if self.entries == [[]]:  # a sheet may be empty, or have no cast
                 return tokens == self.separator
-            is_whole = len(last) > 1 and last[:-1] not in [entry[:-1] for entry in others]
-            return nothing if is_whole else torch.isin(tokens, tokens.new_tensor(self.ends))
-        names = [entry[:-1] for entry in self.entries if entry]
-        if not names or any(self.cue[: len(name)] == name for name in names):
-            return nothing | (tokens == self.separator)
-        following = [name[len(self.cue)] for name in names if name[: len(self.cue)] == self.cue]
+            names = [entry[:-1] for entry in others]
+            again = [name[-1] for name in names if name[:-1] == last]  # what would make a name that is there already
+            unfinished = [] if len(last) > 1 else [self.separator, *self.timestamps, self.end]
+            return torch.isin(tokens, tokens.new_tensor([*again, *unfinished]))
+        cue, names = self.cues[-1], [entry[:-1] for entry in self.entries if entry]
+        if not names or any(cue[: len(name)] == name for name in names):
+            return tokens == self.separator
+        following = [name[len(cue)] for name in names if name[: len(cue)] == cue]
         return ~torch.isin(tokens, tokens.new_tensor(following))
+
+    def _next_of_cast(self) -> list[int]:
+        *others, last = (tuple(entry) for entry in self.entries)
+        cast = {name: places for name, places in self.outline.cast.items() if name not in [e[:-1] for e in others]}
+        if last[:-1] in cast:  # the entry is whole
+            return [self.separator] if len(cast) > 1 else self._next_cue(0)
+        if last in cast:
+            taken = {entry[-1] for entry in others} | {
+                places[0] for name, places in cast.items() if name != last and len(places) == 1
+            }
+            return [place for place in cast[last] if place not in taken] or list(cast[last])
+        names = [name[len(last)] for name in cast if name[: len(last)] == last]
+        return names or self._next_cue(0)  # a cast without anybody
+
+    def _next_of_cue(self) -> list[int]:
+        text, written = self.outline.cues[len(self.cues) - 1], self.cues[-1]
+        return [text[len(written)]] if len(written) < len(text) else self._next_cue(len(self.cues))
+
+    def _next_cue(self, number: int) -> list[int]:
+        return list(self.timestamps) if number < len(self.outline.cues) else [self.end]
 
 
 class AlignmentAttnProcessor:
@@ -389,6 +428,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         timestamp_rate (`float`, defaults to 16.0): timestamps per second.
         cast_separator_id (`int`, *optional*): the token between two actors of a sheet's cast. With one, decoding holds to
             the cast: each cue begins with the name of one of its actors.
+        min_cue_gap (`int`, defaults to 0): timestamps that two cues lie apart at least, when they are written.
 
     Raises:
         ValueError: if the towers' width does not divide into heads of even size, or the timestamps are not among the language
@@ -420,6 +460,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         num_timestamps: int = 0,
         timestamp_rate: float = 16.0,
         cast_separator_id: int | None = None,
+        min_cue_gap: int = 0,
     ):
         super().__init__()
         language_model_config = Qwen3Config(**language_model_config)
@@ -635,6 +676,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         temperature: float = 1.0,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         max_new_tokens: int = 128,
+        outlines: Sequence[SheetOutline | None] | None = None,
     ) -> list[list[int]]:
         """
         Writes the cue sheets of prompts, token by token. Decoding is constrained to the grammar of sheets: timestamps never go
@@ -650,6 +692,8 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 whose drawing then does not depend on the batch.
             max_new_tokens (`int`, defaults to 128): tokens after which a sheet is broken off, before its last, unfinished
                 cue.
+            outlines (list of [`SheetOutline`] or `None`, *optional*): what each sheet has to say, for a planner with a
+                `cast_separator_id`.
 
         Returns:
             `list[list[int]]`: the sheets' tokens, without the end of the text.
@@ -680,10 +724,13 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         head = self.language_model.embed_tokens(tokens) if self.lm_head is None else None
         is_timestamp = (tokens >= first) & (tokens < first + number)
         earliest = torch.full((batch_size, 1), first, device=device)
+        latest = torch.full((batch_size, 1), last, device=device)
         casts = None
         if config.cast_separator_id is not None:
+            stamps = range(first, first + number)
             casts = [
-                _CastConstraint(config.cast_separator_id, range(first, first + number), end) for _ in range(batch_size)
+                _SheetConstraint(config.cast_separator_id, stamps, end, outline)
+                for outline in outlines or [None] * batch_size
             ]
 
         cache, written = DynamicCache(), []
@@ -691,7 +738,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         finished = torch.zeros(batch_size, dtype=torch.bool, device=device)
         for step in range(max_new_tokens):
             hidden_states = self._read(inputs_embeds, attention_mask, cache)[:, -1]
-            impossible = is_timestamp & ((tokens < earliest) | (tokens > last))
+            impossible = is_timestamp & ((tokens < earliest) | (tokens > latest))
             if casts is None and step == 0:
                 impossible = impossible | ~(is_timestamp | (tokens == end))
             if casts is not None:
@@ -709,7 +756,11 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             if casts is not None:
                 for cast, number_of_token in zip(casts, token.tolist(), strict=True):
                     cast.append(number_of_token)
-            earliest = torch.where(is_timestamp[token], token, earliest[:, 0])[:, None]
+            earliest = torch.where(is_timestamp[token], token + config.min_cue_gap, earliest[:, 0])[:, None]
+            if outlines is not None:
+                left = [0 if cast.outline is None else len(cast.outline.cues) - len(cast.cues) for cast in casts]
+                latest = (last - config.min_cue_gap * torch.tensor(left, device=device).clamp(min=0))[:, None]
+                latest = torch.maximum(latest, earliest.clamp(max=last))
             inputs_embeds = self.language_model.embed_tokens(token)[:, None]
             attention_mask = nn.functional.pad(attention_mask, (0, 1), value=1)
 

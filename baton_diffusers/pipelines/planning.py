@@ -19,8 +19,9 @@ from diffusers.utils import logging
 from .. import coordinates
 from ..cues import format_sheet, parse_sheet
 from ..media import fit_sound
+from ..models.plan_checker import PlanCheckerOutput
 from ..models.semantic_encoders import read_plan
-from ..models.va_planner import snap_cues, tokenize_cues, tokenize_prompts
+from ..models.va_planner import SheetOutline, snap_cues, tokenize_cues, tokenize_prompts
 from ..plan import SemanticPlan
 from .checks import check_finite, check_texts, check_whole_number
 from .components import ClipSize
@@ -303,22 +304,49 @@ def write_cues(
     generator = _for_cues(generator)
     if isinstance(generator, list):
         generator = [one for one in generator for _ in range(number)]
+    read = outlines = None
+    if number > 1:
+        read = pipe.plan_checker(read_texts(pipe, prompts, device).to(pipe.plan_checker.dtype))
+        if pipe.planner.config.cast_separator_id is not None:
+            # Every other sheet says what the checker reads; its instants and open places are the planner's.
+            known = [_outline(pipe, read, row) for row in range(len(prompts))]
+            outlines = [known[i // (repeats * number)] if i % 2 == 0 else None for i in range(len(rows))]
     written = pipe.planner.generate_cues(
         input_ids.to(device),
         attention_mask.to(device),
         pipe.clip_duration(num_frames),
         request.temperature(pipe),
         generator,
+        outlines=outlines,
     )
-    sheets = [format_sheet(parse_sheet(sheet)) for sheet in pipe.planner_tokenizer.batch_decode(written)]
+    sheets = [_readable(sheet) for sheet in pipe.planner_tokenizer.batch_decode(written)]
     if number == 1:
         return [[PlanCandidate(sheet)] for sheet in sheets]
-    read = pipe.plan_checker(read_texts(pipe, prompts, device).to(pipe.plan_checker.dtype))
     scores = pipe.plan_checker.score(read, sheets)
     candidates = [PlanCandidate(*pair) for pair in zip(sheets, scores, strict=True)]
     groups = [candidates[start : start + number] for start in range(0, len(candidates), number)]
     # Rounded, so that neither the batch nor a hair's breadth between two places that a prompt leaves open decides.
     return [sorted(group, key=lambda candidate: -round(candidate.score, 1)) for group in groups]
+
+
+def _outline(pipe: BatonPipeline, read: PlanCheckerOutput, row: int) -> SheetOutline:
+    """What the checker reads in a prompt, as the planner's tokens."""
+
+    def ids(text: str) -> list[int]:
+        return pipe.planner_tokenizer(text, add_special_tokens=False).input_ids
+
+    cast, cues = pipe.plan_checker.outline(read, row)
+    places = {name: tuple(ids(place)[-1] for place in allowed) for name, allowed in cast.items()}
+    return SheetOutline({tuple(ids(name)): allowed for name, allowed in places.items()}, [ids(text) for text in cues])
+
+
+def _readable(sheet: str) -> str:
+    """A sheet as one writes it. Decoding holds to the grammar in tokens; words that a language model spells in a way of its own may
+    still break it, and such a sheet counts as empty."""
+    try:
+        return format_sheet(parse_sheet(sheet))
+    except ValueError:
+        return ""
 
 
 def fit_to_plan(

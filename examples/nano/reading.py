@@ -32,7 +32,12 @@ from baton_diffusers.training.trainer import Trainer
 
 NAMES = tuple(f"{colour} {kind}" for kind in KINDS for colour in (VOICES if kind == "face" else COLOURS))
 PLACES = tuple(SPOTS)
-DEEDS = ("bounces", "rings", *(f"hits {name}" for name in NAMES), *(f"says {word}" for word in DIGITS))
+DEEDS = {
+    "ball": ["bounces"],
+    "bell": ["rings"],
+    "box": [f"hits {name}" for name in NAMES],
+    "face": [f"says {word}" for word in DIGITS],
+}
 
 
 @dataclass
@@ -94,10 +99,11 @@ def answers(scene: Scene, places: tuple[bool, ...]) -> dict[str, torch.Tensor]:
         cast[NAMES.index(actor.name)] = 1 + PLACES.index(actor.spot) if stated else 1 + len(PLACES)
     actors = torch.zeros(MAX_ACTIONS, dtype=torch.long)
     deeds = torch.zeros(MAX_ACTIONS, MAX_COUNT, dtype=torch.long)
+    numbers = [deed for some in DEEDS.values() for deed in some]
     for step, (name, done) in enumerate(sheet_steps(parse_sheet(write_cues(scene, 0)), NAMES)):
         actors[step] = 1 + NAMES.index(name)
         for i, deed in enumerate(done):
-            deeds[step, i] = 1 + DEEDS.index(deed)
+            deeds[step, i] = 1 + numbers.index(deed)
     return {"cast": cast, "actors": actors, "deeds": deeds}
 
 
@@ -164,7 +170,7 @@ def main(config: Reading) -> None:
     else:
         text_encoder = UMT5EncoderModel.from_pretrained(Path(config.initial) / "text_encoder", dtype=torch.float32)
     text_encoder.requires_grad_(config.train_text_encoder)
-    checker = PlanChecker(text_encoder.config.d_model, list(NAMES), list(PLACES), list(DEEDS), MAX_ACTIONS, MAX_COUNT)
+    checker = PlanChecker(text_encoder.config.d_model, list(NAMES), list(PLACES), DEEDS, MAX_ACTIONS, MAX_COUNT)
     if config.initial is not None and (Path(config.initial) / "plan_checker").is_dir():
         checker = PlanChecker.from_pretrained(Path(config.initial) / "plan_checker")
     reader = Reader(text_encoder, checker)

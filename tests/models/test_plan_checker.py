@@ -8,7 +8,7 @@ from baton_diffusers.models.plan_checker import PlanChecker, PlanCheckerOutput, 
 
 
 NAMES, PLACES = ["red ball", "blue box"], ["left", "right"]
-DEEDS = ["bounces", "hits red ball"]
+DEEDS = {"ball": ["bounces"], "box": ["hits red ball"]}
 SHEET = (
     "red ball left; blue box right <|0.50|> red ball bounces <|0.90|> red ball bounces <|1.50|> blue box hits red ball"
 )
@@ -73,3 +73,14 @@ def test_padding_is_not_read_and_rows_do_not_mix(checker):
     assert all(torch.isfinite(value).all() for value in checker(torch.zeros(1, 4, 8)).values())
     scores = checker.score(checker(text), [SHEET, "", SHEET, ""])
     assert scores[2:] == pytest.approx(checker.score(alone, [SHEET, ""]), abs=1e-4)
+
+
+def test_the_outline_is_what_was_read(checker, read):
+    cast, cues = checker.outline(read, 0)
+    assert cast == {"red ball": ["left"], "blue box": ["left", "right"]}
+    assert cues == ["red ball bounces", "red ball bounces", "blue box hits red ball"]
+
+
+def test_an_outline_gives_nobody_a_deed_of_others(checker, read):
+    read.deeds[0, 0] = certain(2, 2, number=3)[0]  # a ball that hits, to the reader
+    assert checker.outline(read, 0)[1][0] == "red ball bounces"

@@ -153,7 +153,14 @@ def test_steps_are_the_planners_passes_and_no_more(cue_pipe):
 
 @pytest.fixture(scope="module")
 def checked_pipe():
-    checker = seeded(PlanChecker, TEXT_DIM, ["red circle", "green star"], ["left"], ["jumps"], num_attention_heads=2)
+    checker = seeded(
+        PlanChecker,
+        TEXT_DIM,
+        ["red circle", "green star"],
+        ["left"],
+        {"circle": ["jumps"], "star": ["jumps"]},
+        num_attention_heads=2,
+    )
     return quiet(tiny_pipeline(**tiny_cue_parts(), plan_checker=checker))
 
 
