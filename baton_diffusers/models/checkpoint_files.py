@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from diffusers.models.modeling_utils import ModelMixin
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
@@ -231,7 +232,7 @@ def check_component(folder: str | os.PathLike, model_class: type[torch.nn.Module
     folder = Path(folder)
     published = PublishedWeights(weight_files(folder, model_class, variant))
     config = read_json(folder / "config.json")
-    _check_counts(config, len(published.shapes), folder / "config.json")
+    _check_sizes(config, published, folder / "config.json")
     model = empty_model(folder, model_class)
     state = model.state_dict(keep_vars=True)
     tied: dict[int, list[str]] = {}
@@ -316,10 +317,15 @@ def empty_model(folder: Path, model_class: type[torch.nn.Module]) -> torch.nn.Mo
         ValueError: if config.json is missing, damaged, or another model's.
     """
     try:
-        with torch.device("meta"):
-            if issubclass(model_class, ModelMixin):
-                return model_class.from_config(model_class.load_config(folder))
-            return model_class(model_class.config_class.from_pretrained(folder))
+        if issubclass(model_class, ModelMixin):
+            config = model_class.load_config(folder)
+            with (
+                init_empty_weights()
+            ):  # as diffusers itself loads; `torch.device("meta")` is not for every constructor
+                return model_class.from_config(config)
+        config = model_class.config_class.from_pretrained(folder)
+        with torch.device("meta"):  # keeps tied weights tied
+            return model_class(config)
     except Exception as error:  # whatever a constructor makes of a wrong value
         message = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
@@ -327,14 +333,23 @@ def empty_model(folder: Path, model_class: type[torch.nn.Module]) -> torch.nn.Mo
         ) from error
 
 
-def _check_counts(config: Any, num_tensors: int, file: Path) -> None:
-    """Refuses a configuration of more layers than the files have tensors: to build a billion of them would not end."""
+def _check_sizes(config: Any, published: PublishedWeights, file: Path) -> None:
+    """Refuses a configuration of more layers than there are tensors, or of a layer wider than all of them: to build it would
+    take all memory."""
+    num_tensors = len(published.shapes)
+    num_values = sum(math.prod(shape) for shape in published.shapes.values())
     for name, value in config.items() if isinstance(config, dict) else ():
-        if isinstance(value, (int, float)) and re.search(r"layers|depth|blocks", name) and value > num_tensors:
+        counts, measures = (
+            re.search(r"layers|depth|blocks", name),
+            re.search(r"dim$|channels$|(hidden|vocab|intermediate)_size$", name),
+        )
+        limit = num_tensors if counts else num_values if measures else math.inf
+        if isinstance(value, (int, float)) and value > max(limit, 1):
             raise ValueError(
-                f"{file} has a `{name}` of {value}, but the weights beside it are only {num_tensors} tensors.{_REMEDY}"
+                f"{file} has a `{name}` of {value}, but the weights beside it are only {num_tensors} tensors of {num_values} "
+                f"values.{_REMEDY}"
             )
-        _check_counts(value, num_tensors, file)
+        _check_sizes(value, published, file)
 
 
 @contextmanager

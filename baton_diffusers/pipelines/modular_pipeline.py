@@ -10,9 +10,11 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers.modular_pipelines import ComponentsManager, ModularPipeline, ModularPipelineBlocks
+from diffusers.modular_pipelines import ComponentsManager, ComponentSpec, ModularPipeline, ModularPipelineBlocks
+from huggingface_hub import snapshot_download
 
 from ..files import write_json
+from ..models.checkpoint_files import check_component
 from .components import SETTINGS, SOUND, ClipGeometry
 from .lora import BatonLoraLoaderMixin
 
@@ -81,10 +83,18 @@ class BatonModularPipeline(ClipGeometry, ModularPipeline, BatonLoraLoaderMixin):
 
     def load_components(self, names: list[str] | str | None = None, **kwargs: Any) -> None:
         """As in diffusers, by default in float32; a single `dtype` leaves `audio_vae` and `vocoder` in float32, since half precision
-        is heard."""
+        is heard.
+
+        Raises:
+            ValueError: if a component's weights do not fit its configuration or are not finite, see [`check_component`].
+        """
         dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", None) or torch.float32
         if not isinstance(dtype, dict):
             dtype = {"default": dtype, **dict.fromkeys(SOUND, torch.float32)}
+        for name, spec in self._component_specs.items():
+            asked = getattr(self, name, None) is None if names is None else name in names or name == names
+            if asked and spec.default_creation_method == "from_pretrained" and spec.pretrained_model_name_or_path:
+                _check(spec)
         super().load_components(names, dtype=dtype, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
@@ -94,6 +104,18 @@ class BatonModularPipeline(ClipGeometry, ModularPipeline, BatonLoraLoaderMixin):
         written = {**json.loads(index.read_text()), "_class_name": ModularPipeline.__name__}
         write_json(index, {name: value for name, value in written.items() if value is not None})
         _write_blocks(Path(save_directory))
+
+
+def _check(spec: ComponentSpec) -> None:
+    """Compares a component's weights with its configuration; a repository on the Hub is fetched for it."""
+    model_class, source, subfolder = spec.type_hint, spec.pretrained_model_name_or_path, spec.subfolder or ""
+    if not isinstance(model_class, type) or not issubclass(model_class, torch.nn.Module):
+        return
+    if not os.path.isdir(source):
+        source = snapshot_download(
+            source, revision=spec.revision, allow_patterns=[f"{subfolder}/*.json", f"{subfolder}/*.safetensors"]
+        )
+    check_component(Path(source, subfolder), model_class, spec.variant)
 
 
 def write_modular_files(folder: str | os.PathLike, config: Mapping[str, Any], repo_id: str | None = None) -> None:

@@ -284,7 +284,7 @@ SPOILT_FOLDERS = {
     ),
     "layers of a billion": (
         lambda f: change(f / "transformer" / "config.json", ffn_dim=10**9),
-        "'blocks.0.ffn.net.0.proj.weight' has shape",
+        "`ffn_dim` of 1000000000, but the weights beside it are only",
     ),
     "fewer layers": (
         lambda f: change(f / "transformer" / "config.json", num_layers=1),

@@ -1,10 +1,12 @@
 """Folders as modular pipelines: what is written beside `model_index.json`, and what it brings back."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from diffusers import ComponentsManager, ModularPipeline
+from safetensors.torch import load_file, save_file
 
 from baton_diffusers import BatonModularPipeline
 from baton_diffusers.pipelines.modular_pipeline import write_modular_files
@@ -52,6 +54,18 @@ def test_an_index_names_the_repository_it_goes_to(folder, tmp_path):
     assert index["transformer"][2]["pretrained_model_name_or_path"] == "someone/tiny" and "planner" not in index
     here = json.loads((folder / "modular_model_index.json").read_text())
     assert here["transformer"][2]["pretrained_model_name_or_path"] is None  # found where the index lies
+
+
+def test_weights_that_do_not_fit_are_refused(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "spoilt")
+    file = tmp_path / "spoilt" / "text_encoder" / "model.safetensors"
+    state = load_file(file)
+    save_file({key: tensor for key, tensor in state.items() if "block.1." not in key}, file, {"format": "pt"})
+    pipe = BatonModularPipeline.from_pretrained(tmp_path / "spoilt")
+    pipe.load_components(["vae", "tokenizer"])
+    with pytest.raises(ValueError, match="model.safetensors lacks 'encoder.block.1"):
+        pipe.load_components()
+    assert getattr(pipe, "transformer", None) is None
 
 
 def test_sound_is_loaded_in_float32(folder):
