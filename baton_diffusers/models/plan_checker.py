@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -139,42 +139,53 @@ class PlanChecker(ModelMixin, ConfigMixin):
         Returns:
             The places that each name of the cast may have, and the texts of the cues in order.
         """
-        config, places, deeds = self.config, list(self.config.places), self.deeds
-        steps = []
+        config, places = self.config, list(self.config.places)
+        cast = self._likeliest_cast(read.cast[row].exp())
+        able = {name: self._abilities(name, cast) for name in cast}
+        able = {name: numbers for name, numbers in able.items() if numbers}
+        cues = []
         for actors, done in zip(read.actors[row], read.deeds[row], strict=True):
             # An actor and its first deed are read together: a bell says nothing.
-            able = {name: self._abilities(name) for name in config.names}
-            likeliest = [float(actors[1 + i] + done[0, able[name]].max()) for i, name in enumerate(config.names)]
-            number = max(range(len(likeliest)), key=likeliest.__getitem__)
-            if float(actors[0]) > likeliest[number]:
+            evidence = {
+                name: float(actors[1 + config.names.index(name)] + done[0, numbers].max())
+                for name, numbers in able.items()
+            }
+            name = max(evidence, key=evidence.__getitem__, default=None)
+            if name is None or float(actors[0]) > evidence[name]:
                 break
-            name = config.names[number]
             for i, answers in enumerate(done):
-                best = max(able[name], key=lambda deed, answers=answers: float(answers[deed]))
+                best = max(able[name], key=lambda number, answers=answers: float(answers[number]))
                 if i and float(answers[0]) > float(answers[best]):
                     break
-                steps.append((name, deeds[best - 1]))
-        probabilities = read.cast[row].exp()
-        needed = {name for name, deed in steps} | {
-            name for _, deed in steps for name in config.names if f" {deed} ".find(f" {name} ") >= 0
-        }
-        ranked = sorted(
-            range(len(config.names)), key=lambda i: (config.names[i] not in needed, float(probabilities[i, 0]))
-        )
-        cast: dict[str, list[str]] = {}
-        for i in ranked[: len(places)]:
-            if config.names[i] not in needed and probabilities[i, 0] > 0.5:
-                continue
-            answer = int(probabilities[i, 1:].argmax())
-            taken = [allowed[0] for allowed in cast.values() if len(allowed) == 1]
-            is_stated = answer < len(places) and places[answer] not in taken
-            cast[config.names[i]] = [places[answer]] if is_stated else places
-        return cast, [f"{name} {deed}" for name, deed in steps if name in cast]
+                cues.append(f"{name} {self.deeds[best - 1]}")
+        return {name: [places[place]] if place < len(places) else places for name, place in cast.items()}, cues
 
-    def _abilities(self, name: str) -> list[int]:
-        """Numbers of the answers that a name can do, to others than itself."""
+    def _likeliest_cast(self, probabilities: torch.Tensor) -> dict[str, int]:
+        """Names with the number of their place, or the number of places for one that is open. Of names that end with the same word
+        there are as many as the prompt has of them; a colour that it leaves open is then decided once."""
+        names, num_places = self.config.names, len(self.config.places)
+        present = dict(zip(names, (1 - probabilities[:, 0]).tolist(), strict=True))
+        nouns = dict.fromkeys(name.split()[-1] for name in names)
+        chosen = []
+        for noun in nouns:
+            some = sorted((name for name in names if name.split()[-1] == noun), key=lambda name: -present[name])
+            chosen += some[: round(sum(present[name] for name in some))]
+        chosen = sorted(chosen, key=lambda name: -present[name])[:num_places]
+        cast: dict[str, int] = {}
+        for name in chosen:
+            place = int(probabilities[names.index(name), 1:].argmax())
+            cast[name] = num_places if place in cast.values() else place
+        return cast
+
+    def _abilities(self, name: str, cast: Iterable[str]) -> list[int]:
+        """Numbers of the answers that a name can do, to others of the cast if to anybody."""
         able = self.config.deeds.get(name.split()[-1], [])
-        return [1 + number for number, deed in enumerate(self.deeds) if deed in able and not deed.endswith(f" {name}")]
+        absent = {other for other in self.config.names if other == name or other not in cast}
+        return [
+            number
+            for number, deed in enumerate(self.deeds, start=1)
+            if deed in able and not any(deed.endswith(f" {other}") for other in absent)
+        ]
 
     def _probabilities(
         self, cast: torch.Tensor, actors: torch.Tensor, deeds: torch.Tensor, sheet: Sheet

@@ -319,7 +319,7 @@ def write_cues(
         generator,
         outlines=outlines,
     )
-    sheets = [_readable(sheet) for sheet in pipe.planner_tokenizer.batch_decode(written)]
+    sheets = [_readable(sheet, pipe) for sheet in pipe.planner_tokenizer.batch_decode(written)]
     if number == 1:
         return [[PlanCandidate(sheet)] for sheet in sheets]
     scores = pipe.plan_checker.score(read, sheets)
@@ -340,13 +340,17 @@ def _outline(pipe: BatonPipeline, read: PlanCheckerOutput, row: int) -> SheetOut
     return SheetOutline({tuple(ids(name)): allowed for name, allowed in places.items()}, [ids(text) for text in cues])
 
 
-def _readable(sheet: str) -> str:
-    """A sheet as one writes it. Decoding holds to the grammar in tokens; words that a language model spells in a way of its own may
-    still break it, and such a sheet counts as empty."""
+def _readable(text: str, pipe: BatonPipeline) -> str:
+    """A sheet as one writes it, its cast in the order of the checker's places. Decoding holds to the grammar in tokens; words that a
+    language model spells in a way of its own may still break it, and such a sheet counts as empty."""
     try:
-        return format_sheet(parse_sheet(sheet))
+        sheet = parse_sheet(text)
     except ValueError:
         return ""
+    places = [] if pipe.plan_checker is None else list(pipe.plan_checker.config.places)
+    if all(member.place in places for member in sheet.cast):
+        sheet = sheet._replace(cast=tuple(sorted(sheet.cast, key=lambda member: places.index(member.place))))
+    return format_sheet(sheet)
 
 
 def fit_to_plan(
