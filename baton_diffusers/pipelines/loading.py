@@ -153,6 +153,8 @@ class BatonLoadingMixin:
                 raise ValueError(
                     f"{folder} has no folder {name!r}, which its {index.name} lists: fetch or save it again."
                 )
+            for file in sorted((folder / name).glob("*.json")):
+                read_json(file)  # whose error names the file
             check_component(folder / name, found, kwargs.get("variant"))
 
 

@@ -269,6 +269,10 @@ SPOILT_FOLDERS = {
         ),
         "holds a WanPipeline without audio_scheduler, audio_vae, scheduler, transformer, vocoder",
     ),
+    "a tokenizer cut short": (
+        lambda f: (f / "tokenizer" / "tokenizer.json").write_text("{"),
+        "tokenizer/tokenizer.json is missing or damaged",
+    ),
     "no folder": (lambda f: shutil.rmtree(f / "vae"), "has no folder 'vae'"),
     "no configuration": (
         lambda f: (f / "transformer" / "config.json").unlink(),
