@@ -340,7 +340,7 @@ def _check_sizes(config: Any, published: PublishedWeights, file: Path) -> None:
     num_values = sum(math.prod(shape) for shape in published.shapes.values())
     for name, value in config.items() if isinstance(config, dict) else ():
         counts, measures = (
-            re.search(r"layers|depth|blocks", name),
+            re.search(r"^num_.*(layers|blocks)$|depth$", name),
             re.search(r"dim$|channels$|(hidden|vocab|intermediate)_size$", name),
         )
         limit = num_tensors if counts else num_values if measures else math.inf
