@@ -19,6 +19,7 @@ from vocoder import check_vocoder
 
 from baton_diffusers import BatonPipeline, DualBranchTransformer, VAPlannerModel
 from baton_diffusers.guiders import PlanGuidance
+from baton_diffusers.models.plan_checker import PlanChecker
 from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
 from baton_diffusers.models.vocoder_griffin_lim import GriffinLimVocoder
 
@@ -61,6 +62,7 @@ def assemble(
     transformer: Path,
     planner: Path | None,
     vocoder: Path | None,
+    plan_checker: Path | None,
     shift: float,
     scales: tuple[float, float],
     **config: int,
@@ -88,6 +90,7 @@ def assemble(
         audio_guider=PlanGuidance(guidance_scale=scales[1]),
         video_semantic_encoder=VideoSemanticEncoder.from_pretrained(parts / "video_semantic_encoder"),
         audio_semantic_encoder=AudioSemanticEncoder.from_pretrained(parts / "audio_semantic_encoder"),
+        plan_checker=None if plan_checker is None else PlanChecker.from_pretrained(plan_checker),
         **config,
     )
 
@@ -112,6 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         type=Path,
         help="export of `train_codecs.py vocoder`; by default the one among the parts, or else Griffin-Lim",
     )
+    parser.add_argument(
+        "--plan-checker", type=Path, help="export of `reading.py`, with the text encoder that it reads with"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder of the pipeline, new or empty")
     parser.add_argument("--overwrite", action="store_true", help="replace the pipeline in --output")
     parser.add_argument("--shift", type=float, default=2.0, help="of both schedulers")
@@ -129,6 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             arguments.transformer,
             None if arguments.no_planner else arguments.planner,
             arguments.vocoder,
+            arguments.plan_checker,
             arguments.shift,
             (arguments.guidance_scale, arguments.audio_guidance_scale),
             height=64,
