@@ -12,8 +12,11 @@ from baton_diffusers.memory import COMPONENTS, load_components
 
 from ..pretended import device, on_device
 from ..tiny import (
+    AUDIO_LATENTS,
     DURATION,
+    LATENTS,
     NUM_FRAMES,
+    TEXT_DIM,
     random_clip,
     random_plan,
     tiny_cue_parts,
@@ -117,6 +120,23 @@ def test_a_mix_of_devices_and_a_read_are_found():
     pipe.transformer.proj_out.register_forward_pre_hook(lambda _, args: args[0] + torch.zeros(1, 1, 24))
     with pytest.raises(Exception, match="two devices, pretended:0 and cpu"):
         call(pipe)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", ["nothing", "image", "video"])
+def test_the_transformer_is_one_graph_there(given):
+    """As `torch.compile(fullgraph=True)` traces it, which cannot run under the modes of the device."""
+    transformer = tiny_transformer(num_context_tokens=2)
+    with torch.no_grad(), on_device():
+        transformer.to(device())
+        latents, audio_latents = (torch.randn(1, *shape, device=device()) for shape in (LATENTS, AUDIO_LATENTS))
+        noisy, text = torch.ones(1, device=device()), torch.randn(1, 16, TEXT_DIM, device=device())
+        timestep = {"nothing": noisy, "image": noisy.expand(1, LATENTS[1]), "video": noisy * 0}[given]
+        inputs = {"audio_timestep": noisy, "video_reads_audio": given != "video", "return_dict": False}
+    with torch.no_grad():
+        program = torch.export.export(transformer, (latents, audio_latents, timestep, text), inputs, strict=True)
+    *_, output = program.graph.nodes
+    assert [node.meta["val"].device for node in output.args[0]] == [device()] * 2
 
 
 @pytest.mark.slow  # 15 s each
