@@ -134,6 +134,7 @@ def decode_video(
     Raises:
         ValueError: if the VAE returns NaN.
     """
+    check_tensor("latents", latents)
     video = pipe.vae.decode(denormalise_latents(pipe.vae, latents).to(pipe.vae.dtype), return_dict=False)[0]
     video = video[:, :, : coordinates.num_frames_within(_duration(pipe, num_frames, duration), pipe.frame_rate)]
     return _as_output(video, output_type, VideoProcessor(vae_scale_factor=pipe.vae.config.scale_factor_spatial))
@@ -190,6 +191,7 @@ def decode_audio(
     Raises:
         ValueError: if the audio VAE or the vocoder returns NaN.
     """
+    check_tensor("audio_latents", audio_latents)
     mel = decode_spectrograms(pipe.audio_vae, audio_latents)
     waveform = pipe.vocoder(mel.to(pipe.vocoder.dtype), return_dict=False)[0].float().clamp(-1, 1)
     check_finite(waveform, "the decoded sound holds", _DAMAGED.format("`audio_vae` or `vocoder`"))

@@ -476,7 +476,7 @@ def _read_images(image: Any) -> list[np.ndarray]:
     if isinstance(image, (list, tuple)) and image:
         return [picture for one in image for picture in _read_images(one)]
     if isinstance(image, (np.ndarray, torch.Tensor)) and image.ndim in (3, 4):
-        pictures = _channels_last("image", image)
+        pictures = channels_last("image", image)
         return list(pictures if pictures.ndim == 4 else pictures[None])
     raise _unreadable(
         "image",
@@ -493,7 +493,7 @@ def _read_videos(video: Any, frame_rate: float, max_seconds: float | None = None
             return [(_stack("video", _read_images(video)), frame_rate)]
         return [clip for one in video for clip in _read_videos(one, frame_rate, max_seconds)]
     if isinstance(video, (np.ndarray, torch.Tensor)) and video.ndim in (4, 5):
-        clips = _channels_last("video", video)
+        clips = channels_last("video", video)
         return [(clip, frame_rate) for clip in (clips if clips.ndim == 5 else clips[None])]
     raise _unreadable(
         "video",
@@ -516,9 +516,10 @@ def _read_audios(
     if isinstance(audio, (list, tuple)) and audio:
         return [clip for one in audio for clip in _read_audios(one, sampling_rate, name, max_seconds)]
     if isinstance(audio, (np.ndarray, torch.Tensor)) and audio.ndim in (1, 2, 3):
-        waveforms = audio.float().cpu().numpy() if isinstance(audio, torch.Tensor) else audio
-        if not np.issubdtype(waveforms.dtype, np.floating):
-            raise ValueError(f"`{name}` is {waveforms.dtype}, not float: divide integer samples by their full scale.")
+        is_tensor = isinstance(audio, torch.Tensor)
+        if not (audio.is_floating_point() if is_tensor else np.issubdtype(audio.dtype, np.floating)):
+            raise ValueError(f"`{name}` is {audio.dtype}, not float: divide integer samples by their full scale.")
+        waveforms = audio.float().cpu().numpy() if is_tensor else audio
         waveforms = waveforms.reshape((1,) * (3 - waveforms.ndim) + waveforms.shape).astype(np.float32)
         return [(_check_waveform(name, waveform), sampling_rate) for waveform in waveforms]
     raise _unreadable(
@@ -578,8 +579,10 @@ def _unreadable(name: str, value: Any, accepted: str) -> ValueError:
     return ValueError(f"`{name}` is a {type(value).__name__}{shape}, but must be {accepted}.")
 
 
-def _channels_last(name: str, pictures: np.ndarray | torch.Tensor) -> np.ndarray:
+def channels_last(name: str, pictures: np.ndarray | torch.Tensor) -> np.ndarray:
     """Arrays as they are, tensors with their channels moved from before height and width to the end; uint8 or float32."""
+    if isinstance(pictures, torch.Tensor) and pictures.is_complex():
+        raise ValueError(f"`{name}` is {pictures.dtype}, but must be uint8, or floating point in [0, 1].")
     if isinstance(pictures, torch.Tensor):
         pictures = (pictures if pictures.dtype == torch.uint8 else pictures.float()).movedim(-3, -1).cpu().numpy()
     if pictures.shape[-1] != 3 or not pictures.size:
@@ -638,7 +641,10 @@ def _read_mask(name: str, mask: Any, num_units: int, rate: float) -> Spans:
     """The spans to be made anew, from a mask with a value for each frame or sample, or from spans in seconds."""
     if mask is None:
         return ()
-    values = np.asarray(mask.cpu() if isinstance(mask, torch.Tensor) else mask)
+    try:
+        values = np.asarray(mask.cpu() if isinstance(mask, torch.Tensor) else mask)
+    except ValueError as error:
+        raise ValueError(f"`{name}` has entries of different lengths: give spans (start, end) in seconds.") from error
     duration = num_units / rate
     if values.ndim == 2 and values.shape[1] == 2:
         spans = sorted((float(start), float(end)) for start, end in values)

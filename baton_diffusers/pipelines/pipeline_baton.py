@@ -29,7 +29,7 @@ from ..models.vocoder_griffin_lim import GriffinLimVocoder
 from ..plan import SemanticPlan
 from ..schedulers import set_timesteps
 from . import conditions, planning
-from .checks import check_callback, check_flags, check_output_type, check_whole_number
+from .checks import check_callback, check_flags, check_output_type, check_texts, check_whole_number
 from .components import (
     CheckedComponents,
     ClipGeometry,
@@ -287,6 +287,7 @@ class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, Diffusio
             negative_prompt_embeds,
             audio_negative_prompt_embeds,
         )
+        texts.check(self)
         dtype = dtype or (self.text_encoder if self.transformer is None else self.transformer).dtype
         device = device or self._execution_device
         return texts.encode(self, do_classifier_free_guidance, num_videos_per_prompt, device, dtype)
@@ -333,6 +334,7 @@ class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, Diffusio
         """
         if self.planner is None or not self.planner.writes_cues:
             return None
+        check_texts("prompt", prompt)
         device, prompts = device or self._execution_device, [prompt] if isinstance(prompt, str) else prompt
         num_clips, num_frames = num_clips or len(prompts), num_frames or self.config.num_frames
         if cues is not None:
@@ -380,6 +382,7 @@ class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, Diffusio
         if plan is None:
             if not use_plan or self.planner is None:
                 return None
+            check_texts("prompt", prompt)
             if cues is None:
                 cues = self.prepare_cues(prompt, num_frames, generator=generator, device=device)
             prompts, num_frames = [prompt] if isinstance(prompt, str) else prompt, num_frames or self.config.num_frames

@@ -27,7 +27,7 @@ from .checks import check_finite, check_texts, check_whole_number
 from .components import ClipSize
 from .conditions import model_frames, model_waveform
 from .cue_fitting import fit_cues
-from .given import Given
+from .given import Given, channels_last
 from .texts import Texts, read_texts, unknown_words
 
 
@@ -485,6 +485,9 @@ def extract_plan(
         raise ValueError(
             f"`waveform` has shape {waveform.shape}, but must be (num_samples,) or (num_channels, num_samples)."
         )
+    if not np.isfinite(waveform).all():
+        raise ValueError("`waveform` holds NaN or infinite values: give finite samples in [-1, 1].")
+    frames = channels_last("frames", frames)
     if frames.dtype == np.uint8:
         frames = frames.astype(np.float32) / 255
     waveform = waveform if waveform.ndim == 1 else waveform.mean(axis=0)

@@ -321,6 +321,9 @@ def test_a_size_keeps_its_shape_and_takes_the_models_area(size, expected):
             r"`video_mask` has shape \(9,\), but must hold 9 values, 1 where",
         ),
         ({"video": FRAMES, "video_mask": [(0.5, 2.0)]}, r"span \(0.5, 2\), but .* within the 1.1250 seconds"),
+        ({"video": FRAMES, "video_mask": [(0.0, 0.5), (0.7,)]}, "`video_mask` has entries of different lengths"),
+        ({"audio": torch.zeros(4500, dtype=torch.complex64)}, "`audio` is torch.complex64, not float"),
+        ({"image": torch.zeros(3, 32, 32, dtype=torch.complex64)}, "`image` is torch.complex64, but must be uint8"),
         ({"video": FRAMES, "video_mask": [(0.5, 0.5)]}, r"span \(0.5, 0.5\)"),
         (
             {"continue_from": (FRAMES, WAVEFORM), "continue_seconds": -1},

@@ -936,7 +936,7 @@ REFUSALS = {
     "a height without end": ({"height": np.inf}, "`height` is inf, but must be a multiple of 16: use 16"),
     "a clip for no memory": ({"height": 16 * 10**6, "width": 16 * 10**6}, "1 clips of 9 frames .* take .* TiB"),
     "steps without end": ({"num_inference_steps": 10**9}, "`num_inference_steps` is 1000000000, but must be at most"),
-    "a temperature that is none": ({"cue_temperature": None}, "`cue_temperature` is None, but must be a number"),
+    "a temperature in words": ({"cue_temperature": "0.5"}, "`cue_temperature` is '0.5', but must be a number"),
     "a callback that is none": ({"callback_on_step_end": 5}, "`callback_on_step_end` is 5, but must be callable"),
     "no tensors for a callback": (
         {"callback_on_step_end_tensor_inputs": None},
@@ -1137,6 +1137,8 @@ def test_components_are_checked_when_they_are_exchanged(own_pipe):
         ({"frames": np.zeros((9, 3, 32, 32))}, r"`frames` has shape \(9, 3, 32, 32\)"),
         ({"waveform": np.zeros((1, 1, 4500))}, r"`waveform` has shape \(1, 1, 4500\)"),
         ({"waveform": np.zeros(2000)}, "`waveform` has 1.125 s of picture and 0.500 s of sound"),
+        ({"frames": random_clip()[0] + np.nan}, r"`frames` has values from nan to nan"),
+        ({"waveform": np.full(4500, np.inf)}, "`waveform` holds NaN or infinite values"),
         ({"sampling_rate": 4001}, "`sampling_rate` is 4001 Hz, but the encoder takes 4000 Hz: resample"),
         ({"frame_rate": 0.0}, "`frame_rate` is 0.0"),
     ],
@@ -1163,3 +1165,16 @@ def test_a_call_leaves_its_arguments_as_they_are(pipe):
     make(pipe, latents=noise, audio_latents=audio_noise, plan=plan, attention_kwargs=kwargs)
     assert torch.equal(noise, before[0]) and torch.equal(audio_noise, before[1])
     assert torch.equal(plan.video_tokens, before[2]) and kwargs == before[3]
+
+
+@pytest.mark.parametrize(
+    "prompt, message", [(None, "`prompt` is None, but must be"), ([], r"`prompt` is \[\], but must")]
+)
+def test_parts_of_a_call_refuse_what_is_no_text(idle_pipe, prompt, message):
+    for part in (idle_pipe.prepare_plan, tiny_pipeline(**tiny_cue_parts()).prepare_cues):
+        with pytest.raises(ValueError, match=message):
+            part(prompt)
+    with pytest.raises(ValueError, match="give either `prompt` or" if prompt is None else message):
+        idle_pipe.encode_prompt(prompt)
+    with pytest.raises(ValueError, match="`latents` is ndarray, but must be a floating-point"):
+        idle_pipe.decode_latents(np.zeros((1, *LATENTS)), None, NUM_FRAMES)
