@@ -124,6 +124,14 @@ def generate(
             metavar="SHEET",
         ),
     ] = None,
+    plan_candidates: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Cue sheets that the planner writes; the plan checker chooses the best.",
+            show_default="8 with a plan checker",
+        ),
+    ] = None,
     image: Annotated[
         Path | None, typer.Option(help="The first frame: the clip goes on from this picture.", metavar="FILE")
     ] = None,
@@ -248,6 +256,7 @@ def generate(
             plan=loaded_plan,
             use_plan=not no_plan,
             cues=cues,
+            num_plan_candidates=plan_candidates,
             num_frames=num_frames,
             height=height,
             width=width,
