@@ -119,7 +119,7 @@ def generate(
     cues: Annotated[
         str | None,
         typer.Option(
-            help='When things happen, as "<|0.50|> red ball <|1.56|> purple face three"; "" leaves it open.',
+            help='Who is where and what happens when, as "red ball left <|0.50|> red ball bounces"; "" leaves it open.',
             show_default="the planner writes them",
             metavar="SHEET",
         ),
