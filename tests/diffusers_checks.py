@@ -342,7 +342,9 @@ class Pipeline(of_pipelines.BasePipelineTesterConfig):
 
     def get_dummy_components(self, num_layers=2):
         transformer = tiny_transformer(**{**FULL, "num_layers": num_layers})
-        return tiny_pipeline(transformer=transformer, vocoder=published_vocoder()).components
+        components = tiny_pipeline(transformer=transformer, vocoder=published_vocoder()).components
+        transformer.pipeline_settings = {}  # a pipeline of some of them has the defaults, and so must that of the others
+        return components
 
     def get_dummy_inputs(self):
         return {
@@ -357,12 +359,20 @@ class Pipeline(of_pipelines.BasePipelineTesterConfig):
         }
 
 
+PICKLES = not_for_us("it saves pickles, which are never loaded: see `tests/pipelines/test_loading.py`")
+
+
 class TestPipeline(Pipeline, of_pipelines.PipelineTesterMixin):
     test_encode_prompt_works_in_isolation = not_for_us(
         "embeddings tell a planner nothing: see `TestPipelineUnderAPlan`"
     )
     test_save_load_optional_components = not_for_us(
         "the text may be absent, but not both: see `TestPipelineOfEmbeddings`"
+    )
+    test_to_dtype = not_for_us("the sound stays in float32: see `tests/pipelines/test_pipeline_baton.py`")
+    test_save_load_local = test_torch_dtype_dict = test_loading_with_variants = PICKLES
+    test_loading_with_incorrect_variants_raises_error = not_for_us(
+        "what is missing is named by `from_pretrained` itself"
     )
 
 
@@ -379,7 +389,7 @@ class TestPipelineUnderAPlan(Pipeline, of_pipelines.common.BasePipelineOutputMix
 
 
 class TestPipelineOfEmbeddings(Pipeline, of_pipelines.common.BasePipelineOutputMixin):
-    test_save_load_optional_components = of_pipelines.PipelineTesterMixin.test_save_load_optional_components
+    test_save_load_optional_components = PICKLES
 
     def get_pipeline(self, **components):
         """The guiders are left in: they may be absent on loading, but the default ones take their places."""
@@ -401,6 +411,7 @@ class TestPipelineMemory(Pipeline, of_pipelines.MemoryTesterMixin):
 
 class TestPipelineLora(Pipeline, of_pipelines.LoraTesterMixin):
     test_logs_info_when_no_lora_keys_found = not_for_us("a file without layers for the transformer is refused")
+    test_low_cpu_mem_usage_with_loading = test_simple_inference_with_text_denoiser_lora_save_load = PICKLES
 
 
 class TestPipelineLoraMemory(Pipeline, of_pipelines.LoraMemoryTesterMixin):

@@ -45,7 +45,7 @@ from .loading import BatonLoadingMixin
 from .lora import BatonLoraLoaderMixin
 from .pipeline_output import BatonPipelineOutput
 from .planning import PlanRequest
-from .texts import PROMPT_FORMS, TextEmbeddings, Texts, format_prompts
+from .texts import PROMPT_FORMS, Texts, format_prompts
 
 
 class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, DiffusionPipeline, BatonLoraLoaderMixin):
@@ -254,7 +254,7 @@ class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, Diffusio
         audio_negative_prompt_embeds: torch.Tensor | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
-    ) -> TextEmbeddings:
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         r"""
         Embeds prompts for the transformer. It needs `text_encoder` and `tokenizer` alone.
 
@@ -290,7 +290,10 @@ class BatonPipeline(CheckedComponents, ClipGeometry, BatonLoadingMixin, Diffusio
         texts.check(self)
         dtype = dtype or (self.text_encoder if self.transformer is None else self.transformer).dtype
         device = device or self._execution_device
-        return texts.encode(self, do_classifier_free_guidance, num_videos_per_prompt, device, dtype)
+        prompt_embeds, negative_prompt_embeds, audio_negative_prompt_embeds = texts.encode(
+            self, do_classifier_free_guidance, num_videos_per_prompt, device, dtype
+        )
+        return prompt_embeds, negative_prompt_embeds, audio_negative_prompt_embeds
 
     @torch.no_grad()
     def prepare_cues(

@@ -238,7 +238,7 @@ def test_one_negative_prompt_serves_all(pipe):
     prompts, plan = [PROMPT, OTHER], random_plan(2)
     expected = make(pipe, prompts, plan=plan, negative_prompt=["left", "left"])
     assert_same(make(pipe, prompts, plan=plan, negative_prompt="left"), expected)
-    given = {"negative_prompt_embeds": pipe.encode_prompt(PROMPT, "left").negative}
+    given = {"negative_prompt_embeds": pipe.encode_prompt(PROMPT, "left")[1]}
     assert_same(make(pipe, prompts, plan=plan, **given), expected, atol=1e-5)
     assert differ(make(pipe, prompts, plan=plan), expected)
     assert_same(make(pipe, prompts, plan=plan), make(pipe, prompts, plan=plan, negative_prompt=""))
@@ -247,7 +247,7 @@ def test_one_negative_prompt_serves_all(pipe):
 def test_picture_and_sound_have_a_negative_prompt_each(own_pipe):
     calls = record(own_pipe.transformer)
     apart = make(own_pipe, negative_prompt="left", audio_negative_prompt="right")
-    left, right = (own_pipe.encode_prompt(PROMPT, text).negative for text in ("left", "right"))
+    left, right = (own_pipe.encode_prompt(PROMPT, text)[1] for text in ("left", "right"))
     for joint, negative in (calls[:2], calls[2:]):
         assert joint["audio_encoder_hidden_states"] is None  # one prompt for both
         assert torch.equal(negative["encoder_hidden_states"], left)
@@ -295,7 +295,7 @@ def test_negative_prompts_are_the_checkpoints_by_default(tmp_path):
     make(loaded, negative_prompt="up")
     make(loaded, audio_negative_prompt="")
     for call, texts in ((calls[1], ("up", "right")), (calls[5], ("left", ""))):
-        embeds = [loaded.encode_prompt(PROMPT, text).negative for text in texts]
+        embeds = [loaded.encode_prompt(PROMPT, text)[1] for text in texts]
         assert torch.equal(call["encoder_hidden_states"], embeds[0])
         assert torch.equal(call["audio_encoder_hidden_states"], embeds[1])
 
@@ -316,7 +316,7 @@ def test_embeddings_stand_for_the_checkpoints_negative_prompts():
 
 
 def test_a_callback_changes_the_sounds_negative_prompt(own_pipe):
-    other = own_pipe.encode_prompt(PROMPT, "right").negative
+    other = own_pipe.encode_prompt(PROMPT, "right")[1]
 
     def callback(pipe, step, timestep, tensors):
         assert tensors == {"audio_negative_prompt_embeds": None}
@@ -823,7 +823,7 @@ def test_without_a_transformer_texts_plans_and_clips_are_read(pipe, tmp_path):
     whole = tiny_pipeline(**tiny_cue_parts())
     whole.save_pretrained(tmp_path)
     parts = quiet(BatonPipeline.from_pretrained(tmp_path, transformer=None))
-    assert torch.equal(parts.encode_prompt(PROMPT).prompt, whole.encode_prompt(PROMPT).prompt)
+    assert torch.equal(parts.encode_prompt(PROMPT)[0], whole.encode_prompt(PROMPT)[0])
     sheets = [p.prepare_cues(PROMPT, generator=seeds(0)) for p in (parts, whole)]
     plans = [p.prepare_plan(PROMPT, cues=sheets[0]) for p in (parts, whole)]
     assert sheets[0] == sheets[1] and torch.equal(plans[0].video_tokens, plans[1].video_tokens)
