@@ -174,7 +174,7 @@ def tokenize_cues(
     answers, known = [], tokenizer.get_added_vocab()
     for sheet in cues:
         sheet = snap_cues(sheet, timestamp_rate)
-        answer = tokenizer(sheet, add_special_tokens=False).input_ids
+        answer = tokenizer(sheet, add_special_tokens=False, verbose=False).input_ids
         if unknown := [cue.time for cue in parse_cues(sheet) if format_timestamp(cue.time) not in known]:
             raise ValueError(f"`cues` name the instant {unknown[0]} seconds, but the planner has no timestamp for it.")
         answers.append([*answer, tokenizer.eos_token_id])

@@ -181,7 +181,7 @@ class ClipSize:
 
 
 def require_components(pipe: Any) -> None:
-    """Refuses to make clips without the components that every call needs.
+    """Refuses to make clips without the components that every call needs, or with weights that were never loaded.
 
     Raises:
         ValueError: naming the first that is missing.
@@ -189,6 +189,17 @@ def require_components(pipe: Any) -> None:
     for name in REQUIRED:
         if getattr(pipe, name) is None:
             raise ValueError(f"`{name}` is missing: load the pipeline with it, or set `pipe.{name}`.")
+    for name, part in pipe.components.items():
+        # Accelerate's hooks bring weights from elsewhere when a layer runs.
+        if not isinstance(part, torch.nn.Module) or any(hasattr(module, "_hf_hook") for module in part.modules()):
+            continue
+        weights = itertools.chain(part.named_parameters(), part.named_buffers())
+        empty = [key for key, weight in weights if weight.is_meta]
+        if empty:
+            raise ValueError(
+                f"{len(empty)} weights of `{name}` were never loaded, {empty[0]} first: load the pipeline with "
+                f"`{type(pipe).__name__}.from_pretrained`, which checks the files, or set `pipe.{name}` to a whole model."
+            )
 
 
 def check_components(parts: Mapping[str, Any]) -> None:

@@ -259,7 +259,7 @@ def check_cues(pipe: BatonPipeline, sheets: list[str], prompt_length: int, durat
             f"`cues` have words that the planner does not know: {', '.join(unknown)}. Write them as it does "
             "(`pipe.prepare_cues(prompt)` shows how)."
         )
-    written = max(len(tokenizer(sheet, add_special_tokens=False).input_ids) for sheet in sheets) + 1
+    written = max(len(tokenizer(sheet, add_special_tokens=False, verbose=False).input_ids) for sheet in sheets) + 1
     planner.check_lengths(prompt_length + written, duration)
     rate = planner.config.timestamp_rate
     last = (coordinates.num_timestamps_within(duration, rate) - 1) / rate

@@ -330,11 +330,15 @@ def test_a_callback_changes_the_sounds_negative_prompt(own_pipe):
     assert given[:5] == [None] * 5 and torch.equal(given[5], other)
 
 
-def test_what_is_cut_off_a_prompt_is_told(pipe, caplog):
-    long = " ".join(["red"] * 14 + ["star", "jumps"])
+def test_what_is_cut_off_a_prompt_is_told_once(caplog, monkeypatch):
+    """By the pipeline alone, not by transformers too, whose tokenizers know a limit of their own."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    pipe = quiet(tiny_pipeline(**tiny_cue_parts()))
+    pipe.tokenizer.model_max_length = pipe.planner_tokenizer.model_max_length = 3
     with caplog.at_level(logging.WARNING):
-        make(pipe, long, use_plan=False)
+        make(pipe, " ".join(["red"] * 14 + ["star", "jumps"]), cues="<|0.00|> red star <|0.25|> red star")
     assert "reads 16 tokens" in caplog.text and "cut off: 'jumps'" in caplog.text
+    assert "Token indices" not in caplog.text
 
 
 def test_words_that_the_text_encoder_does_not_know_are_told(pipe, caplog):
@@ -1003,6 +1007,15 @@ def test_a_missing_component_is_named(name):
     pipe = forbid(tiny_pipeline())
     setattr(pipe, name, None)
     refused(pipe, f"`{name}` is missing: load the pipeline with it, or set `pipe.{name}`")
+
+
+@pytest.mark.parametrize("name", ["transformer", "vae", "vocoder", "text_encoder", "planner"])
+def test_weights_that_were_never_loaded_are_refused(name):
+    pipe = forbid(tiny_pipeline())
+    getattr(pipe, name).to("meta")
+    refused(
+        pipe, f"[0-9]+ weights of `{name}` were never loaded, .* first: load the pipeline with `BatonPipeline.from_pr"
+    )
 
 
 @pytest.mark.parametrize(
