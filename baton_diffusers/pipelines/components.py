@@ -18,6 +18,7 @@ from diffusers import MMAudioVocoder, ModelMixin
 from diffusers.utils import logging
 
 from .. import coordinates
+from ..models.va_planner import check_sheet_tokens
 from .checks import check_whole_number
 
 
@@ -238,6 +239,8 @@ def check_components(parts: Mapping[str, Any]) -> None:
     if transformer and planner:
         _agree("transformer", "video_plan_dim", transformer.video_plan_dim, "planner", planner.video_dim)
         _agree("transformer", "audio_plan_dim", transformer.audio_plan_dim, "planner", planner.audio_dim)
+    if planner and parts.get("planner_tokenizer") is not None:
+        check_sheet_tokens(parts["planner_tokenizer"], planner)
     if planner and video_encoder:
         name, encoder = "video_semantic_encoder", parts["video_semantic_encoder"]
         grids = tuple(planner.video_grid), tuple(video_encoder.video_grid)
