@@ -161,7 +161,11 @@ def read_image(path: str | Path) -> np.ndarray:
     PIL.Image.init()
     try:
         image = PIL.Image.open(path, formats=[name for name in PICTURE_FORMATS if name in PIL.Image.OPEN])
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+    except PIL.Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{path} has more than the {MAX_PICTURE_PIXELS / 1e6:.0f} million pixels that are read: scale it down"
+        ) from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(
             f"{path} cannot be read as a picture ({error}): check the path, or export it again"
         ) from error

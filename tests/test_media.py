@@ -208,15 +208,19 @@ def test_pictures_that_cannot_be_shown_are_refused(image, message):
         picture_pixels(image)
 
 
-@pytest.mark.parametrize("name", ["program.eps", "huge.png", "text.png", "folder"])
-def test_files_that_are_no_pictures_are_refused(tmp_path, name):
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        *((name, "cannot be read as a picture") for name in ("program.eps", "text.png", "folder")),
+        ("huge.pgm", "has more than the 134 million pixels that are read: scale it down"),
+    ],
+)
+def test_files_that_are_no_pictures_are_refused(tmp_path, name, message):
     (tmp_path / "program.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) (r) file\n")
-    (tmp_path / "huge.png").write_bytes(
-        b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\x4e\x20\0\0\x4e\x20\x01\0\0\0\0\x1e\xe0\x3e\xd2"
-    )
+    (tmp_path / "huge.pgm").write_text("P5 20000 20000 255\n")
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(ValueError, match=f"{name} cannot be read as a picture"):
+    with pytest.raises(ValueError, match=f"{name} {message}"):
         read_image(tmp_path / name)
 
 
