@@ -56,7 +56,8 @@ def check_generator(generator: Any, num_clips: int) -> None:
     listed = generator if isinstance(generator, list) else [] if generator is None else [generator]
     for value in listed:
         if not isinstance(value, torch.Generator):
-            hint = f"`torch.Generator().manual_seed({value})`" if isinstance(value, int) else "one, or a list of them"
+            is_seed = isinstance(value, int) and 0 <= value < 2**64
+            hint = f"`torch.Generator().manual_seed({value})`" if is_seed else "one, or a list of them"
             raise ValueError(f"`generator` is {generator!r}, but must be a `torch.Generator`: give {hint}.")
     if isinstance(generator, list) and len(generator) != num_clips:
         raise ValueError(

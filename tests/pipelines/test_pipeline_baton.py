@@ -920,6 +920,10 @@ REFUSALS = {
         "`plan` is for 2 clips, but there are 3 prompts with 1 videos each: give one for all, one for",
     ),
     "a seed": ({"generator": 42}, r"`generator` is 42, .*give `torch.Generator\(\).manual_seed\(42\)`"),
+    "a seed that torch does not take": (
+        {"generator": 2**64},
+        "`generator` is 18446744073709551616, .*give one, or a list",
+    ),
     "a tuple of generators": ({"generator": (seeds(0),)}, "`generator` is .* but must be a `torch.Generator`"),
     "a list of nothing": ({"generator": [None]}, r"`generator` is \[None\]"),
     "noise of numpy": ({"latents": np.zeros((1, *LATENTS))}, "`latents` is ndarray, but must be a floating-point"),
