@@ -198,7 +198,7 @@ def require_components(pipe: Any) -> None:
         empty = [key for key, weight in weights if weight.is_meta]
         if empty:
             raise ValueError(
-                f"{len(empty)} weights of `{name}` were never loaded, {empty[0]} first: load the pipeline with "
+                f"weights of `{name}` were never loaded ({len(empty)}, the first is {empty[0]}): load the pipeline with "
                 f"`{type(pipe).__name__}.from_pretrained`, which checks the files, or set `pipe.{name}` to a whole model."
             )
 
