@@ -309,7 +309,7 @@ def stage(
         write_clip(path, clip.frames, clip.waveform, clip.frame_rate, clip.sampling_rate, scale)
         with replacing(path.with_suffix(".png")) as partial:
             contact_sheet(clip.frames, clip.waveform, timeline(scene, number), prompt).save(partial)
-        print(f"{path}: {prompt}")
+        print(f"{path}: {' '.join(prompt.split())}")  # a prompt may have lines
 
 
 @app.command(cls=_Command)

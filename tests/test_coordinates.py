@@ -228,7 +228,7 @@ def test_rotary_embedding_is_diffusers():
 @pytest.fixture
 def attention():
     """Video latents reading a plan: the layer, latents, their places, plan tokens, their places."""
-    layer = seeded(PlanAttention, dim=24, heads=2, eps=1e-6, variant="full")
+    layer = seeded(PlanAttention, dim=24, heads=2, eps=1e-6)
     plan = random_plan(2)
     generator = torch.Generator().manual_seed(1)
     latents = coordinates.video_latent_coordinates(3, 2, 2)

@@ -88,5 +88,5 @@ def test_a_components_manager_holds_the_components(folder):
     manager = ComponentsManager()
     pipe = BatonModularPipeline.from_pretrained(folder, components_manager=manager)
     pipe.load_components()
-    assert len(manager.components) == len(pipe.components)
+    assert len(manager.components) == sum(part is not None for part in pipe.components.values())
     assert make(tiny_pipeline(negative_prompt="left")).frames.shape == clip(pipe)["videos"].shape
