@@ -4,8 +4,8 @@ python benchmarks/training_cost.py                                       # the a
 python benchmarks/training_cost.py --seconds 10 --height 960 --width 960 --gpus 256 --mfu 0.35
 
 "Cached" encodes each clip once for all stages and epochs, "not cached" whenever it comes up. The planner of stage 3 plans whenever
-a clip comes up in either case. Memory is that of a run from the cache: in it is what is trained, and that planner. The authors do
-not say for how many epochs they trained: `--epochs 3 3 1` is a guess like any other.
+a clip comes up in either case. Memory is counted for a run from the cache: it holds the trained model, and in stage 3 the
+planner. The authors do not say for how many epochs they trained: `--epochs 3 3 1` is a guess like any other.
 
 Forward passes are run on tensors without data, and torch counts their operations; a trained step counts three of them, four with
 gradient checkpointing. MFU counts three: what is computed twice is no use. To see what a machine reaches, give the seconds of a

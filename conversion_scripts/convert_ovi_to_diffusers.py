@@ -359,7 +359,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--vocoder", type=Path, metavar="FILE", help="MMAudio's best_netG.pt")
     parser.add_argument("--planner", metavar="REPO|DIR", help="Qwen3: adds a fresh planner around it, and plan layers")
     parser.add_argument(
-        "--variant", choices=VARIANTS, help="size of clips and form of prompts; by default told by the file's name"
+        "--variant", choices=VARIANTS, help="size of clips and form of prompts; by default read from the file's name"
     )
     parser.add_argument(
         "--skip-layers",

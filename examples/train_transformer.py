@@ -13,14 +13,14 @@ trained towers: examples/configs/nano/arms.toml has the overrides of each arm in
 Harmony's loss as published is `task_weights='{joint: 1}' synergy_weights='{a2v: 0.1, v2a: 0.3}'`: three terms on every sample, at
 three times the cost of a step. Drawn tasks in these proportions have the same gradient on average, up to a factor, at one.
 
-`given_share=0.2` also trains first pictures, beginnings and masks that are given; `noise_bins=4` logs the losses by noise level too.
+`given_share=0.2` also trains first pictures, beginnings and masks that are given; `noise_bins=4` also logs the losses by noise level.
 
 To see and score clips while it trains, name a pipeline whose other parts make them: `trainer.validate_every=1000
 validation.model=model_cards/baton-nano validation.scenes_per_tier=2`, or instead of Stage's scenes, whose clips are scored,
 `validation.prompts='[A red ball bounces twice.]'`. They are in RUN_DIR/samples, the scores in RUN_DIR/validation.csv.
 
-A text encoder that stays as it is, as that of a large model: cache with `--text`, and train with `text_encoder=null data_seed=null`.
-It is not loaded then.
+If the text encoder is frozen, like a large model's: cache with `--text`, and train with `text_encoder=null data_seed=null`. It is
+then not loaded.
 """
 
 from baton_diffusers.training.config import TransformerTraining

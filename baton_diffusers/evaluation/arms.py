@@ -77,11 +77,11 @@ class Arm:
         text: Whether the denoiser reads the prompt; if not, the plan alone tells it what to make.
         guidance: A published scheme in place of the checkpoint's guiders, a name of `guiders.presets`.
         guider: A video guider of its own: `class`, a name in `baton_diffusers.guiders`, and its arguments. Without `class`, the
-            arguments change those of the scheme's.
+            arguments replace the scheme's own.
         audio_guider: The same for the audio.
-        steps: Denoising steps; by default those of the command, or the checkpoint's.
-        lead: Fraction of the schedule by which the video runs ahead of the audio, below 0 behind it, see
-            [`~schedulers.lead_schedulers`]; the shifts stay those of the checkpoint.
+        steps: Denoising steps; by default the command's, or else the checkpoint's.
+        lead: Fraction of the schedule by which the video runs ahead of the audio (behind it, if negative), see
+            [`~schedulers.lead_schedulers`]; the shifts stay the checkpoint's.
         shuffle_prompts: The control, see [`generated_clips`].
         codec_only: Generate nothing, but score the scenes' own renders after both autoencoders: the ceiling, see
             [`reconstructed_clips`].
@@ -183,10 +183,10 @@ class Arm:
 
 def load_arms(path: str | Path) -> list[Arm]:
     """
-    Reads arms from a TOML file: a table `[[arm]]` for each, and a table `[defaults]` with what those have that do not say it.
+    Reads arms from a TOML file: a table `[[arm]]` for each, and a table `[defaults]` for settings that an arm leaves out.
 
-    A folder is relative to the working directory. What it lacks for an arm is found here, by its configurations; a checkpoint of
-    the Hub is judged when it is loaded.
+    Folders are relative to the working directory. Their configurations are checked here for what the arms need; a checkpoint of
+    the Hub is checked when it is loaded.
 
     Raises:
         ValueError: for a file that is not TOML, unknown or missing keys, two arms of one name, an arm that is compared with one
@@ -283,9 +283,9 @@ class ScoreFile:
     """
     Scores of clips in a file of JSON lines, one for each clip, written as they are measured.
 
-    A clip is known by all that decides about it: the contents of the components, how they are used, the scene with its seed,
-    and the prompt. So what is trained anew is measured anew, and what was interrupted goes on. The code is not looked at: after
-    a change of it that changes clips or scores, delete the file.
+    The key of a score is all that determines its clip: the contents of the components, how they are used, the scene with its
+    seed, and the prompt. So a retrained checkpoint is measured anew, and an interrupted evaluation goes on. The code is not in
+    the key: delete the file after a change of the code that changes clips or scores.
 
     Args:
         path: The file; `None` keeps the scores in memory alone.
@@ -350,7 +350,7 @@ def _settings(
     num_inference_steps: int | None,
     examples: Sequence[Example] = (),
 ) -> str:
-    """A name for all that decides about the clips of one checkpoint of an arm but their scenes: what it is made of, and how it is
+    """A name for all that determines the clips of one checkpoint of an arm, except their scenes: what it is made of, and how it is
     used; where prompts are shuffled, among which `examples`."""
     folder = Path(model if Path(model).is_dir() else DiffusionPipeline.download(model))
     index = json.loads((folder / "model_index.json").read_text())
@@ -398,15 +398,15 @@ def run_arm(
     kept: ScoreFile | None = None,
 ) -> list[ClipScore]:
     """
-    The scores of one arm: those of its first checkpoint on all examples, then those of the next.
+    The scores of one arm: of its first checkpoint on all examples, then of the next.
 
     Args:
         arm: The arm.
         load_pipeline: Gives the pipeline of a folder or Hub id.
         examples: From [`draw_examples`]; every arm gets the same ones, each from the noise of its own seed.
-        num_inference_steps: Denoising steps of an arm that does not say its own; by default the pipeline's.
+        num_inference_steps: Denoising steps of an arm that sets none; by default the pipeline's.
         batch_size: Clips made together.
-        kept: Scores from before, which are not measured again, and where those of this arm go, batch by batch.
+        kept: Earlier scores, which are not measured again; this arm's scores are added to it, batch by batch.
     """
     kept = ScoreFile() if kept is None else kept
     steps = num_inference_steps if arm.steps is None else arm.steps
@@ -469,7 +469,7 @@ def paired_differences(
     """
     How much more of each figure `scores` have than `others`, on the same scenes.
 
-    Both are drawn with the same scenes, so that what is hard about a scene is not taken for a difference of the arms.
+    Every draw takes the same scenes for both, so that a hard scene is not taken for a difference between the arms.
 
     Args:
         scores: Once or several times (for an arm's checkpoints) the scores of the same scenes, in order.
@@ -515,7 +515,7 @@ def summarise_arms(
 
     Args:
         arms: All arms.
-        scores: The scores of those that are measured, the first ones, by name.
+        scores: By name, the scores of the arms that have been measured: the first ones.
         examples: The scenes.
 
     Returns:
@@ -551,7 +551,7 @@ def summarise_arms(
 
 def format_arms(table: dict[str, dict[str, dict[str, Any]]]) -> str:
     """[`summarise_arms`]'s result as two Markdown tables, with 95% intervals in brackets: the figures, and how they differ from
-    those of the arm that each is compared with, in parts of which the percentages are. *made* is P-Acc over the facts that are
+    the arm that each is compared with, whose figure is 100 % for the percentages. *made* is P-Acc over the facts that are
     not given, where any are."""
     rows = [(tier, name, values) for tier, arms in table.items() for name, values in arms.items()]
     figures = dict(FIGURES)

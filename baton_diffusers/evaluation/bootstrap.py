@@ -19,16 +19,16 @@ def bootstrap(
     seed: int = 0,
 ) -> Estimate | None:
     """
-    A statistic of clips and its 95% interval. Scenes are drawn with replacement, each with all of its clips: clips of one scene
-    are no independent ones.
+    A statistic of clips and its 95% interval. Scenes are drawn with replacement, each with all of its clips, since clips of one
+    scene are not independent.
 
     Args:
-        statistic: Of the sums of each part over the clips, arrays of any one shape: an array of that shape. NaN where there is
-            none. For a share this is [`ratio`].
-        parts: What is summed, one value for each clip: of a share what counts and how much there is.
+        statistic: Maps the sums of the parts over the clips, arrays of one shape, to an array of that shape; NaN where the
+            statistic is not defined. For a share this is [`ratio`].
+        parts: What is summed, one value for each clip; for a share its numerators and its denominators.
         scenes: The scene of each clip.
-        share: Whether the statistic is the [`ratio`] of two parts, in [0, 1]. Two further scenes are then among those drawn from,
-            one that is all wrong and one that is all right: an interval at 0 or 1 would be a point otherwise (ours, after Agresti
+        share: Whether the statistic is the [`ratio`] of two parts, in [0, 1]. Draws are then made from two further scenes too, one
+            that is all wrong and one that is all right: without them an interval at 0 or 1 would be a point (ours, after Agresti
             and Coull 1998).
         num_resamples: Number of draws of as many scenes.
         seed: Seed of the draws; the same clips and seed give the same interval.

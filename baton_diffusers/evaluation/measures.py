@@ -70,8 +70,8 @@ def summarise_trips(trips: Sequence[Trip], examples: Sequence[Example]) -> dict[
     What survives the round trip.
 
     Returns:
-        `all`, the share of the facts that held which still hold, with its 95% interval over scenes; by aspect; and by bell and
-        ball of each colour (the facts of their actions). None where nothing was to survive.
+        Of the facts that held before, the share that still hold: `all`, with its 95% interval over scenes; by aspect; and by bell
+        and ball of each colour (the facts of their actions). None where no fact held before.
     """
     scenes = [example.scene.digest for example in examples]
 
@@ -105,7 +105,7 @@ KEPT_FRAMES = round(KEPT_SECONDS * FRAME_RATE)
 
 @dataclass(frozen=True)
 class Chain:
-    """Scenes of one cast, each to go on where the one before ends; `seed` is that of the prompts and the noise."""
+    """Scenes of one cast, each of which continues the one before; `seed` seeds the prompts and the noise."""
 
     scenes: tuple[Scene, ...]
     seed: int
@@ -119,7 +119,7 @@ def draw_chains(number: int, links: int, split: str = "validation", seed: int = 
     """
     Chains of scenes for continuations.
 
-    Nobody hits anybody, for a box that has hit stands on no spot. Every script fits into what follows the kept second.
+    Nobody hits anybody, since after a hit the box stands between two spots. Every script fits into the time after the kept second.
 
     Args:
         number: How many chains.

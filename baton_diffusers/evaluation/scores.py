@@ -47,8 +47,8 @@ SHARES = ("p_acc", "p_acc_made", "strict")  # figures in [0, 1]
 
 @dataclass(frozen=True)
 class Example:
-    """A scene to be generated from its prompt; `seed` is that of its prompt, its render and its noise, `wordings` are those of
-    its prompt: "train", or "held-out"."""
+    """A scene to be generated from its prompt; `seed` seeds its prompt, its render and its noise, and `wordings` says how the
+    prompt is worded: "train", or "held-out"."""
 
     scene: Scene
     seed: int
@@ -131,8 +131,8 @@ def generated_clips(
     """
     What makes clips by generating them, each from the noise of its example's seed, whatever its batch.
 
-    In another direction than "t2av" something of the scene's own render is given. What is given whole is in the clip as it is, so
-    that what is made is scored with it; text and plan are those of every direction.
+    In every direction but "t2av", a part of the scene's own render is given. A modality that is given whole is in the clip
+    unchanged, and the generated one is scored together with it. Text and plan are used as in "t2av".
 
     Args:
         pipe: The pipeline.
@@ -145,14 +145,14 @@ def generated_clips(
         direction: What is given and what is made, one of `DIRECTIONS`. "a2v": the sound is given and a picture made for it;
             "v2a": the mirror; "i2av": the first frame is given; "continuation": picture and sound of the first second are
             given, as the autoencoders render them, and go on.
-        cues: Of a planner that knows timestamps: "written" by itself, as the pipeline has it; "none", so that it plans as the
-            paper's; or "ground truth", those of the rendered scene.
+        cues: Of a planner that knows timestamps: "written" by itself, as the pipeline has it; "none", so that it plans as in the
+            paper; or "ground truth", the cues of the rendered scene.
         given_from: What is given comes from "render", the scene's own render; or from "mp4", the clip that the pipeline makes of
-            the same prompt with the same noise, saved and read again: what users give is seldom better.
+            the same prompt with the same noise, saved and read again. Few users give anything better.
 
     Raises:
-        ValueError: an unknown `direction`, `plan`, `cues` or `given_from`, or one that does not suit the direction; cues for a planner that knows none, or a plan that the pipeline
-            cannot make; a tier of one scene cannot be shuffled.
+        ValueError: an unknown `direction`, `plan`, `cues` or `given_from`, or one that does not suit the direction; cues for a
+            planner that knows none; a plan that the pipeline cannot make; a tier of one scene, which cannot be shuffled.
     """
     check_direction(direction, given_from)
     if plan not in PLANS:
@@ -274,7 +274,7 @@ def evaluate(make_clips: MakeClips, examples: Sequence[Example], batch_size: int
 def scored_batches(
     make_clips: MakeClips, examples: Sequence[Example], batch_size: int = 8
 ) -> Iterator[list[ClipScore]]:
-    """As [`evaluate`], batch by batch: for those who keep what they have if the rest fails."""
+    """As [`evaluate`], batch by batch, so that scores can be kept before the rest fails."""
     with tqdm(total=len(examples), desc="clips", unit="clip") as bar:
         for start in range(0, len(examples), batch_size):
             batch = examples[start : start + batch_size]
@@ -303,11 +303,11 @@ def check_direction(direction: str, given_from: str = "render") -> None:
 
 def p_acc_made(score: ClipScore, direction: str = "t2av") -> float:
     """
-    The share of a scene's facts that hold, of those on which what is made has any influence.
+    The share that hold of those facts of a scene which the generated part can influence.
 
-    Where a modality is given whole, P-Acc counts facts for which nobody was needed: in "v2a" who is there and what is *seen*, in
-    "a2v" what is *heard*, its *pitch* and its *words*. These are left out; no other fact, and none is judged in another way. In the other
-    directions it is P-Acc itself.
+    Where a modality is given whole, P-Acc counts facts that hold without any model: in "v2a" who is there and what is *seen*, in
+    "a2v" what is *heard*, its *pitch* and its *words*. These alone are left out; the others are judged as always. In the other
+    directions this is P-Acc itself.
 
     Args:
         score: The clip's score, every fact of it as the scorer judged it.
@@ -381,7 +381,7 @@ def facts_by_verb(scores: Sequence[ClipScore]) -> dict[str, dict[str, dict[str, 
         scores: One for each clip.
 
     Returns:
-        For each verb, and each aspect of its facts: `share`, that of the facts that hold, and `facts`, their number. That an
+        For each verb, and each aspect of its facts: `share`, the share of the facts that hold, and `facts`, how many there are. That an
         actor is *present* counts for the verb of its kind, whether or not it acts. What the scenes lack is left out.
     """
     holds: dict[str, dict[str, list[bool]]] = {}
@@ -396,7 +396,7 @@ def facts_by_verb(scores: Sequence[ClipScore]) -> dict[str, dict[str, dict[str, 
 
 def hits_by_neighbours(scores: Sequence[ClipScore], examples: Sequence[Example]) -> dict[int, Estimate | None]:
     """
-    The share of the hits that are seen to reach their target, which jolts, by how many neighbours the box has: of two it has to
+    The share of hits that visibly reach their target, which jolts, by the number of the box's neighbours: with two it has to
     choose the right one.
 
     Args:

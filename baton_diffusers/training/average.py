@@ -50,7 +50,7 @@ class WeightAverage:
             average.copy_(kept)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The averages by the names of the weights; with FSDP, those of this process's shards."""
+        """The averages by the names of the weights; with FSDP, of this process's shards alone."""
         return dict(self._averages)
 
     @torch.no_grad()

@@ -37,7 +37,7 @@ class TrainerConfig:
     Args:
         run_dir: Folder of the run. If it holds a checkpoint, the run goes on from there.
         steps: Optimiser steps of the whole run.
-        batch_size: Samples per step, those of all processes together.
+        batch_size: Samples per step, over all processes.
         gradient_accumulation: Each process computes its samples of a step in this many parts, one after another, to save
             memory. A step depends only on the number of parts, `processes * gradient_accumulation`.
         gradient_checkpointing: Whether the backward pass computes activations again instead of keeping them.
@@ -125,11 +125,11 @@ class TrainerConfig:
 @dataclass
 class ValidationConfig:
     """
-    Clips that are made from time to time during a training: of fixed prompts, each from a noise of its own that is the same
+    Clips that are made from time to time during a training. Prompts are fixed, and each has a noise of its own that is the same
     at every step, so that clips of different steps can be compared.
 
     Args:
-        model: Folder of a pipeline, which gives all components but those that are trained.
+        model: Folder of a pipeline, from which all components come that are not trained.
         prompts: Prompts of one's own, whose clips are written and not scored.
         scenes_per_tier: Scenes of each tier of Stage's validation split, whose clips are written and scored; 0 for none.
         use_plan: Whether the clips follow the plans of the pipeline's planner, or their text alone.

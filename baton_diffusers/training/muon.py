@@ -14,9 +14,9 @@ UPDATE_RMS = 0.2  # as AdamW's updates, so that the same learning rates fit (Liu
 
 class Muon(torch.optim.AdamW):
     """
-    AdamW for vectors, and Muon for tensors of two or more dimensions: their momentum, made orthogonal, moves them equally far in
-    all directions, where a gradient lies in few. A tensor of more dimensions is the matrix of its first dimension by all others.
-    `torch.optim.Muon` takes neither those nor vectors.
+    AdamW for vectors, and Muon for tensors of two or more dimensions. Muon makes the momentum orthogonal, so that a matrix moves
+    equally far in all directions, while its gradient lies in few. A tensor of more than two dimensions is taken as a matrix, the
+    first dimension by all others. `torch.optim.Muon` takes neither such tensors nor vectors.
 
     Matrices of one shape are made orthogonal together: a few large kernels in place of many small ones.
 

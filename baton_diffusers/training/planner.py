@@ -273,8 +273,8 @@ class PlannerLoss:
 
 def planned_like(target: SemanticPlan, plan: SemanticPlan) -> SemanticPlan:
     """
-    A planner's plan without the audio tokens beyond the clip's end. `target`, the clip's features, has none. Nothing is read off
-    the device.
+    A planner's plan without the audio tokens beyond the clip's end, which `target`, the clip's features, does not have either.
+    Nothing is read off the device.
 
     Raises:
         ValueError: if planner and features differ in the number or width of tokens.
@@ -306,7 +306,7 @@ def explained_variance(
 
     The reference is the best constant: the mean feature of every token and channel. No prediction explains what a prompt leaves
     open, such as times or the shade of the wall. So the ceiling is the share that the mean over all clips of a scene explains,
-    estimated without bias from two clips of each. A planner that reads cues gets those of each clip, and may exceed it.
+    estimated without bias from two clips of each scene. A planner that reads cues gets each clip's own, and may exceed it.
 
     Args:
         planner (`VAPlannerModel`): in evaluation mode.

@@ -1,9 +1,9 @@
 """Objectives of the two autoencoders: `AutoencoderKLWan` for pictures and `MMAudioVAE` for sound, both diffusers' own.
 
 Both are trained with a posterior of fixed variance (ours). Latents get Gaussian noise of a fixed standard deviation while
-their own mean and standard deviation are held at zero and one, channel by channel. The noise bounds the information like
-a KL term would, and makes neighbouring latents decode alike, which a diffusion model's errors ask for; it needs no
-balance between two losses, and the latents come out normalised.
+their own mean and standard deviation are held at zero and one, channel by channel. The noise bounds the information as a
+KL term would, without a balance between two losses. It makes neighbouring latents decode alike, so that a diffusion
+model's small errors do little harm, and the latents come out normalised.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What nano's own trainings are told. Nothing here imports torch."""
+"""Configurations of the trainings of nano's parts. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -74,9 +74,10 @@ class VocoderConfig:
         decoded_share: Share of the clips whose spectrogram is the autoencoder's reconstruction, from latents with noise, as
             they are when a clip is generated. The others have the true one.
         latent_noise: Standard deviation of that noise.
-        mel_floor: Log-mel magnitude that is added to every cell, so that what is softer counts as equal, and `stft_floor` the
-            magnitude likewise, both some 55 dB below the loudest: the logarithms of what nobody hears would outweigh all that is
-            heard. Added rather than a bound, below which a tone that is still missing would have no gradient.
+        mel_floor: Magnitude that is added to every mel cell, given as its logarithm. `stft_floor` is added to the STFT's
+            magnitudes. Both are some 55 dB below the loudest, so that softer sounds count as equal: otherwise the logarithms of
+            inaudible sounds would outweigh the audible ones. With a lower bound in place of the sum, a tone that is still missing
+            would have no gradient.
         fft_sizes: Lengths of the windows of the STFT loss, in samples; hops are a quarter.
         stft_weight: Weight of the STFT loss, beside 1 for the mel term.
     """

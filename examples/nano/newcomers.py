@@ -106,7 +106,7 @@ def _arrange(members: list[tuple[str | None, str, str | None]], steps: tuple[dic
 
 
 def best_score(clip: tuple, rights: list[Right]) -> ClipScore:
-    """The score of a clip against that of the scenes which suits it best."""
+    """The best score of a clip over the scenes that would be right."""
     frames, waveform = clip
     scores = [score_clip(frames, waveform.mean(axis=0), right.scene, right.places, right.colours) for right in rights]
     return max(scores, key=lambda score: score.p_acc)

@@ -3,10 +3,10 @@
     python examples/nano/reading.py examples/nano/reading.yaml [key=value ...]
     python examples/nano/reading.py examples/nano/reading.yaml train_text_encoder=false initial=my_nano   # the checker alone
 
-The transformer, trained on velocities alone, teaches its text encoder for hours to tell words apart before it learns what belongs
-together: which place to which actor, which words to which step. Questions teach that in minutes. The checker that answers them is
-shipped: it scores cue sheets against prompts. A text encoder that has been trained on with a transformer needs its checker trained
-anew, on the encoder as it is.
+Trained through the transformer's velocities alone, a text encoder takes hours to tell words apart, and only then learns which place
+belongs to which actor, and which words to which step. Questions about prompts teach that in minutes. The checker that answers them is
+shipped, since it also scores cue sheets against prompts. When a text encoder is trained further with a transformer, train its checker
+anew on the new encoder.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Trains nano's autoencoders on what they meet outside of Stage, with their latents left where they are.
+"""Trains nano's autoencoders on sounds and pictures from outside of Stage, while their latents stay the same.
 
     python examples/nano/coded_clips.py runs/pool --clips 256          # real AAC and H.264 of Stage's clips
     python examples/nano/robust_codecs.py audio examples/nano/robust_audio.yaml [key=value ...]
     python examples/nano/robust_codecs.py video examples/nano/robust_video.yaml [key=value ...]
 
 Audio: the encoder alone learns to give, for corrupted sound (noise, AAC, other phases, nano's own output once and twice), what the old
-encoder gives for the clean sound. Video: encoder and decoder learn together, on whole clips (H.264, scaling, nano's own output), whose
-latents stay those of the old encoder, and on clips that begin anywhere, so that a first frame may be in mid-motion. Planner and
+encoder gives for the clean sound. Video: encoder and decoder learn together. They learn on whole clips (H.264, scaling, nano's own output), whose
+latents stay the old encoder's, and on clips that begin anywhere, so that a first frame may be in mid-motion. Planner and
 transformer need no new training.
 """
 

@@ -63,8 +63,9 @@ def cache_features(
     r"""
     Writes normalised latents and plan features of the first `num_clips` clips of a source into shards.
 
-    A shard is whole or absent: interrupted or killed, the same call goes on with the first missing one, and ends with the
-    same bytes. A shard of which a clip, its caption or its cues have changed since, or that is damaged, is made anew. Any number of workers may share the shards; whichever finds all of them done writes the manifest.
+    A shard is whole or absent. After an interruption the same call goes on with the first missing shard, and ends with the
+    same bytes. A shard of which a clip, its caption or its cues have changed since, or that is damaged, is made anew. Any number of
+    workers may share the shards; the one that finds all of them done writes the manifest.
 
     Args:
         folder (`str` or `Path`): where the shards go; made if it is not there.
@@ -76,7 +77,7 @@ def cache_features(
         audio_latent_rate (`float`): audio latents per second.
         clips_per_shard (`int`, defaults to 512): clips in each file.
         text_encoder (`nn.Module`, *optional*): a frozen text encoder, whose embeddings of the prompts are kept too. Without
-            one (nano's learns with the transformer) the prompts alone are. The empty prompt's is kept beside the shards.
+            one (nano's learns with the transformer) the prompts alone are. The embedding of the empty prompt is kept beside the shards.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): its tokenizer.
         max_sequence_length (`int`, defaults to 512): tokens after which prompts are cut, with `text_encoder`.
         worker (`int`, defaults to 0): number of this worker: it writes every `num_workers`-th shard.
@@ -85,7 +86,7 @@ def cache_features(
         audio_latent_min_coverage (`float`, defaults to 0.0): the transformer's, which decides about a clip's last audio latent.
 
     Returns:
-        `bool`: whether all shards are there, those of the other workers included.
+        `bool`: whether all shards are there, the other workers' included.
 
     Raises:
         ValueError: if the folder holds features of another recipe, `num_clips` is not positive or more than there are, or

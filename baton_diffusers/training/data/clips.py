@@ -1,7 +1,7 @@
 """Clips of one's own as training data: a folder or WebDataset shards, brought to one form, with reasons for what is not used.
 
-A source gives clips by number: `source[number]` is a sample like those of [`StageClips`], or raises [`ClipRejected`]. Clips come
-from strangers: what they say is read from their folder or shard alone, and bounded.
+A source gives clips by number: `source[number]` is a sample like those of [`StageClips`], or raises [`ClipRejected`]. Clips
+come from strangers: nothing outside of their folder or shard is read, and sizes are bounded.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class ClipRejected(ValueError):
 
 @dataclass(frozen=True)
 class Bucket:
-    """A form of clips: those of one batch have the same.
+    """The shape of clips, which is the same for all clips of a batch.
 
     Args:
         num_frames: Frames at the model's rate.
@@ -100,7 +100,7 @@ class ClipFormat:
     """
     What clips are brought to.
 
-    A clip goes into the bucket whose aspect ratio is nearest to its own, and among those of that ratio into the longest one
+    A clip goes into the bucket whose aspect ratio is nearest to its own; of several with that ratio, into the longest one
     that it fills. It is scaled to cover the bucket's size and cropped around its centre; what is longer than the bucket is
     cut off at the end. Frames are dropped or repeated to `frame_rate`; sound of any number of channels becomes one.
 

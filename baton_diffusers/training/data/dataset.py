@@ -31,7 +31,7 @@ class CachedFeatures:
     """
     What [`cache_features`] wrote, as an endless dataset with prompts.
 
-    Every clip comes up once before any comes up again, in an order of its own each time round. Where the cache has clips of
+    Every clip comes up once before any comes up again; each round has its own order. Where the cache has clips of
     several shapes (buckets), every `batch_size` samples in a row, counted from 0, have the same shape: in each round a
     bucket gives as many batches as its clips fill, the last one filled up with clips of its next round, and the batches of
     all buckets are mixed. A sample is a dictionary: `prompt`, `cues` (an empty sheet where there are none), `latents`,
@@ -41,7 +41,7 @@ class CachedFeatures:
     Args:
         folder (`str` or `Path`): where the shards are.
         clips ([`StageClips`], *optional*): the Stage stream that they were made from: prompts are then paraphrased anew
-            each time. Otherwise, and always where they were made from other clips, they are those of the cache.
+            each time. Without it, and for clips other than Stage's, the prompts are the cached ones.
         seed (`int`, defaults to 0): of the order.
         batch_size (`int`, *optional*): samples that are joined into a batch; needed where there are several buckets.
         include_flagged (`bool`, defaults to `False`): whether silent and static clips come up too. They cannot teach how
