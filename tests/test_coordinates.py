@@ -243,12 +243,13 @@ def attention():
 
 
 def attend(layer, hidden_states, latents, plan_states, tokens):
+    axes_dims = coordinates.rotary_axes_dims(24 // layer.heads)
     with torch.no_grad():
         return layer(
             hidden_states,
             plan_states,
-            coordinates.rotary_embedding(latents, layer.axes_dims),
-            coordinates.rotary_embedding(tokens, layer.axes_dims),
+            coordinates.rotary_embedding(latents, axes_dims),
+            coordinates.rotary_embedding(tokens, axes_dims),
         )
 
 
