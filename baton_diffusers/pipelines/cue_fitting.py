@@ -7,12 +7,14 @@ each is planned, and the plan that comes nearest to what the encoders read tells
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from .. import coordinates
 from ..cues import format_sheet, parse_sheet
-from ..models.va_planner import VAPlannerModel, tokenize_cues, tokenize_prompts
+from ..models.va_planner import SheetOutline, VAPlannerModel, tokenize_cues, tokenize_prompts
 from ..plan import SemanticPlan
 
 
@@ -32,6 +34,8 @@ def fit_cues(
     given: SemanticPlan,
     num_candidates: int = 64,
     generator: torch.Generator | None = None,
+    outline: SheetOutline | None = None,
+    places: Sequence[str] = (),
 ) -> str:
     """
     The cue sheet under which a planner's plan of a prompt agrees best with what is given of the clip.
@@ -48,6 +52,8 @@ def fit_cues(
         num_candidates (`int`, defaults to 64): sheets to choose from. Moving the best one takes up to half as many plans again for
             each of its cues.
         generator (`torch.Generator`, *optional*): what sheets are drawn from.
+        outline ([`SheetOutline`], *optional*): what every sheet has to say; what is given tells nothing of the rest of the clip.
+        places (`Sequence[str]`): places of a cast, in the order in which the planner writes them.
 
     Returns:
         `str`: the sheet.
@@ -58,7 +64,10 @@ def fit_cues(
         values.repeat(num_candidates, 1).to(device)
         for values in tokenize_prompts(tokenizer, [prompt], config.system_prompt)
     )
-    written = planner.generate_cues(input_ids, attention_mask, given.duration, _TEMPERATURE, generator)
+    outlines = None if outline is None else [outline] * num_candidates
+    written = planner.generate_cues(
+        input_ids, attention_mask, given.duration, _TEMPERATURE, generator, outlines=outlines
+    )
 
     def errors(sheets: list[str]) -> torch.Tensor:
         parts = []
@@ -69,7 +78,8 @@ def fit_cues(
             parts.append(disagreement(plan.trimmed(), given))
         return torch.cat(parts)
 
-    candidates, best, least = list(dict.fromkeys(tokenizer.batch_decode(written))), "", float("inf")
+    candidates = list(dict.fromkeys(readable_sheet(sheet, places) for sheet in tokenizer.batch_decode(written)))
+    best, least = "", float("inf")
     measured: set[str] = set()
     for _ in range(1 + _MAX_ROUNDS):
         values = errors(candidates)
@@ -82,6 +92,18 @@ def fit_cues(
         if not candidates:
             break
     return best
+
+
+def readable_sheet(text: str, places: Sequence[str] = ()) -> str:
+    """A sheet as one writes it, its cast in the order of the `places`, if it has no others. Decoding holds to the grammar in tokens;
+    words that a language model spells in a way of its own may still break it, and such a sheet counts as empty."""
+    try:
+        sheet = parse_sheet(text)
+    except ValueError:
+        return ""
+    if all(member.place in places for member in sheet.cast):
+        sheet = sheet._replace(cast=tuple(sorted(sheet.cast, key=lambda member: places.index(member.place))))
+    return format_sheet(sheet)
 
 
 def disagreement(plan: SemanticPlan, given: SemanticPlan) -> torch.Tensor:

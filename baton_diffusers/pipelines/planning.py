@@ -17,7 +17,7 @@ import torch
 from diffusers.utils import logging
 
 from .. import coordinates
-from ..cues import format_sheet, parse_sheet
+from ..cues import parse_sheet
 from ..media import fit_sound
 from ..models.plan_checker import PlanCheckerOutput
 from ..models.semantic_encoders import read_plan
@@ -26,7 +26,7 @@ from ..plan import SemanticPlan
 from .checks import check_finite, check_texts, check_whole_number
 from .components import ClipSize
 from .conditions import model_frames, model_waveform
-from .cue_fitting import fit_cues
+from .cue_fitting import fit_cues, readable_sheet
 from .given import Given, channels_last
 from .texts import Texts, read_texts, unknown_words
 
@@ -319,7 +319,7 @@ def write_cues(
         generator,
         outlines=outlines,
     )
-    sheets = [_readable(sheet, pipe) for sheet in pipe.planner_tokenizer.batch_decode(written)]
+    sheets = [readable_sheet(sheet, _places(pipe)) for sheet in pipe.planner_tokenizer.batch_decode(written)]
     if number == 1:
         return [[PlanCandidate(sheet)] for sheet in sheets]
     scores = pipe.plan_checker.score(read, sheets)
@@ -340,17 +340,8 @@ def _outline(pipe: BatonPipeline, read: PlanCheckerOutput, row: int) -> SheetOut
     return SheetOutline({tuple(ids(name)): allowed for name, allowed in places.items()}, [ids(text) for text in cues])
 
 
-def _readable(text: str, pipe: BatonPipeline) -> str:
-    """A sheet as one writes it, its cast in the order of the checker's places. Decoding holds to the grammar in tokens; words that a
-    language model spells in a way of its own may still break it, and such a sheet counts as empty."""
-    try:
-        sheet = parse_sheet(text)
-    except ValueError:
-        return ""
-    places = [] if pipe.plan_checker is None else list(pipe.plan_checker.config.places)
-    if all(member.place in places for member in sheet.cast):
-        sheet = sheet._replace(cast=tuple(sorted(sheet.cast, key=lambda member: places.index(member.place))))
-    return format_sheet(sheet)
+def _places(pipe: BatonPipeline) -> list[str]:
+    return [] if pipe.plan_checker is None else list(pipe.plan_checker.config.places)
 
 
 def fit_to_plan(
@@ -367,6 +358,11 @@ def fit_to_plan(
     plans = observed.repeat_interleave(num_clips // observed.batch_size).to(device)
     generator = _for_cues(generator)
     generators = generator if isinstance(generator, list) else [generator] * num_clips
+    outlines: list[SheetOutline | None] = [None] * len(prompts)
+    can_read = pipe.plan_checker is not None and pipe.text_encoder is not None
+    if can_read and pipe.planner.config.cast_separator_id is not None:
+        read = pipe.plan_checker(read_texts(pipe, prompts, device).to(pipe.plan_checker.dtype))
+        outlines = [_outline(pipe, read, row) for row in range(len(prompts))]
     return [
         fit_cues(
             pipe.planner,
@@ -375,6 +371,8 @@ def fit_to_plan(
             plans[clip],
             num_candidates,
             generators[clip],
+            outlines[clip // repeats],
+            _places(pipe),
         )
         for clip in range(num_clips)
     ]
