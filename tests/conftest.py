@@ -1,6 +1,8 @@
 """What holds for all tests."""
 
 import os
+import subprocess
+import sys
 import traceback
 
 import pytest
@@ -13,9 +15,32 @@ os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Runs a test that is marked `apart` in a process of its own, forked from this one: what it changes in torch ends with it."""
-    if pyfuncitem.get_closest_marker("apart") is None:
+    """Runs a test that is marked `apart` in a process of its own: what it changes in torch ends with it. The process is forked from
+    this one; with `apart(fresh=True)` it is a new one, for tests with a backward pass, whose engine counts the devices only once."""
+    marker = pyfuncitem.get_closest_marker("apart")
+    if marker is None or os.environ.get("BATON_TEST_APART"):
         return None
+    if marker.kwargs.get("fresh"):
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:xdist",
+            "-m",
+            "",
+            pyfuncitem.nodeid,
+        ]
+        environment = {**os.environ, "BATON_TEST_APART": "1"}
+        result = subprocess.run(
+            command, cwd=pyfuncitem.config.rootpath, env=environment, capture_output=True, text=True
+        )
+        if result.returncode:
+            pytest.fail(result.stdout[-3000:] + result.stderr[-1000:], pytrace=False)
+        return True
     told, tells = os.pipe()
     if not (child := os.fork()):
         failure = ""

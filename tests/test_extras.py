@@ -22,7 +22,11 @@ USES = {
     "eval": ("jiwer, matplotlib", (*BATON, "evaluate", "--scenes-per-tier", "1", "--steps", "1")),
     "quantization": ("torchao, bitsandbytes", GENERATE),
 }
-ELSEWHERE = {"dev", "xformers"}  # dev is the environment of these tests; xformers is built for GPUs
+ELSEWHERE = {
+    "dev",
+    "docs",
+    "xformers",
+}  # dev, with docs, is the environment of these tests; xformers is built for GPUs
 
 
 def extras():

@@ -13,7 +13,7 @@ from tests.pretended import Generator, device, on_device
 from tests.training.stages import make_trainer
 
 
-pytestmark = pytest.mark.apart
+pytestmark = pytest.mark.apart(fresh=True)
 
 
 def step(trainer):
