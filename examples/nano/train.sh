@@ -4,7 +4,7 @@
 #   examples/nano/train.sh PARTS OUT [SCALE]
 #
 # PARTS holds a pipeline (model_cards/baton-nano), a `tokenizer` and a `planner_tokenizer`, and may hold a `pool` of coded clips
-# (coded_clips.py). SCALE multiplies all durations: 1 is about seven minutes on an H200; 0.02 is a rehearsal.
+# (coded_clips.py). SCALE multiplies all durations: 1 is about eight minutes on an H200 by count, and has not run on a GPU; 0.02 is a rehearsal.
 set -u
 PARTS=$1 OUT=$2 SCALE=${3:-1}
 PYTHON=${PYTHON:-python3} CLIPS=${CLIPS:-24576} WORKERS=${WORKERS:-10} BATCH=${BATCH:-128} PRECISION=${PRECISION:-bf16}
