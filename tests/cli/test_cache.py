@@ -4,15 +4,9 @@ import json
 
 import pytest
 
-from baton_diffusers.cli import main
 from baton_diffusers.training.data.dataset import CachedFeatures
+from tests.cli.commands import run
 from tests.odd_clips import write_stage_clips
-
-
-def baton(*arguments):
-    with pytest.raises(SystemExit) as exit:
-        main([str(argument) for argument in arguments])
-    return exit.value.code
 
 
 def test_a_folder_of_clips_becomes_features(tmp_path, capsys):
@@ -21,7 +15,7 @@ def test_a_folder_of_clips_becomes_features(tmp_path, capsys):
     write_stage_clips(clips, 2)
     (clips / "broken.mp4").write_text("no film")
     (clips / "broken.txt").write_text("A caption.")
-    assert baton("cache", clips, "--output", output) == 0
+    assert run("cache", clips, "--output", output) == 0
     printed = capsys.readouterr().out
     assert "2 clips (2 of 49x64x64) in 1 shards" in printed and "0 silent or static, 1 rejected" in printed
     assert "rejected: broken.mp4: cannot be read as video (moov atom not found): it is truncated" in printed
@@ -34,15 +28,15 @@ def test_workers_share_the_shards(tmp_path, capsys, monkeypatch):
     command = ("cache", "stage", "--clips", 3, "--clips-per-shard", 2, "--output", tmp_path)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    assert baton(*command) == 0 and capsys.readouterr().out == ""
+    assert run(*command) == 0 and capsys.readouterr().out == ""
     assert [path.name for path in tmp_path.glob("*.tar")] == ["features-00001.tar"]
     monkeypatch.setenv("RANK", "0")
-    assert baton(*command) == 0 and "3 clips (3 of 49x64x64) in 2 shards" in capsys.readouterr().out
+    assert run(*command) == 0 and "3 clips (3 of 49x64x64) in 2 shards" in capsys.readouterr().out
 
 
 def test_what_is_rare_on_stage_can_be_cached_more_often(tmp_path):
     command = ("cache", "stage", "--model", "baton-nano", "--clips", 2, "--output", tmp_path)
-    assert baton(*command, "--verb-shares", "hit=0.75", "--verb-shares", "bounce=0.25") == 0
+    assert run(*command, "--verb-shares", "hit=0.75", "--verb-shares", "bounce=0.25") == 0
     source = json.loads((tmp_path / "recipe.json").read_text())["source"]
     assert source["verb_shares"] == {"hit": 0.75, "bounce": 0.25}
 
@@ -71,6 +65,6 @@ def test_what_is_rare_on_stage_can_be_cached_more_often(tmp_path):
     ],
 )
 def test_wrong_input_is_named(tmp_path, capsys, arguments, message):
-    assert baton("cache", *arguments, "--output", tmp_path / "features") == 2
+    assert run("cache", *arguments, "--output", tmp_path / "features") == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "features").exists()

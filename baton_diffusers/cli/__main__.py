@@ -1,0 +1,7 @@
+"""`python -m baton_diffusers.cli` is the command `baton`."""
+
+from . import main
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""The application `baton`: how its commands are registered, and the options that several of them have."""
+
+from typing import Annotated
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+
+class _PlainHelp:
+    """`--help` without `<bool>` behind it."""
+
+    def get_help_option(self, context):
+        option = super().get_help_option(context)
+        if option is not None:
+            option.metavar = ""
+        return option
+
+
+class _Command(_PlainHelp, TyperCommand):
+    pass
+
+
+class _Group(_PlainHelp, TyperGroup):
+    pass
+
+
+app = typer.Typer(
+    name="baton",
+    cls=_Group,
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong input. With BATON_DEBUG=1 an error shows its traceback.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def command(function):
+    """Registers a function as a command of `baton`, named after it."""
+    return app.command(cls=_Command)(function)
+
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="A checkpoint: a folder, a Hub id, or baton-nano, which comes with the package.",
+        show_default="baton-nano",
+        metavar="DIR_OR_HUB_ID",
+    ),
+]
+Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps.", show_default="the pipeline's")]
+
+
+def check_seed(number: int) -> int:
+    """The seed, if torch takes it.
+
+    Raises:
+        ValueError: if it is negative, or 2**64 or more.
+    """
+    if not 0 <= number < 2**64:
+        raise ValueError(f"--seed {number} is not between 0 and 2**64 - 1: choose another number")
+    return number
+
+
+Seed = Annotated[int, typer.Option(help="The same seed gives the same clip.", callback=check_seed)]
+Guidance = Annotated[
+    str | None,
+    typer.Option(
+        help="A scheme: none, text, plan, harmony, ccl, ltx2, mova or ovi.",
+        show_default="the checkpoint's",
+        metavar="NAME",
+    ),
+]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from .. import __version__
+
+        print(f"baton {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def baton(
+    version: Annotated[
+        bool,
+        typer.Option("--version", metavar="", help="Show the version and exit.", callback=_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Plan a clip, then denoise its picture and its sound together under that plan."""

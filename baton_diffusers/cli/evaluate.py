@@ -1,0 +1,269 @@
+"""`baton evaluate`: scores of a checkpoint on scenes of Stage."""
+
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import loading
+from .app import Guidance, Model, Steps, check_seed, command
+
+
+@command
+def evaluate(
+    model: Model = None,
+    split: Annotated[
+        str,
+        typer.Option(
+            help="The scenes: validation, on which models are chosen; test, opened once, for what is published; "
+            "test-combinations (pairs of actors and orders of kinds that no training stream yields) or test-paraphrase (the test "
+            "scenes in wordings that none yields)."
+        ),
+    ] = "validation",
+    scenes_per_tier: Annotated[int, typer.Option(min=1, help="How many scenes of each tier.")] = 50,
+    measure: Annotated[
+        str,
+        typer.Option(
+            help="What is measured: clips; round-trip, the facts that survive an mp4 and both autoencoders; chain, continuations "
+            "each from the mp4 of the one before; or bells, how far their tones are from Stage's own."
+        ),
+    ] = "clips",
+    links: Annotated[int, typer.Option(min=1, help="Continuations of --measure chain.")] = 4,
+    steps: Steps = None,
+    direction: Annotated[
+        str,
+        typer.Option(
+            help="What is made: t2av (both), a2v (a picture for the scene's own sound), v2a (a sound for its picture), i2av "
+            "(both, from its first frame) or continuation (both, from its first second)."
+        ),
+    ] = "t2av",
+    given_from: Annotated[
+        str,
+        typer.Option(
+            help="Where a --direction takes what is given: render, the scene's own; or mp4, the clip that the checkpoint makes of "
+            "the prompt, saved and read again."
+        ),
+    ] = "render",
+    guidance: Guidance = None,
+    codec_only: Annotated[
+        bool,
+        typer.Option(
+            "--codec-only", metavar="", help="Score the scenes' own renders after both autoencoders: the ceiling."
+        ),
+    ] = False,
+    no_plan: Annotated[bool, typer.Option("--no-plan", metavar="", help="Generate from the text alone.")] = False,
+    ground_truth_plan: Annotated[
+        bool, typer.Option("--ground-truth-plan", metavar="", help="Follow plans read off the scenes' own renders.")
+    ] = False,
+    shuffle_prompts: Annotated[
+        bool, typer.Option("--shuffle-prompts", metavar="", help="Exchange the prompts within a tier: the control.")
+    ] = False,
+    ablation: Annotated[
+        Path | None,
+        typer.Option(
+            help="Score the arms of this file on the same scenes, in one table.",
+            metavar="FILE.toml",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips made together.")] = 8,
+    seed: Annotated[int, typer.Option(help="Another seed draws other scenes.", callback=check_seed)] = 0,
+    json_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--json",
+            help="Keep the scores. Those of each clip are in FILE.jsonl beside it, and what is there is not measured again.",
+            metavar="FILE.json",
+        ),
+    ] = None,
+) -> None:
+    """Score a checkpoint on scenes of Stage, by tier, with bootstrap intervals."""
+    import time
+    from importlib.util import find_spec
+
+    from ..files import check_target, write_json
+
+    if json_file is not None:
+        check_target(json_file, (".json",))
+    if find_spec("jiwer") is None:
+        raise ValueError("scoring needs jiwer: pip install 'baton-diffusers[eval]'")
+    if codec_only + no_plan + ground_truth_plan > 1:
+        raise ValueError("--codec-only, --no-plan and --ground-truth-plan exclude one another: give one of them")
+    if codec_only and shuffle_prompts:
+        raise ValueError(
+            "--codec-only and --shuffle-prompts exclude each other: without prompts there is nothing to shuffle"
+        )
+    if codec_only and (guidance is not None or direction != "t2av"):
+        raise ValueError("--codec-only generates nothing: leave --guidance and --direction out")
+    told = model or guidance or codec_only or no_plan or ground_truth_plan or shuffle_prompts or direction != "t2av"
+    told = told or given_from != "render"
+    if ablation is not None and told:
+        raise ValueError(f"--ablation says itself which models and plans are scored: change {ablation} instead")
+
+    loading.import_pipeline()
+
+    from ..evaluation import scores as evaluation
+    from ..evaluation.arms import Arm, run_arm
+
+    evaluation.check_direction(direction, given_from)
+    if measure not in ("clips", "round-trip", "chain", "bells"):
+        raise ValueError(f"--measure {measure} is not known: choose clips, round-trip, chain or bells")
+    if measure != "clips" and (ablation or no_plan or ground_truth_plan or shuffle_prompts or direction != "t2av"):
+        raise ValueError(f"--measure {measure} makes clips from prompts: leave other controls and --direction out")
+    if measure == "chain" and (codec_only or split not in ("validation", "test")):
+        raise ValueError(
+            "--measure chain generates scenes of validation or test: leave --codec-only out, give such a --split"
+        )
+    loading.check_guidance(guidance, loading.guiders(guidance), model)
+    examples = evaluation.draw_examples(scenes_per_tier, split, seed)
+    if ablation is not None:
+        _evaluate_arms(ablation, examples, split, seed, steps, batch_size, json_file)
+        return
+    pipe = loading.load_pipeline(model)
+    name = str(model or "baton-nano")
+    if measure != "clips":
+        _measure(measure, pipe, examples, links, split, seed, steps, guidance, codec_only, batch_size, json_file)
+        return
+    if codec_only:
+        use = {"codec_only": True}
+    else:
+        plan = "none" if no_plan or pipe.planner is None else "planner"
+        plan = "ground truth" if ground_truth_plan else plan
+        use = {"direction": direction, "plan": plan, "guidance": guidance, "shuffle_prompts": shuffle_prompts}
+        use["given_from"] = given_from
+    arm = Arm(name, (str(pipe.name_or_path),), **use)
+    start = time.perf_counter()
+    with _kept_scores(json_file) as kept:
+        scores = run_arm(arm, lambda _: pipe, examples, steps, batch_size, kept)
+    seconds = time.perf_counter() - start
+    summary = evaluation.summarise(scores, direction)
+    print(evaluation.format_summary(summary))
+    clips = f"{len(examples)} clips"
+    if kept.measured < len(examples):
+        clips += f", {len(examples) - kept.measured} of them kept in {kept.path},"
+    print(f"{clips} in {seconds:.0f} s on {pipe.device.type}; 95% bootstrap intervals in brackets")
+    if direction in evaluation.GIVEN_ASPECTS:
+        print(f"made: P-Acc without what is given, the aspects {', '.join(evaluation.GIVEN_ASPECTS[direction])}")
+    print("the facts of all tiers that hold, verb by verb:")
+    print(evaluation.format_verbs(summary["all"]["verbs"]))
+    hits = evaluation.hits_by_neighbours(scores, examples)
+    for neighbours, share in hits.items():
+        if share is not None:
+            beside = "one neighbour" if neighbours == 1 else "two neighbours"
+            print(
+                f"hits of boxes with {beside} on their target: {evaluation.format_estimate(share)} of {share['hits']}"
+            )
+    if json_file is not None:
+        settings = {
+            "model": name,
+            "steps": steps or pipe.config.num_inference_steps,
+            "clips": "codec only" if codec_only else f"plan: {plan}",
+            "split": split,
+            "direction": direction,
+            "given_from": given_from,
+            "guidance": guidance or "the checkpoint's",
+            "shuffle_prompts": shuffle_prompts,
+            "seed": seed,
+            "seconds": round(seconds, 1),
+            "clips_measured": kept.measured,
+            "device": pipe.device.type,
+        }
+        write_json(json_file, {"settings": settings, "tiers": summary, "hits_by_neighbours": hits})
+        print(json_file)
+
+
+def _evaluate_arms(
+    path: Path, examples: list, split: str, seed: int, steps: int | None, batch_size: int, json_file: Path | None
+) -> None:
+    """Prints one table of all arms of an ablation, or of those that are complete when it ends early, and keeps it after each of
+    them. The scores of each clip are kept beside it, so that nothing is measured twice."""
+    from ..evaluation import arms as ablation
+    from ..files import write_json
+
+    arms, scores, table = ablation.load_arms(path), {}, {}
+    try:
+        with _kept_scores(json_file) as kept:
+            for arm in arms:
+                print(f"{arm.name}: {', '.join(arm.transformer or arm.models)}", file=sys.stderr)
+                scores[arm.name] = ablation.run_arm(arm, loading.load_pipeline, examples, steps, batch_size, kept)
+                table = ablation.summarise_arms(arms, scores, examples)
+                if json_file is not None:
+                    write_json(json_file, {"arms": str(path), "split": split, "seed": seed, "tiers": table})
+    finally:
+        if table:
+            print(ablation.format_arms(table))
+            print(
+                "95% bootstrap intervals in brackets; those of differences are drawn over pairs, the same scenes for both arms"
+            )
+        if len(scores) < len(arms):
+            print(f"{len(scores)} of {len(arms)} arms are complete", file=sys.stderr)
+
+
+def _measure(
+    measure: str,
+    pipe,
+    examples: list,
+    links: int,
+    split: str,
+    seed: int,
+    steps: int | None,
+    guidance: str | None,
+    codec_only: bool,
+    batch_size: int,
+    json_file: Path | None,
+) -> None:
+    """Prints what `baton evaluate --measure` measures besides clips, and keeps it."""
+    from ..evaluation import measures, scores
+    from ..files import write_json
+
+    pipe.register_modules(**loading.guiders(guidance))
+    pipe.set_progress_bar_config(disable=True)
+    call = {} if steps is None else {"num_inference_steps": steps}
+    if measure == "chain":
+        chains = measures.draw_chains(len(examples), links, split, seed)
+        result = measures.summarise_chains(measures.score_chains(pipe, chains, batch_size, **call))
+        print(measures.format_chains(result))
+        print("link 0 is made from the prompt alone; the others go on from the last second of the one before")
+    else:
+        if measure == "bells":
+            examples = measures.bell_examples(min(len(examples), 9), seed)
+        plan = "none" if pipe.planner is None else "planner"
+        if codec_only and measure == "bells":
+            make_clips = scores.reconstructed_clips(pipe)
+        elif codec_only:
+            make_clips = scores.rendered_clips
+        else:
+            make_clips = scores.generated_clips(pipe, examples, steps, plan)
+        if measure == "bells":
+            result = measures.measure_bells(make_clips, examples, batch_size)
+            print(measures.format_bells(result))
+            print("medians over the dings, less those of Stage's own")
+        else:
+            trips = measures.round_trips(pipe, make_clips, examples, batch_size)
+            result = measures.summarise_trips(trips, examples)
+            print(measures.format_trips(result))
+            print(
+                f"{len(trips)} {'renders' if codec_only else 'clips of its own'}, through an mp4 and both autoencoders"
+            )
+    if json_file is not None:
+        write_json(json_file, {"measure": measure, "split": split, "seed": seed, "result": result})
+
+
+@contextmanager
+def _kept_scores(json_file: Path | None):
+    """The scores of clips in a file beside `json_file`. Where the work is cut short, says how to go on."""
+    from ..evaluation.arms import ScoreFile
+
+    kept = ScoreFile(None if json_file is None else json_file.with_suffix(".jsonl"))
+    try:
+        yield kept
+    except BaseException:
+        if kept.measured and kept.path is not None:
+            print(f"{kept.path} keeps what was scored: the same command goes on from there", file=sys.stderr)
+        elif kept.measured:
+            lost = f"{kept.measured} clips were scored, and none is kept"
+            print(f"{lost}: with --json FILE.json, the same command goes on where it ended", file=sys.stderr)
+        raise

@@ -1,0 +1,233 @@
+"""`baton generate`: a clip from a prompt, and from media that are given."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import loading
+from .app import Guidance, Model, Seed, Steps, command
+
+
+@command
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What is to be seen and heard.", metavar="PROMPT")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="The mp4 to write; with --only audio also a wav or flac file.", metavar="FILE.mp4"
+        ),
+    ],
+    model: Model = None,
+    seed: Seed = 0,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            help="Make the picture (video) or the sound (audio) alone.", show_default="both", metavar="MODALITY"
+        ),
+    ] = None,
+    no_plan: Annotated[
+        bool, typer.Option("--no-plan", metavar="", help="Denoise from the prompt alone, without a plan.")
+    ] = False,
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="Follow this plan (--save-plan, `SemanticPlan.save`) instead of planning.", metavar="FILE"),
+    ] = None,
+    save_plan: Annotated[
+        Path | None, typer.Option(help="Keep the plan that the planner makes.", metavar="FILE.safetensors")
+    ] = None,
+    cues: Annotated[
+        str | None,
+        typer.Option(
+            help='Who is where and what happens when, as "red ball left <|0.50|> red ball bounces"; "" leaves it open.',
+            show_default="the planner writes them",
+            metavar="SHEET",
+        ),
+    ] = None,
+    plan_candidates: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Cue sheets that the planner writes; the plan checker chooses the best.",
+            show_default="8 with a plan checker",
+        ),
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="The first frame: the clip goes on from this picture.", metavar="FILE")
+    ] = None,
+    video: Annotated[
+        Path | None, typer.Option(help="The picture: a sound is made for this film, which stays.", metavar="FILE")
+    ] = None,
+    audio: Annotated[
+        Path | None, typer.Option(help="The sound: a picture is made for it; it stays.", metavar="FILE")
+    ] = None,
+    reference_audio: Annotated[
+        Path | None,
+        typer.Option(
+            help="A sound whose style the clip is to have; for checkpoints trained with one.", metavar="FILE"
+        ),
+    ] = None,
+    continue_from: Annotated[
+        Path | None, typer.Option(help="The clip that goes on: its end is the start of the new one.", metavar="FILE")
+    ] = None,
+    continue_seconds: Annotated[
+        float | None, typer.Option(help="How much of the end of --continue-from stays.", show_default="1")
+    ] = None,
+    audio_prompt: Annotated[
+        str | None, typer.Option(help="What is heard: ends the prompt in the form of the checkpoint.", metavar="TEXT")
+    ] = None,
+    negative_prompt: Annotated[
+        str | None,
+        typer.Option(help="What guidance leads away from.", show_default="the checkpoint's", metavar="TEXT"),
+    ] = None,
+    audio_negative_prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="The same for the sound.", show_default="the checkpoint's, or the picture's", metavar="TEXT"
+        ),
+    ] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    guidance_scale: Annotated[
+        float | None,
+        typer.Option(help="How far from the unprompted clip, 1 for not at all.", show_default="the scheme's"),
+    ] = None,
+    num_frames: Annotated[
+        int | None,
+        typer.Option(help="Frames of the clip.", show_default="the checkpoint's, or as long as what is given"),
+    ] = None,
+    height: Annotated[
+        int | None, typer.Option(help="Pixels.", show_default="the checkpoint's, or in the shape of what is given")
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels.", show_default="as --height")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Load in bfloat16, and run on the GPU by this recipe: `baton memory` lists them, with what each will need.",
+            show_default="float32, all of it on the GPU where there is one",
+            metavar="NAME",
+        ),
+    ] = None,
+    scale: Annotated[int, typer.Option(min=1, help="Write every pixel as SCALE x SCALE pixels.")] = 1,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw the clip on a contact sheet, too, with the sounds that are heard in it.", metavar="FILE.png"
+        ),
+    ] = None,
+) -> None:
+    """Make a clip from a PROMPT, and from a picture, a film, a sound or a clip where one is given."""
+    from ..files import check_target, replacing
+    from ..media import AUDIO_SUFFIXES, check_kept, convert_frame_rate, resample
+
+    texts = {"PROMPT": prompt, "--cues": cues, "--audio-prompt": audio_prompt, "--negative-prompt": negative_prompt}
+    for name, text in {**texts, "--audio-negative-prompt": audio_negative_prompt}.items():
+        if text is not None and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ValueError(f"{name} holds bytes that are not UTF-8: {ascii(text)}")
+    if only not in (None, "video", "audio"):
+        raise ValueError(f"--only {only} is no modality: give video or audio, or leave it out for both")
+    check_target(output, (".mp4", *AUDIO_SUFFIXES) if only == "audio" else (".mp4",))
+    if sheet is not None:
+        check_target(sheet, (".png",))
+        if only is not None:
+            raise ValueError("--sheet draws picture and sound: leave it out with --only")
+    if no_plan and plan is not None:
+        raise ValueError("--no-plan and --plan exclude each other: give one of them")
+    if save_plan is not None:
+        check_target(save_plan, (".safetensors",))
+        if no_plan or plan is not None:
+            raise ValueError("--save-plan keeps the plan that the planner makes: leave --no-plan and --plan out")
+    for file in (image, video, audio, reference_audio, continue_from):
+        if file is not None and not file.is_file():
+            raise ValueError(f"{file} is not a file: check the path")
+    if only is None:  # elsewhere neither is kept whole
+        check_kept(video, audio, scale)
+
+    loading.import_pipeline()
+
+    import torch
+
+    from ..plan import SemanticPlan
+
+    loaded_plan = SemanticPlan.load(plan) if plan is not None else None
+    guiders = loading.guiders(guidance)
+    loading.check_guidance(guidance, guiders, model)
+    pipe = loading.load_pipeline(model, recipe)
+    if save_plan is not None and pipe.planner is None:
+        raise ValueError("--save-plan keeps what a planner makes, and this checkpoint has none: leave it out")
+    pipe.register_modules(**guiders)
+    if guidance_scale is not None:
+        pipe.guider = pipe.guider.new(guidance_scale=guidance_scale)
+        pipe.audio_guider = pipe.audio_guider.new(guidance_scale=guidance_scale)
+    with _Measured() as measured:
+        result = pipe(
+            prompt=prompt,
+            generator=torch.Generator().manual_seed(seed),
+            image=image,
+            video=video,
+            audio=audio,
+            reference_audio=reference_audio,
+            continue_from=continue_from,
+            continue_seconds=continue_seconds,
+            only=only,
+            audio_prompt=audio_prompt,
+            negative_prompt=negative_prompt,
+            audio_negative_prompt=audio_negative_prompt,
+            plan=loaded_plan,
+            use_plan=not no_plan,
+            cues=cues,
+            num_plan_candidates=plan_candidates,
+            num_frames=num_frames,
+            height=height,
+            width=width,
+            output_type="np",
+            **({"num_inference_steps": steps} if steps is not None else {}),
+        )
+    path = result.save(output, scale=scale)
+    frames, waveform = result.clip()
+    if frames is None:
+        length = f"{waveform.shape[1]} samples, {waveform.shape[1] / result.sampling_rate:.2f} s"
+    else:
+        length = f"{len(frames)} frames, {len(frames) / result.frame_rate:.2f} s"
+    print(f"{path}: {length}; generated in {measured}")
+    if result.cues is not None and result.cues[0]:
+        print(f"cues: {result.cues[0]}")
+    if save_plan is not None:
+        result.plan.save(save_plan)
+        print(save_plan)
+    if sheet is not None:
+        from ..stage.hearing import hear
+        from ..stage.scene import FRAME_RATE, SAMPLING_RATE
+        from ..stage.show import contact_sheet
+
+        frames = convert_frame_rate(frames, result.frame_rate, FRAME_RATE)
+        sound = resample(waveform, result.sampling_rate, SAMPLING_RATE).mean(axis=0)
+        with replacing(sheet) as partial:
+            contact_sheet(frames, sound, hear(sound), prompt).save(partial)
+        print(sheet)
+
+
+class _Measured:
+    """Wall time of a block, and the peak memory of the process up to its end."""
+
+    def __enter__(self) -> "_Measured":
+        import time
+
+        self.start = time.perf_counter()
+        return self
+
+    def __exit__(self, *_) -> None:
+        import resource
+        import time
+
+        import torch
+
+        self.seconds = time.perf_counter() - self.start
+        unit = 1 if sys.platform == "darwin" else 1024  # Linux counts in KiB
+        self.peaks = {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+        if torch.cuda.is_available():
+            self.peaks["GPU memory"] = torch.cuda.max_memory_allocated()
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.1f} s, " + ", ".join(f"peak {k} {v / 2**30:.2f} GiB" for k, v in self.peaks.items())

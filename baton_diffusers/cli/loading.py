@@ -1,0 +1,119 @@
+"""Checkpoints and guiders as commands name them."""
+
+import sys
+from pathlib import Path
+
+
+def guiders(guidance: str | None) -> dict:
+    """The guiders of a published scheme, ready to be registered; none without a name."""
+    if guidance is None:
+        return {}
+
+    from ..guiders import presets
+
+    if guidance not in presets():
+        raise ValueError(f"--guidance {guidance} is not known: choose one of {', '.join(presets())}")
+    return presets()[guidance]
+
+
+def check_guidance(guidance: str | None, guiders: dict, model: str | None) -> None:
+    """Refuses a scheme that leaves out blocks which the transformer has not; no weights are loaded for it."""
+    from ..files import read_json
+
+    skipped = [layer for guider in guiders.values() for layer in guider.skip_layers]
+    if not skipped:
+        return
+    _, configurations = find_checkpoint(model)
+    num_layers = read_json(configurations / "transformer" / "config.json").get("num_layers", 0)
+    if max(skipped) >= num_layers:
+        raise ValueError(
+            f"--guidance {guidance} leaves out block {max(skipped)} of the transformer, and that of {model or 'baton-nano'} has "
+            f"the blocks 0 to {num_layers - 1}: give --guidance text, which leaves none out"
+        )
+
+
+def find_folder(model: str | None) -> Path:
+    """The folder that a name stands for: one here, or a checkpoint that comes with the package; it need not exist."""
+    from ..checkpoints import default_checkpoint
+
+    if model is None:
+        return default_checkpoint()
+    folder = Path(model)
+    if folder.is_dir() or folder.name != model:
+        return folder
+    shipped = default_checkpoint().parent / model
+    return shipped if shipped.is_dir() else folder
+
+
+def find_checkpoint(model: str | None) -> tuple[Path | str, Path]:
+    """What `BatonPipeline.from_pretrained` takes, and the folder of its configurations; of a Hub id, only those are fetched."""
+    folder = find_folder(model)
+    if folder.is_dir():
+        index = folder / "model_index.json"
+        if not index.is_file():
+            raise ValueError(f"{folder} has no {index.name}: it is not the folder of a saved pipeline")
+        if not any(folder.glob("transformer/*.safetensors")):
+            raise ValueError(
+                f"{folder} holds configurations without weights: make a folder with weights by "
+                "conversion_scripts/convert_ovi_to_diffusers.py, see the card of baton-11b, and give that"
+            )
+        return folder, folder
+    if model.count("/") != 1:
+        raise ValueError(f"{model} is neither a folder nor a Hub id like 'owner/name'")
+
+    from huggingface_hub import snapshot_download
+
+    try:
+        return model, Path(snapshot_download(model, allow_patterns=["model_index.json", "*/config.json"]))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{model} is no folder here, and could not be loaded from the Hub: {error}") from error
+
+
+def import_pipeline():
+    """`BatonPipeline`. While all that it takes is imported, the garbage collector rests, and it never looks at those hundreds of
+    thousands of objects again: a third off the time of a cold start."""
+    import gc
+
+    cold = "torch" not in sys.modules
+    if cold:
+        gc.disable()
+    from ..pipelines.pipeline_baton import BatonPipeline
+
+    if cold:
+        gc.freeze()
+        gc.enable()
+    return BatonPipeline
+
+
+def load_pipeline(model: str | None, recipe: str | None = None):
+    """The pipeline of a folder or Hub id, or of baton-nano: in float32 on the GPU where there is one, or by a recipe."""
+    BatonPipeline = import_pipeline()
+
+    import logging
+
+    import torch
+    from transformers.utils import logging as transformers_logging
+
+    logging.getLogger("diffusers.guiders").setLevel(logging.ERROR)  # no word of guiders being experimental
+    transformers_logging.disable_progress_bar()  # one bar for all components is enough
+
+    chosen = None if recipe is None else _recipe(recipe)
+    checkpoint, _ = find_checkpoint(model)
+    if chosen is None:
+        return BatonPipeline.from_pretrained(checkpoint).to("cuda" if torch.cuda.is_available() else "cpu")
+    pipe = BatonPipeline.from_pretrained(checkpoint, dtype=torch.bfloat16)
+    chosen.follow(pipe)
+    return pipe
+
+
+def _recipe(name: str):
+    """The recipe of a name; none can be followed without a GPU."""
+    import torch
+
+    from ..memory import RECIPES
+
+    if name not in RECIPES:
+        raise ValueError(f"--recipe {name} is not known: choose one of {', '.join(RECIPES)}")
+    if not torch.cuda.is_available():
+        raise ValueError(f"--recipe {name} needs a GPU with CUDA, and there is none here: leave it out")
+    return RECIPES[name]

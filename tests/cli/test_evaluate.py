@@ -1,0 +1,53 @@
+import copy
+import json
+
+from baton_diffusers.checkpoints import default_checkpoint
+from baton_diffusers.cli import loading
+from baton_diffusers.stage.scene import COLOURS
+from tests.cli.commands import loaded_in_vain, run
+
+
+def test_evaluate_scores_every_tier(tmp_path, capsys, nano):
+    path = tmp_path / "scores.json"
+    assert run("evaluate", "--scenes-per-tier", 2, "--codec-only", "--json", path) == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("simple", "medium", "complex", "P-Acc", "M-WER", "DeSync"))
+    result = json.loads(path.read_text())
+    assert set(result["tiers"]) == {"all", "simple", "medium", "complex"}
+
+
+def test_evaluate_measures_bells_and_round_trips(tmp_path, capsys, nano):
+    path, options = tmp_path / "bells.json", ("--scenes-per-tier", 1, "--codec-only")
+    assert run("evaluate", "--measure", "bells", *options, "--json", path) == 0
+    assert "| yellow | " in capsys.readouterr().out and set(json.loads(path.read_text())["result"]) == set(COLOURS)
+    assert run("evaluate", "--measure", "round-trip", *options) == 0
+    assert "3 renders, through an mp4 and both autoencoders" in capsys.readouterr().out
+
+
+def test_evaluate_scores_a_sound_for_a_film(tmp_path, capsys, nano):
+    path, options = tmp_path / "scores.json", ("--steps", 1, "--guidance", "none", "--no-plan")
+    assert run("evaluate", "--scenes-per-tier", 1, "--direction", "v2a", *options, "--json", path) == 0
+    assert "made: P-Acc without what is given, the aspects present, place, alone, seen" in capsys.readouterr().out
+    result = json.loads(path.read_text())
+    assert result["settings"]["direction"] == "v2a" and result["settings"]["guidance"] == "none"
+    score = result["tiers"]["all"]
+    assert score["facts"]["present"] == score["facts"]["seen"] == 1.0
+    assert score["p_acc_made"]["value"] < score["p_acc"]["value"]
+
+
+def test_an_ablation_is_kept_and_goes_on(tmp_path, capsys, nano, monkeypatch):
+    arms, path = tmp_path / "arms.toml", tmp_path / "scores.json"
+    arms.write_text(
+        f'[defaults]\nmodels = "{default_checkpoint()}"\nplan = "none"\nguidance = "none"\nsteps = 1\n'
+        '[[arm]]\nname = "free"\n[[arm]]\nname = "led"\nlead = 0.5\n'
+    )
+    monkeypatch.setattr(loading, "load_pipeline", lambda *_: copy.copy(nano))
+    assert run("evaluate", "--ablation", arms, "--scenes-per-tier", 1, "--json", path) == 0
+    printed = capsys.readouterr().out
+    assert "| all | led | free | " in printed and len((tmp_path / "scores.jsonl").read_text().splitlines()) == 6
+    assert json.loads(path.read_text())["tiers"]["all"]["led"]["against"].keys() == {"free"}
+
+    monkeypatch.setattr(loading, "load_pipeline", loaded_in_vain)
+    path.unlink()
+    assert run("evaluate", "--ablation", arms, "--scenes-per-tier", 1, "--json", path) == 0
+    assert capsys.readouterr().out == printed and path.is_file()
