@@ -10,11 +10,17 @@ alone, and a regression answers with the mean over all that is open: sheets, our
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 
 _TIMESTAMP = re.compile(r"<\|([^|]*)\|>")
+_SPEECH = re.compile(r"<S>(.*?)<E>", re.DOTALL)
+
+# What a cue lasts at most, in seconds. A sheet says when a thing begins, not when it ends.
+LONGEST_CUE = 0.5
+_WORDS_PER_SECOND = 2.5  # of English that is spoken
 
 
 class CastMember(NamedTuple):
@@ -36,6 +42,31 @@ class Sheet(NamedTuple):
 
     cast: tuple[CastMember, ...] = ()
     cues: tuple[Cue, ...] = ()
+
+
+class Turn(NamedTuple):
+    """What one actor does in a row: `who`, each of its `deeds`, the `start` in seconds, and how many `seconds` it lasts.
+
+    A `start` of `None` is open.
+    """
+
+    who: str
+    deeds: tuple[str, ...]
+    start: float | None
+    seconds: float
+
+    @property
+    def what(self) -> str:
+        """The deeds in a few words, e.g. "bounces 2x"."""
+        runs = [(deed, len(list(run))) for deed, run in groupby(self.deeds)]
+        return ", ".join(deed if number == 1 else f"{deed} {number}x" for deed, number in runs)
+
+
+class PlanCandidate(NamedTuple):
+    """A cue sheet, and its score by a plan checker in nats, 0 at best; `None` if nothing checked it."""
+
+    sheet: str
+    score: float | None = None
 
 
 def format_timestamp(time: float) -> str:
@@ -95,3 +126,56 @@ def parse_cues(sheet: str) -> list[Cue]:
         ValueError: if the sheet is malformed, see [`parse_sheet`].
     """
     return list(parse_sheet(sheet).cues)
+
+
+def sheet_turns(sheet: Sheet, duration: float, names: Sequence[str] | None = None) -> list[Turn]:
+    """
+    Who acts when in a clip, and for how long: runs of cues of one actor.
+
+    A cue lasts until the next one or the clip's end, and `LONGEST_CUE` seconds at most.
+
+    Args:
+        sheet ([`Sheet`]): the cue sheet.
+        duration (`float`): seconds of the clip.
+        names (`Sequence[str]`, *optional*): names of actors; by default the sheet's cast. A cue that begins with none of them is a
+            turn of its own, under its whole text.
+    """
+    names = [member.name for member in sheet.cast] if names is None else names
+    ends = [cue.time for cue in sheet.cues[1:]] + [duration]
+    turns: list[Turn] = []
+    for cue, end in zip(sheet.cues, ends, strict=False):
+        who = next((name for name in names if f"{cue.text} ".startswith(f"{name} ")), cue.text)
+        deed = cue.text[len(who) :].strip()
+        end = max(min(end, cue.time + LONGEST_CUE), cue.time)
+        if turns and turns[-1].who == who:
+            turns[-1] = Turn(who, (*turns[-1].deeds, deed), turns[-1].start, end - turns[-1].start)
+        else:
+            turns.append(Turn(who, (deed,), cue.time, end - cue.time))
+    return turns
+
+
+def spoken_turns(prompt: str) -> list[Turn]:
+    """
+    What is said in a prompt between `<S>` and `<E>`, in order. When is open; how long is an estimate from the number of words.
+
+    `who` is what the prompt says before the speech, since the last speech or sentence.
+    """
+    turns, end = [], 0
+    for speech in _SPEECH.finditer(prompt):
+        before = re.split(r"[.!?;]\s", prompt[end : speech.start()])[-1]
+        who = re.sub(r"^(and|then|while)\s+", "", before.strip(" ,:\n\t\"'"), flags=re.IGNORECASE)
+        words = " ".join(speech[1].split())
+        turns.append(Turn(who, (f'"{words}"',), None, len(words.split()) / _WORDS_PER_SECOND))
+        end = speech.end()
+    return turns
+
+
+def format_turns(turns: Iterable[Turn]) -> str:
+    """A table of turns: who, what, when and how long."""
+    rows = [("who", "what", "when", "how long")]
+    for turn in turns:
+        when = "open" if turn.start is None else f"{turn.start:.2f} s"
+        rows.append((turn.who, turn.what, when, f"{'about ' if turn.start is None else ''}{turn.seconds:.2f} s"))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Real
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +17,7 @@ from safetensors.torch import save
 
 from . import files
 from .coordinates import PlanLayout
+from .cues import PlanCandidate, Turn, format_turns, parse_sheet, sheet_turns, spoken_turns
 
 
 _FORMAT = "baton_diffusers.SemanticPlan"
@@ -48,6 +49,9 @@ class SemanticPlan:
             counts. A sample without any token that counts is a sample without a plan.
         audio_mask (`torch.Tensor` of shape `(batch_size, num_audio_tokens)`, *optional*): the same for the sound.
         prompts (`tuple[str, ...]`, *optional*): what each clip was planned from; a pipeline warns if it is given another prompt.
+        sheets (`tuple[str, ...]`, *optional*): the cue sheet that each clip's tokens follow, see [`baton_diffusers.cues`].
+        candidates (`tuple[tuple[PlanCandidate, ...], ...]`, *optional*): the sheets among which each clip's was chosen, with their
+            scores, the best first. They are not written to files.
 
     Raises:
         ValueError: if shapes disagree with one another, tokens or times are not floating-point, masks are not bool, there is no
@@ -57,6 +61,9 @@ class SemanticPlan:
 
     # A slice between two tokens has none of them, and is still a part that others can follow.
     _may_be_empty: ClassVar[bool] = False
+    # Fields with one entry for each clip; of these, what is written to a file.
+    _texts: ClassVar[tuple[str, ...]] = ("prompts", "sheets", "candidates")
+    _kept_texts: ClassVar[tuple[str, ...]] = ("prompts", "sheets")
 
     video_tokens: torch.Tensor
     video_times: torch.Tensor
@@ -67,6 +74,8 @@ class SemanticPlan:
     video_mask: torch.Tensor | None = None
     audio_mask: torch.Tensor | None = None
     prompts: tuple[str, ...] | None = None
+    sheets: tuple[str, ...] | None = None
+    candidates: tuple[tuple[PlanCandidate, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         for name in self._tensor_names():
@@ -82,8 +91,10 @@ class SemanticPlan:
             raise ValueError(f"`duration` is {self.duration!r} seconds, but a plan needs a positive duration.")
         batch_size, num_video_tokens, _ = self.video_tokens.shape
         num_audio_tokens = self.audio_tokens.shape[1]
-        if self.prompts is not None and len(self.prompts) != batch_size:
-            raise ValueError(f"`prompts` has {len(self.prompts)} texts, but the plan is for {batch_size} clips.")
+        for name in self._texts:
+            value = getattr(self, name)
+            if value is not None and len(value) != batch_size:
+                raise ValueError(f"`{name}` has {len(value)} entries, but the plan is for {batch_size} clips.")
         expected = {
             "video_times": (num_video_tokens,),
             "video_centres": (num_video_tokens, 2),
@@ -337,7 +348,8 @@ class SemanticPlan:
             for name in self._tensor_names()
             if getattr(self, name) is not None
         }
-        told = {"duration": self.duration} | ({} if self.prompts is None else {"prompts": self.prompts})
+        texts = {name: getattr(self, name) for name in self._kept_texts if getattr(self, name) is not None}
+        told = {"duration": self.duration, **texts}
         metadata = {_FORMAT: json.dumps(told)}  # one key: safetensors shuffles several
         files.write_bytes(path, save(tensors, metadata=metadata))
 
@@ -364,27 +376,56 @@ class SemanticPlan:
             raise ValueError(f"{path} holds {sorted(tensors)}, which is not a plan that `SemanticPlan.save` wrote.")
         try:
             told = json.loads(metadata[_FORMAT])
-            if not isinstance(told, dict) or not {"duration"} <= told.keys() <= {"duration", "prompts"}:
+            if not isinstance(told, dict) or not {"duration"} <= told.keys() <= {
+                "duration",
+                *SemanticPlan._kept_texts,
+            }:
                 raise ValueError(f"it tells {str(told)[:80]!r} and not its duration")
-            prompts = told.get("prompts")
-            if prompts is not None and not (isinstance(prompts, list) and all(isinstance(p, str) for p in prompts)):
-                raise ValueError(f"its prompts are {str(prompts)[:80]!r}")
-            prompts = None if prompts is None else tuple(prompts)
-            return SemanticPlan(**tensors, duration=told["duration"], prompts=prompts).check_values()
+            texts = {name: _read_texts(name, told.get(name)) for name in SemanticPlan._kept_texts}
+            return SemanticPlan(**tensors, duration=told["duration"], **texts).check_values()
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is no plan that can be used ({error}): save the plan again.") from error
 
     def __repr__(self) -> str:
+        number = self.batch_size
         lines = [
-            f"SemanticPlan of {self.duration:.4f} s for {self.batch_size} clip{'' if self.batch_size == 1 else 's'}"
+            f"SemanticPlan of {self.duration:.4f} s for {number} clip{'' if number == 1 else 's'}",
+            "no cue sheet",
         ]
+        more = f" and {number - 1} more" if number > 1 else ""
+        if self.prompts:
+            lines[0] += f": {self.prompts[0]!r}{more}"
+        if self.sheets:
+            lines[1] = f"cues: {self.sheets[0]!r}{more}"
+        parts = []
         for name in ("video", "audio"):
             tokens, mask = getattr(self, f"{name}_tokens"), getattr(self, f"{name}_mask")
-            masked = "" if mask is None else ", some masked"
-            lines.append(
-                f"{name}: {tokens.shape[1]} tokens of {tokens.shape[2]} channels{masked}, {str(tokens.dtype)[6:]} on {tokens.device}"
-            )
-        return "\n".join(lines)
+            masked = "" if mask is None or mask.all() else " (some masked)"
+            parts.append(f"{tokens.shape[1]} {name} tokens of {tokens.shape[2]} channels{masked}")
+        tokens = self.video_tokens
+        return "\n".join([*lines, f"{parts[0]}, {parts[1]}, {str(tokens.dtype)[6:]} on {tokens.device}"])
+
+    def turns(self, index: int = 0) -> list[Turn]:
+        """
+        Who acts or speaks when in a clip, and for how long: by its sheet, or without one by the `<S>...<E>` parts of its prompt.
+
+        Args:
+            index (`int`, defaults to 0): which clip of the batch.
+
+        Raises:
+            IndexError: if there is no such clip.
+            ValueError: if its sheet is malformed.
+        """
+        if not -self.batch_size <= index < self.batch_size:
+            raise IndexError(f"clip {index} of a plan for {self.batch_size}")
+        sheet = "" if self.sheets is None else self.sheets[index]
+        if sheet:
+            return sheet_turns(parse_sheet(sheet), self.duration)
+        return [] if self.prompts is None else spoken_turns(self.prompts[index])
+
+    def table(self, index: int = 0) -> str:
+        """The turns of a clip as a table to print: who, what, when and how long. See `turns`."""
+        return format_turns(self.turns(index))
 
     def trimmed(self) -> SemanticPlan:
         """The plan without tokens beyond the clip's end, and without masks where every token left counts."""
@@ -402,7 +443,7 @@ class SemanticPlan:
             audio_times=self.audio_times[audio],
             video_mask=rest(self.video_mask, video),
             audio_mask=rest(self.audio_mask, audio),
-            prompts=self.prompts,
+            **{name: getattr(self, name) for name in self._texts},
         )
 
     def _over_batch(self, function, *others: SemanticPlan) -> SemanticPlan:
@@ -412,16 +453,28 @@ class SemanticPlan:
             for name in names
             if getattr(self, name) is not None
         }
-        plans, prompts = (self, *others), None
-        if all(plan.prompts is not None for plan in plans):
-            texts = [text for plan in plans for text in plan.prompts]
-            numbers = torch.arange(len(texts)).split([plan.batch_size for plan in plans])
-            prompts = tuple(texts[number] for number in function(*numbers).tolist())
-        return replace(self, **changed, prompts=prompts)
+        plans = (self, *others)
+        for name in self._texts:
+            values = [getattr(plan, name) for plan in plans]
+            changed[name] = None
+            if all(value is not None for value in values):
+                texts = [text for value in values for text in value]
+                numbers = torch.arange(len(texts)).split([plan.batch_size for plan in plans])
+                changed[name] = tuple(texts[number] for number in function(*numbers).tolist())
+        return replace(self, **changed)
 
     @staticmethod
     def _tensor_names() -> tuple[str, ...]:
-        return tuple(field.name for field in fields(SemanticPlan) if field.name not in ("duration", "prompts"))
+        return tuple(
+            field.name for field in fields(SemanticPlan) if field.name not in ("duration", *SemanticPlan._texts)
+        )
+
+
+def _read_texts(name: str, value: Any) -> tuple[str, ...] | None:
+    """The prompts or the sheets that a file tells."""
+    if value is not None and not (isinstance(value, list) and all(isinstance(text, str) for text in value)):
+        raise ValueError(f"its {name} are {str(value)[:80]!r}")
+    return None if value is None else tuple(value)
 
 
 class _EmptyPart(SemanticPlan):

@@ -1,6 +1,19 @@
 import pytest
 
-from baton_diffusers.cues import Cue, Sheet, format_cues, format_sheet, format_timestamp, parse_cues, parse_sheet
+from baton_diffusers.cues import (
+    LONGEST_CUE,
+    Cue,
+    Sheet,
+    Turn,
+    format_cues,
+    format_sheet,
+    format_timestamp,
+    format_turns,
+    parse_cues,
+    parse_sheet,
+    sheet_turns,
+    spoken_turns,
+)
 
 
 def test_a_sheet_is_text_in_order_of_time_and_reads_back():
@@ -50,3 +63,28 @@ def test_timestamps_on_a_grid_of_sixteenths_stay_apart():
 def test_what_is_no_sheet_is_refused(sheet, message):
     with pytest.raises(ValueError, match=message):
         parse_cues(sheet)
+
+
+def test_turns_are_runs_of_one_actor():
+    sheet = parse_sheet(
+        "red ball left; blue bell right <|0.50|> red ball bounces <|0.75|> red ball bounces <|1.00|> gong"
+    )
+    turns = sheet_turns(sheet, 1.25)
+    assert turns == [Turn("red ball", ("bounces", "bounces"), 0.5, 0.5), Turn("gong", ("",), 1.0, 0.25)]
+    assert turns[0].what == "bounces 2x"
+    assert sheet_turns(sheet, 9.0)[1].seconds == LONGEST_CUE
+    assert sheet_turns(sheet, 9.0, ["gong", "blue bell"])[0].who == "red ball bounces"
+    assert sheet_turns(Sheet(), 1.0) == []
+
+
+def test_speech_in_a_prompt_is_in_its_order_and_open_in_time():
+    turns = spoken_turns(
+        "A hall. The <b>old</b> man says, <S>One two three four five<E> and she answers: <S>Six<E>.<AUDCAP>x<ENDAUDCAP>"
+    )
+    assert [(turn.who, turn.deeds, turn.start) for turn in turns] == [
+        ("The <b>old</b> man says", ('"One two three four five"',), None),
+        ("she answers", ('"Six"',), None),
+    ]
+    assert turns[0].seconds == 2.0
+    assert format_turns(turns).splitlines()[2].split("  ")[0] == "she answers"
+    assert spoken_turns("<S>never closed") == []

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from baton_diffusers.cues import PlanCandidate
 from baton_diffusers.plan import SemanticPlan
 
 from .tiny import random_plan
@@ -338,6 +339,7 @@ def test_tokens_that_are_not_finite_are_refused_where_they_are_used(plan, tmp_pa
         "not json",
         "[" * 100_000,
         '{"duration":NaN}',
+        '{"duration":3.0625,"sheets":["",1]}',
     ],
     ids=lambda text: text[:20],
 )
@@ -348,22 +350,45 @@ def test_a_file_that_tells_something_else_is_named(plan, tmp_path, metadata):
         SemanticPlan.load(tmp_path / "plan.safetensors")
 
 
+SHEET = "red ball left; orange face right <|0.62|> red ball bounces <|1.00|> red ball bounces <|2.75|> orange face says two"
+
+
 def test_a_plan_is_printed_in_three_lines(plan):
-    assert str(plan).splitlines() == [
-        "SemanticPlan of 3.0625 s for 2 clips",
-        f"video: 76 tokens of {plan.video_tokens.shape[2]} channels, float32 on cpu",
-        f"audio: 32 tokens of {plan.audio_tokens.shape[2]} channels, some masked, float32 on cpu",
+    channels = [tokens.shape[2] for tokens in (plan.video_tokens, plan.audio_tokens)]
+    tokens = f"76 video tokens of {channels[0]} channels, 32 audio tokens of {channels[1]} channels (some masked), float32 on cpu"
+    assert str(plan).splitlines() == ["SemanticPlan of 3.0625 s for 2 clips", "no cue sheet", tokens]
+    told = replace(plan[0], prompts=("A red\nball.",), sheets=(SHEET,))
+    assert str(told).splitlines() == [
+        r"SemanticPlan of 3.0625 s for 1 clip: 'A red\nball.'",
+        f"cues: {SHEET!r}",
+        tokens,
     ]
 
 
-def test_a_plan_remembers_its_prompts(tmp_path):
-    plan = replace(random_plan(2), prompts=("one", "two"))
+def test_a_plan_tells_who_acts_when_and_for_how_long(plan):
+    speech = "He says <S>Good day to you<E>."
+    told = replace(plan, prompts=("A ball.", speech), sheets=(SHEET, ""))
+    assert [turn.who for turn in told.turns()] == ["red ball", "orange face"]
+    assert told.table(0).splitlines()[1].split() == ["red", "ball", "bounces", "2x", "0.62", "s", "0.88", "s"]
+    assert [(turn.who, turn.what, turn.start) for turn in told.turns(-1)] == [("He says", '"Good day to you"', None)]
+    assert plan.turns() == []
+    with pytest.raises(IndexError, match="clip 2 of a plan for 2"):
+        told.turns(2)
+
+
+def test_a_plan_remembers_its_prompts_and_sheets(tmp_path):
+    scored = (PlanCandidate("", -0.5),)
+    plan = replace(random_plan(2), prompts=("one", "two"), sheets=("", SHEET), candidates=((), scored))
     assert plan[1].prompts == ("two",) and plan.repeat_interleave(2).prompts == ("one", "one", "two", "two")
-    assert plan.trimmed().to(torch.float16).prompts == plan.prompts
+    assert plan[1].sheets == (SHEET,) and plan[1].candidates == (scored,)
+    moved = plan.trimmed().to(torch.float16)
+    assert (moved.prompts, moved.sheets, moved.candidates) == (plan.prompts, plan.sheets, plan.candidates)
     assert SemanticPlan.collate([plan, plan[0]]).prompts == ("one", "two", "one")
-    assert SemanticPlan.collate([plan, random_plan()]).prompts is None
+    assert SemanticPlan.collate([plan, random_plan()]).sheets is None
     assert plan.slice(0.0, 0.5).prompts is None  # a part is cut to be used elsewhere
     plan.save(tmp_path / "plan.safetensors")
-    assert SemanticPlan.load(tmp_path / "plan.safetensors").prompts == plan.prompts
-    with pytest.raises(ValueError, match="`prompts` has 1 texts, but the plan is for 2 clips"):
-        replace(plan, prompts=("one",))
+    loaded = SemanticPlan.load(tmp_path / "plan.safetensors")
+    assert (loaded.prompts, loaded.sheets, loaded.candidates) == (plan.prompts, plan.sheets, None)
+    for name in ("prompts", "sheets"):
+        with pytest.raises(ValueError, match=f"`{name}` has 1 entries, but the plan is for 2 clips"):
+            replace(plan, **{name: ("one",)})

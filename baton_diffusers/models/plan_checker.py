@@ -12,7 +12,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 
-from ..cues import Sheet, parse_sheet
+from ..cues import Sheet, parse_sheet, sheet_turns
 
 
 # What a name that the checker does not know, or a fact beyond its steps, counts: as unlikely as the least likely answer.
@@ -214,15 +214,7 @@ class PlanChecker(ModelMixin, ConfigMixin):
 def sheet_steps(sheet: Sheet, names: Sequence[str]) -> list[tuple[str, list[str]]]:
     """The steps of a sheet: runs of cues of one actor, each its name and what it does, cue by cue. A cue that begins with none of
     the `names` is a step of its own, under its whole text."""
-    steps: list[tuple[str, list[str]]] = []
-    for cue in sheet.cues:
-        name = next((name for name in names if f"{cue.text} ".startswith(f"{name} ")), cue.text)
-        deed = cue.text[len(name) :].strip()
-        if steps and steps[-1][0] == name:
-            steps[-1][1].append(deed)
-        else:
-            steps.append((name, [deed]))
-    return steps
+    return [(turn.who, list(turn.deeds)) for turn in sheet_turns(sheet, math.inf, names)]
 
 
 def _answer(probabilities: torch.Tensor, answers: Sequence[str], answer: str | None) -> float:

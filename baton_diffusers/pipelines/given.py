@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
@@ -269,6 +271,25 @@ class Given:
 
 
 # Reading
+
+
+def check_names(media: GivenMedia, call: Callable) -> None:
+    """Refuses arguments that a `call` of a pipeline does not have.
+
+    Raises:
+        TypeError: naming the first, and the one that may be meant.
+    """
+    for name, value in media.items():
+        if name in GivenMedia.__annotations__:
+            continue
+        if "guidance_scale" in name:
+            raise TypeError(
+                f"`{name}` is a setting of the guiders: set `pipe.guider = pipe.guider.new(guidance_scale={value!r})`, and "
+                "`pipe.audio_guider` likewise."
+            )
+        near = difflib.get_close_matches(name, [*inspect.signature(call).parameters, *GivenMedia.__annotations__], n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"`help(pipe.{call.__name__})` lists them."
+        raise TypeError(f"the call has no argument `{name}`: {hint}")
 
 
 def read_given(

@@ -288,8 +288,9 @@ class BatonPlannerStep(_Step):
         request.check(pipe, texts, s.num_videos_per_prompt, size.num_frames)
         num_clips = texts.batch_size * s.num_videos_per_prompt
         device = pipe._execution_device
-        made = request.make(pipe, texts.prompts, given, num_clips, size, s.generator, device)
-        s.plan, s.cues, s.plan_candidates = made
+        plan = s.plan = request.make(pipe, texts.prompts, given, num_clips, size, s.generator, device)
+        s.cues = None if plan is None or plan.sheets is None else list(plan.sheets)
+        s.plan_candidates = None if plan is None or plan.candidates is None else list(plan.candidates)
 
 
 # What is given, as latents

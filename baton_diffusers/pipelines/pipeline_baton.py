@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, Unpack
@@ -39,7 +37,7 @@ from .components import (
 )
 from .conditions import KnownLatents, Noise
 from .denoise import Denoiser, Denoising, Stream, warn_of_lost_guidance
-from .given import Given, GivenMedia, read_given
+from .given import Given, GivenMedia, check_names, read_given
 from .loading import BatonLoadingMixin
 from .lora import BatonLoraLoaderMixin
 from .pipeline_output import BatonPipelineOutput
@@ -510,7 +508,7 @@ class BatonPipeline(
             TypeError: if there is no such argument.
         """
         # 1. Read what is given, and check inputs
-        _check_names(media)
+        check_names(media, BatonPipeline.__call__)
         check_flags(use_plan=use_plan, use_cache=use_cache, return_dict=return_dict)
         require_components(self)
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
@@ -542,7 +540,7 @@ class BatonPipeline(
         embeds = texts.encode(self, drops_text, num_videos_per_prompt, device, self.transformer.dtype)
 
         # 3. Plan
-        plan, cues, candidates = request.make(self, texts.prompts, given, num_clips, size, generator, device)
+        plan = request.make(self, texts.prompts, given, num_clips, size, generator, device)
 
         # 4. What is given, as clean latents; noise for the rest
         known = conditions.encode_given_video(self, given, num_clips, size, device)
@@ -592,20 +590,4 @@ class BatonPipeline(
                 sound, sampling_rate = given.audio.output(num_clips, output_type), given.audio.sampling_rate
         if not return_dict:
             return frames, sound
-        return BatonPipelineOutput(frames, sound, frame_rate, sampling_rate, plan, cues, output_type, candidates)
-
-
-def _check_names(media: GivenMedia) -> None:
-    """Refuses arguments that the call does not have."""
-    for name, value in media.items():
-        if name in GivenMedia.__annotations__:
-            continue
-        if "guidance_scale" in name:
-            raise TypeError(
-                f"`{name}` is a setting of the guiders: set `pipe.guider = pipe.guider.new(guidance_scale={value!r})`, and "
-                "`pipe.audio_guider` likewise."
-            )
-        names = [*inspect.signature(BatonPipeline.__call__).parameters, *GivenMedia.__annotations__]
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else "`help(pipe.__call__)` lists them."
-        raise TypeError(f"the call has no argument `{name}`: {hint}")
+        return BatonPipelineOutput(frames, sound, frame_rate, sampling_rate, plan, output_type)

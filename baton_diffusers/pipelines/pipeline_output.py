@@ -6,20 +6,16 @@ import base64
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import PIL.Image
 import torch
 from diffusers.utils import BaseOutput
 
+from ..cues import PlanCandidate
 from ..files import check_target
 from ..media import AUDIO_SUFFIXES, to_aac_rate, write_audio, write_clip
 from ..plan import SemanticPlan
-
-
-if TYPE_CHECKING:
-    from .planning import PlanCandidate
 
 
 @dataclass
@@ -44,10 +40,6 @@ class BatonPipelineOutput(BaseOutput):
             Samples per second.
         plan (`SemanticPlan`, *optional*):
             The plan that the clips follow, or `None` where they follow none.
-        cues (`list[str]`, *optional*):
-            When the planner had things happen, a cue sheet for each clip; `None` where it knows no timestamps.
-        plan_candidates (`list[list[PlanCandidate]]`, *optional*):
-            The cue sheets among which each clip's was chosen, with their scores, the best first.
         output_type (`str`, *optional*):
             That of the call. `"latent"` says that frames and audio are latents; what else they are, they say themselves.
     """
@@ -57,9 +49,17 @@ class BatonPipelineOutput(BaseOutput):
     frame_rate: float
     sampling_rate: int
     plan: SemanticPlan | None = None
-    cues: list[str] | None = None
     output_type: str | None = None
-    plan_candidates: list[list[PlanCandidate]] | None = None
+
+    @property
+    def cues(self) -> list[str] | None:
+        """When things happen by the plan, a cue sheet for each clip; `None` for a plan without sheets."""
+        return None if self.plan is None or self.plan.sheets is None else list(self.plan.sheets)
+
+    @property
+    def plan_candidates(self) -> list[tuple[PlanCandidate, ...]] | None:
+        """The cue sheets among which each clip's was chosen, with their scores, the best first."""
+        return None if self.plan is None or self.plan.candidates is None else list(self.plan.candidates)
 
     @property
     def num_clips(self) -> int:

@@ -2,19 +2,76 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import numpy as np
 import torch
 
 from ..plan import SemanticPlan
 from . import planning
-from .checks import check_texts
-from .components import ClipSize
-from .given import Given
+from .checks import check_texts, check_whole_number
+from .components import ClipSize, one_call_at_a_time
+from .conditions import Noise
+from .given import Given, GivenMedia, check_names, read_given
 from .planning import PlanRequest
+from .texts import Texts
 
 
 class BatonPlanMixin:
     """Planning as methods of a pipeline. None of them needs the transformer; `planning.py` does the work."""
+
+    @torch.no_grad()
+    @one_call_at_a_time
+    def plan(
+        self,
+        prompt: str | list[str],
+        audio_prompt: str | list[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        num_videos_per_prompt: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        cues: str | list[str] | None = None,
+        cue_temperature: float | None = None,
+        num_cue_candidates: int = 64,
+        num_plan_candidates: int | None = None,
+        **media: Unpack[GivenMedia],
+    ) -> SemanticPlan:
+        r"""
+        Plans clips as `__call__` would, and renders nothing: cue sheets, the checker's choice among them, and plan tokens.
+
+        `pipe(prompt, plan=plan)` renders the plan. With a generator of the same seed it is the clip that `pipe(prompt)` makes.
+        No transformer is needed, but `latent_format` must be known.
+
+        Args:
+            prompt (`str` or `list[str]`): what happens in each clip.
+            audio_prompt, height, width, num_frames, num_videos_per_prompt, generator, cues, cue_temperature, num_cue_candidates,                 num_plan_candidates, media: as in `__call__`.
+
+        Returns:
+            `SemanticPlan` for all clips. It knows its `prompts`, its `sheets`, and the `candidates` with their scores; `print(plan)`
+            shows it, and `plan.table()` tells who acts when.
+
+        Raises:
+            ValueError: if the pipeline has no planner, or as `__call__` does.
+        """
+        check_names(media, BatonPlanMixin.plan)
+        if self.planner is None:
+            raise ValueError(
+                "`planner` is missing, and nothing else plans: load the pipeline with one, or read a plan off a clip by `extract_plan`."
+            )
+        request = PlanRequest(None, True, cues, cue_temperature, num_cue_candidates, num_plan_candidates)
+        rates = self.frame_rate, self.sampling_rate, self.latent_format["temporal_stride"]
+        given = read_given(*rates, **media, max_seconds=request.longest_clip(self))
+        texts = Texts(self.format_prompt(prompt, audio_prompt))
+        size = given.default_size(self, height, width, num_frames)
+        check_whole_number("num_videos_per_prompt", num_videos_per_prompt)
+        texts.check(self)
+        size.check(self)
+        given.check(self, texts.batch_size, size.num_frames)
+        num_clips = texts.batch_size * num_videos_per_prompt
+        Noise(generator).check(self, num_clips, size, given.only)
+        request.check(self, texts, num_videos_per_prompt, size.num_frames)
+        return request.make(self, texts.prompts, given, num_clips, size, generator, self._execution_device)
 
     @torch.no_grad()
     def prepare_cues(

@@ -10,14 +10,14 @@ import math
 import os
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from diffusers.utils import logging
 
 from .. import coordinates
-from ..cues import parse_sheet
+from ..cues import PlanCandidate, parse_sheet
 from ..media import fit_sound
 from ..models.plan_checker import PlanCheckerOutput
 from ..models.semantic_encoders import read_plan
@@ -191,10 +191,10 @@ class PlanRequest:
         size: ClipSize,
         generator: Generators,
         device: torch.device,
-    ) -> tuple[SemanticPlan | None, list[str] | None, list[list[PlanCandidate]] | None]:
+    ) -> SemanticPlan | None:
         """
-        The plan of all clips, the cue sheets that it follows, and the candidates among which they were chosen; each is `None` if
-        there is none.
+        The plan of all clips, with the cue sheets that it follows and the candidates among which they were chosen; `None` for clips
+        without a plan.
 
         Media that fix the timing decide the cues: these are fitted to them, never sampled against them.
 
@@ -212,7 +212,7 @@ class PlanRequest:
         """
         if not self.uses_planner(pipe):
             plan = self.plan if self.use_plan else None
-            return (None if plan is None else ready_plan(pipe, plan, num_clips, device)), None, None
+            return None if plan is None else ready_plan(pipe, plan, num_clips, device)
         cues = candidates = None
         if pipe.planner.writes_cues:
             fixes_timing = given.fixes_timing(pipe, size.num_frames)
@@ -228,7 +228,9 @@ class PlanRequest:
                 candidates = write_cues(pipe, prompts, num_clips, size.num_frames, self, generator, device)
                 cues = [best.sheet for best, *_ in candidates]
         plan = make_plan(pipe, prompts, size.num_frames, cues, device)
-        return ready_plan(pipe, plan, num_clips, device), cues, candidates
+        if candidates is not None:
+            plan = replace(plan, candidates=tuple(map(tuple, candidates)))
+        return ready_plan(pipe, plan, num_clips, device)
 
 
 def _listed(texts: str | list[str]) -> list[str]:
@@ -279,13 +281,6 @@ def share_cues(pipe: BatonPipeline, sheets: list[str], num_clips: int) -> list[s
     """
     repeats, rate = _repeats(num_clips, sheets, "sheets of `cues`"), pipe.planner.config.timestamp_rate
     return [snap_cues(sheet, rate) for sheet in sheets for _ in range(repeats)]
-
-
-class PlanCandidate(NamedTuple):
-    """A cue sheet, and its score by the pipeline's `plan_checker` in nats, 0 at best; `None` if nothing checked it."""
-
-    sheet: str
-    score: float | None = None
 
 
 def write_cues(
@@ -421,7 +416,7 @@ def make_plan(
         "the planner's plan holds",
         "usually the weights of `planner` are damaged; load them again, or call with `use_plan=False`",
     )
-    return replace(plan, prompts=tuple(prompts))
+    return replace(plan, prompts=tuple(prompts), sheets=None if cues is None else tuple(cues))
 
 
 def ready_plan(pipe: BatonPipeline, plan: SemanticPlan, num_clips: int | None, device: torch.device) -> SemanticPlan:

@@ -5,6 +5,8 @@ import torch
 
 from baton_diffusers.cues import parse_cues
 from baton_diffusers.models.plan_checker import PlanChecker
+from baton_diffusers.pipelines.components import SETTINGS
+from baton_diffusers.pipelines.pipeline_baton import BatonPipeline
 
 from ..tiny import DURATION, TEXT_DIM, seeded, tiny_cue_parts, tiny_pipeline
 from .calls import OTHER, PROMPT, assert_same, differ, forbid, make, quiet, record, seeds
@@ -181,3 +183,46 @@ def test_the_best_of_several_sheets_is_planned(checked_pipe):
 def test_several_sheets_take_a_checker(cue_pipe):
     with pytest.raises(ValueError, match="`num_plan_candidates` is 4.*plan_checker"):
         make(cue_pipe, num_plan_candidates=4)
+
+
+def test_a_plan_alone_is_the_one_that_its_clip_follows(checked_pipe):
+    plan = checked_pipe.plan(PROMPT, generator=seeds(3))
+    expected = make(checked_pipe, PROMPT, 3)
+    torch.testing.assert_close(plan.video_tokens, expected.plan.video_tokens, rtol=0, atol=0)
+    assert list(plan.sheets) == expected.cues and plan.candidates == expected.plan.candidates
+    output = make(checked_pipe, PROMPT, 3, plan=plan)
+    assert_same(output, expected)
+    assert output.cues == expected.cues and output.plan_candidates == expected.plan_candidates
+    several = checked_pipe.plan([PROMPT, OTHER], num_videos_per_prompt=2, generator=seeds(1, 2, 3, 4))
+    assert several.prompts == (PROMPT, PROMPT, OTHER, OTHER) and several.batch_size == len(several.sheets) == 4
+    assert checked_pipe.plan(PROMPT, cues="<|0.25|> red circle").sheets == ("<|0.25|> red circle",)
+
+
+def test_a_plan_needs_no_transformer_and_a_planner_need_not_write_cues():
+    whole = tiny_pipeline()
+    parts = {**whole.components, **dict.fromkeys(("transformer", "vae", "audio_vae", "vocoder"))}
+    plan = BatonPipeline(**parts, **{name: whole.config[name] for name in SETTINGS}).plan(PROMPT)
+    assert plan.sheets is None and plan.prompts == (PROMPT,)
+    torch.testing.assert_close(plan.video_tokens, whole.plan(PROMPT).video_tokens)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"prompt": 3}, "`prompt`"),
+        ({"num_frames": 8}, "8"),
+        ({"num_videos_per_prompt": 0}, "`num_videos_per_prompt` is 0"),
+        ({"cues": "<|9.00|> red circle"}, "`cues` name 9.0 seconds"),
+        ({"generator": [torch.Generator()] * 3}, "generator"),
+        ({"num_plan_candidates": 0}, "`num_plan_candidates` is 0"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(arguments, message):
+    pipe = forbid(tiny_pipeline(**tiny_cue_parts()))
+    with pytest.raises(ValueError, match=message):
+        pipe.plan(**{"prompt": PROMPT, **arguments})
+
+
+def test_a_plan_needs_a_planner():
+    with pytest.raises(ValueError, match="`planner` is missing"):
+        tiny_pipeline(planner=None).plan(PROMPT)
