@@ -9,7 +9,9 @@ alone, and a regression answers with the mean over all that is open: sheets, our
 
 from __future__ import annotations
 
+import math
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import NamedTuple
@@ -38,10 +40,241 @@ class Cue(NamedTuple):
 
 
 class Sheet(NamedTuple):
-    """A cue sheet: the `cast` in its order, and the `cues` in order of time."""
+    """A cue sheet: the `cast` in its order, and the `cues` in order of time.
+
+    Its methods return an edited sheet. An `event` is the number of a cue, from 0 on; an `actor` is a name of the cast. An edit that
+    the sheet does not allow raises a ValueError; whether a planner can plan the sheet is checked by `BatonPipeline.edit_plan`.
+    """
 
     cast: tuple[CastMember, ...] = ()
     cues: tuple[Cue, ...] = ()
+
+    # Events
+
+    def move(self, event: int, seconds: float) -> Sheet:
+        """An event that many seconds later, or earlier if negative. It takes no other event along."""
+        return self.retime(event, self._cue(event).time + seconds)
+
+    def retime(self, event: int, time: float) -> Sheet:
+        """An event at another time in seconds. Where it passes other events, the order changes."""
+        cue = self._cue(event)
+        if not 0 <= time < math.inf:
+            raise ValueError(
+                f"event {event} ({cue.text!r}) cannot happen at {time:g} seconds: choose a time from 0 on."
+            )
+        return self._with_event(event, cue._replace(time=time))
+
+    def delete(self, event: int) -> Sheet:
+        """Without an event. It closes no gap: the others keep their times."""
+        self._cue(event)
+        return self._with_event(event)
+
+    def duplicate(self, event: int, seconds: float) -> Sheet:
+        """An event once more, that many seconds after it. It makes no room: other events stay where they are."""
+        cue = self._cue(event)
+        return self.add_event(cue.time + seconds, cue.text)
+
+    def reword(self, event: int, deed: str) -> Sheet:
+        """What is done, or said, in an event: `reword(1, "says five")`. It cannot change who acts: see [`revoice`]."""
+        cue, actor = self._cue(event), self.actor_of(event)
+        deed = _words(deed)
+        if not deed:
+            raise ValueError(
+                f"event {event} ({cue.text!r}) needs a deed, as 'says five': use `delete` to leave it out."
+            )
+        return self._with_event(event, cue._replace(text=deed if actor is None else f"{actor} {deed}"))
+
+    def revoice(self, event: int, actor: str) -> Sheet:
+        """An event done, or said, by another actor of the cast. It cannot change what is done: see [`reword`]."""
+        cue, before = self._cue(event), self.actor_of(event)
+        self._number_of(actor)
+        if before is None:
+            raise ValueError(
+                f"event {event} ({cue.text!r}) names no actor of the cast: use `reword` for its whole text."
+            )
+        return self._with_event(event, cue._replace(text=actor + cue.text[len(before) :]))
+
+    def actor_of(self, event: int) -> str | None:
+        """The actor of the cast whose name begins an event, if any."""
+        text = f"{self._cue(event).text} "
+        names = [member.name for member in self.cast if text.startswith(f"{member.name} ")]
+        return max(names, key=len, default=None)
+
+    # Actors
+
+    def move_actor(self, actor: str, place: str) -> Sheet:
+        """An actor at a free place. It cannot push another one away: see [`swap`]."""
+        number = self._number_of(actor)
+        self._check_free(place, actor)
+        return self._with_actor(number, self.cast[number]._replace(place=place))
+
+    def swap(self, actor: str, other: str) -> Sheet:
+        """Two actors, each at the place of the other. They keep their events."""
+        one, two = self._number_of(actor), self._number_of(other)
+        places = self.cast[one].place, self.cast[two].place
+        sheet = self._with_actor(one, self.cast[one]._replace(place=places[1]))
+        return sheet._with_actor(two, self.cast[two]._replace(place=places[0]))
+
+    def recolour(self, actor: str, colour: str) -> Sheet:
+        """An actor in another colour, in all its events too: the first word of its name is exchanged. It cannot change what the
+        actor is."""
+        number = self._number_of(actor)
+        name = _words(" ".join([colour, *actor.split()[1:]]))
+        if len(colour.split()) != 1 or name in [member.name for member in self.cast]:
+            raise ValueError(f"{actor!r} cannot become {name!r}: choose one word that makes a name of its own.")
+        sheet = self._with_actor(number, self.cast[number]._replace(name=name))
+        renamed = re.compile(rf"\b{re.escape(actor)}\b")
+        return sheet._replace(cues=tuple(cue._replace(text=renamed.sub(name, cue.text)) for cue in self.cues))
+
+    def add_actor(self, name: str, place: str) -> Sheet:
+        """With one more actor, at a free place. It does nothing yet: `add_event` gives it something to do."""
+        name = _words(name)
+        if not name or name in [member.name for member in self.cast]:
+            raise ValueError(f"an actor cannot be added as {name!r}: give a name that the cast does not have yet.")
+        self._check_free(place)
+        return self._replace(cast=(*self.cast, CastMember(name, place)))
+
+    def remove_actor(self, actor: str) -> Sheet:
+        """Without an actor, its events, and the events that name it."""
+        number = self._number_of(actor)
+        named = re.compile(rf"\b{re.escape(actor)}\b")
+        return Sheet(
+            self.cast[:number] + self.cast[number + 1 :], tuple(cue for cue in self.cues if not named.search(cue.text))
+        )
+
+    def add_event(self, time: float, text: str) -> Sheet:
+        """With one more event: `add_event(1.5, "red ball bounces")`. It makes no room: other events stay where they are."""
+        text = _words(text)
+        if not (0 <= time < math.inf and text):
+            raise ValueError(f"no event {text!r} can be added at {time:g} seconds: give a time from 0 on, and a text.")
+        names = [member.name for member in self.cast]
+        if names and not any(f"{text} ".startswith(f"{name} ") for name in names):
+            raise ValueError(
+                f"the event {text!r} begins with no actor of the cast: begin it with {_listed(names, ' or ')}."
+            )
+        return self._replace(cues=_in_order((*self.cues, Cue(time, text))))
+
+    # All of them by name, and the sheet in words
+
+    def edit(self, command: str) -> Sheet:
+        """An edit that is written as text, the name of a method and its arguments: `edit("move 0 0.25")`, `edit("recolour 'red
+        ball' blue")`.
+
+        Raises:
+            ValueError: if there is no such edit, its arguments are not those of the method, or the method refuses it.
+        """
+        try:
+            name, *arguments = shlex.split(command) or [""]
+        except ValueError as error:
+            raise ValueError(f"the edit {command!r} has no closing quotation mark ({error}): add it.") from error
+        kinds = _EDITS.get(name)
+        if kinds is None:
+            raise ValueError(f"the edit {command!r} begins with none of {', '.join(_EDITS)}: write one of them first.")
+        try:
+            values = [kind(argument) for kind, argument in zip(kinds.values(), arguments, strict=True)]
+        except ValueError:
+            form = " ".join([name, *(argument.upper() for argument in kinds)])
+            raise ValueError(
+                f"the edit {command!r} is not of the form {form!r}, with quotes around several words."
+            ) from None
+        return getattr(self, name)(*values)
+
+    def to_prompt(self) -> str:
+        """The sheet in an English sentence or two, without times, as a text encoder reads it: "A red ball is on the left. The red ball
+        bounces twice."."""
+        cast = [f"{_a(member.name)} is {_PLACES.get(member.place, f'({member.place})')}" for member in self.cast]
+        sentences = [_sentence(_listed(cast))] if cast else []
+        steps: list[tuple[str | None, list[str]]] = []
+        for event, cue in enumerate(self.cues):
+            actor = self.actor_of(event)
+            deed = cue.text if actor is None else cue.text[len(actor) :].strip()
+            for member in self.cast:
+                deed = re.sub(rf"\b{re.escape(member.name)}\b", f"the {member.name}", deed)
+            if steps and steps[-1][0] == actor:
+                steps[-1][1].append(deed)
+            else:
+                steps.append((actor, [deed]))
+        told = [" ".join(filter(None, [f"the {actor}" if actor else "", _deeds(deeds)])) for actor, deeds in steps]
+        return " ".join([*sentences, _sentence(", then ".join(told)) if told else "Nothing moves."])
+
+    def _cue(self, event: int) -> Cue:
+        if isinstance(event, bool) or not isinstance(event, int) or not 0 <= event < len(self.cues):
+            known = f"they go from 0 to {len(self.cues) - 1}" if self.cues else "the sheet has none"
+            raise ValueError(f"there is no event {event!r}: {known}.")
+        return self.cues[event]
+
+    def _number_of(self, actor: str) -> int:
+        names = [member.name for member in self.cast]
+        if actor not in names:
+            raise ValueError(
+                f"there is no actor {actor!r} in the cast: it has {', '.join(map(repr, names)) or 'none'}."
+            )
+        return names.index(actor)
+
+    def _check_free(self, place: str, actor: str | None = None) -> None:
+        if len(_words(place).split()) != 1:
+            raise ValueError(f"{place!r} is no place: give one word, as 'left'.")
+        for member in self.cast:
+            if member.place == place and member.name != actor:
+                raise ValueError(f"{place!r} is the place of {member.name!r}: choose a free one, or swap the two.")
+
+    def _with_event(self, event: int, *cues: Cue) -> Sheet:
+        return self._replace(cues=_in_order((*self.cues[:event], *cues, *self.cues[event + 1 :])))
+
+    def _with_actor(self, number: int, member: CastMember) -> Sheet:
+        return self._replace(cast=(*self.cast[:number], member, *self.cast[number + 1 :]))
+
+
+# The edits that can be written as text, and what their arguments are.
+_EDITS: dict[str, dict[str, type]] = {
+    "move": {"event": int, "seconds": float},
+    "retime": {"event": int, "time": float},
+    "delete": {"event": int},
+    "duplicate": {"event": int, "seconds": float},
+    "reword": {"event": int, "deed": str},
+    "revoice": {"event": int, "actor": str},
+    "add_event": {"time": float, "text": str},
+    "move_actor": {"actor": str, "place": str},
+    "swap": {"actor": str, "other": str},
+    "recolour": {"actor": str, "colour": str},
+    "add_actor": {"name": str, "place": str},
+    "remove_actor": {"actor": str},
+}
+_PLACES = {"left": "on the left", "middle": "in the middle", "right": "on the right"}
+_TIMES = {1: "once", 2: "twice", 3: "three times"}
+
+
+def _in_order(cues: Iterable[Cue]) -> tuple[Cue, ...]:
+    return tuple(sorted(cues, key=lambda cue: cue.time))
+
+
+def _a(name: str) -> str:
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def _listed(phrases: list[str], last: str = " and ") -> str:
+    return last.join(filter(None, [", ".join(phrases[:-1]), phrases[-1]]))
+
+
+def _words(text: str) -> str:
+    """A text with one space between words, as it can stand in a sheet."""
+    if ";" in text or "<|" in text:
+        raise ValueError(f"{text!r} cannot stand in a sheet: leave out ';' and '<|', which part its entries.")
+    return " ".join(text.split())
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _deeds(deeds: list[str]) -> str:
+    """What one actor does in a row: "bounces twice", "says three nine", "waves and leaves"."""
+    if len(set(deeds)) == 1 and " " not in deeds[0]:
+        return f"{deeds[0]} {_TIMES.get(len(deeds), f'{len(deeds)} times')}"
+    verb = deeds[0].split(" ")[0]
+    if all(deed.startswith(f"{verb} ") for deed in deeds):
+        return " ".join([verb, *(deed[len(verb) + 1 :] for deed in deeds)])
+    return _listed(deeds)
 
 
 class Turn(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Real
 from pathlib import Path
@@ -17,13 +17,16 @@ from safetensors.torch import save
 
 from . import files
 from .coordinates import PlanLayout
-from .cues import PlanCandidate, Turn, format_turns, parse_sheet, sheet_turns, spoken_turns
+from .cues import Cue, PlanCandidate, Sheet, Turn, format_sheet, format_turns, parse_sheet, sheet_turns, spoken_turns
 
 
 _FORMAT = "baton_diffusers.SemanticPlan"
 
 # Seconds by which times may differ and still be the same: float32 times that were cut and joined differ in the last bit.
 _SLACK = 1e-5
+
+# Seconds by which the timestamps of a sheet, which are written in hundredths, may be off.
+_ROUNDED = 0.005
 
 # Sound is planned in whole chunks: its last tokens may lie up to this many seconds beyond the clip's end.
 _MAX_TAIL = 10.0
@@ -181,6 +184,22 @@ class SemanticPlan:
         """Number of clips."""
         return self.video_tokens.shape[0]
 
+    @property
+    def sheet(self) -> Sheet:
+        """The cue sheet of the plan of one clip, parsed.
+
+        Raises:
+            ValueError: if the plan knows of none, or is for several clips.
+        """
+        if self.batch_size != 1:
+            raise ValueError(f"the plan is for {self.batch_size} clips: take one of them, as `plan[0]`.")
+        if self.sheets is None:
+            raise ValueError(
+                "the plan knows of no cue sheet: it was read off a clip, or its planner writes none. Say what it shows by "
+                "`dataclasses.replace(plan, sheets=(sheet,))`."
+            )
+        return parse_sheet(self.sheets[0])
+
     def __getitem__(self, index: int | slice) -> SemanticPlan:
         """The plan of some clips of the batch; an integer keeps a batch of one."""
         if isinstance(index, int):
@@ -211,8 +230,9 @@ class SemanticPlan:
         )
 
     def slice(self, start: float, end: float) -> SemanticPlan:
-        """The part within `[start, end)` seconds, with times counted from `start`. A short one may hold no token: others can
-        follow it, but no clip.
+        """The part within `[start, end)` seconds, with times counted from `start`, and its cues. A short one may hold no token:
+        others can follow it, but no clip. It cannot tell what happened before: a box that was pushed earlier keeps its first place in
+        the cast.
 
         Raises:
             ValueError: if `[start, end)` is empty or not within the plan.
@@ -231,14 +251,16 @@ class SemanticPlan:
             duration=end - start,
             video_mask=None if self.video_mask is None else self.video_mask[:, video],
             audio_mask=None if self.audio_mask is None else self.audio_mask[:, audio],
+            sheets=self._retimed_sheets(lambda time: time - start, end - start),
         )
 
     @staticmethod
     def concat(plans: Sequence[SemanticPlan]) -> SemanticPlan:
         """Plans one after another in time; `concat([p.slice(0, t), p.slice(t, p.duration)])` is `p`, with its times to
-        within the rounding of float32.
+        within the rounding of float32. It cannot make what two parts show agree: what stands where changes at once.
 
-        Tokens of a part that lie beyond its own end are left out, except for the last part's.
+        Tokens of a part that lie beyond its own end are left out, except for the last part's. Where all parts have one cast, the whole
+        has their cues.
 
         Raises:
             ValueError: if there are no plans, or their batch sizes or token widths differ.
@@ -286,7 +308,121 @@ class SemanticPlan:
             duration=offset,
             video_mask=join_masks("video_mask", "video_tokens"),
             audio_mask=join_masks("audio_mask", "audio_tokens"),
+            sheets=_joined_sheets(parts),
         )
+
+    def splice(self, other: SemanticPlan, start: float, end: float, only: str | None = None) -> SemanticPlan:
+        """This plan, with `[start, end)` seconds of another one in their place. It cannot move them: shift the other plan first.
+
+        Args:
+            other (`SemanticPlan`): of as many clips and of the same widths.
+            start, end (`float`): seconds, in both plans.
+            only (`str`, *optional*): "video" or "audio" for the tokens of that modality alone.
+
+        Raises:
+            ValueError: if the span is empty or not within both plans, or their batch sizes or widths differ.
+        """
+        if only not in (None, "video", "audio"):
+            raise ValueError(f"`only` is {only!r}, but must be 'video', 'audio', or None for both.")
+        parts = [other.slice(start, end)]
+        if start > 0:
+            parts.insert(0, self.slice(0, start))
+        if end < self.duration - _SLACK:
+            parts.append(self.slice(end, self.duration))
+        whole = replace(SemanticPlan.concat(parts), duration=self.duration, prompts=self.prompts)
+        if only is None:
+            return whole
+        names = [name for name in self._tensor_names() if name.startswith(only)]
+        sheets = self.sheets if self.sheets == whole.sheets else None  # the two modalities follow different ones
+        return replace(self, **{name: getattr(whole, name) for name in names}, sheets=sheets, candidates=None)
+
+    def shift(self, seconds: float) -> SemanticPlan:
+        """Everything that many seconds later, or earlier if negative, in a plan as long as before. What leaves it is lost, and it cannot
+        say what comes instead: the first (or last) moment is held.
+
+        Raises:
+            ValueError: if nothing of the plan would stay.
+        """
+        if not abs(seconds) < self.duration:
+            raise ValueError(
+                f"cannot shift a plan of {self.duration:g} seconds by {seconds:g}: nothing of it would stay."
+            )
+        if abs(seconds) <= _SLACK:
+            return self
+        plan, cut = self.trimmed(), self.duration - abs(seconds)
+        if seconds > 0:
+            parts = [plan.slice(0, seconds)._held(plan, 0), plan.slice(0, cut)]
+        else:
+            parts = [plan.slice(-seconds, plan.duration), plan.slice(cut, plan.duration)._held(plan, -1)]
+        return replace(SemanticPlan.concat(parts), duration=self.duration, prompts=self.prompts)
+
+    def stretch(self, factor: float) -> SemanticPlan:
+        """Slower by a factor, or faster if it is below 1: times and duration are multiplied. It cannot change what happens within a
+        token: a word is said later, and no more slowly.
+
+        Raises:
+            ValueError: if `factor` is not positive.
+        """
+        if not 0 < factor < math.inf:
+            raise ValueError(f"`factor` is {factor!r}, but must be positive: 2 makes a plan twice as long.")
+        plan, duration = self.trimmed(), self.duration * factor
+        return replace(
+            plan,
+            video_times=plan.video_times * factor,
+            audio_times=plan.audio_times * factor,
+            duration=duration,
+            sheets=plan._retimed_sheets(lambda time: time * factor, duration),
+            candidates=None,
+        )
+
+    def mirror(self) -> SemanticPlan:
+        """Left and right exchanged in the picture, and in the cast. It cannot mirror what one token shows, nor the prompt.
+
+        Raises:
+            ValueError: if the keyframes are no grid that is symmetric.
+        """
+        patches = self.video_centres[: self._patches]
+        opposite = (
+            (patches[:, None] - patches * patches.new_tensor([1, -1]) - patches.new_tensor([0, 1])).abs().amax(-1)
+        )
+        if not (opposite.amin(dim=1) < _SLACK).all():
+            raise ValueError(
+                "the plan's patches lie unevenly to the left and the right: only a symmetric grid can be mirrored."
+            )
+        order = opposite.argmin(dim=1)
+
+        def mirrored(values: torch.Tensor | None) -> torch.Tensor | None:
+            if values is None:
+                return None
+            return values.unflatten(1, (-1, self._patches))[:, :, order].flatten(1, 2)
+
+        sides = {"left": "right", "right": "left"}
+        sheets = None
+        if self.sheets is not None:
+            sheets = tuple(
+                format_sheet(
+                    sheet._replace(cast=tuple(m._replace(place=sides.get(m.place, m.place)) for m in sheet.cast))
+                )
+                for sheet in map(parse_sheet, self.sheets)
+            )
+        return replace(
+            self,
+            video_tokens=mirrored(self.video_tokens),
+            video_mask=mirrored(self.video_mask),
+            prompts=None,
+            sheets=sheets,
+            candidates=None,
+        )
+
+    def transfer(self, prompt: str | Sequence[str]) -> SemanticPlan:
+        """The plan under another prompt, one for all clips or one for each. It cannot make the tokens show something else: what
+        happens, and to whom, stays the plan's; the prompt decides what they leave open.
+
+        Raises:
+            ValueError: if there are neither one nor as many prompts as clips.
+        """
+        prompts = [prompt] * self.batch_size if isinstance(prompt, str) else prompt
+        return replace(self, prompts=tuple(prompts), sheets=None, candidates=None)
 
     @staticmethod
     def collate(plans: Sequence[SemanticPlan]) -> SemanticPlan:
@@ -446,6 +582,41 @@ class SemanticPlan:
             **{name: getattr(self, name) for name in self._texts},
         )
 
+    @property
+    def _patches(self) -> int:
+        """Tokens of a keyframe."""
+        return int((self.video_times == self.video_times[0]).sum())
+
+    def _held(self, whole: SemanticPlan, moment: int) -> SemanticPlan:
+        """A part of a plan in which the `whole` plan's first (0) or last (-1) keyframe and audio token stand still."""
+        size = whole._patches
+        frame = slice(0, size) if moment == 0 else slice(-size, None)
+
+        def hold(name: str) -> dict[str, torch.Tensor | None]:
+            values, number = getattr(whole, name), len(self.video_times) // size
+            if values is None:
+                return {name: None}
+            if name.startswith("video"):
+                return {name: values[:, frame].repeat(1, number, *[1] * (values.ndim - 2))}
+            return {name: values[:, [moment]].expand(-1, len(self.audio_times), *[-1] * (values.ndim - 2))}
+
+        sheets = None
+        if self.sheets is not None:
+            sheets = tuple(format_sheet(parse_sheet(sheet)._replace(cues=())) for sheet in self.sheets)
+        tensors = hold("video_tokens") | hold("video_mask") | hold("audio_tokens") | hold("audio_mask")
+        return replace(self, **tensors, sheets=sheets)
+
+    def _retimed_sheets(self, retime: Callable[[float], float], duration: float) -> tuple[str, ...] | None:
+        """The sheets with other times; cues that leave the plan are left out."""
+        if self.sheets is None:
+            return None
+        sheets = []
+        for cast, cues in map(parse_sheet, self.sheets):
+            moved = [Cue(retime(cue.time), cue.text) for cue in cues]
+            kept = [cue for cue in moved if -_ROUNDED <= cue.time < duration - _ROUNDED]
+            sheets.append(format_sheet(Sheet(cast, tuple(cue._replace(time=max(cue.time, 0.0)) for cue in kept))))
+        return tuple(sheets)
+
     def _over_batch(self, function, *others: SemanticPlan) -> SemanticPlan:
         names = ("video_tokens", "audio_tokens", "video_mask", "audio_mask")
         changed = {
@@ -474,6 +645,8 @@ def _read_texts(name: str, value: Any) -> tuple[str, ...] | None:
     """The prompts or the sheets that a file tells."""
     if value is not None and not (isinstance(value, list) and all(isinstance(text, str) for text in value)):
         raise ValueError(f"its {name} are {str(value)[:80]!r}")
+    for sheet in value or () if name == "sheets" else ():
+        parse_sheet(sheet)
     return None if value is None else tuple(value)
 
 
@@ -485,3 +658,21 @@ def _part(**values: torch.Tensor | float | None) -> SemanticPlan:
     """A part of a plan, which may lie between tokens."""
     empty = 0 in (len(values["video_times"]), len(values["audio_times"]))
     return (_EmptyPart if empty else SemanticPlan)(**values)
+
+
+def _joined_sheets(parts: Sequence[SemanticPlan]) -> tuple[str, ...] | None:
+    """The cues of parts that follow one another, if all have some and their casts agree."""
+    if any(part.sheets is None for part in parts):
+        return None
+    joined = []
+    for sheets in zip(*(map(parse_sheet, part.sheets) for part in parts), strict=True):
+        if len({sheet.cast for sheet in sheets}) > 1:
+            return None
+        offsets = [sum(part.duration for part in parts[:number]) for number in range(len(parts))]
+        cues = [
+            Cue(cue.time + offset, cue.text)
+            for sheet, offset in zip(sheets, offsets, strict=True)
+            for cue in sheet.cues
+        ]
+        joined.append(format_sheet(Sheet(sheets[0].cast, tuple(cues))))
+    return tuple(joined)

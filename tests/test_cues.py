@@ -88,3 +88,79 @@ def test_speech_in_a_prompt_is_in_its_order_and_open_in_time():
     assert turns[0].seconds == 2.0
     assert format_turns(turns).splitlines()[2].split("  ")[0] == "she answers"
     assert spoken_turns("<S>never closed") == []
+
+
+# Edits
+
+SHEET = parse_sheet(
+    "red box left; orange face right <|0.50|> red box hits orange face <|1.00|> orange face says two <|1.44|> orange face says six"
+)
+
+
+@pytest.mark.parametrize(
+    "command, sheet",
+    [
+        ("move 1 0.25", "red box left; orange face right <|0.50|> red box hits orange face <|1.25|> orange face says two <|1.44|> orange face says six"),
+        ("retime 2 0.25", "red box left; orange face right <|0.25|> orange face says six <|0.50|> red box hits orange face <|1.00|> orange face says two"),
+        ("delete 0", "red box left; orange face right <|1.00|> orange face says two <|1.44|> orange face says six"),
+        ("duplicate 0 2", format_sheet(SHEET) + " <|2.50|> red box hits orange face"),
+        ("reword 1 'says  nine'", format_sheet(SHEET).replace("two", "nine")),
+        ("revoice 1 'red box'", format_sheet(SHEET).replace("orange face says two", "red box says two")),
+        ("add_event 2.5 'red box hits orange face'", format_sheet(SHEET) + " <|2.50|> red box hits orange face"),
+        ("move_actor 'red box' middle", format_sheet(SHEET).replace("left", "middle")),
+        ("swap 'red box' 'orange face'", format_sheet(SHEET).replace("box left; orange face right", "box right; orange face left")),
+        ("recolour 'orange face' purple", format_sheet(SHEET).replace("orange", "purple")),
+        ("add_actor 'blue bell' middle", format_sheet(SHEET).replace("right", "right; blue bell middle")),
+        ("remove_actor 'orange face'", "red box left"),
+    ],
+)  # fmt: skip
+def test_an_edit_changes_what_it_says_and_no_more(command, sheet):
+    assert format_sheet(SHEET.edit(command)) == sheet
+
+
+@pytest.mark.parametrize(
+    "command, message",
+    [
+        ("move 3 1", "no event 3: they go from 0 to 2"),
+        ("move -1 1", "no event -1"),
+        ("move 0 -1", "cannot happen at -0.5 seconds"),
+        ("retime 0 nan", "cannot happen at nan"),
+        ("reword 0 ' '", "needs a deed"),
+        ("reword 0 'says; two'", "cannot stand in a sheet"),
+        ("revoice 0 'blue ball'", "no actor 'blue ball'.*'red box', 'orange face'"),
+        ("add_event 1 'blue ball bounces'", "begins with no actor of the cast"),
+        ("move_actor 'red box' right", "'right' is the place of 'orange face'"),
+        ("move_actor 'red box' 'far left'", "is no place"),
+        ("recolour 'red box' 'dark blue'", "cannot become"),
+        ("add_actor 'red box' middle", "cannot be added"),
+        ("add_actor 'blue box' left", "'left' is the place of 'red box'"),
+        ("paint 'red box'", "begins with none of move, retime"),
+        ("move first 1", "not of the form 'move EVENT SECONDS'"),
+        ("move 1", "not of the form 'move EVENT SECONDS'"),
+        ("recolour 'red box", "no closing quotation"),
+        ("", "begins with none of"),
+    ],
+)
+def test_an_edit_that_the_sheet_does_not_allow_is_refused(command, message):
+    with pytest.raises(ValueError, match=message):
+        SHEET.edit(command)
+
+
+@pytest.mark.parametrize(
+    "sheet, prompt",
+    [
+        ("", "Nothing moves."),
+        ("red ball left", "A red ball is on the left. Nothing moves."),
+        ("<|0.50|> applause", "Applause once."),
+        (
+            "red ball left; orange face stage <|0.5|> red ball bounces <|1|> red ball bounces <|2|> orange face says two <|3|> orange face says six",
+            "A red ball is on the left and an orange face is (stage). The red ball bounces twice, then the orange face says two six.",
+        ),
+        (
+            "red box left; blue bell right <|0.5|> red box hits blue bell <|1|> blue bell rings <|2|> blue bell falls",
+            "A red box is on the left and a blue bell is on the right. The red box hits the blue bell, then the blue bell rings and falls.",
+        ),
+    ],
+)  # fmt: skip
+def test_a_sheet_is_told_in_english(sheet, prompt):
+    assert parse_sheet(sheet).to_prompt() == prompt

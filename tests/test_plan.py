@@ -392,3 +392,104 @@ def test_a_plan_remembers_its_prompts_and_sheets(tmp_path):
     for name in ("prompts", "sheets"):
         with pytest.raises(ValueError, match=f"`{name}` has 1 entries, but the plan is for 2 clips"):
             replace(plan, **{name: ("one",)})
+
+
+# Edits of tokens
+
+EDITED_SHEET = "red ball left; blue bell right <|0.50|> red ball bounces <|1.50|> blue bell rings"
+
+
+@pytest.fixture
+def clip_plan():
+    return replace(random_plan(duration=3.0), prompts=("a",), sheets=(EDITED_SHEET,))
+
+
+def test_a_plan_remembers_its_sheet_through_files_batches_and_cuts(clip_plan, tmp_path):
+    clip_plan.save(tmp_path / "plan.safetensors")
+    assert SemanticPlan.load(tmp_path / "plan.safetensors").sheet == clip_plan.sheet
+    assert SemanticPlan.collate([clip_plan, clip_plan])[1].sheets == (EDITED_SHEET,)
+    assert clip_plan.slice(1.0, 3.0).sheets == ("red ball left; blue bell right <|0.50|> blue bell rings",)
+    assert SemanticPlan.concat([clip_plan.slice(0, 1.5), clip_plan.slice(1.5, 3.0)]).sheets == (EDITED_SHEET,)
+    other = replace(clip_plan, sheets=("blue bell left",))
+    assert SemanticPlan.concat([clip_plan, other]).sheets is None
+    for plan, message in ((random_plan(), "knows of no cue sheet"), (random_plan(2), "is for 2 clips")):
+        with pytest.raises(ValueError, match=message):
+            _ = plan.sheet
+
+
+def test_a_spliced_plan_has_the_span_of_the_other_in_either_modality_or_both(clip_plan):
+    other = replace(random_plan(duration=3.0, seed=1), sheets=(EDITED_SHEET.replace("0.50", "0.75"),))
+    both = clip_plan.splice(other, 0.5, 2.0)
+    assert both.sheet == other.sheet and both.prompts == ("a",)
+    for name in ("video", "audio"):
+        times = getattr(clip_plan, f"{name}_times")
+        inside = (times >= 0.5) & (times < 2.0)
+        torch.testing.assert_close(getattr(both, f"{name}_times"), times)
+        for plan in (both, clip_plan.splice(other, 0.5, 2.0, only=name)):
+            tokens = getattr(plan, f"{name}_tokens")
+            assert torch.equal(tokens[:, inside], getattr(other, f"{name}_tokens")[:, inside])
+            assert torch.equal(tokens[:, ~inside], getattr(clip_plan, f"{name}_tokens")[:, ~inside])
+    sound = clip_plan.splice(other, 0.5, 2.0, only="audio")
+    assert torch.equal(sound.video_tokens, clip_plan.video_tokens) and sound.sheets is None
+    assert_same(clip_plan.splice(clip_plan, 0.0, 3.0), clip_plan)
+
+
+def test_a_shifted_plan_shows_the_same_later_or_earlier_and_holds_its_edge(clip_plan):
+    later, earlier = clip_plan.shift(0.3), clip_plan.shift(-0.3)
+    assert later.duration == earlier.duration == 3.0
+    assert later.sheets[0].endswith("<|0.80|> red ball bounces <|1.80|> blue bell rings")
+    assert clip_plan.shift(-1.0).sheets == ("red ball left; blue bell right <|0.50|> blue bell rings",)
+    for name in ("video", "audio"):
+        tokens, times = getattr(clip_plan, f"{name}_tokens"), getattr(clip_plan, f"{name}_times")
+        moved, at = getattr(later, f"{name}_tokens"), getattr(later, f"{name}_times")
+        count = int((times < 2.7).sum())
+        torch.testing.assert_close(at[-count:], times[:count] + 0.3)
+        assert torch.equal(moved[:, -count:], tokens[:, :count]) and (at[:-count] < 0.3).all()
+        first = tokens[:, :4] if name == "video" else tokens[:, :1]
+        assert torch.equal(moved[:, : first.shape[1]], first)
+        count = int((times >= 0.3).sum())
+        moved, at = getattr(earlier, f"{name}_tokens"), getattr(earlier, f"{name}_times")
+        torch.testing.assert_close(at[:count], times[-count:] - 0.3)
+        last = tokens[:, -4:] if name == "video" else tokens[:, -1:]
+        assert torch.equal(moved[:, :count], tokens[:, -count:]) and torch.equal(moved[:, -last.shape[1] :], last)
+    assert clip_plan.shift(0.0) is clip_plan
+
+
+def test_a_stretched_plan_lasts_longer_in_both_modalities(clip_plan):
+    plan = clip_plan.stretch(1.5)
+    assert plan.duration == 4.5 and plan.sheets[0].endswith("<|0.75|> red ball bounces <|2.25|> blue bell rings")
+    for name in ("video_times", "audio_times"):
+        torch.testing.assert_close(getattr(plan, name), getattr(clip_plan.trimmed(), name) * 1.5)
+    assert_same(plan.stretch(1 / 1.5), clip_plan.trimmed(), times_atol=1e-6)
+
+
+def test_a_mirrored_plan_has_left_and_right_exchanged(clip_plan):
+    plan = clip_plan.mirror()
+    assert torch.equal(plan.video_tokens[:, [1, 0, 3, 2]], clip_plan.video_tokens[:, :4])  # a grid of 2 x 2
+    assert torch.equal(plan.audio_tokens, clip_plan.audio_tokens)
+    assert plan.sheets[0].startswith("red ball right; blue bell left") and plan.prompts is None
+    assert_same(plan.mirror(), clip_plan)
+
+
+def test_a_transferred_plan_belongs_to_another_prompt(clip_plan):
+    plan = clip_plan.transfer("a green bell")
+    assert plan.prompts == ("a green bell",) and plan.sheets is None
+    assert_same(plan, clip_plan)
+
+
+@pytest.mark.parametrize(
+    "edit, message",
+    [
+        (lambda plan: plan.splice(plan, 1.0, 4.0), r"cannot slice \[1.0, 4.0\) seconds"),
+        (lambda plan: plan.splice(random_plan(2, 3.0), 1.0, 2.0), "batch size and width must agree"),
+        (lambda plan: plan.splice(plan, 1.0, 2.0, only="sound"), "`only` is 'sound'"),
+        (lambda plan: plan.shift(3.0), "nothing of it would stay"),
+        (lambda plan: plan.shift(float("nan")), "by nan"),
+        (lambda plan: plan.stretch(0), "`factor` is 0"),
+        (lambda plan: replace(plan, video_centres=plan.video_centres * 0.9).mirror(), "symmetric grid"),
+        (lambda plan: plan.transfer(["a", "b"]), "`prompts` has 2 texts"),
+    ],
+)
+def test_an_edit_that_a_plan_does_not_allow_is_refused(clip_plan, edit, message):
+    with pytest.raises(ValueError, match=message):
+        edit(clip_plan)

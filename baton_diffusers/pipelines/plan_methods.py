@@ -7,8 +7,9 @@ from typing import Unpack
 import numpy as np
 import torch
 
+from ..cues import Sheet
 from ..plan import SemanticPlan
-from . import planning
+from . import editing, planning
 from .checks import check_texts, check_whole_number
 from .components import ClipSize, one_call_at_a_time
 from .conditions import Noise
@@ -188,6 +189,30 @@ class BatonPlanMixin:
         return planning.observe_plan(
             self, given, ClipSize(height, width, num_frames), device or self._execution_device
         )
+
+    @one_call_at_a_time
+    def edit_plan(
+        self, plan: SemanticPlan, sheet: Sheet | str, prompt: str | None = None, device: torch.device | None = None
+    ) -> SemanticPlan:
+        r"""
+        Plans anew what an edited cue sheet changes, and keeps the other tokens of a plan: `pipe.edit_plan(plan, plan.sheet.move(0,
+        0.25))`. It cannot plan what the planner has not learnt: a deed of another kind of actor, or two events at once.
+
+        Args:
+            plan (`SemanticPlan`): of one clip, whose sheet is known (`plan.sheet`).
+            sheet ([`Sheet`] or `str`): the edited sheet.
+            prompt (`str`, *optional*): what the clip is then asked for by. By default the plan's own, if nothing but instants changed,
+                and otherwise the sheet in words ([`Sheet.to_prompt`]).
+            device (`torch.device`, *optional*): where the planner runs.
+
+        Returns:
+            `SemanticPlan` with its new sheet and prompt: `pipe(edited.prompts[0], plan=edited)` renders it.
+
+        Raises:
+            ValueError: if no planner writes cues here, the plan's sheet is not known, the sheet has unknown words or instants beyond
+                the end, or the plan's tokens do not lie where the planner writes them.
+        """
+        return editing.edit_plan(self, plan, sheet, prompt, device or self._execution_device)
 
     def extract_plan(
         self, frames: np.ndarray, waveform: np.ndarray, frame_rate: float, sampling_rate: int

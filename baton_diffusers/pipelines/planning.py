@@ -314,7 +314,7 @@ def write_cues(
         generator,
         outlines=outlines,
     )
-    sheets = [readable_sheet(sheet, _places(pipe)) for sheet in pipe.planner_tokenizer.batch_decode(written)]
+    sheets = [readable_sheet(sheet, places_of(pipe)) for sheet in pipe.planner_tokenizer.batch_decode(written)]
     if number == 1:
         return [[PlanCandidate(sheet)] for sheet in sheets]
     scores = pipe.plan_checker.score(read, sheets)
@@ -335,7 +335,8 @@ def _outline(pipe: BatonPipeline, read: PlanCheckerOutput, row: int) -> SheetOut
     return SheetOutline({tuple(ids(name)): allowed for name, allowed in places.items()}, [ids(text) for text in cues])
 
 
-def _places(pipe: BatonPipeline) -> list[str]:
+def places_of(pipe: BatonPipeline) -> list[str]:
+    """Places of a cast in the order in which the planner writes them, if the checker knows it."""
     return [] if pipe.plan_checker is None else list(pipe.plan_checker.config.places)
 
 
@@ -367,7 +368,7 @@ def fit_to_plan(
             num_candidates,
             generators[clip],
             outlines[clip // repeats],
-            _places(pipe),
+            places_of(pipe),
         )
         for clip in range(num_clips)
     ]

@@ -1,0 +1,96 @@
+"""Plans that are corrected on their cue sheet: the planner plans the edited sheet, and what the edit does not change stays. Ours."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from diffusers.utils import logging
+
+from ..cues import Sheet, format_sheet, parse_sheet
+from ..models.va_planner import snap_cues, tokenize_prompts
+from ..plan import SemanticPlan
+from .checks import check_texts
+from .cue_fitting import readable_sheet
+from .planning import check_cues, make_plan, places_of, ready_plan
+
+
+if TYPE_CHECKING:
+    from .pipeline_baton import BatonPipeline
+
+
+logger = logging.get_logger(__name__)
+
+# Tokens that the planner writes differently, in root mean square over their own spread, are those that an edit changes.
+CHANGED = 0.1
+
+
+@torch.no_grad()
+def edit_plan(
+    pipe: BatonPipeline, plan: SemanticPlan, sheet: Sheet | str, prompt: str | None, device: torch.device
+) -> SemanticPlan:
+    """A plan that follows an edited sheet, see `BatonPipeline.edit_plan`."""
+    if pipe.planner is None or not pipe.planner.writes_cues or pipe.planner_tokenizer is None:
+        raise ValueError(
+            "a plan is edited on its sheet by a planner that knows timestamps (`pipe.planner.writes_cues`) with its tokenizer: load "
+            "the pipeline with one, or edit the plan's tokens (`plan.splice`, `plan.shift`)."
+        )
+    before = plan.sheet
+    after = parse_sheet(sheet) if isinstance(sheet, str) else sheet
+    after = parse_sheet(
+        readable_sheet(snap_cues(format_sheet(after), pipe.planner.config.timestamp_rate), places_of(pipe))
+    )
+    if prompt is not None:
+        check_texts("prompt", prompt)
+    prompts = [plan.prompts[0] if plan.prompts else before.to_prompt()]
+    prompts.append(
+        prompt if prompt is not None else prompts[0] if _tells_the_same(before, after) else after.to_prompt()
+    )
+    sheets = [plan.sheets[0], format_sheet(after)]
+    length = tokenize_prompts(pipe.planner_tokenizer, prompts, pipe.planner.config.system_prompt)[0].shape[1]
+    check_cues(pipe, sheets, length, plan.duration)
+    _warn_of_crowded_cues(pipe, after)
+
+    num_frames = round(plan.duration * pipe.frame_rate)
+    written = [  # one by one, so that they are what the planner gives for each prompt alone
+        ready_plan(pipe, make_plan(pipe, [text], num_frames, [cues], device), None, device)
+        for text, cues in zip(prompts, sheets, strict=True)
+    ]
+    plan = ready_plan(pipe, plan, None, device)
+    if any(
+        not torch.equal(getattr(plan, name), getattr(written[1], name))
+        for name in ("video_times", "video_centres", "audio_times")
+    ):
+        raise ValueError(
+            "the plan's tokens do not lie where the planner writes them, so that an edit cannot keep any: edit the sheet first, and "
+            "shift, stretch or splice afterwards."
+        )
+    return replace(keep_unchanged(plan, *written), prompts=(prompts[1],), sheets=(sheets[1],), candidates=None)
+
+
+def keep_unchanged(plan: SemanticPlan, before: SemanticPlan, after: SemanticPlan) -> SemanticPlan:
+    """`after`, with the tokens of `plan` where `before` and `after` agree; all of one clip and one layout."""
+    tokens = {}
+    for name in ("video_tokens", "audio_tokens"):
+        ours, old, new = (getattr(one, name).float() for one in (plan, before, after))
+        spread = old.std(dim=1, keepdim=True).square().mean(dim=-1, keepdim=True).sqrt()
+        changed = (new - old).square().mean(dim=-1, keepdim=True).sqrt() > CHANGED * spread
+        tokens[name] = torch.where(changed, new, ours).to(getattr(plan, name).dtype)
+    return replace(plan, **tokens)
+
+
+def _tells_the_same(before: Sheet, after: Sheet) -> bool:
+    """Whether two sheets differ in instants alone, of which prompts do not tell."""
+    return before.cast == after.cast and [cue.text for cue in before.cues] == [cue.text for cue in after.cues]
+
+
+def _warn_of_crowded_cues(pipe: BatonPipeline, sheet: Sheet) -> None:
+    config = pipe.planner.config
+    gap = config.min_cue_gap / config.timestamp_rate
+    for cue, later in zip(sheet.cues, sheet.cues[1:], strict=False):
+        if later.time - cue.time < gap - 0.5 / config.timestamp_rate:
+            logger.warning(
+                f"{cue.text!r} at {cue.time:g} and {later.text!r} at {later.time:g} seconds lie closer together than the "
+                f"{gap:g} seconds that this planner has learnt, and one of them may be missing: move them apart."
+            )
