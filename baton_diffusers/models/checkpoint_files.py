@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from diffusers import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..files import read_json, temporary_folder
 
@@ -210,6 +211,38 @@ def component_class(name: str, library: str, class_name: str) -> type:
             f"{library.partition('.')[0]}."
         )
     return found
+
+
+def check_configuration(folder: str | os.PathLike, component_class: type) -> None:
+    r"""
+    Refuses a configuration that is not the component's: diffusers would take the defaults for all that it does not hold, and say
+    nothing.
+
+    Args:
+        folder (`str` or `os.PathLike`): the component's.
+        component_class (`type`): its class; one without a configuration of diffusers is not judged.
+
+    Raises:
+        ValueError: if the file is missing or damaged, holds no setting of the class, or is another class's.
+    """
+    if issubclass(component_class, PreTrainedTokenizerBase):
+        needed = {"tokenizer.json": {"model", "added_tokens"}, "tokenizer_config.json": {"tokenizer_class"}}
+        for file in (Path(folder, name) for name in needed):
+            if file.is_file() and not needed[file.name] <= set(read_json(file)):  # some tokenizers have other files
+                raise ValueError(f"{file} holds no tokenizer: fetch or save the folder again.")
+    if not issubclass(component_class, ConfigMixin):
+        return
+    file = Path(folder) / component_class.config_name
+    config, name = read_json(file), component_class.__name__
+    settings = component_class._get_init_keys(component_class) - {"self", "args", "kwargs"}
+    if not isinstance(config, dict) or (settings and not settings & config.keys()):
+        raise ValueError(f"{file} holds no setting of a {name}: fetch or save the folder again.")
+    saved = config.get("_class_name", name)
+    if saved != name:
+        raise ValueError(
+            f"{file} is of a {saved}, but model_index.json names a {name}: fetch or save the folder again, or give that component "
+            "yourself."
+        )
 
 
 def check_component(folder: str | os.PathLike, model_class: type[torch.nn.Module], variant: str | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -13,18 +14,21 @@ import diffusers
 import torch
 from diffusers.utils import logging
 
-from ..files import read_json
-from ..models.checkpoint_files import check_component, component_class
+from ..files import read_json, write_json
+from ..models.checkpoint_files import check_component, check_configuration, component_class
 from .modular_pipeline import write_modular_files
 
 
-_PIPELINE_FILE = '''"""Lets `DiffusionPipeline.from_pretrained(..., custom_pipeline="pipeline", trust_remote_code=True)` find the class."""
+_PIPELINE_FILE = '''"""Lets `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` find the class."""
 
 from baton_diffusers import BatonPipeline
 
 
 __all__ = ["BatonPipeline"]
 '''
+
+# How model_index.json names the class: plain `DiffusionPipeline` finds it in pipeline.py, and asks for `trust_remote_code=True`.
+_CLASS_NAME = ["pipeline", "BatonPipeline"]
 
 # Half precision is heard in what these make.
 _SOUND = ("audio_vae", "vocoder")
@@ -73,9 +77,9 @@ class BatonLoadingMixin:
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         r"""
-        Saves all components; see `DiffusionPipeline.save_pretrained` for the arguments. A small `pipeline.py` beside the
-        index lets plain `DiffusionPipeline.from_pretrained(..., custom_pipeline="pipeline")` load the folder, and the files of
-        [`write_modular_files`] let `ModularPipeline.from_pretrained(..., trust_remote_code=True)`.
+        Saves all components; see `DiffusionPipeline.save_pretrained` for the arguments. With a small `pipeline.py` beside the
+        index, and the files of [`write_modular_files`], plain `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`
+        and `ModularPipeline.from_pretrained(folder, trust_remote_code=True)` load the folder as well.
 
         LoRA layers are not saved with the transformer, only what `fuse_lora` has added to its weights: a warning says so.
         """
@@ -96,6 +100,16 @@ class BatonLoadingMixin:
             )
         with _without_adapters(self.transformer):
             super().save_pretrained(save_directory, **kwargs)
+
+    def to_json_file(self, json_file_path: str | os.PathLike) -> None:
+        """Writes model_index.json, as diffusers does, so that plain `DiffusionPipeline` finds the class."""
+        write_json(Path(json_file_path), {**json.loads(self.to_json_string()), "_class_name": _CLASS_NAME})
+
+    @classmethod
+    def _dict_from_json_file(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The entries of model_index.json for this class, which needs no code of a folder to know itself."""
+        entries = super()._dict_from_json_file(*args, **kwargs)
+        return {**entries, "_class_name": cls.__name__} if entries.get("_class_name") == _CLASS_NAME else entries
 
     @classmethod
     def _checkpoint_folder(cls, name_or_path: str | os.PathLike, kwargs: dict[str, Any]) -> Path:
@@ -139,12 +153,15 @@ class BatonLoadingMixin:
             sources = {name: (library, class_name) for name, (library, class_name) in sources.items() if library}
         except TypeError as error:
             raise ValueError(f"{index} is damaged ({error}): fetch or save the folder again.") from error
-        if not isinstance(entries.get("_class_name"), str):
+        class_name = entries.get("_class_name")
+        if class_name == _CLASS_NAME:
+            class_name = cls.__name__
+        if not isinstance(class_name, str):
             raise ValueError(f"{index} does not name the pipeline's class: fetch or save the folder again.")
         required = set(cls._component_names()) - set(cls._optional_components)
         if missing := sorted(required - sources.keys() - kwargs.keys()):
             raise ValueError(
-                f"{folder} holds a {entries['_class_name']} without {', '.join(missing)}: give the folder of a {cls.__name__}, or "
+                f"{folder} holds a {class_name} without {', '.join(missing)}: give the folder of a {cls.__name__}, or "
                 "those components themselves."
             )
         for name, (library, class_name) in sources.items():
@@ -155,6 +172,7 @@ class BatonLoadingMixin:
                 )
             for file in sorted((folder / name).glob("*.json")):
                 read_json(file)  # whose error names the file
+            check_configuration(folder / name, found)
             check_component(folder / name, found, kwargs.get("variant"))
 
 

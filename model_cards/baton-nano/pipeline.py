@@ -1,4 +1,4 @@
-"""Lets `DiffusionPipeline.from_pretrained(..., custom_pipeline="pipeline", trust_remote_code=True)` find the class."""
+"""Lets `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` find the class."""
 
 from baton_diffusers import BatonPipeline
 

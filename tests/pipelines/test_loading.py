@@ -30,7 +30,7 @@ def test_saved_and_loaded_makes_the_same_clip(pipe, folder):
     for loaded in (
         BatonPipeline.from_pretrained(folder),
         BatonPipeline.from_pretrained(str(folder)),
-        DiffusionPipeline.from_pretrained(folder, custom_pipeline="pipeline", trust_remote_code=True),
+        DiffusionPipeline.from_pretrained(folder, trust_remote_code=True),
     ):
         assert type(loaded) is BatonPipeline
         assert_same(make(quiet(loaded)), expected)
@@ -38,6 +38,11 @@ def test_saved_and_loaded_makes_the_same_clip(pipe, folder):
         frames, waveform = random_clip()
         found, wanted = (p.extract_plan(frames, waveform, FRAME_RATE, SAMPLING_RATE) for p in (loaded, pipe))
         assert torch.equal(found.video_tokens, wanted.video_tokens)
+
+
+def test_plain_diffusers_says_how_the_folder_is_loaded(folder):
+    with pytest.raises(ValueError, match="Pass `trust_remote_code=True`"):
+        DiffusionPipeline.from_pretrained(folder)
 
 
 @pytest.mark.parametrize(
@@ -273,10 +278,38 @@ SPOILT_FOLDERS = {
         lambda f: (f / "tokenizer" / "tokenizer.json").write_text("{"),
         "tokenizer/tokenizer.json is missing or damaged",
     ),
+    "a tokenizer of nothing": (
+        lambda f: (f / "tokenizer" / "tokenizer.json").write_text("{}"),
+        "tokenizer/tokenizer.json holds no tokenizer",
+    ),
+    "a tokenizer without settings": (
+        lambda f: (f / "planner_tokenizer" / "tokenizer_config.json").write_text("{}"),
+        "planner_tokenizer/tokenizer_config.json holds no tokenizer",
+    ),
     "no folder": (lambda f: shutil.rmtree(f / "vae"), "has no folder 'vae'"),
     "no configuration": (
         lambda f: (f / "transformer" / "config.json").unlink(),
         "transformer/config.json is missing or damaged",
+    ),
+    "a scheduler without settings": (
+        lambda f: (f / "scheduler" / "scheduler_config.json").write_text("{}"),
+        "scheduler_config.json holds no setting of a FlowMatchEulerDiscreteScheduler",
+    ),
+    "a guider without settings": (
+        lambda f: (f / "guider" / "guider_config.json").write_text('{"_class_name": "PlanGuidance"}'),
+        "guider_config.json holds no setting of a PlanGuidance",
+    ),
+    "a guider of no file": (
+        lambda f: (f / "guider" / "guider_config.json").unlink(),
+        "guider_config.json is missing or damaged",
+    ),
+    "a vocoder without settings": (
+        lambda f: (f / "vocoder" / "config.json").write_text("{}"),
+        "vocoder/config.json holds no setting of a GriffinLimVocoder",
+    ),
+    "another scheduler's settings": (
+        lambda f: change(f / "scheduler" / "scheduler_config.json", _class_name="UniPCMultistepScheduler"),
+        "is of a UniPCMultistepScheduler, but model_index.json names a FlowMatchEulerDiscreteScheduler",
     ),
     "a configuration of words": (
         lambda f: change(f / "transformer" / "config.json", num_layers="many"),
