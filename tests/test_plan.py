@@ -487,7 +487,7 @@ def test_a_transferred_plan_belongs_to_another_prompt(clip_plan):
         (lambda plan: plan.shift(float("nan")), "by nan"),
         (lambda plan: plan.stretch(0), "`factor` is 0"),
         (lambda plan: replace(plan, video_centres=plan.video_centres * 0.9).mirror(), "symmetric grid"),
-        (lambda plan: plan.transfer(["a", "b"]), "`prompts` has 2 texts"),
+        (lambda plan: plan.transfer(["a", "b"]), "`prompts` has 2 entries"),
     ],
 )
 def test_an_edit_that_a_plan_does_not_allow_is_refused(clip_plan, edit, message):
