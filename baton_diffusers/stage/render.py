@@ -1,5 +1,6 @@
 """The picture of Stage: large flat sprites, drawn at four times the size, cached, and pasted into the frames."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -15,8 +16,10 @@ from .scene import (
     NUM_FRAMES,
     SAMPLING_RATE,
     VOICES,
+    Actor,
     Event,
     Scene,
+    Slide,
     render_generator,
     slide_frames,
     timeline,
@@ -68,14 +71,28 @@ class Pose:
 
 def poses(scene: Scene, seed: int) -> list[list[Pose]]:
     """The pose of each actor in each frame: 49 lists with one pose per actor."""
-    num_actors = len(scene.actors)
-    x = np.tile([actor.x for actor in scene.actors], (NUM_FRAMES, 1))
-    y = np.zeros((NUM_FRAMES, num_actors))
-    look = [["rest"] * num_actors for _ in range(NUM_FRAMES)]
-    slides = {slide.action: slide for slide in scene.slides}
+    return perform(scene.actors, timeline(scene, seed), {slide.action: slide for slide in scene.slides}, NUM_FRAMES)
+
+
+def perform(
+    actors: Sequence[Actor], events: Sequence[Event], slides: Mapping[int, Slide], num_frames: int
+) -> list[list[Pose]]:
+    """
+    The pose of each actor in each frame.
+
+    Args:
+        actors: The cast, at rest before the first frame.
+        events: What happens.
+        slides: How a box moves, by the action of its contact.
+        num_frames: How many frames.
+    """
+    num_actors = len(actors)
+    x = np.tile([actor.x for actor in actors], (num_frames, 1))
+    y = np.zeros((num_frames, num_actors))
+    look = [["rest"] * num_actors for _ in range(num_frames)]
     jolt = JOLT * np.arange(JOLT_FRAMES, 0, -1) / JOLT_FRAMES
     shaken = np.zeros_like(x)
-    for event in timeline(scene, seed):
+    for event in events:
         frame, actor = event.frame, event.actor
         if event.kind == "landing":
             phase = np.arange(JUMP) / JUMP
@@ -88,18 +105,18 @@ def poses(scene: Scene, seed: int) -> list[list[Pose]]:
             x[frame:, actor] = slide.end
             shaken[frame : frame + JOLT_FRAMES, event.target] = jolt * np.sign(slide.end - slide.start)
         else:
-            frames, change = _change(scene, event)
-            for i in range(frame, min(frame + frames, NUM_FRAMES)):
+            frames, change = _change(actors[actor], event)
+            for i in range(frame, min(frame + frames, num_frames)):
                 look[i][actor] = change
     x += shaken
     return [[Pose(*pose) for pose in zip(*row, strict=True)] for row in zip(x.tolist(), y.tolist(), look, strict=True)]
 
 
-def _change(scene: Scene, event: Event) -> tuple[int, str]:
+def _change(actor: Actor, event: Event) -> tuple[int, str]:
     """How long, in frames, a flash or a word changes the look of its actor, and into what."""
     if event.kind == "flash":
         return FLASH_FRAMES, "flash"
-    return word_frames(VOICES[scene.actors[event.actor].colour], event.word), "open"
+    return word_frames(VOICES[actor.colour], event.word), "open"
 
 
 @cache
@@ -161,15 +178,27 @@ def background(scene: Scene, seed: int) -> np.ndarray:
 
 def render_video(scene: Scene, seed: int) -> np.ndarray:
     """The picture of `scene` for one render `seed`: RGB uint8 (49, 64, 64, 3), at 16 frames/s."""
-    empty = np.pad(background(scene, seed), ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), mode="edge")
+    return draw_frames(scene.actors, poses(scene, seed), background(scene, seed))
+
+
+def draw_frames(actors: Sequence[Actor], rows: Sequence[Sequence[Pose]], backdrop: np.ndarray) -> np.ndarray:
+    """
+    The frames that show a cast in its poses: RGB uint8 (frames, 64, 64, 3).
+
+    Args:
+        actors: The cast.
+        rows: For each frame the pose of each actor.
+        backdrop: The empty stage, see [`background`].
+    """
+    empty = np.pad(backdrop, ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), mode="edge")
     inside = slice(MARGIN, MARGIN + FRAME_SIZE)
-    frames = np.empty((NUM_FRAMES, FRAME_SIZE, FRAME_SIZE, 3), dtype=np.uint8)
+    frames = np.empty((len(rows), FRAME_SIZE, FRAME_SIZE, 3), dtype=np.uint8)
     drawn = {}
-    for index, row in enumerate(poses(scene, seed)):
+    for index, row in enumerate(rows):
         key = tuple(row)
         if key not in drawn:
             canvas = empty.copy()
-            for actor, pose in zip(scene.actors, row, strict=True):
+            for actor, pose in zip(actors, row, strict=True):
                 right, shift_x = divmod(round(SCALE * pose.x), SCALE)
                 down, shift_y = divmod(round(SCALE * (FLOOR - pose.y)), SCALE)
                 top, left = MARGIN + down - FOOT, MARGIN + right - SPRITE // 2

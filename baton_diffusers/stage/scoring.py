@@ -14,7 +14,7 @@ import numpy as np
 
 from .hearing import Sound, hear, stray_sounds
 from .scene import EVENTS, FRAME_RATE, VOICES, Action, Actor, Scene
-from .sight import Sight, watch
+from .sight import Picture, Sight, watch
 
 
 ASPECTS = ("present", "place", "alone", "seen", "heard", "pitch", "words", "order", "quiet")
@@ -96,7 +96,7 @@ class ClipScore:
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """Instants of one doer in close succession, in order of time."""
 
     doer: Hashable
@@ -129,11 +129,28 @@ def score_clip(
         colours: Whether the prompt says the colour of each actor (or the voice of a face); by default, of all. An actor whose
             colour is left open may have any, and its sound has to suit the colour that is seen.
     """
-    picture, sounds = watch(video), hear(audio)
-    stray = stray_sounds(audio, sounds)
+    sounds = hear(audio)
+    return judge(scene, watch(video), sounds, stray_sounds(audio, sounds), places, colours)
+
+
+def judge(
+    scene: Scene,
+    picture: Picture,
+    sounds: Sequence[Sound],
+    stray: tuple[float, ...],
+    places: Sequence[bool] | None = None,
+    colours: Sequence[bool] | None = None,
+) -> ClipScore:
+    """Compare what was found in a clip with its scene.
+
+    Args:
+        scene: What the clip was to show.
+        picture, sounds, stray: What was found, see [`watch`], [`hear`] and [`stray_sounds`].
+        places, colours: As for [`score_clip`].
+    """
     places = [True] * len(scene.actors) if places is None else places
     colours = [True] * len(scene.actors) if colours is None else colours
-    found = _recognise(scene.actors, picture.cast, places, colours)
+    found = recognise(scene.actors, picture.cast, places, colours)
     actors = [
         actor if stated or i not in found else replace(actor, colour=picture.cast[found[i]].colour)
         for i, (actor, stated) in enumerate(zip(scene.actors, colours, strict=True))
@@ -146,8 +163,8 @@ def score_clip(
             facts.append(Fact("place", expected.name, i in found and picture.cast[found[i]].spot == actor.spot))
 
     script = scene.script
-    sight_runs = _runs(picture.sights, lambda sight: sight.actor)
-    sound_runs = _runs(sounds, lambda sound: (sound.kind, sound.colour))
+    sight_runs = runs_of(picture.sights, lambda sight: sight.actor)
+    sound_runs = runs_of(sounds, lambda sound: (sound.kind, sound.colour))
     sound_doers = [(EVENTS[action.verb], actors[action.actor].colour) for action in script]
     seen, unseen = _assign(script, [found.get(action.actor) for action in script], sight_runs)
     heard, unheard = _assign(script, sound_doers, sound_runs, kind=lambda doer: doer[0])
@@ -194,7 +211,7 @@ def score_clip(
     )
 
 
-def _recognise(
+def recognise(
     expected: Sequence[Actor], cast: Sequence[Actor], places: Sequence[bool], colours: Sequence[bool]
 ) -> dict[int, int]:
     """Who of the cast that was found plays which expected actor: one of its kind, if possible of its colour, on its spot."""
@@ -210,7 +227,7 @@ def _recognise(
     return found
 
 
-def _runs(instants: Iterable, doer: Callable[[Sight | Sound], Hashable]) -> list[_Run]:
+def runs_of(instants: Iterable, doer: Callable[[Sight | Sound], Hashable]) -> list[Run]:
     """Each doer's instants, divided where it pauses."""
     runs: dict[Hashable, list[list]] = {}
     for instant in instants:
@@ -219,19 +236,19 @@ def _runs(instants: Iterable, doer: Callable[[Sight | Sound], Hashable]) -> list
             own[-1].append(instant)
         else:
             own.append([instant])
-    return [_Run(key, tuple(run)) for key, own in runs.items() for run in own]
+    return [Run(key, tuple(run)) for key, own in runs.items() for run in own]
 
 
 def _assign(
-    script: Sequence[Action], doers: Sequence[Hashable], runs: list[_Run], kind: Callable | None = None
-) -> tuple[list[_Run | None], list[_Run]]:
+    script: Sequence[Action], doers: Sequence[Hashable], runs: list[Run], kind: Callable | None = None
+) -> tuple[list[Run | None], list[Run]]:
     """The run of each action of the script, and the runs that are left.
 
     Each doer's runs go to its own actions, so that counts, words and order fit as well as they can. Then actions and runs that
     are left over take each other where their doers are of a `kind`, though not of a pitch. At last what lies close to an
     action that lacks something is counted to it: one wrong note is one fault.
     """
-    assigned: list[_Run | None] = [None] * len(script)
+    assigned: list[Run | None] = [None] * len(script)
     for same in (lambda doer: doer, kind) if kind else (lambda doer: doer,):
         options = []
         for key in dict.fromkeys(same(doer) for doer in doers if doer is not None):
@@ -249,7 +266,7 @@ def _assign(
     return _complete(script, doers, assigned, runs, kind)
 
 
-def _pairings(actions: Sequence[int], runs: Sequence[_Run]) -> Iterator[list[tuple[int, _Run]]]:
+def _pairings(actions: Sequence[int], runs: Sequence[Run]) -> Iterator[list[tuple[int, Run]]]:
     """The ways in which as many actions as possible take a run each, in order."""
     number = min(len(actions), len(runs))
     for some in combinations(actions, number):
@@ -257,7 +274,7 @@ def _pairings(actions: Sequence[int], runs: Sequence[_Run]) -> Iterator[list[tup
             yield list(zip(some, others, strict=True))
 
 
-def _misfit(script: Sequence[Action], runs: Sequence[_Run | None]) -> float:
+def _misfit(script: Sequence[Action], runs: Sequence[Run | None]) -> float:
     """How badly the runs fit the actions of the script: wrong counts, then wrong order, then wrong words."""
     misfit = 0.0
     for action, run in zip(script, runs, strict=True):
@@ -271,14 +288,14 @@ def _misfit(script: Sequence[Action], runs: Sequence[_Run | None]) -> float:
 def _complete(
     script: Sequence[Action],
     doers: Sequence[Hashable],
-    assigned: Sequence[_Run | None],
-    left: Sequence[_Run],
+    assigned: Sequence[Run | None],
+    left: Sequence[Run],
     kind: Callable | None,
-) -> tuple[list[_Run | None], list[_Run]]:
+) -> tuple[list[Run | None], list[Run]]:
     """Give actions that lack instants what lies beside them: runs that are left, or what their neighbours have too much."""
     assigned, left = list(assigned), list(left)
 
-    def beside(run: _Run, other: _Run) -> bool:
+    def beside(run: Run, other: Run) -> bool:
         gap = max(other.start - run.end, run.start - other.end)
         if run.doer != other.doer:
             return gap < PAUSE
@@ -286,15 +303,15 @@ def _complete(
         others = [r for r in (*assigned, *left) if r is not None and r is not run and r is not other]
         return not any(between[0] < instant.time < between[1] for r in others for instant in r.instants)
 
-    def offers(i: int) -> Iterator[tuple[_Run, Callable[[], None]]]:
+    def offers(i: int) -> Iterator[tuple[Run, Callable[[], None]]]:
         """What action `i` could take, and how it is taken from where it is."""
         for run in left:
             yield run, lambda run=run: left.remove(run)
         for j, run in enumerate(assigned):
             if j != i and run is not None and len(run.instants) > script[j].count:
                 for spare, rest in ((slice(0, 1), slice(1, None)), (slice(-1, None), slice(0, -1))):
-                    kept = _Run(run.doer, run.instants[rest])
-                    yield _Run(run.doer, run.instants[spare]), lambda j=j, kept=kept: assigned.__setitem__(j, kept)
+                    kept = Run(run.doer, run.instants[rest])
+                    yield Run(run.doer, run.instants[spare]), lambda j=j, kept=kept: assigned.__setitem__(j, kept)
 
     def take(i: int) -> bool:
         for more, remove in offers(i):
@@ -302,7 +319,7 @@ def _complete(
             suits = more.doer == doer or (kind is not None and kind(more.doer) == kind(doer))
             if suits and len(run.instants) + len(more.instants) <= script[i].count and beside(run, more):
                 remove()
-                assigned[i] = _Run(run.doer, tuple(sorted(run.instants + more.instants, key=lambda x: x.time)))
+                assigned[i] = Run(run.doer, tuple(sorted(run.instants + more.instants, key=lambda x: x.time)))
                 return True
         return False
 
@@ -311,7 +328,7 @@ def _complete(
     return assigned, left
 
 
-def _in_order(runs: Sequence[_Run | None]) -> list[bool]:
+def _in_order(runs: Sequence[Run | None]) -> list[bool]:
     """Whether each action's run lies after those of the actions before it, and before those of the actions after it."""
     return [
         run is not None

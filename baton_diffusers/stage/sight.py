@@ -5,7 +5,7 @@ pose is as good as the squared error that drawing it removes. Nothing here needs
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -295,7 +295,27 @@ def watch(frames: np.ndarray) -> Picture:
     if frames.ndim != 4 or frames.shape[1:] != (FRAME_SIZE, FRAME_SIZE, 3) or frames.dtype != np.uint8:
         raise ValueError(f"`frames` is {frames.dtype} {frames.shape}, but has to be uint8 (frames, 64, 64, 3).")
     cast = find_cast(frames)
-    tracks, explained = follow(frames, cast)
+    return interpret(frames, cast, *follow(frames, cast))
+
+
+def interpret(
+    frames: np.ndarray,
+    cast: tuple[Actor, ...],
+    tracks: Sequence[Track],
+    explained: np.ndarray,
+    start: int = 0,
+    end: int | None = None,
+) -> Picture:
+    """What the tracks of a cast say.
+
+    Args:
+        frames: RGB uint8, (frames, 64, 64, 3).
+        cast: See [`find_cast`].
+        tracks, explained: See [`follow`].
+        start, end: The frames that are asked about; the others help to see what happens at the ends whole. Times count from the
+            first frame that is asked about.
+    """
+    asked = slice(start, len(frames) if end is None else end)
     sights = []
     for i, actor in enumerate(cast):
         if actor.kind == "ball":
@@ -309,22 +329,27 @@ def watch(frames: np.ndarray) -> Picture:
             kind = "flash" if actor.kind == "bell" else "word"
             found = [(kind, frame, None) for frame in _starts(tracks[i].change)]
         sights += [Sight(kind, i, frame / FRAME_RATE, target) for kind, frame, target in found]
-    strays = _strays(frames, explained) | _astray(cast, tracks, sights)
+    strays = (_strays(frames, explained) | _astray(cast, tracks, sights))[asked]
+    kept = [
+        replace(sight, time=sight.time - start / FRAME_RATE)
+        for sight in sights
+        if asked.start <= round(sight.time * FRAME_RATE) < asked.stop
+    ]
     return Picture(
         cast,
-        _whole(cast, tracks),
-        tuple(sorted(sights, key=lambda sight: sight.time)),
+        _whole(cast, tracks, asked),
+        tuple(sorted(kept, key=lambda sight: sight.time)),
         tuple(float(frame) / FRAME_RATE for frame in np.flatnonzero(strays)),
     )
 
 
-def _whole(cast: tuple[Actor, ...], tracks: Sequence[Track]) -> tuple[bool, ...]:
-    """Whether each actor is to be seen in every frame, and no other covers it."""
-    whole = [bool((track.strength > VISIBLE).all()) for track in tracks]
+def _whole(cast: tuple[Actor, ...], tracks: Sequence[Track], asked: slice) -> tuple[bool, ...]:
+    """Whether each actor is to be seen in every frame that is `asked` about, and no other covers it."""
+    whole = [bool((track.strength[asked] > VISIBLE).all()) for track in tracks]
     for i, one in enumerate(tracks):
         for j, other in enumerate(tracks[:i]):
             reach = HALF_WIDTH[cast[i].kind] + HALF_WIDTH[cast[j].kind]
-            if (np.abs(one.x - other.x) < reach - OVERLAP).any():
+            if (np.abs(one.x - other.x)[asked] < reach - OVERLAP).any():
                 whole[i] = whole[j] = False
     return tuple(whole)
 
