@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections.abc import Mapping
 from collections.abc import Sequence as Choices
 from dataclasses import dataclass
 from typing import TypeVar
@@ -145,6 +146,22 @@ def describe(scene: Scene, seed: int, wordings: str = "train") -> Prompt:
 def write_prompt(scene: Scene, seed: int, wordings: str = "train") -> str:
     """The text of [`describe`]."""
     return describe(scene, seed, wordings).text
+
+
+def describe_on(scene: Scene, seed: int, callbacks: Mapping[int, str]) -> Prompt:
+    """
+    Say what happens in a shot that goes on with a cast that is known: nobody is introduced, and nobody who does nothing comes up.
+
+    Args:
+        scene: The shot's scene.
+        seed: Chooses the words.
+        callbacks: How actors are called who are known by what they did before, e.g. `{0: "ball that bounced first"}`.
+    """
+    rng = random.Random(scene.digest * 31 + seed)
+    while True:
+        prompt = _Follower(scene, callbacks, rng).write()
+        if len(prompt.text) <= MAX_PROMPT_CHARACTERS:
+            return prompt
 
 
 class _Writer:
@@ -649,6 +666,24 @@ class _Writer:
         if draw < 0.6:
             return text[:place] + text[place] + text[place:]
         return text[:place] + text[place + 1] + text[place] + text[place + 2 :]
+
+
+class _Follower(_Writer):
+    """The choices of a prompt that goes on, in the grammar's plain words."""
+
+    def __init__(self, scene: Scene, callbacks: Mapping[int, str], rng: random.Random) -> None:
+        super().__init__(scene, PLAIN, rng)
+        self.introduced = list(range(len(scene.actors)))
+        self.callbacks = dict(callbacks)
+
+    def _name_again(self, index: int, subject: bool) -> str:
+        return f"the {self.callbacks.pop(index, self.scene.actors[index].name)}"
+
+    def write(self) -> Prompt:
+        """The whole prompt; it leaves open all that was told before."""
+        text = self.script() if self.scene.script else self.choose(self.wordings.still) + "."
+        open_ = (False,) * len(self.scene.actors)
+        return Prompt(_CAPITALS.sub(_capital, text), open_, open_)
 
 
 def _sequences(wordings: Wordings, number: int) -> tuple[list[float], list[Sequence]]:

@@ -217,6 +217,16 @@ class Scene:
         return LAST_FRAME - self.earliest[-1] - (last.count - 1) * INTERVAL[last.verb]
 
     @property
+    def begins_with(self) -> str | None:
+        """The name of who acts first."""
+        return self.actors[self.script[0].actor].name if self.script else None
+
+    @property
+    def ends_with(self) -> str | None:
+        """The name of who acts last."""
+        return self.actors[self.script[-1].actor].name if self.script else None
+
+    @property
     def tier(self) -> str:
         """simple (one action, or none), medium (two) or complex (three or four)."""
         return TIERS[min(max(len(self.script), 1), 3) - 1]
