@@ -65,7 +65,9 @@ class FilmScene:
         if not self.shots:
             raise ValueError("`shots` is empty: give at least one scene.")
         if not self.cuts <= set(range(1, len(self.shots))):
-            raise ValueError(f"`cuts` is {sorted(self.cuts)}, but the shots after the first are 1 to {len(self.shots) - 1}.")
+            raise ValueError(
+                f"`cuts` is {sorted(self.cuts)}, but the shots after the first are 1 to {len(self.shots) - 1}."
+            )
         for number, (before, scene) in enumerate(zip(self.shots, self.shots[1:], strict=False), start=1):
             if {actor.name for actor in before.actors} != {actor.name for actor in scene.actors}:
                 raise ValueError(f"`shots` have one cast, but that of shot {number} differs from the one before.")
@@ -74,7 +76,9 @@ class FilmScene:
             if number not in self.cuts and before.slides:
                 raise ValueError(f"a box hits in shot {number - 1}, and stays there: only a cut can follow.")
             if before.script and scene.script and before.ends_with == scene.begins_with:
-                raise ValueError(f"the {before.ends_with} ends shot {number - 1} and begins shot {number}: make it one action.")
+                raise ValueError(
+                    f"the {before.ends_with} ends shot {number - 1} and begins shot {number}: make it one action."
+                )
 
     @property
     def seconds(self) -> float:
@@ -114,7 +118,8 @@ def render_film(film: FilmScene, seed: int) -> Iterator[Clip]:
         num_frames = SHOT_FRAMES + (shot == len(film.shots) - 1)
         events = shot_events(film, seed, shot)
         before = [
-            replace(event, frame=event.frame - SHOT_FRAMES) for event in (shot_events(film, seed, shot - 1) if shot else ())
+            replace(event, frame=event.frame - SHOT_FRAMES)
+            for event in (shot_events(film, seed, shot - 1) if shot else ())
         ]
         shown = [replace(e, frame=e.frame + SHOT_FRAMES) for e in (*(before if shot > take.start else ()), *events)]
         slides = {slide.action: slide for slide in scene.slides}

@@ -305,6 +305,7 @@ def interpret(
     explained: np.ndarray,
     start: int = 0,
     end: int | None = None,
+    early: tuple[int, int] = (0, 0),
 ) -> Picture:
     """What the tracks of a cast say.
 
@@ -312,8 +313,8 @@ def interpret(
         frames: RGB uint8, (frames, 64, 64, 3).
         cast: See [`find_cast`].
         tracks, explained: See [`follow`].
-        start, end: The frames that are asked about; the others help to see what happens at the ends whole. Times count from the
-            first frame that is asked about.
+        start, end: The frames that are asked about; the others help to see what happens at the ends whole. Times count from `start`.
+        early: How many frames before `start` and `end` lie the first and the last border of the instants that are asked about.
     """
     asked = slice(start, len(frames) if end is None else end)
     sights = []
@@ -333,7 +334,7 @@ def interpret(
     kept = [
         replace(sight, time=sight.time - start / FRAME_RATE)
         for sight in sights
-        if asked.start <= round(sight.time * FRAME_RATE) < asked.stop
+        if asked.start - early[0] <= round(sight.time * FRAME_RATE) < asked.stop - early[1]
     ]
     return Picture(
         cast,
