@@ -97,17 +97,19 @@ class ClipScore:
 
 @dataclass(frozen=True)
 class Run:
-    """Instants of one doer in close succession, in order of time."""
+    """Instants of one `doer` in close succession, in order of time."""
 
     doer: Hashable
     instants: tuple
 
     @property
     def start(self) -> float:
+        """The time of the first instant in seconds."""
         return self.instants[0].time
 
     @property
     def end(self) -> float:
+        """The time of the last instant in seconds."""
         return self.instants[-1].time
 
 
