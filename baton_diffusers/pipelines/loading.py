@@ -98,7 +98,7 @@ class BatonLoadingMixin:
                 f"the LoRA adapters {', '.join(adapters)} are not saved with the pipeline, only what `fuse_lora` has added: keep "
                 "their own files."
             )
-        with _without_adapters(self.transformer):
+        with _without_adapters(self.transformer), self._as_teacher():
             super().save_pretrained(save_directory, **kwargs)
 
     def to_json_file(self, json_file_path: str | os.PathLike) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from diffusers.loaders.lora_pipeline import CogVideoXLoraLoaderMixin
 from diffusers.utils import logging
 
 from ..models.lora_conversion import LoraMatch, match_lora
+from .students import METADATA, StudentPreset, StudentsMixin, student_presets
 
 
 logger = logging.get_logger(__name__)
 
 
-class BatonLoraLoaderMixin(CogVideoXLoraLoaderMixin):
+class BatonLoraLoaderMixin(StudentsMixin, CogVideoXLoraLoaderMixin):
     r"""
     Loads LoRA layers into the transformer.
 
@@ -64,6 +66,7 @@ class BatonLoraLoaderMixin(CogVideoXLoraLoaderMixin):
             raise ValueError("this pipeline has no `transformer` for a LoRA: load it with one.")
         source = pretrained_model_name_or_path_or_dict
         state_dict, config = (source, {}) if isinstance(source, dict) else self._read_lora(source, kwargs)
+        preset = StudentPreset.read(config)
         match = match_lora(state_dict, self.transformer, prefix, config)
         if match.unmatched:
             logger.warning(
@@ -84,6 +87,8 @@ class BatonLoraLoaderMixin(CogVideoXLoraLoaderMixin):
         )
         for name in set(self.transformer.peft_config) - before:
             _restore_precision(self.transformer, match, name)
+            if preset is not None:
+                student_presets(self.transformer)[name] = preset
         return match
 
     @classmethod
@@ -108,6 +113,28 @@ class BatonLoraLoaderMixin(CogVideoXLoraLoaderMixin):
             except (OSError, ValueError, TypeError, RecursionError) as error:
                 raise ValueError(f"{beside} is damaged ({error}): fetch or save it again.") from error
         return state_dict, config
+
+
+def save_adapter(
+    folder: str | os.PathLike,
+    layers: dict[str, torch.Tensor],
+    config: dict[str, Any],
+    preset: StudentPreset | None = None,
+) -> None:
+    """
+    Saves an adapter for `pipe.load_lora_weights(folder)`.
+
+    Args:
+        folder (`str` or `os.PathLike`): where to.
+        layers (`dict[str, torch.Tensor]`): its tensors, by PEFT's names.
+        config (`dict`): PEFT's.
+        preset ([`StudentPreset`], *optional*): how a student makes clips, for `use_preset`.
+    """
+    BatonLoraLoaderMixin.save_lora_weights(
+        folder,
+        transformer_lora_layers=layers,
+        transformer_lora_adapter_metadata=config if preset is None else {**config, METADATA: asdict(preset)},
+    )
 
 
 def _restore_precision(transformer: torch.nn.Module, match: LoraMatch, adapter: str) -> None:

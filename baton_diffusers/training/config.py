@@ -27,6 +27,7 @@ PLAN_SOURCES = ("encoders", "planner", "none")
 
 # The projections of self-attention, of text, cross-modal and plan attention, and their outputs, in both branches.
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+FEED_FORWARD = ("net.0.proj", "net.2")
 
 
 @dataclass
@@ -351,10 +352,7 @@ class LoraTraining:
             raise ValueError(f"`rank` must be at least 1, got {self.rank}.")
         if self.dtype not in DTYPES:
             raise ValueError(f"`dtype` is {self.dtype!r}, but must be one of {', '.join(DTYPES)}.")
-        if not (Path(self.model) / "model_index.json").is_file():
-            raise ValueError(
-                f"`model` is {self.model!r}, but must be the folder of a pipeline, with a model_index.json."
-            )
+        _check_pipeline_folder(self.model)
         if (Path(self.output) / "pytorch_lora_weights.safetensors").exists():
             raise ValueError(f"`output` {self.output} holds a LoRA already: choose another folder, or delete it.")
 
@@ -364,24 +362,136 @@ class LoraTraining:
         Raises:
             ValueError: if `loss` or `plan` has no such setting, or the folder has no transformer.
         """
-        model = Path(self.model)
-        index, transformer = read_json(model / "model_index.json"), read_json(model / "transformer" / "config.json")
-        transformer = {name: value for name, value in transformer.items() if not name.startswith("_")}
-        parts = {"plan": self.plan, "features": self.features, "transformer": transformer}
-        if self.cached_text:
-            parts |= {"text_encoder": None, "data_seed": None}
-        else:
-            parts |= {"tokenizer": str(model / "tokenizer")}
-        if self.plan == "planner":
-            parts |= {name: str(model / name) for name in ("planner", "planner_tokenizer")}
         known = set(TransformerTraining.__dataclass_fields__)
-        if wrong := set(self.loss) - (
-            known - {*parts, "trainer", "max_sequence_length", "text_encoder", "validation"}
-        ):
+        taken = {
+            "trainer",
+            "features",
+            "transformer",
+            "text_encoder",
+            "tokenizer",
+            "max_sequence_length",
+            "validation",
+        }
+        taken |= {"plan", "planner", "planner_tokenizer"} | ({"data_seed"} if self.cached_text else set())
+        if wrong := set(self.loss) - (known - taken):
             raise ValueError(f"`loss` has {', '.join(sorted(wrong))}, which is not a setting of the loss.")
-        return TransformerTraining(
-            trainer=self.trainer, max_sequence_length=index["max_sequence_length"], **parts, **self.loss
-        )
+        return _on_pipeline(self, self.loss)
+
+
+@dataclass
+class DistillationTraining:
+    """
+    Configuration of a distillation, see [`~training.distillation`].
+
+    Args:
+        trainer: The run. `ema_decay` is the decay of the student's average, which ends targets and is exported.
+        model: Folder of the pipeline. Its transformer is the teacher, under its guiders and with the shifts of its schedulers.
+        features: Folder of cached features, made with the pipeline's own encoders.
+        output: Folder to which the student is saved: an adapter for `pipe.load_lora_weights`, or with `rank` null a pipeline.
+        student_steps: Steps of the student, one for each segment of the grid.
+        teacher_steps: Steps of the teacher, a multiple of the student's; None takes the pipeline's.
+        target_steps: Steps that the teacher takes to a target, a divisor of a segment's; None takes the whole segment.
+        own_share: Share of batches that start at the student's own states, the others at noised clips.
+        rank: Rank of the adapter; None trains a copy of all weights.
+        alpha: The adapter is scaled by `alpha / rank`; None takes the rank, a scale of 1.
+        targets: Ends of the names of the adapted layers, as peft reads them.
+        dtype: Data type of the frozen weights: "float32", "bfloat16" or "float16". The trained ones are float32.
+        save_dtype: Data type of the saved adapter.
+        plan: Where plans come from: "encoders", "planner" or "none", see [`TransformerTraining`].
+        cached_text: Whether the prompts' embeddings come from the features (`baton cache --text`). The text encoder is then not in
+            memory.
+        task_weights: How often a batch is drawn for "joint", "t2v", "t2a", "a2v" and "v2a", relative to the others.
+        given_share: Share of batches with a given part: the first picture, a beginning, or all but a span, see
+            [`TransformerTraining`].
+        reference_share: Share of batches with a reference audio.
+        plan_dropout: Share of batches without a plan.
+        cue_dropout: Share of samples that are planned without cues, for a planner that writes them.
+        audio_weight: Weight of the audio loss; the video's is 1.
+        huber: The constant c of the pseudo-Huber distance `sqrt(d^2 + c^2) - c`.
+        data_seed: As in [`TransformerTraining`].
+        verb_shares: As in [`TransformerTraining`].
+        validation: Clips that the student makes during the training, see [`ValidationConfig`]; by default with the components of
+            `model`.
+    """
+
+    trainer: TrainerConfig
+    model: str
+    features: str
+    output: str
+    student_steps: int = 4
+    teacher_steps: int | None = None
+    target_steps: int | None = None
+    own_share: float = 0.5
+    rank: int | None = 64
+    alpha: float | None = None
+    targets: tuple[str, ...] = (*ATTENTION, *FEED_FORWARD)
+    dtype: str = "float32"
+    save_dtype: str = "float32"
+    plan: str = "planner"
+    cached_text: bool = False
+    task_weights: dict[str, float] = field(default_factory=lambda: {"joint": 1.0})
+    given_share: float = 0.0
+    reference_share: float = 0.0
+    plan_dropout: float = 0.1
+    cue_dropout: float = 0.0
+    audio_weight: float = 1.0
+    huber: float = 0.03
+    data_seed: int | None = None
+    verb_shares: dict[str, float] = field(default_factory=dict)
+    validation: ValidationConfig | None = None
+
+    def __post_init__(self) -> None:
+        _check_pipeline_folder(self.model)
+        index = read_json(Path(self.model) / "model_index.json")
+        if self.teacher_steps is None:
+            self.teacher_steps = index["num_inference_steps"]
+        for name in ("student_steps", "teacher_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if self.teacher_steps % self.student_steps:
+            raise ValueError(
+                f"`teacher_steps` is {self.teacher_steps}, but must be a multiple of `student_steps`, {self.student_steps}."
+            )
+        segment = self.teacher_steps // self.student_steps
+        if self.target_steps is None:
+            self.target_steps = segment
+        if self.target_steps < 1 or segment % self.target_steps:
+            raise ValueError(
+                f"`target_steps` is {self.target_steps}, but must divide the {segment} steps of the teacher in one of the student."
+            )
+        if self.rank is not None and self.rank < 1:
+            raise ValueError(f"`rank` must be at least 1, or None to train all weights, got {self.rank}.")
+        for name in ("dtype", "save_dtype"):
+            if getattr(self, name) not in DTYPES:
+                raise ValueError(f"`{name}` must be one of {', '.join(DTYPES)}, got {getattr(self, name)!r}.")
+        for name in ("own_share", "plan_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` is a share, in [0, 1], got {getattr(self, name)}.")
+        if not 0 < self.huber < math.inf:
+            raise ValueError(f"`huber` must be a positive number, got {self.huber}.")
+        if wrong := {name for name, weight in self.task_weights.items() if weight} & {"mute", "static"}:
+            raise ValueError(
+                f"`task_weights` names {sorted(wrong)[0]!r}, an anchor of guidance, but a student has no guidance: leave it out."
+            )
+        if self.cached_text and self.data_seed is not None:
+            raise ValueError(
+                f"`cached_text` takes the cached prompts, but `data_seed` {self.data_seed} paraphrases them: set it to null."
+            )
+        self.transformer_training()
+        if (Path(self.output) / "pytorch_lora_weights.safetensors").exists():
+            raise ValueError(f"`output` {self.output} holds a LoRA already: choose another folder, or delete it.")
+
+    @property
+    def negative_prompts(self) -> tuple[str, str | None]:
+        """What the pipeline's picture and sound read where guidance drops the prompt; the sound may have none of its own."""
+        index = read_json(Path(self.model) / "model_index.json")
+        return index.get("negative_prompt") or "", index.get("audio_negative_prompt")
+
+    def transformer_training(self) -> TransformerTraining:
+        """The same data, tasks and conditions as a configuration of [`FlowMatchingLoss`]."""
+        names = ("task_weights", "given_share", "reference_share", "cue_dropout", "verb_shares", "data_seed")
+        settings = {name: getattr(self, name) for name in names}
+        return _on_pipeline(self, {**settings, "text_dropout": 0.0, "plan_dropout": 0.0, "joint_dropout": 0.0})
 
 
 @dataclass
@@ -455,6 +565,32 @@ class PlannerTraining:
                 f"`clips_per_prompt` is {self.clips_per_prompt}, but a planner with timestamps learns each clip with its own cues: set it "
                 "to 1."
             )
+
+
+def _check_pipeline_folder(model: str) -> None:
+    if not (Path(model) / "model_index.json").is_file():
+        raise ValueError(f"`model` is {model!r}, but must be the folder of a pipeline, with a model_index.json.")
+
+
+def _on_pipeline(config: LoraTraining | DistillationTraining, settings: dict[str, Any]) -> TransformerTraining:
+    """The configuration of the loss of a training on a pipeline's own parts, with further `settings`.
+
+    Raises:
+        ValueError: if the folder has no transformer, or a setting is wrong.
+    """
+    model = Path(config.model)
+    index, transformer = read_json(model / "model_index.json"), read_json(model / "transformer" / "config.json")
+    transformer = {name: value for name, value in transformer.items() if not name.startswith("_")}
+    parts = {"plan": config.plan, "features": config.features, "transformer": transformer}
+    if config.cached_text:
+        parts |= {"text_encoder": None, "data_seed": None}
+    else:
+        parts |= {"tokenizer": str(model / "tokenizer")}
+    if config.plan == "planner":
+        parts |= {name: str(model / name) for name in ("planner", "planner_tokenizer")}
+    return TransformerTraining(
+        trainer=config.trainer, max_sequence_length=index["max_sequence_length"], **{**settings, **parts}
+    )
 
 
 def load_config(path: str | Path, cls: type[Config], overrides: Sequence[str] = ()) -> Config:

@@ -11,7 +11,7 @@ from transformers import UMT5EncoderModel
 
 from ..models.checkpoint_files import load_component
 from ..models.transformer_dual_branch import DualBranchTransformer
-from ..pipelines.lora import BatonLoraLoaderMixin
+from ..pipelines.lora import save_adapter
 from .config import LoraTraining
 from .transformer import TransformerWithText
 
@@ -41,8 +41,4 @@ def build_lora(config: LoraTraining) -> TransformerWithText:
 def save_lora(module: TransformerWithText, folder: str | Path) -> None:
     """Saves trained adapters of [`build_lora`] for `pipe.load_lora_weights(folder)`."""
     transformer = module.transformer
-    BatonLoraLoaderMixin.save_lora_weights(
-        folder,
-        transformer_lora_layers=get_peft_model_state_dict(transformer),
-        transformer_lora_adapter_metadata=transformer.peft_config["default"].to_dict(),
-    )
+    save_adapter(folder, get_peft_model_state_dict(transformer), transformer.peft_config["default"].to_dict())

@@ -77,7 +77,8 @@ class Trainer:
         module: The module; parameters that require a gradient are trained.
         loss_fn: `loss_fn(module, batch, generator, step)` returns a dictionary of scalar tensors, the same names at every
             step. `"loss"` is minimised; all are logged. It *calls* `module` once (the module may be compiled or wrapped). Batch and
-            generator are on its device. If the loss has models of its own, its method `to(device)` moves them.
+            generator are on its device. If the loss has models of its own, its method `to(device)` moves them; if it has an
+            attribute `average`, that becomes the [`WeightAverage`] of the module.
         dataset: See [`IndexedDataset`].
         parameter_groups: Parameter groups of the optimiser; by default weight decay for matrices and none for vectors. A group's
             `lr` replaces `config.learning_rate`.
@@ -197,6 +198,8 @@ class Trainer:
         if config.compile == "regional":
             _compile_repeated_blocks(module)
         self._average = None if config.ema_decay is None else WeightAverage(self.module, config.ema_decay)
+        if hasattr(loss_fn, "average"):
+            loss_fn.average = self._average
         self._generator = torch.Generator(self.device)
         self._waited = 0.0
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -48,12 +48,13 @@ class Validation:
     Args:
         config: The clips.
         folder: Folder of all steps.
+        parts: Further components in place of the pipeline's, such as other guiders.
 
     Raises:
         ValueError: If `config.model` is not the folder of a pipeline, or has no planner for plans.
     """
 
-    def __init__(self, config: ValidationConfig, folder: str | Path) -> None:
+    def __init__(self, config: ValidationConfig, folder: str | Path, parts: dict[str, Any] | None = None) -> None:
         index = None if config.model is None else Path(config.model) / "model_index.json"
         if index is None or not index.is_file():
             raise ValueError(
@@ -63,6 +64,7 @@ class Validation:
             raise ValueError(f"{config.model} has no planner: set `validation.use_plan` to false.")
         self.config = config
         self.folder = Path(folder)
+        self.parts = parts or {}
         examples = draw_examples(config.scenes_per_tier, split="validation") if config.scenes_per_tier else []
         self._clips = [_Clip(f"prompt-{i}", prompt, i) for i, prompt in enumerate(config.prompts)]
         self._clips += [_Clip(f"{e.scene.tier}-{e.seed}", e.prompt, e.seed, e) for e in examples]
@@ -70,7 +72,7 @@ class Validation:
     @cached_property
     def pipe(self) -> BatonPipeline:
         """The pipeline, loaded on first use: only one process makes clips."""
-        pipe = BatonPipeline.from_pretrained(self.config.model)
+        pipe = BatonPipeline.from_pretrained(self.config.model, **self.parts)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 

@@ -1,0 +1,173 @@
+"""Students: adapters that were distilled to make clips in a few steps without guidance, and the settings that belong to them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.utils import logging
+
+from ..guiders import GuidancePass, presets
+
+
+if TYPE_CHECKING:
+    from .pipeline_baton import BatonPipeline
+
+
+logger = logging.get_logger(__name__)
+
+METADATA = "student"  # in the metadata of an adapter's file
+_PARTS = ("scheduler", "audio_scheduler", "guider", "audio_guider")
+
+
+@dataclass(frozen=True)
+class StudentPreset:
+    """
+    How a student makes clips: Euler steps at these shifts, without guidance.
+
+    Args:
+        num_inference_steps (`int`): denoising steps.
+        shift (`float`): of the video's noise levels.
+        audio_shift (`float`): of the audio's.
+
+    Raises:
+        ValueError: if a value is of the wrong type or out of its range.
+    """
+
+    num_inference_steps: int
+    shift: float
+    audio_shift: float
+
+    def __post_init__(self) -> None:
+        steps = self.num_inference_steps
+        if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 1000:
+            raise ValueError(
+                f"the student's `num_inference_steps` is {steps!r}, but must be an integer from 1 to 1000."
+            )
+        for name in ("shift", "audio_shift"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+                raise ValueError(f"the student's `{name}` is {value!r}, but must be a positive number.")
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any]) -> Self | None:
+        """The preset in the metadata of an adapter, or None.
+
+        Raises:
+            ValueError: if it is damaged.
+        """
+        if METADATA not in config:
+            return None
+        values = config[METADATA]
+        if not isinstance(values, dict) or values.keys() != cls.__dataclass_fields__.keys():
+            raise ValueError(
+                f"the adapter's metadata has `{METADATA}` {values!r}, but must have {', '.join(cls.__dataclass_fields__)} there: "
+                "fetch or save the file again."
+            )
+        return cls(**values)
+
+    def parts(self) -> dict[str, Any]:
+        """Fresh schedulers and guiders."""
+        shifts = {"scheduler": self.shift, "audio_scheduler": self.audio_shift}
+        schedulers = {name: FlowMatchEulerDiscreteScheduler(shift=shift) for name, shift in shifts.items()}
+        return {**schedulers, **presets()["none"]}
+
+
+class StudentsMixin:
+    """Presets of [`BatonPipeline`]'s adapters. The transformer keeps them, with its adapters."""
+
+    _teacher: dict[str, Any] | None = None  # what a preset has replaced
+
+    def use_preset(self, adapter_name: str | None) -> None:
+        """
+        Sets steps, schedulers and guiders as an adapter's student needs them.
+
+        Args:
+            adapter_name (`str` or `None`): the adapter, loaded by `load_lora_weights`; `None` brings back what was set before.
+
+        Raises:
+            ValueError: if there is no such adapter, or it has no preset.
+        """
+        known = student_presets(self.transformer)
+        if adapter_name is not None and adapter_name not in known:
+            raise ValueError(
+                f"no adapter {adapter_name!r} with a preset is loaded, only {', '.join(known) or 'none'}: load a student with "
+                "`load_lora_weights(..., adapter_name=...)`."
+            )
+        if self._teacher is not None:
+            self._set(self._teacher)
+            self._teacher = None
+        if adapter_name is not None:
+            self._teacher = self._current()
+            preset = known[adapter_name]
+            self._set({**preset.parts(), "num_inference_steps": preset.num_inference_steps})
+
+    def unload_lora_weights(self, *args: Any, **kwargs: Any) -> None:
+        """As in diffusers. What a preset has set becomes what it was."""
+        super().unload_lora_weights(*args, **kwargs)
+        self.transformer.student_presets = {}
+        self.use_preset(None)
+
+    def delete_adapters(self, adapter_names: list[str] | str) -> None:
+        """As in diffusers. What the preset of one of them has set becomes what it was."""
+        super().delete_adapters(adapter_names)
+        known = student_presets(self.transformer)
+        for name in [adapter_names] if isinstance(adapter_names, str) else adapter_names:
+            if known.pop(name, None) is not None:
+                self.use_preset(None)
+
+    @contextmanager
+    def _as_teacher(self) -> Iterator[None]:
+        """Within it, the settings are those of the pipeline without a preset."""
+        current = self._current()
+        if self._teacher is not None:
+            self._set(self._teacher)
+        try:
+            yield
+        finally:
+            self._set(current)
+
+    def _current(self) -> dict[str, Any]:
+        parts = {name: getattr(self, name) for name in _PARTS}
+        return {**parts, "num_inference_steps": self.config.num_inference_steps}
+
+    def _set(self, values: dict[str, Any]) -> None:
+        self.register_modules(**{name: values[name] for name in _PARTS})
+        self.register_to_config(num_inference_steps=values["num_inference_steps"])
+
+
+def student_presets(transformer: Any) -> dict[str, StudentPreset]:
+    """Presets of a transformer's adapters, by name."""
+    if "student_presets" not in transformer.__dict__:
+        transformer.student_presets = {}
+    return transformer.student_presets
+
+
+def warn_of_students(pipe: BatonPipeline, num_inference_steps: int, passes: Sequence[GuidancePass]) -> None:
+    """Warns of a student that is guided, and of a teacher that has few steps."""
+    active = [name for name in student_presets(pipe.transformer) if name in _active_adapters(pipe.transformer)]
+    if active and len(passes) > num_inference_steps:
+        logger.warning(
+            f"the adapter {active[0]!r} was distilled to need no guidance, but the guiders take {len(passes)} passes for "
+            f"{num_inference_steps} steps: call `pipe.use_preset({active[0]!r})`, which sets steps, schedulers and guiders."
+        )
+    if not active and 3 * num_inference_steps < pipe.config.num_inference_steps:
+        logger.warning(
+            f"{num_inference_steps} steps are few for this checkpoint, which takes {pipe.config.num_inference_steps} by default: "
+            "leave out `num_inference_steps`, or load a student (`load_lora_weights`, then `use_preset`)."
+        )
+
+
+def _active_adapters(transformer: Any) -> list[str]:
+    if not getattr(transformer, "peft_config", None):
+        return []
+    layers = [
+        module
+        for module in transformer.modules()
+        if hasattr(module, "disable_adapters") and hasattr(module, "base_layer")
+    ]
+    return [] if any(layer.disable_adapters for layer in layers[:1]) else transformer.active_adapters()

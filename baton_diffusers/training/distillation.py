@@ -1,0 +1,463 @@
+"""Distillation: a student makes in a few steps, without guidance, what its teacher makes in many steps with guidance.
+
+Teacher and student are the same weights, with an adapter off and on, or a frozen copy and the weights that are trained. Both walk one
+grid of `teacher_steps` equal parts of *unshifted* time. Each modality has its own shift there, as in the pipeline, so that one step means
+the same for picture and sound. The grid has `student_steps` segments, and the student learns to cross each of them in one step:
+
+    x(i)      a state at a point i of the grid
+    target    from there the teacher takes `target_steps` guided steps; the student's moving average goes on to the end of the segment
+    student   crosses from i to the end of the segment in one step, with one pass
+
+If `target_steps` are a whole segment, the target is the teacher's own: progressive distillation (arXiv:2202.00512) in one round. If they
+are fewer, the student has to be consistent along a segment: consistency distillation (arXiv:2303.01469, in latent space with guidance
+arXiv:2310.04378) over segments (arXiv:2403.06807). The loss is the pseudo-Huber distance (arXiv:2310.14189) of mean velocities.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, MMAudioVAE
+from diffusers.guiders import BaseGuidance
+from diffusers.training_utils import cast_training_params
+from peft import LoraConfig, get_peft_model_state_dict
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderModel
+
+from ..files import read_json
+from ..guiders import Anchor, check_guiders, combine, passes_of_steps, presets
+from ..models.checkpoint_files import component_class, load_component
+from ..models.transformer_dual_branch import DualBranchTransformer
+from ..models.va_planner import VAPlannerModel
+from ..pipelines.conditions import KnownLatents
+from ..pipelines.denoise import Denoiser, Denoising, Stream
+from ..pipelines.lora import save_adapter
+from ..pipelines.pipeline_baton import BatonPipeline
+from ..pipelines.students import StudentPreset
+from ..pipelines.texts import TextEmbeddings, read_texts
+from ..plan import SemanticPlan
+from ..schedulers import set_timesteps
+from .average import WeightAverage
+from .config import DistillationTraining
+from .data.dataset import CachedFeatures
+from .flow_matching import FeatureCollator, FlowMatchingLoss, held_latents, mute_latents, static_latents
+from .seeds import step_seed
+from .validation import Validation
+
+
+class Student(nn.Module):
+    """
+    The transformer that learns, and its teacher.
+
+    Args:
+        transformer ([`DualBranchTransformer`]): the student.
+        teacher ([`DualBranchTransformer`], *optional*): frozen; by default it is the student without its adapters.
+    """
+
+    text_encoder = None  # frozen: validation takes the pipeline's
+
+    def __init__(self, transformer: DualBranchTransformer, teacher: DualBranchTransformer | None = None) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.teacher = teacher
+
+    def forward(self, *, is_teacher: bool = False, **inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the transformer returns for `inputs`; `is_teacher` asks the teacher."""
+        if not is_teacher:
+            return self.transformer(**inputs)
+        if self.teacher is not None:
+            return self.teacher(**inputs)
+        self.transformer.disable_adapters()
+        try:
+            return self.transformer(**inputs)
+        finally:
+            self.transformer.enable_adapters()
+
+
+def build_student(config: DistillationTraining) -> Student:
+    """The pipeline's transformer with a fresh adapter; or, with `config.rank` null, a trained copy beside the frozen one.
+
+    Raises:
+        ValueError: if no layer has one of `config.targets` in its name.
+    """
+    dtype, folder = getattr(torch, config.dtype), Path(config.model) / "transformer"
+    transformer = load_component(folder, DualBranchTransformer, dtype=dtype).requires_grad_(False)
+    if config.rank is None:
+        return Student(copy.deepcopy(transformer).float().requires_grad_(True), transformer)
+    transformer.add_adapter(
+        LoraConfig(
+            r=config.rank,
+            lora_alpha=config.rank if config.alpha is None else config.alpha,
+            target_modules=list(config.targets),
+        )
+    )
+    cast_training_params(transformer, torch.float32)
+    return Student(transformer)
+
+
+class Grid:
+    """
+    Points of unshifted time, from noise to a sample, and the noise levels of both modalities there.
+
+    Args:
+        num_steps (`int`): parts of the grid.
+        shifts (`tuple[float, float]`): of the video and the audio.
+        device (`torch.device`): where the timesteps go.
+    """
+
+    def __init__(self, num_steps: int, shifts: tuple[float, float], device: torch.device) -> None:
+        self.schedulers = [FlowMatchEulerDiscreteScheduler(shift=shift) for shift in shifts]
+        self.timesteps = [set_timesteps(scheduler, num_steps, device) for scheduler in self.schedulers]
+        for scheduler in self.schedulers:
+            scheduler.sigmas = scheduler.sigmas.cpu()  # read at every step
+        self.sigmas = [scheduler.sigmas.tolist() for scheduler in self.schedulers]
+
+
+@dataclass(frozen=True)
+class _Clips:
+    """What the clips of a batch are made under; all of them are of one task."""
+
+    texts: TextEmbeddings
+    plan: SemanticPlan | None
+    known: tuple[KnownLatents, KnownLatents]
+    stand_ins: tuple[torch.Tensor | None, torch.Tensor | None]
+    reference: torch.Tensor | None
+    only: str | None
+
+
+class _Transformer:
+    """A [`Student`] as the denoising loop calls a transformer: through whatever the trainer has wrapped it in."""
+
+    def __init__(self, module: nn.Module, transformer: DualBranchTransformer, is_teacher: bool) -> None:
+        self._module, self._transformer, self._is_teacher = module, transformer, is_teacher
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transformer, name)
+
+    def __call__(self, **inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._module(is_teacher=self._is_teacher, **inputs)
+
+
+class DistillationLoss:
+    r"""
+    How far the student's steps are from where the teacher goes.
+
+    A batch has one task, one part that is given, and one point of the grid at which it starts. It starts at noised clips, or with a
+    probability of `own_share` at the student's own states, as they are when clips are made. The student's states and the ends of
+    targets are of the moving average of its weights, see `average`.
+
+    The teacher is guided by the pipeline's guiders, whatever passes these need; each batch starts them anew.
+
+    Logged: `loss = video + audio_weight * audio`.
+
+    Args:
+        config ([`DistillationTraining`]): the recipe.
+        transformer ([`DualBranchTransformer`]): the student's, which the trainer calls as `module`.
+        features ([`CachedFeatures`]): give the plan's layout and, without a text encoder, the empty prompt's embeddings.
+        guiders (`dict[str, BaseGuidance]`): the teacher's `guider` and `audio_guider`.
+        shifts (`tuple[float, float]`): of the noise levels of video and audio.
+        text_encoder, tokenizer (*optional*): frozen; without them the features hold embeddings.
+        planner ([`VAPlannerModel`], *optional*): frozen planner, for `plan="planner"`.
+        vae (`AutoencoderKLWan`, *optional*): encodes the still clip, for guiders that put one in the video's place.
+        audio_vae (`MMAudioVAE`, *optional*): encodes silence, likewise.
+
+    Raises:
+        ValueError: if the guiders do not fit, or need an autoencoder or a negative prompt that is not there.
+    """
+
+    def __init__(
+        self,
+        config: DistillationTraining,
+        transformer: DualBranchTransformer,
+        features: CachedFeatures,
+        guiders: dict[str, BaseGuidance],
+        shifts: tuple[float, float],
+        text_encoder: UMT5EncoderModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        planner: VAPlannerModel | None = None,
+        vae: AutoencoderKLWan | None = None,
+        audio_vae: MMAudioVAE | None = None,
+    ) -> None:
+        check_guiders(**guiders, num_layers=transformer.config.num_layers)
+        self.config, self.transformer, self.features = config, transformer, features
+        self.guiders, self.shifts, self._no_guiders = guiders, shifts, presets()["none"]
+        self.text_encoder, self.tokenizer, self.vae, self.audio_vae = text_encoder, tokenizer, vae, audio_vae
+        self.training = config.transformer_training()
+        self.average: WeightAverage | None = None  # the trainer sets it
+        self._flow = FlowMatchingLoss(self.training, features, planner)
+        self._grid: Grid | None = None
+        self._kept: dict[Any, torch.Tensor] = {}
+        self._drops_text = not all(anchor.text for anchor in _anchors(guiders, config.teacher_steps))
+        self._replaced = replaced_modalities(guiders, config.teacher_steps)
+        for modality, name, model in (("video", "vae", vae), ("audio", "audio_vae", audio_vae)):
+            if modality in self._replaced and model is None:
+                raise ValueError(
+                    f"the guiders put a still clip in the {modality}'s place: give its autoencoder, `{name}`."
+                )
+        if self._drops_text and text_encoder is None and any(config.negative_prompts):
+            raise ValueError(
+                f"the guiders read the negative prompts {config.negative_prompts}, which no text encoder embeds: set `cached_text` to "
+                "false, or the pipeline's negative prompts to ''."
+            )
+
+    def to(self, device: torch.device) -> None:
+        """Moves the frozen models to where the student is trained."""
+        self._flow.to(device)
+        for model in (self.text_encoder, self.vae, self.audio_vae):
+            if model is not None:
+                model.to(device)
+        self._grid = Grid(self.config.teacher_steps, self.shifts, device)
+
+    def __call__(
+        self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator, step: int
+    ) -> dict[str, torch.Tensor]:
+        """The loss of one batch, as [`Trainer`] wants it."""
+        config, data = self.config, (batch["latents"], batch["audio_latents"])
+        # What decides about shapes and passes is drawn on the CPU: reading it off the device would wait for its queue.
+        host = torch.Generator().manual_seed(step_seed(generator.initial_seed(), step, 1))
+
+        # 1. What is made of what, and where on the grid
+        clips = self._clips(batch, generator, host)
+        segment = config.teacher_steps // config.student_steps
+        is_own, place = torch.rand(2, generator=host).tolist()
+        is_own = is_own < config.own_share
+        stride = segment if is_own else config.target_steps
+        start = stride * int(place * (config.teacher_steps // stride))
+        end = (start // segment + 1) * segment
+        middle = min(start + config.target_steps, end)
+
+        # 2. The state there
+        state = [torch.randn(x.shape, generator=generator, device=x.device) for x in data]
+        with torch.no_grad():
+            if is_own:
+                with self._averaged():
+                    state = self._walk(module, clips, state, range(0, start + 1, segment))
+            else:
+                sigmas = [levels[start] for levels in self._grid.sigmas]
+                state = [(1 - s) * x + s * noise for x, noise, s in zip(data, state, sigmas, strict=True)]
+
+            # 3. The target: some steps of the teacher; then the student's average goes on
+            target = self._walk(module, clips, state, range(start, middle + 1), is_teacher=True)
+            if middle < end:
+                with self._averaged():
+                    target = self._walk(module, clips, target, (middle, end))
+
+        # 4. The student's one step, and its distance as a mean velocity
+        reached = self._walk(module, clips, state, (start, end))
+        losses = [
+            _pseudo_huber(x - goal, known, levels[start] - levels[end], config.huber)
+            for x, goal, known, levels in zip(reached, target, clips.known, self._grid.sigmas, strict=True)
+        ]
+        return {"loss": losses[0] + config.audio_weight * losses[1], "video": losses[0], "audio": losses[1]}
+
+    def _walk(
+        self,
+        module: nn.Module,
+        clips: _Clips,
+        state: list[torch.Tensor],
+        points: Sequence[int],
+        is_teacher: bool = False,
+    ) -> list[torch.Tensor]:
+        """Euler's steps from point to point of the grid, both modalities together."""
+        # Copies, since some guiders remember earlier steps.
+        guiders = copy.deepcopy(self.guiders if is_teacher else self._no_guiders)
+        parts = SimpleNamespace(transformer=_Transformer(module, self.transformer, is_teacher), **guiders)
+        grid, request = self._grid, Denoising(self.config.teacher_steps)
+        streams = [
+            Stream(*given, stand_in=stand_in)
+            for *given, stand_in in zip(
+                state, clips.known, grid.schedulers, grid.timesteps, clips.stand_ins, strict=True
+            )
+        ]
+        denoiser = Denoiser(parts, *streams, clips.texts, clips.plan, clips.reference, clips.only, request)
+        for here, there in pairwise(points):
+            denoiser.predict(here)
+            for stream, sigmas in zip(streams, grid.sigmas, strict=True):
+                if stream.guider is not None:
+                    velocity = combine(stream.guider, stream.predictions, denoiser.has_plan, denoiser.has_other)
+                    stream.latents = stream.known.keep(stream.latents + (sigmas[there] - sigmas[here]) * velocity)
+        return [stream.latents for stream in streams]
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.average is None else self.average.applied()
+
+    @torch.no_grad()
+    def _clips(self, batch: dict[str, Any], generator: torch.Generator, host: torch.Generator) -> _Clips:
+        """Draws a task and what is given, and reads texts and plans."""
+        latents, audio_latents = batch["latents"], batch["audio_latents"]
+        task = self._flow._draw_tasks(1, host)
+        name = self.training.tasks[int(task)]
+        only = {"t2v": "video", "t2a": "audio"}.get(name)
+        made = self._flow._draw_noisy(task, latents.shape[2], audio_latents.shape[1], host)
+        masks = [~made[0][0] | (only == "audio"), ~made[1][0] | (only == "video")]
+        known = tuple(
+            KnownLatents.place(x, mask, dim)
+            for x, mask, dim in zip((latents, audio_latents), masks, (2, 1), strict=True)
+        )
+        has_plan = torch.rand(1, generator=host).item() >= self.config.plan_dropout
+        still = silence = None
+        if "video" in self._replaced:  # a given first picture, as in the pipeline, or a grey one
+            still = held_latents(self.vae, latents) if masks[0][0] else self._still(latents)
+        if "audio" in self._replaced:
+            silence = self._still(audio_latents)
+        reference = self._flow._reference_audio(audio_latents, host)
+        plan = self._flow._plan(batch, 1, generator) if has_plan else None
+        return _Clips(self._texts(batch), plan, known, (still, silence), reference, only)
+
+    def _texts(self, batch: dict[str, Any]) -> TextEmbeddings:
+        """Embeddings of the prompts and, if the guiders drop these, of the pipeline's negative prompts."""
+        device, count = batch["latents"].device, len(batch["prompt"])
+        if self.text_encoder is None:
+            prompt = batch["prompt_embeds"]
+        else:
+            prompt = read_texts(self._reader, batch["prompt"], device)
+        if not self._drops_text:
+            return TextEmbeddings(prompt, None, None)
+        negative, audio_negative = (
+            None if text is None else self._negative(text, device).expand(count, -1, -1)
+            for text in self.config.negative_prompts
+        )
+        return TextEmbeddings(prompt, negative, audio_negative)
+
+    @property
+    def _reader(self) -> SimpleNamespace:
+        length = SimpleNamespace(max_sequence_length=self.training.max_sequence_length)
+        return SimpleNamespace(text_encoder=self.text_encoder, tokenizer=self.tokenizer, config=length)
+
+    def _negative(self, text: str, device: torch.device) -> torch.Tensor:
+        if text not in self._kept:
+            if self.text_encoder is None:
+                self._kept[text] = self.features.empty_prompt_embeds[None].to(device)
+            else:
+                self._kept[text] = read_texts(self._reader, [text], device)
+        return self._kept[text]
+
+    def _still(self, like: torch.Tensor) -> torch.Tensor:
+        """A still clip or silence in place of `like`, encoded once for each shape."""
+        shape = like.shape[1:]
+        if shape not in self._kept:
+            still = static_latents(self.vae, *shape[1:]) if len(shape) == 4 else mute_latents(self.audio_vae, shape[0])
+            self._kept[shape] = still.to(like)
+        return self._kept[shape].expand_as(like)
+
+
+def _pseudo_huber(difference: torch.Tensor, known: KnownLatents, length: float, c: float) -> torch.Tensor:
+    """`sqrt(mean(d^2) + c^2) - c` of each clip over what is made, where d is `difference / length`; its mean over the clips."""
+    if known.all:
+        return difference.new_zeros(())
+    made = (~known.mask).expand_as(difference)
+    square = (difference / length).square() * made
+    mean = square.flatten(1).sum(1) / made.flatten(1).sum(1)
+    return ((mean + c**2).sqrt() - c).mean()
+
+
+def load_guiders(model: str | Path) -> dict[str, BaseGuidance]:
+    """The `guider` and `audio_guider` of a pipeline's folder.
+
+    Raises:
+        ValueError: if it has none, or of another library.
+    """
+    index = read_json(Path(model) / "model_index.json")
+    guiders = {}
+    for name in ("guider", "audio_guider"):
+        library, class_name = index.get(name) or (None, None)
+        if library is None:
+            raise ValueError(
+                f"{model} has no `{name}`, which says how the teacher is guided: save the pipeline with one."
+            )
+        guiders[name] = component_class(name, library, class_name).from_pretrained(Path(model) / name)
+    return guiders
+
+
+def load_shifts(model: str | Path) -> tuple[float, float]:
+    """The shifts of a pipeline's `scheduler` and `audio_scheduler`.
+
+    Raises:
+        ValueError: if one depends on the size of an image.
+    """
+    shifts = []
+    for name in ("scheduler", "audio_scheduler"):
+        config = read_json(Path(model) / name / "scheduler_config.json")
+        if config.get("use_dynamic_shifting"):
+            raise ValueError(
+                f"the `{name}` of {model} has `use_dynamic_shifting`, but a student needs one `shift`: set it."
+            )
+        shifts.append(float(config.get("shift", config.get("flow_shift", 1.0))))
+    return shifts[0], shifts[1]
+
+
+def build_loss(
+    config: DistillationTraining, transformer: DualBranchTransformer, features: CachedFeatures
+) -> tuple[DistillationLoss, FeatureCollator]:
+    """The loss with the pipeline's frozen parts, as far as it needs them, and what joins its batches."""
+    model, training = Path(config.model), config.transformer_training()
+
+    def frozen(name: str, model_class: type[nn.Module], dtype: torch.dtype | None = None) -> nn.Module:
+        return load_component(model / name, model_class, dtype=dtype or torch.float32).eval().requires_grad_(False)
+
+    guiders, parts = load_guiders(model), {}
+    if not config.cached_text:
+        parts["text_encoder"] = frozen("text_encoder", UMT5EncoderModel, getattr(torch, config.dtype))
+        parts["tokenizer"] = AutoTokenizer.from_pretrained(training.tokenizer)
+    collate = FeatureCollator(training.max_sequence_length)
+    if config.plan == "planner":
+        parts["planner"] = frozen("planner", VAPlannerModel)
+        planner_tokenizer = AutoTokenizer.from_pretrained(training.planner_tokenizer)
+        collate = FeatureCollator(training.max_sequence_length, None, planner_tokenizer, parts["planner"].config)
+    replaced = replaced_modalities(guiders, config.teacher_steps)
+    if "video" in replaced:
+        parts["vae"] = frozen("vae", AutoencoderKLWan)
+    if "audio" in replaced:
+        parts["audio_vae"] = frozen("audio_vae", MMAudioVAE)
+    return DistillationLoss(config, transformer, features, guiders, load_shifts(model), **parts), collate
+
+
+def replaced_modalities(guiders: dict[str, BaseGuidance], num_steps: int) -> set[str]:
+    """The modalities in whose place the guiders put a still clip or silence."""
+    anchors = _anchors(guiders, num_steps)
+    found = {"video": any(anchor.static for anchor in anchors), "audio": any(anchor.mute for anchor in anchors)}
+    return {name for name, is_replaced in found.items() if is_replaced}
+
+
+def _anchors(guiders: dict[str, BaseGuidance], num_steps: int) -> set[Anchor]:
+    return {p.anchor for step in passes_of_steps(*guiders.values(), num_steps) for p in step}
+
+
+def build_validation(config: DistillationTraining) -> Validation | None:
+    """Clips that the student makes during the training, or None."""
+    if config.validation is None:
+        return None
+    settings = replace(
+        config.validation,
+        model=config.validation.model or config.model,
+        num_inference_steps=config.validation.num_inference_steps or config.student_steps,
+    )
+    preset = StudentPreset(settings.num_inference_steps, *load_shifts(config.model))
+    return Validation(settings, Path(config.trainer.run_dir) / "samples", preset.parts())
+
+
+def save_student(module: Student, config: DistillationTraining) -> None:
+    """Saves the adapter with its preset; or, where all weights were trained, a pipeline with the student's settings."""
+    transformer = module.transformer
+    if config.rank is None:
+        pipe = BatonPipeline.from_pretrained(config.model, transformer=transformer)
+        preset = StudentPreset(config.student_steps, *load_shifts(config.model))
+        pipe.register_modules(**preset.parts())
+        pipe.register_to_config(num_inference_steps=preset.num_inference_steps)
+        pipe.save_pretrained(config.output)
+        return
+    layers = get_peft_model_state_dict(transformer)
+    save_adapter(
+        config.output,
+        {name: value.to(getattr(torch, config.save_dtype)) for name, value in layers.items()},
+        transformer.peft_config["default"].to_dict(),
+        StudentPreset(config.student_steps, *load_shifts(config.model)),
+    )
