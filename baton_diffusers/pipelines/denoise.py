@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from diffusers.guiders import BaseGuidance
@@ -25,10 +25,11 @@ from ..guiders import (
 from ..guiders.anchors import Anchor
 from ..models.cache_dual_branch import CleanStream
 from ..plan import SemanticPlan
-from ..schedulers import check_schedulers, set_timesteps, step_kwargs
+from ..schedulers import check_grid, check_schedulers, set_timesteps, step_kwargs
 from .checks import check_whole_number
 from .conditions import KnownLatents
 from .given import Given
+from .students import warn_of_students
 from .texts import TextEmbeddings
 
 
@@ -51,6 +52,36 @@ class Denoising:
     num_inference_steps: int
     use_cache: bool = False
     attention_kwargs: dict[str, Any] | None = None
+    sigmas: Sequence[float] | None = None
+    timesteps: Sequence[float] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        pipe: BatonPipeline,
+        num_inference_steps: int | None,
+        sigmas: Sequence[float] | None,
+        timesteps: Sequence[float] | None,
+        **settings: Any,
+    ) -> Self:
+        """What a call asks for; without a number of steps it is that of its `sigmas` or `timesteps`, or the pipeline's.
+
+        Raises:
+            ValueError: if the grid is none, or has another number of steps.
+        """
+        length = check_grid(sigmas, timesteps)
+        if num_inference_steps is None:
+            num_inference_steps = pipe.config.num_inference_steps if length is None else length
+        elif length not in (None, num_inference_steps):
+            name = "timesteps" if sigmas is None else "sigmas"
+            raise ValueError(
+                f"`num_inference_steps` is {num_inference_steps!r}, but `{name}` has {length} steps: leave out one of them."
+            )
+        return cls(num_inference_steps, sigmas=sigmas, timesteps=timesteps, **settings)
+
+    def set_timesteps(self, scheduler: SchedulerMixin, device: str | torch.device | None = None) -> torch.Tensor:
+        """Puts a scheduler at the start of the clip, and returns its timesteps."""
+        return set_timesteps(scheduler, self.num_inference_steps, device, self.sigmas, self.timesteps)
 
     def check(self, pipe: BatonPipeline, given: Given, num_frames: int) -> tuple[GuidancePass, ...]:
         """Refuses guiders, schedulers and caches that do not work, or not together.
@@ -76,6 +107,7 @@ class Denoising:
                 f"`audio_vae` is in {pipe.audio_vae.dtype}, in which it cannot encode sound: call `pipe.audio_vae.float()`."
             )
         self._check_caches(pipe, given, passes)
+        warn_of_students(pipe, self.num_inference_steps, passes)
         return passes
 
     def check_steps(self, pipe: BatonPipeline, only: str | None) -> None:
@@ -89,7 +121,7 @@ class Denoising:
             guiders["audio_guider" if only == "video" else "guider"] = PlanGuidance(guidance_scale=1.0)
         check_guiders(**guiders, num_layers=pipe.transformer.config.num_layers)
         check_whole_number("num_inference_steps", self.num_inference_steps, most=MAX_STEPS)
-        check_schedulers(pipe.scheduler, pipe.audio_scheduler, self.num_inference_steps)
+        check_schedulers(pipe.scheduler, pipe.audio_scheduler, self.num_inference_steps, self.sigmas, self.timesteps)
         if self.attention_kwargs is not None and not isinstance(self.attention_kwargs, dict):
             raise ValueError(
                 f"`attention_kwargs` is {self.attention_kwargs!r}, but must be a dictionary, as {{'scale': 0.5}}."
@@ -99,7 +131,7 @@ class Denoising:
         """The passes of all steps; a modality that is given whole, or excluded by `only`, needs none."""
         mask, audio_mask = given.settled_masks(pipe, num_frames)
         guider, audio_guider = None if mask.all() else pipe.guider, None if audio_mask.all() else pipe.audio_guider
-        num_steps = len(set_timesteps(pipe.scheduler, self.num_inference_steps))
+        num_steps = len(self.set_timesteps(pipe.scheduler))
         steps = passes_of_steps(
             guider, audio_guider, num_steps, has_other=given.only is None, given_reads=_given_reads(pipe)
         )
@@ -125,7 +157,7 @@ class Denoising:
                 "the enabled cache of diffusers skips a step if the picture has not changed, but here the sound is made for a "
                 f"picture (a given `video`, or the still one of `SyncGuidance`) that does not change: {remedy}."
             )
-        timesteps = set_timesteps(pipe.scheduler, self.num_inference_steps)
+        timesteps = self.set_timesteps(pipe.scheduler)
         if (timesteps[1:] == timesteps[:-1]).any() or (timesteps == 0).any():
             raise ValueError(
                 "the enabled cache of diffusers skips a step if the picture has not changed, but with these schedulers the picture "

@@ -32,7 +32,7 @@ from ..models.plan_checker import PlanChecker
 from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
 from ..models.transformer_dual_branch import DualBranchTransformer
 from ..models.va_planner import VAPlannerModel
-from ..schedulers import check_schedulers, set_timesteps
+from ..schedulers import check_schedulers
 from . import conditions
 from .checks import check_output_type
 from .components import REQUIRED, SETTINGS, ClipGeometry, ClipSize, one_at_a_time
@@ -95,6 +95,7 @@ INPUTS = {
         InputParam("width", int, description="Width of a frame in pixels."),
         InputParam("num_frames", int, description="Frames of a clip: the VAE's stride times k, plus one."),
         InputParam("num_inference_steps", int, description="Denoising steps."),
+        InputParam("sigmas", list, description="Noise levels of the steps before the schedulers' shifts."),
         InputParam("num_videos_per_prompt", int, default=1, description="Clips for each prompt."),
         *(InputParam(name, description=f"What is given, {_GIVEN}.") for name in MEDIA),
         InputParam("given", Given, description="The media that were read."),
@@ -207,8 +208,9 @@ def _request(s: BlockState) -> PlanRequest:
 
 
 def _denoising(pipe: Parts, s: BlockState) -> Denoising:
-    steps = pipe.config.num_inference_steps if s.num_inference_steps is None else s.num_inference_steps
-    return Denoising(steps, s.use_cache, s.attention_kwargs)
+    return Denoising.of(
+        pipe, s.num_inference_steps, s.sigmas, None, use_cache=s.use_cache, attention_kwargs=s.attention_kwargs
+    )
 
 
 # Texts and plans
@@ -219,7 +221,7 @@ class BatonInputStep(_Step):
 
     reads = (
         *("prompt", "audio_prompt", "negative_prompt", "audio_negative_prompt", *EMBEDS, *SIZE, *MEDIA, *NOISE, *PLAN),
-        *("num_inference_steps", "num_videos_per_prompt", "use_cache", "attention_kwargs", "output_type"),
+        *("num_inference_steps", "sigmas", "num_videos_per_prompt", "use_cache", "attention_kwargs", "output_type"),
     )
     writes = ("given", *SIZE, "frame_rate", "sampling_rate")
 
@@ -370,16 +372,15 @@ class BatonSetTimestepsStep(_Step):
     """Puts both schedulers at the start of a clip."""
 
     parts = ("scheduler", "audio_scheduler")
-    reads = ("num_inference_steps",)
+    reads = ("num_inference_steps", "sigmas")
     writes = ("num_inference_steps", "timesteps", "audio_timesteps")
 
     def run(self, pipe: Parts, s: BlockState) -> None:
-        if s.num_inference_steps is None:
-            s.num_inference_steps = pipe.config.num_inference_steps
-        check_schedulers(pipe.scheduler, pipe.audio_scheduler, s.num_inference_steps)
-        device = pipe._execution_device
-        s.timesteps = set_timesteps(pipe.scheduler, s.num_inference_steps, device)
-        s.audio_timesteps = set_timesteps(pipe.audio_scheduler, s.num_inference_steps, device)
+        denoising, device = Denoising.of(pipe, s.num_inference_steps, s.sigmas, None), pipe._execution_device
+        s.num_inference_steps = denoising.num_inference_steps
+        check_schedulers(pipe.scheduler, pipe.audio_scheduler, s.num_inference_steps, s.sigmas)
+        s.timesteps = denoising.set_timesteps(pipe.scheduler, device)
+        s.audio_timesteps = denoising.set_timesteps(pipe.audio_scheduler, device)
 
 
 class BatonStandInStep(_Step):
@@ -470,7 +471,7 @@ class BatonDenoiseStep(BatonBlocks, LoopSequentialPipelineBlocks):
     reads = (
         *("latents", "audio_latents", *EMBEDS, "plan", "given", *MEDIA, "generator", "known_video", "known_audio"),
         *("reference_latents", "still_latents", "silence_latents", "timesteps", "audio_timesteps"),
-        *("num_inference_steps", "use_cache", "attention_kwargs"),
+        *("num_inference_steps", "sigmas", "use_cache", "attention_kwargs"),
     )
 
     @property
@@ -495,8 +496,8 @@ class BatonDenoiseStep(BatonBlocks, LoopSequentialPipelineBlocks):
         pipe, s = Parts(components), self.get_block_state(state)
         given, denoising = _given(pipe, s), _denoising(pipe, s)
         denoising.check_steps(pipe, given.only)
-        timesteps = set_timesteps(pipe.scheduler, denoising.num_inference_steps, s.latents.device)
-        audio_timesteps = set_timesteps(pipe.audio_scheduler, denoising.num_inference_steps, s.latents.device)
+        timesteps = denoising.set_timesteps(pipe.scheduler, s.latents.device)
+        audio_timesteps = denoising.set_timesteps(pipe.audio_scheduler, s.latents.device)
         video = Stream(s.latents, s.known_video, pipe.scheduler, timesteps, s.generator, s.still_latents)
         audio = Stream(
             s.audio_latents, s.known_audio, pipe.audio_scheduler, audio_timesteps, s.generator, s.silence_latents

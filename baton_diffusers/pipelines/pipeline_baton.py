@@ -24,7 +24,6 @@ from ..models.transformer_dual_branch import DualBranchTransformer
 from ..models.va_planner import VAPlannerModel
 from ..models.vocoder_griffin_lim import GriffinLimVocoder
 from ..plan import SemanticPlan
-from ..schedulers import set_timesteps
 from . import conditions
 from .checks import check_callback, check_flags, check_output_type, check_whole_number
 from .components import (
@@ -420,6 +419,8 @@ class BatonPipeline(
         width: int | None = None,
         num_frames: int | None = None,
         num_inference_steps: int | None = None,
+        sigmas: Sequence[float] | None = None,
+        timesteps: Sequence[float] | None = None,
         num_videos_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: torch.Tensor | None = None,
@@ -462,7 +463,12 @@ class BatonPipeline(
             width (`int`, *optional*): of a frame in pixels; by default as `height`.
             num_frames (`int`, *optional*): temporal stride of the VAE times k, plus one; by default the pipeline's, or as many
                 as `video` or `audio` last.
-            num_inference_steps (`int`, *optional*): denoising steps; by default the pipeline's.
+            num_inference_steps (`int`, *optional*): denoising steps; by default the pipeline's, or as many as `sigmas` or
+                `timesteps` has.
+            sigmas (`list[float]`, *optional*): noise levels of the steps, falling from 1, to which each modality's scheduler
+                applies its own shift; by default equal parts. 0 follows.
+            timesteps (`list[float]`, *optional*): instead of `sigmas`, 1000 times the noise levels of both modalities after the
+                shift, falling from 1000.
             num_videos_per_prompt (`int`, defaults to 1): clips for each prompt, next to one another in the output.
             generator (`torch.Generator` or a list with one for each clip, *optional*): makes the clips repeatable. With a list, a
                 clip does not depend on the batch that it is made in.
@@ -527,8 +533,9 @@ class BatonPipeline(
         )
         size = given.default_size(self, height, width, num_frames)
         noise = Noise(generator, latents, audio_latents)
-        steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
-        denoising = Denoising(steps, use_cache, attention_kwargs)
+        denoising = Denoising.of(
+            self, num_inference_steps, sigmas, timesteps, use_cache=use_cache, attention_kwargs=attention_kwargs
+        )
         passes = self.check_inputs(texts, size, given, noise, request, denoising, num_videos_per_prompt, output_type)
         warn_of_lost_guidance(self, given.only)
         self._attention_kwargs, self._current_timestep, self._interrupt = attention_kwargs, None, False
@@ -554,8 +561,8 @@ class BatonPipeline(
         latents, audio_latents = noise.draw(self, num_clips, size, device)
 
         # 5. Denoising loop
-        timesteps = set_timesteps(self.scheduler, steps, device)
-        audio_timesteps = set_timesteps(self.audio_scheduler, steps, device)
+        timesteps = denoising.set_timesteps(self.scheduler, device)
+        audio_timesteps = denoising.set_timesteps(self.audio_scheduler, device)
         video = Stream(latents, known, self.scheduler, timesteps, generator, still)
         audio = Stream(audio_latents, audio_known, self.audio_scheduler, audio_timesteps, generator, silence)
         denoiser = Denoiser(self, video, audio, embeds, plan, reference, given.only, denoising)

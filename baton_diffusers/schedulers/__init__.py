@@ -17,8 +17,15 @@ The velocity points from the sample to the noise: `latents = (1 - sigma) sample 
 velocities are float32, since the flow-matching schedulers return the dtype of the velocity.
 """
 
-from .flow_schedulers import check_schedulers, set_timesteps, step_kwargs
+from .flow_schedulers import check_grid, check_schedulers, set_timesteps, step_kwargs
 from .lead_flow_match import LeadFlowMatchScheduler, lead_schedulers
 
 
-__all__ = ["LeadFlowMatchScheduler", "check_schedulers", "lead_schedulers", "set_timesteps", "step_kwargs"]
+__all__ = [
+    "LeadFlowMatchScheduler",
+    "check_grid",
+    "check_schedulers",
+    "lead_schedulers",
+    "set_timesteps",
+    "step_kwargs",
+]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,11 @@ _ACCEPTED = (
 
 
 def set_timesteps(
-    scheduler: SchedulerMixin, num_inference_steps: int, device: str | torch.device | None = None
+    scheduler: SchedulerMixin,
+    num_inference_steps: int,
+    device: str | torch.device | None = None,
+    sigmas: Sequence[float] | None = None,
+    timesteps: Sequence[float] | None = None,
 ) -> torch.Tensor:
     r"""
     Put a flow scheduler at the start of a clip, and return the timesteps of the denoising loop.
@@ -40,22 +46,77 @@ def set_timesteps(
         scheduler (`SchedulerMixin`): The scheduler of one modality.
         num_inference_steps (`int`): Number of steps N.
         device (`str` or `torch.device`, *optional*): Where the timesteps go.
+        sigmas (`Sequence[float]`, *optional*): In place of the N equal parts, from 1 down; the scheduler's shift is applied to
+            them, and 0 follows. One list serves both modalities, each with its own shift.
+        timesteps (`Sequence[float]`, *optional*): Likewise, as 1000 times the noise levels after the shift.
+
+    Raises:
+        ValueError: If the scheduler takes no `sigmas` or `timesteps`, or they are not falling numbers in (0, 1] or (0, 1000].
 
     Returns:
         `torch.Tensor`: Falling timesteps in [0, 1000], with some schedulers integers. There are N, or 2N - 1 with Heun's, which
         evaluates the model twice in a step. With a lead they stay at 1000 or at 0 for some steps.
     """
-    if isinstance(scheduler, (FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler)):
-        sigmas = np.linspace(1.0, 0.0, num_inference_steps + 1)[:-1]
-        scheduler.set_timesteps(sigmas=sigmas, device=device)
-    elif isinstance(scheduler, UniPCMultistepScheduler) and scheduler.config.use_flow_sigmas:
-        sigmas = np.linspace(1.0 - 1.0 / NUM_TRAIN_TIMESTEPS, 0.0, num_inference_steps + 1)[:-1]
-        scheduler.set_timesteps(sigmas=sigmas, device=device)
+    first = _first_sigma(scheduler)
+    if sigmas is not None or timesteps is not None:
+        check_grid(sigmas, timesteps)
+        if first is None:
+            name = "timesteps" if sigmas is None else "sigmas"
+            raise ValueError(
+                f"`{type(scheduler).__name__}` takes no `{name}`: leave them out, or take a `FlowMatchEulerDiscreteScheduler`."
+            )
+        grid = _unshifted(scheduler, timesteps) if sigmas is None else np.array(sigmas, dtype=np.float64)
+        scheduler.set_timesteps(sigmas=grid.clip(max=first), device=device)
+    elif first is not None:
+        scheduler.set_timesteps(sigmas=np.linspace(first, 0.0, num_inference_steps + 1)[:-1], device=device)
     else:
         scheduler.set_timesteps(num_inference_steps, device=device)
     # Integer timesteps can repeat. Without an index to begin at, `step` would look them up and find the second of two.
     scheduler.set_begin_index(0)
     return scheduler.timesteps
+
+
+def _first_sigma(scheduler: SchedulerMixin) -> float | None:
+    """The noise level, before the shift, at which a scheduler that takes a grid can start; None for one that takes none."""
+    if isinstance(scheduler, (FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler)):
+        return 1.0
+    if isinstance(scheduler, UniPCMultistepScheduler) and scheduler.config.use_flow_sigmas:
+        return 1.0 - 1.0 / NUM_TRAIN_TIMESTEPS
+    return None
+
+
+def _unshifted(scheduler: SchedulerMixin, timesteps: Sequence[float]) -> np.ndarray:
+    """The noise levels that a scheduler's shift takes to `timesteps`."""
+    shift = scheduler.config.get("shift", scheduler.config.get("flow_shift", 1.0))
+    shifted = np.array(timesteps, dtype=np.float64) / NUM_TRAIN_TIMESTEPS
+    return shifted / (shift - (shift - 1.0) * shifted)
+
+
+def check_grid(sigmas: Any, timesteps: Any) -> int | None:
+    """
+    Refuse noise levels or timesteps of a call that do not fall from noise toward the sample.
+
+    Returns:
+        `int`: The number of steps, or None if neither is given.
+
+    Raises:
+        ValueError: If both are given, or one is no list of falling numbers in (0, 1] or (0, 1000].
+    """
+    if sigmas is not None and timesteps is not None:
+        raise ValueError("`sigmas` and `timesteps` both set the noise levels of the steps: give one of them.")
+    name, grid, most = ("timesteps", timesteps, NUM_TRAIN_TIMESTEPS) if sigmas is None else ("sigmas", sigmas, 1)
+    if grid is None:
+        return None
+    numbers = isinstance(grid, (list, tuple)) and all(
+        isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= most for value in grid
+    )
+    if not numbers or not grid or any(later >= earlier for earlier, later in itertools.pairwise(grid)):
+        raise ValueError(
+            f"`{name}` is {grid!r}, but must be a list of falling numbers above 0 and at most {most}, the first of them {most}."
+        )
+    if grid[0] < 0.99 * most:
+        raise ValueError(f"`{name}` begins at {grid[0]}, but clips begin as noise: let the first be {most}.")
+    return len(grid)
 
 
 def step_kwargs(
@@ -68,7 +129,13 @@ def step_kwargs(
     return kwargs
 
 
-def check_schedulers(scheduler: SchedulerMixin, audio_scheduler: SchedulerMixin, num_inference_steps: int) -> None:
+def check_schedulers(
+    scheduler: SchedulerMixin,
+    audio_scheduler: SchedulerMixin,
+    num_inference_steps: int,
+    sigmas: Sequence[float] | None = None,
+    timesteps: Sequence[float] | None = None,
+) -> None:
     r"""
     Refuse a pair of schedulers that cannot take both modalities from noise to a sample in one loop.
 
@@ -79,6 +146,7 @@ def check_schedulers(scheduler: SchedulerMixin, audio_scheduler: SchedulerMixin,
         scheduler (`SchedulerMixin`): The video scheduler.
         audio_scheduler (`SchedulerMixin`): The audio scheduler.
         num_inference_steps (`int`): Steps of the clip.
+        sigmas, timesteps (`Sequence[float]`, *optional*): As in [`set_timesteps`].
 
     Raises:
         ValueError: If both are one object, if one does not go from sigma 1 to 0 with timesteps 1000 sigma on predictions of
@@ -90,8 +158,8 @@ def check_schedulers(scheduler: SchedulerMixin, audio_scheduler: SchedulerMixin,
             "Give a copy: `audio_scheduler=type(scheduler).from_config(scheduler.config)`."
         )
     lengths = [
-        _check_scheduler(scheduler, "scheduler", num_inference_steps),
-        _check_scheduler(audio_scheduler, "audio_scheduler", num_inference_steps),
+        _check_scheduler(scheduler, "scheduler", num_inference_steps, sigmas, timesteps),
+        _check_scheduler(audio_scheduler, "audio_scheduler", num_inference_steps, sigmas, timesteps),
     ]
     if lengths[0] != lengths[1]:
         raise ValueError(
@@ -107,7 +175,13 @@ def check_schedulers(scheduler: SchedulerMixin, audio_scheduler: SchedulerMixin,
         )
 
 
-def _check_scheduler(scheduler: SchedulerMixin, name: str, num_inference_steps: int) -> int:
+def _check_scheduler(
+    scheduler: SchedulerMixin,
+    name: str,
+    num_inference_steps: int,
+    sigmas: Sequence[float] | None = None,
+    timesteps: Sequence[float] | None = None,
+) -> int:
     """Check one scheduler on a copy, and return how many times it evaluates the model."""
     label = f"`{name}` (`{type(scheduler).__name__}`)"
     config = getattr(scheduler, "config", {})
@@ -125,7 +199,7 @@ def _check_scheduler(scheduler: SchedulerMixin, name: str, num_inference_steps: 
         raise ValueError(f"{label} is not a flow scheduler. Accepted: {_ACCEPTED}.")
 
     scheduler = copy.copy(scheduler)
-    timesteps = set_timesteps(scheduler, num_inference_steps).double().cpu()
+    timesteps = set_timesteps(scheduler, num_inference_steps, None, sigmas, timesteps).double().cpu()
     sigmas = scheduler.sigmas.double().cpu()
     grid = NUM_TRAIN_TIMESTEPS * sigmas[: len(timesteps)]
     if not (0.99 <= sigmas[0] <= 1.0 and sigmas[-1] == 0.0 and torch.allclose(timesteps, grid, rtol=0.0, atol=1.01)):

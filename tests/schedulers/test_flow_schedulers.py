@@ -86,6 +86,35 @@ def test_the_grid_is_the_shift_of_equal_parts(name, shift):
     torch.testing.assert_close(set_timesteps(ALL[name](shift), 10).float(), expected, rtol=0, atol=3.5)
 
 
+GRIDDED = ("euler", "unipc", "lcm")
+
+
+@pytest.mark.parametrize("name", GRIDDED)
+def test_a_grid_of_ones_own_is_shifted_as_the_default_is(name):
+    default = set_timesteps(ALL[name](5.0), 4)
+    sigmas = [1.0, 0.75, 0.5, 0.25]
+    torch.testing.assert_close(set_timesteps(ALL[name](5.0), 4, sigmas=sigmas), default, rtol=0, atol=2.5)
+    if name != "unipc":  # whose own grid ends a little lower
+        assert torch.equal(set_timesteps(ALL[name](5.0), 4, sigmas=sigmas), default)
+
+
+@pytest.mark.parametrize("name", GRIDDED)
+@pytest.mark.parametrize("shift", [1.0, 5.0])
+def test_timesteps_are_taken_as_they_are(samples, name, shift):
+    scheduler, expected = ALL[name](shift), torch.tensor([1000.0, 600.0, 200.0])
+    timesteps = set_timesteps(scheduler, 3, timesteps=[1000, 600, 200])
+    torch.testing.assert_close(timesteps.float(), expected, rtol=0, atol=1.01)
+    assert scheduler.sigmas[-1] == 0
+    check_schedulers(ALL[name](shift), ALL[name](2.0), 3, timesteps=[1000, 600, 200])
+
+
+@pytest.mark.parametrize("name", ["heun", "lead", "dpm"])
+def test_schedulers_without_a_grid_say_so(name):
+    for arguments in ({"sigmas": [1.0, 0.5]}, {"timesteps": [1000, 500]}):
+        with pytest.raises(ValueError, match=f"takes no `{next(iter(arguments))}`"):
+            set_timesteps(ALL[name](5.0), 2, **arguments)
+
+
 def test_unipc_takes_the_steps_of_ovis_own_code():
     """50 equal parts from 0.999 to 0, then shift 5; its timesteps are cut to integers."""
     scheduler = UniPCMultistepScheduler(flow_shift=5.0, **FLOW)

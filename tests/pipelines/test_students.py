@@ -1,0 +1,128 @@
+"""Few steps: grids of one's own, and students whose presets set steps, schedulers and guiders."""
+
+import pytest
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+
+from baton_diffusers import BatonPipeline
+from baton_diffusers.pipelines.lora import save_adapter
+from baton_diffusers.pipelines.students import StudentPreset
+
+from ..models.test_lora_conversion import VIDEO, random_lora
+from .calls import assert_same, differ, make, record
+
+
+@pytest.fixture
+def turbo(tmp_path, own_pipe):
+    """The folder of a student of 3 steps."""
+    layers = {}
+    for name, (down, up, _) in random_lora(own_pipe.transformer, VIDEO).items():
+        layers |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
+    save_adapter(tmp_path / "turbo", layers, {"r": 2, "lora_alpha": 2}, StudentPreset(3, 1.5, 2.5))
+    return tmp_path / "turbo"
+
+
+def warnings(caplog):
+    """What this package warned of; diffusers says of every guider that it is an experiment."""
+    return [record.message for record in caplog.records if record.name.startswith("baton_diffusers")]
+
+
+def test_every_number_of_steps_makes_a_clip_and_its_own_grid_makes_the_same(pipe):
+    for steps in range(1, 17):
+        output = make(pipe, num_inference_steps=steps, output_type="latent")
+        assert output.frames.isfinite().all() and output.audio.isfinite().all()
+        if steps in (3, 4):
+            grid = [1 - i / steps for i in range(steps)]
+            assert_same(make(pipe, sigmas=grid, output_type="latent"), output, atol=1e-4)
+    uneven = make(pipe, sigmas=[1.0, 0.9, 0.1], output_type="latent")
+    assert differ(uneven, make(pipe, num_inference_steps=3, output_type="latent"))
+
+
+def test_timesteps_are_those_of_both_modalities(own_pipe):
+    calls = record(own_pipe.transformer)
+    make(own_pipe, timesteps=[1000, 400], output_type="latent")
+    for name in ("timestep", "audio_timestep"):
+        assert [round(call[name][0].item()) for call in calls[::2]] == [1000, 400]
+
+
+def test_a_preset_sets_what_belongs_to_its_student_and_is_taken_back(own_pipe, turbo, caplog):
+    before, guider = make(own_pipe, output_type="latent"), own_pipe.guider
+    own_pipe.load_lora_weights(turbo, adapter_name="turbo")
+    own_pipe.use_preset("turbo")
+    assert own_pipe.config.num_inference_steps == 3
+    assert (own_pipe.scheduler.config.shift, own_pipe.audio_scheduler.config.shift) == (1.5, 2.5)
+    calls = record(own_pipe.transformer)
+    student = make(own_pipe, output_type="latent")
+    assert len(calls) == 3 and differ(student, before) and not warnings(caplog)
+    assert_same(make(own_pipe, output_type="latent"), student)
+    own_pipe.use_preset("turbo")  # twice changes nothing
+    assert_same(make(own_pipe, output_type="latent"), student)
+
+    own_pipe.use_preset(None)
+    assert own_pipe.guider is guider and own_pipe.config.num_inference_steps == 2
+    for remove in (own_pipe.unload_lora_weights, lambda: own_pipe.delete_adapters("turbo")):
+        if not own_pipe.get_list_adapters():
+            own_pipe.load_lora_weights(turbo, adapter_name="turbo")
+        own_pipe.use_preset("turbo")
+        remove()
+        assert own_pipe.guider is guider
+        assert_same(make(own_pipe, output_type="latent"), before)
+        with pytest.raises(ValueError, match="no adapter 'turbo' with a preset is loaded, only none"):
+            own_pipe.use_preset("turbo")
+
+
+def test_a_student_replaces_a_solver_of_higher_order(own_pipe, turbo):
+    solver = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+    own_pipe.register_modules(
+        scheduler=UniPCMultistepScheduler(**solver), audio_scheduler=UniPCMultistepScheduler(**solver)
+    )
+    own_pipe.load_lora_weights(turbo, adapter_name="turbo")
+    own_pipe.use_preset("turbo")
+    assert isinstance(own_pipe.scheduler, FlowMatchEulerDiscreteScheduler)
+    assert own_pipe.scheduler is not own_pipe.audio_scheduler
+
+
+def test_a_pipeline_is_saved_as_its_teacher(own_pipe, turbo, tmp_path):
+    own_pipe.load_lora_weights(turbo, adapter_name="turbo")
+    own_pipe.use_preset("turbo")
+    student = make(own_pipe, output_type="latent")
+    own_pipe.save_pretrained(tmp_path / "saved")
+    assert_same(make(own_pipe, output_type="latent"), student)
+    saved = BatonPipeline.from_pretrained(tmp_path / "saved")
+    assert saved.config.num_inference_steps == 2 and saved.guider.guidance_scale == 4.0
+    # The transformer of another pipeline brings its students along.
+    other = BatonPipeline(**own_pipe.components)
+    other.use_preset("turbo")
+    other.set_progress_bar_config(disable=True)
+    assert_same(make(other, output_type="latent"), student)
+
+
+def test_warnings_say_what_to_set(own_pipe, turbo, caplog):
+    own_pipe.load_lora_weights(turbo, adapter_name="turbo")
+    make(own_pipe, output_type="latent")
+    (message,) = warnings(caplog)
+    assert "'turbo' was distilled to need no guidance, but the guiders take 4 passes for 2 steps" in message
+    assert "`pipe.use_preset('turbo')`" in message
+    caplog.clear()
+    own_pipe.disable_lora()
+    make(own_pipe, output_type="latent")
+    assert not warnings(caplog), "an adapter that is off is no student"
+    own_pipe.enable_lora()
+    own_pipe.unload_lora_weights()
+    own_pipe.register_to_config(num_inference_steps=16)
+    make(own_pipe, output_type="latent", num_inference_steps=4)
+    assert "4 steps are few for this checkpoint, which takes 16 by default" in warnings(caplog)[0]
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"num_inference_steps": 0}, "`num_inference_steps` is 0"),
+        ({"num_inference_steps": "4"}, "`num_inference_steps` is '4'"),
+        ({"shift": float("nan")}, "`shift` is nan"),
+        ({"audio_shift": -1.0}, "`audio_shift` is -1.0"),
+        ({"more": 1}, "must have num_inference_steps, shift, audio_shift there"),
+    ],
+)
+def test_damaged_presets_are_refused_before_anything_changes(own_pipe, values, message):
+    with pytest.raises(ValueError, match=message):
+        StudentPreset.read({"student": {"num_inference_steps": 4, "shift": 1.0, "audio_shift": 1.0, **values}})
