@@ -1,0 +1,278 @@
+"""Whether a plan that was corrected shows its correction, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..cues import Sheet, sheet_turns
+from ..plan import SemanticPlan
+from ..stage import Action, Actor, Scene
+from ..stage.prompts import EVENT_VERBS
+from ..stage.scene import COLOURS, DIGITS, EVENTS, FRAME_RATE, GAP, LAST_FRAME, VOICES
+from ..stage.scoring import ClipScore, score_clip
+from .bootstrap import bootstrap, ratio
+from .scores import Example, format_estimate, markdown_table
+
+
+if TYPE_CHECKING:
+    from ..pipelines.pipeline_baton import BatonPipeline
+
+
+EDITS = ("move", "delete", "reword", "recolour", "swap")
+MOVED = 0.25  # seconds
+NEAR = 1 / 8  # seconds by which an instant may miss its cue
+_VERBS = {deed: verb for verb, event in EVENTS.items() for kind, deed in EVENT_VERBS.items() if kind == event}
+_KINDS = {deed: kind for kind, deed in EVENT_VERBS.items()}
+
+Key = tuple[str, Any]
+
+
+def scene_of(sheet: Sheet) -> Scene:
+    """
+    The scene that a cue sheet of Stage tells.
+
+    Raises:
+        ValueError: if it tells none.
+    """
+    actors = tuple(Actor(member.name.split()[-1], member.name.split()[0], member.place) for member in sheet.cast)
+    names = [actor.name for actor in actors]
+    script = []
+    for turn in sheet_turns(sheet, 0.0):
+        if turn.who not in names:
+            raise ValueError(f"{turn.who!r} is nobody of the cast")
+        deeds = [deed.split(" ", 1) for deed in turn.deeds]
+        verb, number = _VERBS.get(deeds[0][0]), names.index(turn.who)
+        if verb is None or any(deed[0] != deeds[0][0] for deed in deeds):
+            raise ValueError(f"{turn.what!r} is no action")
+        words = tuple(deed[1] for deed in deeds) if verb == "say" else ()
+        if verb == "hit" and deeds[0][1] not in names:
+            raise ValueError(f"{deeds[0][1]!r} is nobody of the cast")
+        script.append(Action(verb, number, len(deeds), words, names.index(deeds[0][1]) if verb == "hit" else None))
+    return Scene(actors, tuple(script))
+
+
+@dataclass(frozen=True)
+class Correction:
+    """An edit of a sheet: the sheets and scenes before and after, and the keys of the facts that it changes.
+
+    A key is the aspect of a fact and its subject: the name of an actor before the edit, or the number of an action or a cue before
+    the edit.
+    """
+
+    edit: str
+    before: Sheet
+    after: Sheet
+    changed: frozenset[Key]
+    actors: dict[str, str]  # new name to old
+    actions: tuple[int, ...]  # number before of each action after
+    cues: tuple[int, ...]  # number before of each cue after
+
+    def holds_before(self, frames: np.ndarray, waveform: np.ndarray) -> dict[Key, bool]:
+        """Which facts of the sheet before hold in a clip."""
+        return facts_of(self.before, frames, waveform)
+
+    def holds_after(self, frames: np.ndarray, waveform: np.ndarray) -> dict[Key, bool]:
+        """Which facts of the sheet after hold in a clip, by the keys before."""
+        facts = {}
+        for (aspect, subject), holds in facts_of(self.after, frames, waveform).items():
+            if isinstance(subject, str):
+                subject = self.actors.get(subject, subject)
+            elif aspect == "time":
+                subject = self.cues[subject]
+            else:
+                subject = self.actions[subject]
+            facts[aspect, subject] = holds
+        return facts
+
+
+def facts_of(sheet: Sheet, frames: np.ndarray, waveform: np.ndarray) -> dict[Key, bool]:
+    """The scorer's facts of a sheet, and whether each cue is seen and heard at its *time*.
+
+    Args:
+        sheet ([`Sheet`]): tells a scene.
+        frames: uint8 `(num_frames, 64, 64, 3)`.
+        waveform: `(num_channels, num_samples)`.
+    """
+    score: ClipScore = score_clip(frames, waveform.mean(axis=0), scene_of(sheet))
+    facts: dict[Key, bool] = {}
+    for fact in score.facts:
+        number, dot, _ = fact.subject.partition(". ")
+        facts[fact.aspect, int(number) - 1 if dot else fact.subject] = fact.holds
+    for number, cue in enumerate(sheet.cues):
+        kind = _KINDS[cue.text[len(sheet.actor_of(number)) :].split()[0]]
+        facts["time", number] = all(
+            any(instant.kind == kind and abs(instant.time - cue.time) <= NEAR for instant in found)
+            for found in (score.sights, score.sounds)
+        )
+    return facts
+
+
+def draw_correction(sheet: Sheet, edit: str, rng: np.random.Generator) -> Correction | None:
+    """A correction of a sheet, drawn from those that make a scene; `None` if there is none."""
+    try:
+        before = scene_of(sheet)
+    except ValueError:
+        return None
+    options = list(_corrections(sheet, before, edit))
+    for number in rng.permutation(len(options)):
+        correction = options[number]
+        try:
+            after = scene_of(correction.after)
+        except ValueError:
+            continue
+        if len(after.script) == len(correction.actions):
+            return correction
+    return None
+
+
+def _corrections(sheet: Sheet, scene: Scene, edit: str) -> Iterator[Correction]:
+    names = {actor.name: actor.name for actor in scene.actors}
+    actions = tuple(range(len(scene.script)))
+    action_of = [number for number, action in enumerate(scene.script) for _ in range(action.count)]
+    cues = tuple(range(len(sheet.cues)))
+    if edit == "move":
+        times = [0, *(cue.time for cue in sheet.cues), (LAST_FRAME + GAP) / FRAME_RATE]
+        for event in cues:
+            for seconds in (MOVED, -MOVED):
+                time = sheet.cues[event].time + seconds
+                if times[event] + GAP / FRAME_RATE - 0.01 <= time <= times[event + 2] - GAP / FRAME_RATE + 0.01:
+                    changed = frozenset({("time", event)})
+                    yield Correction(edit, sheet, sheet.move(event, seconds), changed, names, actions, cues)
+    elif edit == "delete":
+        for event in cues:
+            action = action_of[event]
+            if scene.script[action].count > 1:
+                left, changed = actions, {(aspect, action) for aspect in ("seen", "heard", "words")}
+            else:
+                left = actions[:action] + actions[action + 1 :]
+                changed = {("alone", "the picture"), ("quiet", "the sound")}
+            rest = cues[:event] + cues[event + 1 :]
+            yield Correction(edit, sheet, sheet.delete(event), frozenset(changed), names, left, rest)
+    elif edit == "reword":
+        for event, cue in enumerate(sheet.cues):
+            if scene.script[action_of[event]].verb == "say":
+                for word in set(DIGITS) - {cue.text.split()[-1]}:
+                    changed = frozenset({("words", action_of[event])})
+                    yield Correction(edit, sheet, sheet.reword(event, f"says {word}"), changed, names, actions, cues)
+    elif edit == "recolour":
+        for number, actor in enumerate(scene.actors):
+            for colour in (VOICES if actor.kind == "face" else COLOURS):
+                name = f"{colour} {actor.kind}"
+                if name not in names:
+                    own = [action for action in actions if scene.script[action].actor == number]
+                    changed = {("present", actor.name)} | {("pitch", action) for action in own}
+                    renamed = {**names, name: actor.name}
+                    after = sheet.recolour(actor.name, colour)
+                    yield Correction(edit, sheet, after, frozenset(changed), renamed, actions, cues)
+    else:
+        for number, actor in enumerate(scene.actors):
+            for other in scene.actors[:number]:
+                after = sheet.swap(actor.name, other.name)
+                places = {member.name: member.place for member in after.cast}
+                after = after._replace(cast=tuple(sorted(after.cast, key=lambda m: [a.spot for a in scene.actors].index(places[m.name]))))
+                changed = frozenset({("place", actor.name), ("place", other.name)})
+                yield Correction(edit, sheet, after, changed, names, actions, cues)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Whether all facts that an edit changes hold afterwards, and of the others that held before whether they still do."""
+
+    edit: str
+    scene: int
+    changed: bool
+    others: tuple[tuple[str, bool], ...]
+
+
+def measure_editing(
+    pipe: BatonPipeline, examples: Sequence[Example], number: int = 60, batch_size: int = 8, edit_plan: Any = None, **call: Any
+) -> list[Outcome]:
+    """
+    Clips of which the plan is edited, beside the clips of the plans before.
+
+    Args:
+        pipe: The pipeline.
+        examples: Of what clips are planned; those whose sheet allows the edit are used, in their order.
+        number: How many for each edit.
+        batch_size: Clips made together.
+        call: Further arguments of the pipeline's call.
+    """
+    edit_plan = edit_plan or pipe.edit_plan
+    outcomes = []
+    left = dict.fromkeys(EDITS, number)
+    for start in range(0, len(examples), batch_size):
+        if not any(left.values()):
+            break
+        batch = examples[start : start + batch_size]
+        plans = pipe.plan([e.prompt for e in batch], generator=[torch.Generator().manual_seed(e.seed) for e in batch])
+        jobs: list[tuple[int, Correction]] = []
+        for row, example in enumerate(batch):
+            for code, edit in enumerate(EDITS):
+                rng = np.random.default_rng([example.seed, code, 0xED17])
+                if left[edit] and (correction := draw_correction(plans[row].sheet, edit, rng)) is not None:
+                    jobs.append((row, correction))
+                    left[edit] -= 1
+        edited = [(plans[row], row) for row in dict.fromkeys(row for row, _ in jobs)]
+        edited += [(edit_plan(plans[row], correction.after), row) for row, correction in jobs]
+        clips = []
+        for first in range(0, len(edited), batch_size):
+            some = edited[first : first + batch_size]
+            output = pipe(
+                [plan.prompts[0] for plan, _ in some],
+                plan=SemanticPlan.collate([plan for plan, _ in some]),
+                generator=[torch.Generator().manual_seed(batch[row].seed) for _, row in some],
+                output_type="pt",
+                **call,
+            )
+            clips += [output.clip(index) for index in range(len(some))]
+        whole = dict(zip([row for _, row in edited], clips[: len(edited) - len(jobs)], strict=False))
+        for (row, correction), clip in zip(jobs, clips[len(edited) - len(jobs) :], strict=True):
+            before, after = correction.holds_before(*whole[row]), correction.holds_after(*clip)
+            others = tuple(
+                (key[0], after[key]) for key, holds in before.items() if holds and key in after and key not in correction.changed
+            )
+            changed = all(after[key] for key in correction.changed if key in after)
+            outcomes.append(Outcome(correction.edit, batch[row].scene.digest, changed, others))
+    return outcomes
+
+
+def summarise_editing(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
+    """
+    What edits do, by edit and as a whole.
+
+    Returns:
+        For each edit `scenes`, their number; `changed`, the share in which all that is edited holds; `others`, the share that still
+        hold of the other facts that held before; each with its 95% interval over scenes; and `aspects`, the latter by aspect.
+    """
+    rows = {}
+    for edit in ("all", *EDITS):
+        some = [outcome for outcome in outcomes if edit in ("all", outcome.edit)]
+        if not some:
+            continue
+        scenes, ones = [outcome.scene for outcome in some], np.ones(len(some))
+        kept = np.array([sum(holds for _, holds in outcome.others) for outcome in some], dtype=float)
+        of = np.array([len(outcome.others) for outcome in some], dtype=float)
+        aspects: dict[str, list[bool]] = {}
+        for outcome in some:
+            for aspect, holds in outcome.others:
+                aspects.setdefault(aspect, []).append(holds)
+        rows[edit] = {
+            "scenes": len(some),
+            "changed": bootstrap(ratio, [np.array([float(o.changed) for o in some]), ones], scenes, share=True),
+            "others": bootstrap(ratio, [kept, of], scenes, share=True),
+            "aspects": {aspect: float(np.mean(holds)) for aspect, holds in aspects.items()},
+        }
+    return rows
+
+
+def format_editing(rows: dict[str, dict[str, Any]]) -> str:
+    """[`summarise_editing`]'s result as a Markdown table."""
+    lines = [["edit", "clips", "what is edited holds", "what else held still holds"]]
+    for edit, row in rows.items():
+        lines.append([edit, str(row["scenes"]), format_estimate(row["changed"]), format_estimate(row["others"])])
+    return markdown_table(lines)
