@@ -161,7 +161,7 @@ def _corrections(sheet: Sheet, scene: Scene, edit: str) -> Iterator[Correction]:
                     yield Correction(edit, sheet, sheet.reword(event, f"says {word}"), changed, names, actions, cues)
     elif edit == "recolour":
         for number, actor in enumerate(scene.actors):
-            for colour in (VOICES if actor.kind == "face" else COLOURS):
+            for colour in VOICES if actor.kind == "face" else COLOURS:
                 name = f"{colour} {actor.kind}"
                 if name not in names:
                     own = [action for action in actions if scene.script[action].actor == number]
@@ -174,7 +174,9 @@ def _corrections(sheet: Sheet, scene: Scene, edit: str) -> Iterator[Correction]:
             for other in scene.actors[:number]:
                 after = sheet.swap(actor.name, other.name)
                 places = {member.name: member.place for member in after.cast}
-                after = after._replace(cast=tuple(sorted(after.cast, key=lambda m: [a.spot for a in scene.actors].index(places[m.name]))))
+                after = after._replace(
+                    cast=tuple(sorted(after.cast, key=lambda m: [a.spot for a in scene.actors].index(places[m.name])))
+                )
                 changed = frozenset({("place", actor.name), ("place", other.name)})
                 yield Correction(edit, sheet, after, changed, names, actions, cues)
 
@@ -190,7 +192,12 @@ class Outcome:
 
 
 def measure_editing(
-    pipe: BatonPipeline, examples: Sequence[Example], number: int = 60, batch_size: int = 8, edit_plan: Any = None, **call: Any
+    pipe: BatonPipeline,
+    examples: Sequence[Example],
+    number: int = 60,
+    batch_size: int = 8,
+    edit_plan: Any = None,
+    **call: Any,
 ) -> list[Outcome]:
     """
     Clips of which the plan is edited, beside the clips of the plans before.
@@ -234,7 +241,9 @@ def measure_editing(
         for (row, correction), clip in zip(jobs, clips[len(edited) - len(jobs) :], strict=True):
             before, after = correction.holds_before(*whole[row]), correction.holds_after(*clip)
             others = tuple(
-                (key[0], after[key]) for key, holds in before.items() if holds and key in after and key not in correction.changed
+                (key[0], after[key])
+                for key, holds in before.items()
+                if holds and key in after and key not in correction.changed
             )
             changed = all(after[key] for key in correction.changed if key in after)
             outcomes.append(Outcome(correction.edit, batch[row].scene.digest, changed, others))

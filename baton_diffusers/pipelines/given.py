@@ -380,7 +380,7 @@ def read_given(
     if reference_audio is not None:
         reference = _read_sound("reference_audio", reference_audio, audio_sampling_rate, sampling_rate)
     if continue_from is not None:
-        clips = _read_clips(continue_from, video_frame_rate, audio_sampling_rate, only)
+        clips = read_clips(continue_from, video_frame_rate, audio_sampling_rate, only)
         seconds = KEPT_SECONDS if continue_seconds is None else continue_seconds
         continuation = _continuation(clips, seconds, frame_rate, sampling_rate, temporal_stride)
         return replace(continuation, reference_audio=reference, only=only)
@@ -550,13 +550,15 @@ def _read_audios(
     )
 
 
-def _read_clips(clip: Any, frame_rate: float, sampling_rate: int, only: str | None = None) -> list[Clip]:
+def read_clips(
+    clip: Any, frame_rate: float, sampling_rate: int, only: str | None = None, name: str = "continue_from"
+) -> list[Clip]:
     """Clips with the modalities that are needed; one that is not is `None`, whether there is one or not."""
     if isinstance(clip, list) and clip:
-        return [part for one in clip for part in _read_clips(one, frame_rate, sampling_rate, only)]
+        return [part for one in clip for part in read_clips(one, frame_rate, sampling_rate, only, name)]
     if isinstance(clip, (str, Path)) and only is None:
         whole = read_clip(clip)
-        return [whole._replace(waveform=_check_waveform("continue_from", _within_scale(whole.waveform)))]
+        return [whole._replace(waveform=_check_waveform(name, _within_scale(whole.waveform)))]
     if isinstance(clip, (str, Path)):
         pictures = sounds = clip
     elif isinstance(clip, Clip):
@@ -571,24 +573,23 @@ def _read_clips(clip: Any, frame_rate: float, sampling_rate: int, only: str | No
         pictures, sounds = clip
     else:
         raise _unreadable(
-            "continue_from",
+            name,
             clip,
             "a file, a `BatonPipelineOutput`, a `media.Clip`, a pair (frames, audio), or a list with one for each prompt",
         )
     for modality, part in (("video", pictures), ("audio", sounds)):
         if part is None and only in (None, modality):
             other = "audio" if modality == "video" else "video"
-            raise ValueError(
-                f"`continue_from` has no {modality}: give a clip that has it, or call with `only={other!r}`."
-            )
+            way_out = f", or call with `only={other!r}`" if name == "continue_from" else ""
+            raise ValueError(f"`{name}` has no {modality}: give a clip that has it{way_out}.")
     if only == "video":
         return [Clip(frames, None, rate, sampling_rate) for frames, rate in _read_videos(pictures, frame_rate)]
-    sounds = _read_audios(sounds, sampling_rate, "continue_from")
+    sounds = _read_audios(sounds, sampling_rate, name)
     if only == "audio":
         return [Clip(None, waveform, frame_rate, rate) for waveform, rate in sounds]
     pictures = _read_videos(pictures, frame_rate)
     if len(pictures) != len(sounds):
-        raise ValueError(f"`continue_from` holds {len(pictures)} pictures and {len(sounds)} sounds: give pairs.")
+        raise ValueError(f"`{name}` holds {len(pictures)} pictures and {len(sounds)} sounds: give pairs.")
     return [
         Clip(frames, waveform, frame_rate, sampling_rate)
         for (frames, frame_rate), (waveform, sampling_rate) in zip(pictures, sounds, strict=True)

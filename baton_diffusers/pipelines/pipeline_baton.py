@@ -42,11 +42,18 @@ from .lora import BatonLoraLoaderMixin
 from .pipeline_output import BatonPipelineOutput
 from .plan_methods import BatonPlanMixin
 from .planning import PlanRequest
+from .retake import BatonRetakeMixin
 from .texts import PROMPT_FORMS, Texts, format_prompts
 
 
 class BatonPipeline(
-    CheckedComponents, ClipGeometry, BatonLoadingMixin, BatonPlanMixin, DiffusionPipeline, BatonLoraLoaderMixin
+    CheckedComponents,
+    ClipGeometry,
+    BatonLoadingMixin,
+    BatonPlanMixin,
+    BatonRetakeMixin,
+    DiffusionPipeline,
+    BatonLoraLoaderMixin,
 ):
     r"""
     Text to video with its sound, planned first; from a picture, a film, a sound or the end of a clip where one is given.

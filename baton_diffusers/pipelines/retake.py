@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,7 +75,9 @@ class BatonRetakeMixin:
         """
         check_output_type(output_type)
         if output_type == "latent":
-            raise ValueError("`output_type` is 'latent', but a retake joins frames and samples: choose 'pil', 'np' or 'pt'.")
+            raise ValueError(
+                "`output_type` is 'latent', but a retake joins frames and samples: choose 'pil', 'np' or 'pt'."
+            )
         if modality not in (None, *MODALITIES):
             raise ValueError(f"`modality` is {modality!r}, but must be one of {MODALITIES}, or None for both.")
         if given := sorted(set(call) & _OWN_ARGUMENTS):
@@ -88,13 +89,17 @@ class BatonRetakeMixin:
         prompt, plan = self._follow(prompt, cues, plan, old_plan)
         spans = [(start, end)]
         if actor is not None:
-            sheets = [cues] if cues is not None else [p.sheets[0] for p in (old_plan, plan) if p is not None and p.sheets]
+            sheets = (
+                [cues] if cues is not None else [p.sheets[0] for p in (old_plan, plan) if p is not None and p.sheets]
+            )
             spans = spans_of_actor(actor, sheets, start, end)
         spans = [
             tuple(round(time * before.frame_rate) / before.frame_rate for time in span) for span in spans
         ]  # both modalities change at the same instants
         if sum(end - start for start, end in spans) > before.duration - 0.5 / before.frame_rate:
-            raise ValueError("the retake leaves nothing of the clip: name a `start` or an `end` within it, or make a new clip.")
+            raise ValueError(
+                "the retake leaves nothing of the clip: name a `start` or an `end` within it, or make a new clip."
+            )
 
         masks = {f"{name}_mask": spans for name in MODALITIES if modality in (None, name)}
         new = self(
@@ -202,7 +207,9 @@ def check_span(start: float | None, end: float | None, clip: Clip) -> tuple[floa
     """
     start, end = 0.0 if start is None else start, clip.duration if end is None else end
     if not 0 <= start < end <= clip.duration + 1e-6:
-        raise ValueError(f"the span from {start!r} to {end!r} seconds does not lie within the clip of {clip.duration:g}.")
+        raise ValueError(
+            f"the span from {start!r} to {end!r} seconds does not lie within the clip of {clip.duration:g}."
+        )
     if round(end * clip.frame_rate) == round(start * clip.frame_rate):
         raise ValueError(f"the span from {start:g} to {end:g} seconds is shorter than a frame: make it longer.")
     return start, end
