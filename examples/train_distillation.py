@@ -26,7 +26,7 @@ def main(config: DistillationTraining) -> None:
     clips = None if config.data_seed is None else StageClips("train", config.data_seed, verb_shares=config.verb_shares)
     features = CachedFeatures(config.features, clips, config.trainer.seed, config.trainer.batch_size)
     module = build_student(config)
-    loss, collate = build_loss(config, module.transformer, features)
+    loss, collate = build_loss(config, module, features)
     validation = build_validation(config)
     trainer = Trainer(config.trainer, module, loss, features, None, collate, False, validation, config)
     trained = trainer.fit()

@@ -284,7 +284,8 @@ class Denoiser:
         self._given_reads, self._use_cache = _given_reads(pipe), request.use_cache
         # Clean streams by modality and pass. What no prediction needs is not run, unless diffusers' caches watch both streams.
         self._clean: dict[tuple[str, str], CleanStream] = defaultdict(CleanStream)
-        self._skips_unread = not pipe.transformer.is_cache_enabled
+        # Nor do they carry gradients, for training.
+        self._skips_unread = not (pipe.transformer.is_cache_enabled or torch.is_grad_enabled())
         pipe.transformer._reset_stateful_cache()  # of a call that ended by an exception
         self._finite: list[tuple[str, int, torch.Tensor]] = []
 

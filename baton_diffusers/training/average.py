@@ -43,11 +43,10 @@ class WeightAverage:
     @torch.no_grad()
     def swap(self) -> None:
         """Exchanges the module's weights and the average."""
-        for name, parameter in self._parameters.items():
-            weight, average = local(parameter), self._averages[name]
-            kept = weight.clone()
-            weight.copy_(average)
-            average.copy_(kept)
+        weights, averages = [local(value) for value in self._parameters.values()], [*self._averages.values()]
+        kept = [weight.clone() for weight in weights]
+        torch._foreach_copy_(weights, averages)
+        torch._foreach_copy_(averages, kept)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The averages by the names of the weights; with FSDP, of this process's shards alone."""

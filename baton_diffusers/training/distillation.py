@@ -16,8 +16,8 @@ arXiv:2310.04378) over segments (arXiv:2403.06807). The loss is the pseudo-Huber
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -53,6 +53,9 @@ from .seeds import step_seed
 from .validation import Validation
 
 
+_DRAWS = 2**32 - 1  # the part of a step whose seed decides what all parts have in common
+
+
 class Student(nn.Module):
     """
     The transformer that learns, and its teacher.
@@ -69,17 +72,26 @@ class Student(nn.Module):
         self.transformer = transformer
         self.teacher = teacher
 
-    def forward(self, *, is_teacher: bool = False, **inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the transformer returns for `inputs`; `is_teacher` asks the teacher."""
-        if not is_teacher:
-            return self.transformer(**inputs)
-        if self.teacher is not None:
-            return self.teacher(**inputs)
-        self.transformer.disable_adapters()
+        self._is_teacher = False
+
+    @contextmanager
+    def as_teacher(self) -> Iterator[None]:
+        """Within it, the module is the teacher."""
+        self._is_teacher = True
+        if self.teacher is None:
+            self.transformer.disable_adapters()
         try:
-            return self.transformer(**inputs)
+            yield
         finally:
-            self.transformer.enable_adapters()
+            self._is_teacher = False
+            if self.teacher is None:
+                self.transformer.enable_adapters()
+
+    def forward(self, **inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the transformer returns."""
+        if self._is_teacher and self.teacher is not None:
+            return self.teacher(**inputs)
+        return self.transformer(**inputs)
 
 
 def build_student(config: DistillationTraining) -> Student:
@@ -136,14 +148,14 @@ class _Clips:
 class _Transformer:
     """A [`Student`] as the denoising loop calls a transformer: through whatever the trainer has wrapped it in."""
 
-    def __init__(self, module: nn.Module, transformer: DualBranchTransformer, is_teacher: bool) -> None:
-        self._module, self._transformer, self._is_teacher = module, transformer, is_teacher
+    def __init__(self, module: nn.Module, transformer: DualBranchTransformer) -> None:
+        self._module, self._transformer = module, transformer
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transformer, name)
 
     def __call__(self, **inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._module(is_teacher=self._is_teacher, **inputs)
+        return self._module(**inputs)
 
 
 class DistillationLoss:
@@ -160,7 +172,7 @@ class DistillationLoss:
 
     Args:
         config ([`DistillationTraining`]): the recipe.
-        transformer ([`DualBranchTransformer`]): the student's, which the trainer calls as `module`.
+        student ([`Student`]): what is trained; the trainer calls it as `module`, maybe wrapped.
         features ([`CachedFeatures`]): give the plan's layout and, without a text encoder, the empty prompt's embeddings.
         guiders (`dict[str, BaseGuidance]`): the teacher's `guider` and `audio_guider`.
         shifts (`tuple[float, float]`): of the noise levels of video and audio.
@@ -176,7 +188,7 @@ class DistillationLoss:
     def __init__(
         self,
         config: DistillationTraining,
-        transformer: DualBranchTransformer,
+        student: Student,
         features: CachedFeatures,
         guiders: dict[str, BaseGuidance],
         shifts: tuple[float, float],
@@ -186,8 +198,8 @@ class DistillationLoss:
         vae: AutoencoderKLWan | None = None,
         audio_vae: MMAudioVAE | None = None,
     ) -> None:
-        check_guiders(**guiders, num_layers=transformer.config.num_layers)
-        self.config, self.transformer, self.features = config, transformer, features
+        check_guiders(**guiders, num_layers=student.transformer.config.num_layers)
+        self.config, self.student, self.features = config, student, features
         self.guiders, self.shifts, self._no_guiders = guiders, shifts, presets()["none"]
         self.text_encoder, self.tokenizer, self.vae, self.audio_vae = text_encoder, tokenizer, vae, audio_vae
         self.training = config.transformer_training()
@@ -222,7 +234,8 @@ class DistillationLoss:
         """The loss of one batch, as [`Trainer`] wants it."""
         config, data = self.config, (batch["latents"], batch["audio_latents"])
         # What decides about shapes and passes is drawn on the CPU: reading it off the device would wait for its queue.
-        host = torch.Generator().manual_seed(step_seed(generator.initial_seed(), step, 1))
+        # It is the same in all parts of a step, so that processes do not wait for one another.
+        host = torch.Generator().manual_seed(step_seed(config.trainer.seed, step, _DRAWS))
 
         # 1. What is made of what, and where on the grid
         clips = self._clips(batch, generator, host)
@@ -245,7 +258,8 @@ class DistillationLoss:
                 state = [(1 - s) * x + s * noise for x, noise, s in zip(data, state, sigmas, strict=True)]
 
             # 3. The target: some steps of the teacher; then the student's average goes on
-            target = self._walk(module, clips, state, range(start, middle + 1), is_teacher=True)
+            with self.student.as_teacher():
+                target = self._walk(module, clips, state, range(start, middle + 1), self.guiders)
             if middle < end:
                 with self._averaged():
                     target = self._walk(module, clips, target, (middle, end))
@@ -264,12 +278,11 @@ class DistillationLoss:
         clips: _Clips,
         state: list[torch.Tensor],
         points: Sequence[int],
-        is_teacher: bool = False,
+        guiders: dict[str, BaseGuidance] | None = None,
     ) -> list[torch.Tensor]:
-        """Euler's steps from point to point of the grid, both modalities together."""
-        # Copies, since some guiders remember earlier steps.
-        guiders = copy.deepcopy(self.guiders if is_teacher else self._no_guiders)
-        parts = SimpleNamespace(transformer=_Transformer(module, self.transformer, is_teacher), **guiders)
+        """Euler's steps from point to point of the grid, both modalities together, without guidance or under `guiders`."""
+        guiders = copy.deepcopy(guiders or self._no_guiders)  # some remember earlier steps
+        parts = SimpleNamespace(transformer=_Transformer(module, self.student.transformer), **guiders)
         grid, request = self._grid, Denoising(self.config.teacher_steps)
         streams = [
             Stream(*given, stand_in=stand_in)
@@ -395,7 +408,7 @@ def load_shifts(model: str | Path) -> tuple[float, float]:
 
 
 def build_loss(
-    config: DistillationTraining, transformer: DualBranchTransformer, features: CachedFeatures
+    config: DistillationTraining, student: Student, features: CachedFeatures
 ) -> tuple[DistillationLoss, FeatureCollator]:
     """The loss with the pipeline's frozen parts, as far as it needs them, and what joins its batches."""
     model, training = Path(config.model), config.transformer_training()
@@ -417,7 +430,7 @@ def build_loss(
         parts["vae"] = frozen("vae", AutoencoderKLWan)
     if "audio" in replaced:
         parts["audio_vae"] = frozen("audio_vae", MMAudioVAE)
-    return DistillationLoss(config, transformer, features, guiders, load_shifts(model), **parts), collate
+    return DistillationLoss(config, student, features, guiders, load_shifts(model), **parts), collate
 
 
 def replaced_modalities(guiders: dict[str, BaseGuidance], num_steps: int) -> set[str]:
