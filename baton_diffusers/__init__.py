@@ -17,6 +17,7 @@ _MODULES = {
     "Clip": "media",
     "DualBranchTransformer": "models.transformer_dual_branch",
     "SemanticPlan": "plan",
+    "Shot": "shots",
     "VAPlannerModel": "models.va_planner",
     "default_checkpoint": "checkpoints",
     "read_audio": "media",

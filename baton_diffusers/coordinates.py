@@ -76,6 +76,22 @@ def num_frames_nearest(duration: float, frame_rate: float, temporal_stride: int)
     return max(round((duration * frame_rate - 1) / temporal_stride), 0) * temporal_stride + 1
 
 
+def window_starts(num_frames: int, window: int, overlap: int) -> list[int]:
+    """First frames of the windows in which a long clip is made, one after another, each beginning within the one before.
+
+    The last window ends with the clip, so it may share more than `overlap` with the one before it. If all three numbers are
+    a causal autoencoder's, `temporal_stride * k + 1`, each window's frame 0 is the last frame of a latent of the one before.
+
+    Args:
+        num_frames (`int`): pixel frames of the clip.
+        window (`int`): pixel frames of a window.
+        overlap (`int`): pixel frames that neighbouring windows share, fewer than `window`.
+    """
+    if num_frames <= window:
+        return [0]
+    return [*range(0, num_frames - window, window - overlap), num_frames - window]
+
+
 def spans_of_units(mask: torch.Tensor, rate: float) -> list[tuple[float, float]]:
     """Seconds `(start, end)` of each run of marked units, where unit `i` lasts `[i, i + 1) / rate`.
 

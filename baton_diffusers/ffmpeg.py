@@ -11,6 +11,7 @@ import re
 import statistics
 import struct
 import subprocess
+import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -299,6 +300,58 @@ def encode(arguments: Sequence[str], frames: np.ndarray | None, path: Path) -> N
         raise RuntimeError(f"ffmpeg could not write {path}: {run.cause}")
 
 
+class Encoder:
+    """Writes a file from frames that come one after another: a context in which [`write`] feeds them.
+
+    Args:
+        arguments: Of ffmpeg, up to the name of the file; it reads `pipe:0`.
+        path: Where to.
+
+    Raises:
+        RuntimeError: ffmpeg cannot.
+    """
+
+    def __init__(self, arguments: Sequence[str], path: Path) -> None:
+        self._arguments, self._path = arguments, path
+
+    def __enter__(self) -> Encoder:
+        self._log = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            [*_command(), *self._arguments, f"file:{self._path}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self._log,
+        )
+        return self
+
+    def write(self, frames: np.ndarray) -> None:
+        """Feeds frames, and waits until they are taken."""
+        try:
+            self._process.stdin.write(memoryview(np.ascontiguousarray(frames)).cast("B"))
+        except BrokenPipeError:
+            self.close()
+
+    def close(self) -> None:
+        """Ends the file.
+
+        Raises:
+            RuntimeError: ffmpeg could not write it.
+        """
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        if self._process.wait() != 0:
+            self._log.seek(0)
+            errors = [text for level, text in _lines(self._log.read(1 << 18)) if level in ("error", "fatal")]
+            raise RuntimeError(f"ffmpeg could not write {self._path}: {errors[0] if errors else 'it was ended'}")
+
+    def __exit__(self, *_) -> None:
+        self._process.kill()
+        self._process.wait()
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._log.close()
+
+
 class _Run(NamedTuple):
     returncode: int
     data: bytearray  # what was written to `pipe:1`
@@ -397,17 +450,7 @@ def _run(
     arguments: Sequence[str], stdin: np.ndarray | None, max_bytes: int | None, timeout: float = threading.TIMEOUT_MAX
 ) -> _Run:
     """Run ffmpeg, with an array for its input; stop it when it has written `max_bytes`, or after `timeout` seconds."""
-    import imageio_ffmpeg  # not on machines that train on cached features alone
-
-    command = [
-        imageio_ffmpeg.get_ffmpeg_exe(),
-        "-hide_banner",
-        "-nostats",
-        "-y",
-        "-loglevel",
-        "level+info",
-        *arguments,
-    ]
+    command = [*_command(), *arguments]
     source = subprocess.DEVNULL if stdin is None else subprocess.PIPE
     process = subprocess.Popen(command, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     data, log, late = bytearray(), bytearray(), threading.Event()
@@ -448,6 +491,16 @@ def _run(
             thread.join()
         process.stdout.close()
         process.stderr.close()
+    return _Run(_TIMED_OUT if late.is_set() else process.returncode, data, _lines(log), stopped)
+
+
+def _command() -> list[str]:
+    import imageio_ffmpeg  # not on machines that train on cached features alone
+
+    return [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostats", "-y", "-loglevel", "level+info"]
+
+
+def _lines(log: bytes | bytearray) -> list[tuple[str, str]]:
+    """Level and text of each line of a log."""
     lines = (_LOG_LINE.match(line) for line in log.decode(errors="replace").splitlines())
-    found = [(line[1], line[2]) for line in lines if line]
-    return _Run(_TIMED_OUT if late.is_set() else process.returncode, data, found, stopped)
+    return [(line[1], line[2]) for line in lines if line]

@@ -324,10 +324,13 @@ def resample(waveform: np.ndarray, sampling_rate: int, new_sampling_rate: int) -
 def to_aac_rate(waveform: np.ndarray, sampling_rate: int) -> tuple[np.ndarray, int]:
     """A waveform `(num_channels, num_samples)` and its rate, converted to the next higher of [`AAC_SAMPLING_RATES`] if it is none
     of them."""
-    if sampling_rate in AAC_SAMPLING_RATES:
-        return waveform, sampling_rate
-    rate = min((known for known in AAC_SAMPLING_RATES if known > sampling_rate), default=48_000)
-    return resample(waveform, sampling_rate, rate).clip(-1, 1), rate
+    rate = aac_rate(sampling_rate)
+    return (waveform, rate) if rate == sampling_rate else (resample(waveform, sampling_rate, rate).clip(-1, 1), rate)
+
+
+def aac_rate(sampling_rate: int) -> int:
+    """The rate itself, or the next higher of [`AAC_SAMPLING_RATES`]."""
+    return min((known for known in AAC_SAMPLING_RATES if known >= sampling_rate), default=48_000)
 
 
 def write_clip(
@@ -366,19 +369,13 @@ def write_clip(
         height, width = frames.shape[1:3]
         _check_scale("frames", height, width, scale)
         _check_frame_rate(frame_rate)
-        rate = Fraction(frame_rate).limit_denominator(1001)
-        inputs += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(rate), "-i", "pipe:0"]
-        outputs += [
-            *("-vf", f"scale={width * scale}:{height * scale}:flags=neighbor:out_color_matrix=bt709:out_range=tv"),
-            *("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"),
-            *("-c:v", "libx264", "-crf", "12", "-tune", "animation", "-pix_fmt", "yuv420p"),
-        ]
+        inputs += _picture_input(height, width, frame_rate)
+        outputs += _picture_output(height, width, scale)
     if waveform is not None:
         waveform = _check_waveform(waveform)
         _check_sampling_rate(sampling_rate)
         _check_aac("waveform", sampling_rate)
-        # AAC holds at most 6144 bits in a packet of 1024 samples.
-        outputs += ["-c:a", "aac", "-b:a", str(len(waveform) * min(6 * int(sampling_rate), 160_000))]
+        outputs += _sound_output(sampling_rate, len(waveform))
     if frames is not None and waveform is not None:
         video_duration, audio_duration = len(frames) / frame_rate, waveform.shape[1] / sampling_rate
         if abs(video_duration - audio_duration) > 1 / frame_rate:
@@ -392,11 +389,115 @@ def write_clip(
         if waveform is not None:
             samples = stack.enter_context(files.temporary(path, ".f32"))
             np.ascontiguousarray(waveform.T, dtype="<f4").tofile(samples)
-            sound = ["-f", "f32le", "-ar", str(int(sampling_rate)), "-ac", str(len(waveform))]
-            inputs += [*sound, "-i", f"file:{samples}"]
-        tags = ["-metadata", f"comment={SYNTHETIC_COMMENT}", "-movflags", "+faststart"]
-        ffmpeg.encode([*inputs, *outputs, *tags], frames, partial)
+            inputs += [*_sound_input(sampling_rate, len(waveform)), "-i", f"file:{samples}"]
+        ffmpeg.encode([*inputs, *outputs, *_TAGS], frames, partial)
     return path
+
+
+_TAGS = ("-metadata", f"comment={SYNTHETIC_COMMENT}", "-movflags", "+faststart")
+
+
+def _picture_input(height: int, width: int, frame_rate: float) -> list[str]:
+    rate = Fraction(frame_rate).limit_denominator(1001)
+    return ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(rate), "-i", "pipe:0"]
+
+
+def _picture_output(height: int, width: int, scale: int) -> list[str]:
+    return [
+        *("-vf", f"scale={width * scale}:{height * scale}:flags=neighbor:out_color_matrix=bt709:out_range=tv"),
+        *("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"),
+        *("-c:v", "libx264", "-crf", "12", "-tune", "animation", "-pix_fmt", "yuv420p"),
+    ]
+
+
+def _sound_input(sampling_rate: int, num_channels: int) -> list[str]:
+    return ["-f", "f32le", "-ar", str(int(sampling_rate)), "-ac", str(num_channels)]
+
+
+def _sound_output(sampling_rate: int, num_channels: int) -> list[str]:
+    # AAC holds at most 6144 bits in a packet of 1024 samples.
+    return ["-c:a", "aac", "-b:a", str(num_channels * min(6 * int(sampling_rate), 160_000))]
+
+
+class ClipWriter:
+    """Writes picture and sound to an mp4 as they come, piece by piece: the file appears whole, when the `with` block ends without an
+    error, or not at all. Memory does not grow with the film.
+
+    Args:
+        path: where to; the name ends in `.mp4`. A file of that name is replaced.
+        height, width: pixels of a frame.
+        frame_rate: frames per second.
+        sampling_rate: samples per second; a rate that AAC does not have is converted to the next one that it has.
+        scale: every pixel becomes `scale` x `scale` pixels.
+
+    Raises:
+        ValueError: anything above does not hold, or the lengths of picture and sound differ by more than one frame.
+    """
+
+    def __init__(
+        self, path: str | Path, height: int, width: int, frame_rate: float, sampling_rate: int, scale: int = 1
+    ) -> None:
+        self.path = files.check_target(path, (".mp4",))
+        _check_scale("frames", height, width, scale)
+        _check_frame_rate(frame_rate)
+        _check_sampling_rate(sampling_rate)
+        self.frame_rate, self.sampling_rate, self.scale = frame_rate, int(sampling_rate), scale
+        self.num_frames = self.num_samples = 0
+        self._shape = (height, width, 3)
+
+    def __enter__(self) -> "ClipWriter":
+        with ExitStack() as stack:
+            self._partial = stack.enter_context(files.replacing(self.path))
+            self._picture = stack.enter_context(files.temporary(self.path, ".video.mp4"))
+            samples = stack.enter_context(files.temporary(self.path, ".f32"))
+            self._samples, self._sound = samples, stack.enter_context(open(samples, "wb"))
+            height, width, _ = self._shape
+            arguments = [*_picture_input(height, width, self.frame_rate), *_picture_output(height, width, self.scale)]
+            self._encoder = stack.enter_context(ffmpeg.Encoder(arguments, self._picture))
+            self._stack = stack.pop_all()
+        return self
+
+    def write(self, frames: np.ndarray, waveform: np.ndarray) -> None:
+        """Adds a piece.
+
+        Args:
+            frames: uint8 of shape `(num_frames, height, width, 3)`.
+            waveform: float of shape `(1, num_samples)` in [-1, 1].
+
+        Raises:
+            ValueError: they are of another form.
+            OSError: they cannot be written, as on a full disk.
+        """
+        frames, waveform = _check_frames(frames), _check_waveform(waveform)
+        if frames.shape[1:] != self._shape or len(waveform) != 1:
+            raise ValueError(
+                f"a piece has frames of shape {frames.shape} and a waveform of shape {waveform.shape}, but the film has frames of "
+                f"shape {self._shape} and one channel"
+            )
+        self._encoder.write(frames)
+        waveform.astype("<f4").tofile(self._sound)
+        self.num_frames += len(frames)
+        self.num_samples += waveform.shape[1]
+
+    def __exit__(self, kind, error, trace) -> None:
+        if error is not None:
+            self._stack.__exit__(kind, error, trace)
+            return
+        with self._stack:
+            self._finish()
+
+    def _finish(self) -> None:
+        self._encoder.close()
+        self._sound.close()
+        picture, sound = self.num_frames / self.frame_rate, self.num_samples / self.sampling_rate
+        if not self.num_frames or abs(picture - sound) > 1 / self.frame_rate:
+            raise ValueError(
+                f"picture lasts {picture:.4f} s and sound {sound:.4f} s: write both, and equally much of them"
+            )
+        rate = aac_rate(self.sampling_rate)
+        inputs = ["-i", f"file:{self._picture}", *_sound_input(self.sampling_rate, 1), "-i", f"file:{self._samples}"]
+        outputs = ["-c:v", "copy", *_sound_output(rate, 1), "-ar", str(rate), *_TAGS]
+        ffmpeg.encode([*inputs, *outputs], None, self._partial)
 
 
 def write_audio(path: str | Path, waveform: np.ndarray, sampling_rate: int) -> Path:

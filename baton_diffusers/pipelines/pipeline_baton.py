@@ -36,6 +36,7 @@ from .components import (
 )
 from .conditions import KnownLatents, Noise
 from .denoise import Denoiser, Denoising, Stream, warn_of_lost_guidance
+from .film import BatonFilmMixin
 from .given import Given, GivenMedia, check_names, read_given
 from .loading import BatonLoadingMixin
 from .lora import BatonLoraLoaderMixin
@@ -52,6 +53,7 @@ class BatonPipeline(
     BatonLoadingMixin,
     BatonPlanMixin,
     BatonRetakeMixin,
+    BatonFilmMixin,
     DiffusionPipeline,
     BatonLoraLoaderMixin,
 ):

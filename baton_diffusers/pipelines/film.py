@@ -1,0 +1,840 @@
+"""Films: shot after shot under one plan, rendered in windows of the model's length that overlap.
+
+A film is made of *takes*, which hard cuts separate. A take is planned as a whole (`film_plan.py`) and rendered window by window. What
+two windows share is made by the first one and given to the next: as latents in both modalities. A causal autoencoder encodes
+the first frames of a clip as it encodes no others, so these are encoded from the pixels of the window before, and are not shown.
+A window is decoded on its own, so that memory does not grow with the film, and its latents are kept in a folder (`film_work.py`).
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from diffusers.utils import logging
+
+from .. import coordinates, files
+from ..media import Clip, ClipWriter
+from ..plan import SemanticPlan
+from ..schedulers import set_timesteps
+from ..shots import FILE_SUFFIXES, Shot, as_shots, read_film
+from . import conditions
+from .checks import check_flags, check_whole_number
+from .components import ClipSize, one_at_a_time, require_components
+from .conditions import KnownLatents, Noise
+from .denoise import Denoiser, Denoising, Stream
+from .film_plan import Section, check_section, plan_take, seed_of, split_shot, write_sheets
+from .film_work import Kept, Work, fingerprint
+from .given import KEPT_SECONDS, Given, GivenAudio, GivenVideo, at_sampling_rate, read_given
+from .planning import PlanRequest, ready_plan
+from .texts import Texts
+
+
+if TYPE_CHECKING:
+    from .pipeline_baton import BatonPipeline
+
+
+logger = logging.get_logger(__name__)
+
+# What a window follows: its part of the film's plan, a plan made from its own text alone, or none.
+PLANS = ("film", "windows", "none")
+
+# A causal autoencoder's latents differ from those of the same frames in mid-clip for so long.
+WARM_UP_LATENTS = 3
+# Sound passes from one window to the next in so many seconds, and begins and ends in so many at a hard cut.
+_CROSSFADE, _FADE = 0.04, 0.004
+# A shot's prompt belongs to the text of a window if it lasts for this share of the window.
+_LEAST_SHARE = 0.15
+
+
+@dataclass(frozen=True)
+class Take:
+    """Shots that follow one another without a cut.
+
+    Args:
+        number (`int`): which one of the film it is.
+        shots (`range`): numbers of its shots.
+        first (`int`): its first frame in the film.
+        num_frames (`int`): frames that are shown.
+        made_frames (`int`): frames that are made: the shortest clip of the autoencoder that holds them.
+    """
+
+    number: int
+    shots: range
+    first: int
+    num_frames: int
+    made_frames: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """A clip of the model's length, or a shorter one if the take is shorter.
+
+    Args:
+        take (`int`): the take's number.
+        index (`int`): which window of the take it is.
+        start (`int`): its first frame, from the take's start.
+        num_frames (`int`): its length.
+        audio_start (`int`): its first audio latent, from the take's start.
+        prompt (`str`): what is seen and heard in it.
+    """
+
+    take: int
+    index: int
+    start: int
+    num_frames: int
+    audio_start: int
+    prompt: str
+
+
+class FilmWindow(NamedTuple):
+    """A piece of a finished film, as it comes out of [`Film`].
+
+    Args:
+        frames: uint8 of shape `(num_frames, height, width, 3)`.
+        waveform: float32 of shape `(1, num_samples)` in [-1, 1].
+        start: seconds from the film's start.
+        number: which piece it is, from 0.
+    """
+
+    frames: np.ndarray
+    waveform: np.ndarray
+    start: float
+    number: int
+
+
+@dataclass(frozen=True)
+class FilmSettings:
+    """What a film is asked for besides its shots. `BatonPipeline.film` describes the arguments."""
+
+    seed: int = 0
+    overlap_seconds: float | None = None
+    plans: str = "film"
+    num_inference_steps: int | None = None
+    num_plan_candidates: int | None = None
+    negative_prompt: str | None = None
+    audio_negative_prompt: str | None = None
+    height: int | None = None
+    width: int | None = None
+    use_cache: bool = False
+    attention_kwargs: dict[str, Any] | None = None
+
+
+class Film:
+    """
+    A film that is made as it is read: iterate over its pieces, or [`save`] it, which never hold more than a window.
+
+    Args:
+        pipe ([`BatonPipeline`]): makes it.
+        shots (`Sequence[Shot]`): its shots.
+        settings ([`FilmSettings`]): how.
+        plan ([`SemanticPlan`], *optional*): of the whole film; by default the planner's.
+        work (`str` or `Path`, *optional*): the folder that keeps its windows; by default a temporary one.
+
+    Attributes:
+        plan ([`SemanticPlan`] or `None`): of the whole film.
+        sections (`list[list[Section]]`): what is planned at once, with cue sheets, take by take.
+        windows (`list[list[Window]]`): of each take.
+
+    Raises:
+        ValueError: if anything of it cannot be made, before any work.
+    """
+
+    def __init__(
+        self,
+        pipe: BatonPipeline,
+        shots: Sequence[Shot],
+        settings: FilmSettings,
+        plan: SemanticPlan | None = None,
+        work: str | Path | None = None,
+    ) -> None:
+        require_components(pipe)
+        self.pipe, self.shots, self.settings = pipe, tuple(shots), settings
+        self.frame_rate, self.sampling_rate = pipe.frame_rate, pipe.sampling_rate
+        self._stride, self._hop = pipe.latent_format["temporal_stride"], pipe.audio_vae.latent_hop_length
+        self.size = self._check_settings()
+        self.takes = self._cut()
+        self._given = [self._read(take) for take in self.takes]
+        self._check(plan)
+        self._temporary = tempfile.TemporaryDirectory(prefix="baton-film-") if work is None else None
+        self.work = Work(files.make_folder(self._temporary.name if work is None else work))
+        self._weights = fingerprint(pipe)
+        with one_at_a_time(pipe.components.values()):
+            self.sections, self._plans = self._make_plans(plan)
+            pipe.maybe_free_model_hooks()
+        self.windows = [self._windows(take) for take in self.takes]
+        self._decoded: tuple[Window, np.ndarray, np.ndarray] | None = None
+        self._clip: Clip | None = None
+
+    # What is asked for
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the film."""
+        return sum(take.num_frames for take in self.takes)
+
+    @property
+    def duration(self) -> float:
+        """Seconds of the film."""
+        return coordinates.clip_duration(self.num_frames, self.frame_rate)
+
+    @cached_property
+    def plan(self) -> SemanticPlan | None:
+        """The plan of the whole film."""
+        if any(plan is None for plan in self._plans):
+            return None
+        shown = [
+            plan.slice(0.0, min(self.pipe.clip_duration(take.num_frames), plan.duration))
+            for take, plan in zip(self.takes, self._plans, strict=True)
+        ]
+        return SemanticPlan.concat(shown)
+
+    def _check_settings(self) -> ClipSize:
+        pipe, settings = self.pipe, self.settings
+        check_whole_number("seed", settings.seed, least=0, most=2**63 - 1)
+        check_flags(use_cache=settings.use_cache)
+        if settings.plans not in PLANS:
+            raise ValueError(f"`plans` is {settings.plans!r}, but must be one of {PLANS}.")
+        default = pipe.config.height, pipe.config.width
+        size = ClipSize(settings.height or default[0], settings.width or default[1], pipe.config.num_frames)
+        size.check(pipe)
+        size.check_memory(1)
+        seconds = settings.overlap_seconds
+        if seconds is not None and (isinstance(seconds, bool) or not 0 < seconds < math.inf):
+            raise ValueError(f"`overlap_seconds` is {seconds!r}, but must be a positive number of seconds.")
+        overlap = self._overlap(size.num_frames)
+        if overlap >= size.num_frames:
+            raise ValueError(
+                f"`overlap_seconds` is {seconds:g}, which are {overlap} of the {size.num_frames} frames that the model makes at "
+                "once: give less."
+            )
+        return size
+
+    def _overlap(self, num_frames: int) -> int:
+        """Frames that neighbouring windows share: about a second, and at most a third of a window."""
+        seconds = self.settings.overlap_seconds
+        if seconds is None:
+            seconds = min(KEPT_SECONDS, self.pipe.clip_duration(num_frames) / 3)
+        return coordinates.num_frames_nearest(seconds, self.frame_rate, self._stride)
+
+    def _cut(self) -> list[Take]:
+        """The takes of the film. Borders of shots lie on whole frames, without a drift."""
+        borders, seconds = [0], 0.0
+        for number, shot in enumerate(self.shots):
+            seconds += shot.seconds
+            borders.append(round(seconds * self.frame_rate))
+            if borders[-1] == borders[-2]:
+                raise ValueError(
+                    f"shot {number + 1}: `seconds` is {shot.seconds:g}, which is no whole frame at {self.frame_rate:g} per second: "
+                    "make it longer."
+                )
+            if shot.image is not None and not shot.cut and number:
+                raise ValueError(
+                    f"shot {number + 1}: `image` begins a shot anew: give it `cut=True`, or leave out the image."
+                )
+        starts = [number for number, shot in enumerate(self.shots) if shot.cut or not number]
+        takes = []
+        for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(self.shots)], strict=True)):
+            shown = borders[end] - borders[start]
+            made = coordinates.num_frames_covering(shown / self.frame_rate, self.frame_rate, self._stride)
+            takes.append(Take(number, range(start, end), borders[start], shown, made))
+        self._borders = borders
+        return takes
+
+    def _read(self, take: Take) -> Given:
+        """What is given of a take: its first frame, and sounds in their places."""
+        rates = self.frame_rate, self.sampling_rate, self._stride
+        video = audio = None
+        spans, sound = [], None
+        for number in take.shots:
+            shot = self.shots[number]
+            try:
+                if shot.image is not None:
+                    video = read_given(*rates, image=shot.image).video
+                if shot.voices is not None:
+                    read_given(*rates, reference_audio=shot.voices)
+                if shot.audio is None:
+                    continue
+                given = read_given(*rates, audio=shot.audio, max_seconds=shot.seconds + 0.5).audio
+                waveform = at_sampling_rate(
+                    given.waveform[0].mean(axis=0, keepdims=True), given.sampling_rate, rates[1]
+                )
+            except ValueError as error:
+                raise ValueError(f"shot {number + 1}: {error}") from error
+            start, end = (
+                coordinates.num_samples((border - take.first) / self.frame_rate, self.sampling_rate)
+                for border in self._borders[number : number + 2]
+            )
+            if abs(waveform.shape[1] - (end - start)) > 0.5 * self.sampling_rate:
+                raise ValueError(
+                    f"shot {number + 1}: `audio` lasts {waveform.shape[1] / self.sampling_rate:.2f} seconds, but the shot "
+                    f"{shot.seconds:g}: cut one to the other."
+                )
+            if sound is None:
+                total = coordinates.num_samples(take.made_frames / self.frame_rate, self.sampling_rate)
+                sound = np.zeros((1, 1, total + self._hop), np.float32)
+            length = min(end - start, waveform.shape[1])
+            sound[0, :, start : start + length] = waveform[:, :length]
+            spans.append((start / self.sampling_rate, end / self.sampling_rate))
+        if sound is not None:
+            audio = GivenAudio(sound, self.sampling_rate, tuple(_gaps(spans)))
+        return Given(video, audio)
+
+    def _check(self, plan: SemanticPlan | None) -> None:
+        """Refuses what cannot be made, before any model runs."""
+        pipe, settings = self.pipe, self.settings
+        shots = []
+        for number, shot in enumerate(self.shots):
+            try:
+                shots.append(replace(shot, plan=PlanRequest(shot.plan).read().plan))
+            except ValueError as error:
+                raise ValueError(f"shot {number + 1}: {error}") from error
+        self.shots = tuple(shots)
+        self._denoising = Denoising(
+            pipe.config.num_inference_steps if settings.num_inference_steps is None else settings.num_inference_steps,
+            settings.use_cache,
+            settings.attention_kwargs,
+        )
+        self._denoising.check_steps(pipe, None)
+        prompts = [self._text(shot.prompt) for shot in self.shots]
+        texts = self._texts(prompts[0])
+        for prompt in prompts:
+            self._texts(prompt).check(pipe)
+        for given in (
+            *self._given,
+            Given(self._anchor(np.zeros((1, self.size.height, self.size.width, 3), np.float32))),
+        ):
+            num_frames = self.size.num_frames
+            passes = self._denoising.check(pipe, replace(given, audio=None), num_frames)
+            if not all(guidance_pass.anchor.text for guidance_pass in passes):
+                texts.check_negative(pipe)
+        PlanRequest(num_plan_candidates=settings.num_plan_candidates).check(
+            pipe, self._texts(prompts[0]), 1, self.size.num_frames
+        )
+        if plan is not None:
+            if settings.plans != "film":
+                raise ValueError(f"`plan` was given with `plans={settings.plans!r}`: leave one of them out.")
+            duration = self.duration
+            if not isinstance(plan, SemanticPlan) or abs(plan.duration - duration) > 0.5 / self.frame_rate:
+                found = f"{plan.duration:.4f} seconds" if isinstance(plan, SemanticPlan) else type(plan).__name__
+                raise ValueError(
+                    f"`plan` is {found}, but the film lasts {duration:.4f} seconds: give a plan for all of it."
+                )
+            plan.check_values()
+        if settings.plans == "film" and plan is None:
+            for number, shot in enumerate(self.shots):
+                section = Section(shot.prompt, 0, min(self._length(number), self.size.num_frames), number)
+                if shot.plan is not None:
+                    section = replace(section, num_frames=self._length(number))
+                check_section(pipe, section, shot)
+
+    def _length(self, number: int) -> int:
+        return self._borders[number + 1] - self._borders[number]
+
+    def _text(self, prompt: str) -> str:
+        return self.pipe.format_prompt(prompt)
+
+    def _texts(self, prompt: str) -> Texts:
+        return Texts(prompt, self.settings.negative_prompt, self.settings.audio_negative_prompt)
+
+    # The plan
+
+    @torch.no_grad()
+    def _make_plans(self, plan: SemanticPlan | None) -> tuple[list[list[Section]], list[SemanticPlan | None]]:
+        """Sections and plan of each take; those that the work folder keeps are not made again."""
+        pipe, settings = self.pipe, self.settings
+        reads_plans = pipe.transformer.config.video_plan_dim is not None
+        use_plan = settings.plans == "film" and reads_plans
+        self._plans_windows, self._window_plans = reads_plans and pipe.planner is not None, {}
+        request = PlanRequest(num_plan_candidates=settings.num_plan_candidates)
+        all_sections, plans = [], []
+        for take in self.takes:
+            key = self.work.key(
+                weights=self._weights,
+                shots=[
+                    (shot.prompt, shot.seconds, shot.cues, shot.plan)
+                    for shot in self.shots[take.shots.start : take.shots.stop]
+                ],
+                seed=settings.seed,
+                candidates=settings.num_plan_candidates,
+                use_plan=use_plan,
+                plan=plan,
+                take=(take.number, take.first, take.num_frames),
+            )
+            kept = self.work.read_plan(take.number, key)
+            if kept is None:
+                kept = self._plan_take(take, plan, request, use_plan)
+                self.work.keep_plan(take.number, key, *kept)
+            all_sections.append(kept[0])
+            plans.append(kept[1])
+        return all_sections, plans
+
+    def _plan_take(
+        self, take: Take, plan: SemanticPlan | None, request: PlanRequest, use_plan: bool
+    ) -> tuple[list[Section], SemanticPlan | None]:
+        pipe, sections = self.pipe, []
+        for number in take.shots:
+            start = self._borders[number] - take.first
+            sections += split_shot(pipe, self.shots[number], number, start, self._length(number))
+        if not use_plan:
+            return sections, None
+        made = pipe.clip_duration(take.made_frames)
+        if plan is not None:
+            start = take.first / self.frame_rate
+            end = min((take.first + take.num_frames) / self.frame_rate, plan.duration)
+            return sections, replace(plan.slice(start, end), duration=made)
+        sections = write_sheets(pipe, sections, self.shots, request, self.settings.seed)
+        taken = plan_take(pipe, sections, self.shots)
+        return sections, None if taken is None else replace(taken, duration=made)
+
+    # The windows
+
+    def _windows(self, take: Take) -> list[Window]:
+        length = min(self.size.num_frames, take.made_frames)
+        starts = coordinates.window_starts(take.made_frames, length, self._overlap(length))
+        rate = self.pipe.latent_format["audio_latent_rate"]
+        return [
+            Window(
+                take.number,
+                index,
+                start,
+                length,
+                round(start / self.frame_rate * rate),
+                self._prompt(take, start, length),
+            )
+            for index, start in enumerate(starts)
+        ]
+
+    def _prompt(self, take: Take, start: int, num_frames: int) -> str:
+        """The prompts of what is seen in a window."""
+        shares: dict[str, int] = {}
+        for section in self.sections[take.number]:
+            shared = min(start + num_frames, section.start + section.num_frames) - max(start, section.start)
+            if shared > 0:
+                shares[section.prompt] = shares.get(section.prompt, 0) + shared
+        least = min(_LEAST_SHARE * num_frames, max(shares.values()))
+        return self._text(" ".join(prompt for prompt, shared in shares.items() if shared >= least))
+
+    def _key(self, window: Window) -> str:
+        """A hash of all that determines a window's bytes, but for what its neighbours give it."""
+        plan = self._plan_of(window)
+        given = self._given_in(window)
+        return self.work.key(
+            weights=self._weights,
+            size=(self.size.height, self.size.width, window.num_frames),
+            window=window,
+            plan=plan,
+            settings=(self._denoising.num_inference_steps, self.settings),
+            given=(given.video, given.audio, given.reference_audio),
+        )
+
+    def _plan_of(self, window: Window) -> SemanticPlan | None:
+        plan = self._plans[window.take]
+        if self.settings.plans == "windows" and self._plans_windows:
+            return self._window_plan(window)
+        if plan is None:
+            return None
+        start = window.start / self.frame_rate
+        return plan.slice(start, min(start + self.pipe.clip_duration(window.num_frames), plan.duration)).trimmed()
+
+    def _window_plan(self, window: Window) -> SemanticPlan:
+        """The plan of a window that knows nothing of the others."""
+        key = window.take, window.index
+        if key not in self._window_plans:
+            section = Section(window.prompt, 0, window.num_frames, self.takes[window.take].shots.start)
+            request = PlanRequest(num_plan_candidates=self.settings.num_plan_candidates)
+            shots = [Shot(window.prompt, self.pipe.clip_duration(window.num_frames))] * len(self.shots)
+            sections = write_sheets(self.pipe, [section], shots, request, seed_of(self.settings.seed, *key))
+            self._window_plans[key] = plan_take(self.pipe, sections, shots).trimmed()
+        return self._window_plans[key]
+
+    def _given_in(self, window: Window) -> Given:
+        """What the shots give of a window: a picture, sounds, voices."""
+        given, reference = self._given[window.take], None
+        take = self.takes[window.take]
+        middle = take.first + window.start + window.num_frames // 2
+        for number, shot in enumerate(self.shots):
+            if shot.voices is not None and self._borders[number] <= middle:
+                reference = read_given(
+                    self.frame_rate, self.sampling_rate, self._stride, reference_audio=shot.voices
+                ).reference_audio
+        audio = given.audio
+        if audio is not None:
+            first = window.audio_start * self._hop
+            length = self.pipe.audio_length(window.num_frames) * self._hop
+            waveform = np.zeros((1, 1, length), np.float32)
+            part = audio.waveform[:, :, first : first + length]
+            waveform[:, :, : part.shape[2]] = part
+            offset = first / self.sampling_rate
+            new = tuple((max(start - offset, 0.0), end - offset) for start, end in audio.new if end > offset)
+            audio = GivenAudio(waveform, self.sampling_rate, new)
+            if not audio.new and audio.duration < length / self.sampling_rate:
+                audio = None
+        return Given(given.video if window.index == 0 else None, audio, reference_audio=reference)
+
+    def _anchor(self, frames: np.ndarray) -> GivenVideo:
+        """The first frames of a window, as pixels: float in [0, 1]."""
+        end = coordinates.clip_duration(len(frames), self.frame_rate)
+        return GivenVideo(frames[None], self.frame_rate, ((end, math.inf),))
+
+    def _latents(self, window: Window) -> Kept | None:
+        """A window's latents, if the folder keeps them, and they are joined to those of the window before."""
+        kept = self.work.read(window.take, window.index, self._key(window))
+        if kept is None or window.index == 0:
+            return kept
+        before = self.work.read_any(window.take, window.index - 1)
+        return kept if before is not None and kept.before == before.digest else None
+
+    @torch.no_grad()
+    def _render(self, window: Window, progress: Any) -> Kept:
+        """Denoises a window, joined to its neighbours as far as they are there."""
+        pipe, device = self.pipe, self.pipe._execution_device
+        size = replace(self.size, num_frames=window.num_frames)
+        windows = self.windows[window.take]
+        before = windows[window.index - 1] if window.index else None
+        after = [other for other in windows[window.index + 1 :] if other.start < window.start + window.num_frames]
+
+        # 1. What is given: the shots' media, the window before, and those after it that are kept
+        given = self._given_in(window)
+        if before is not None:
+            given = replace(given, video=self._anchor(self._warm_up(before, window)))
+        known = conditions.encode_given_video(pipe, given, 1, size, device)
+        audio_known = conditions.encode_given_audio(pipe, given, 1, size, device)
+        digest = None
+        if before is not None:
+            kept = self.work.read_any(before.take, before.index)
+            digest = kept.digest
+            known, audio_known = self._join(known, audio_known, window, before, kept)
+        for other in after:
+            if (kept := self.work.read(other.take, other.index, self._key(other))) is not None:
+                known, audio_known = self._join(known, audio_known, window, other, kept)
+
+        # 2. Text, plan, noise
+        texts = self._texts(window.prompt)
+        passes = self._denoising.passes(pipe, given, window.num_frames)
+        anchors = {guidance_pass.anchor for guidance_pass in passes}
+        embeds = texts.encode(pipe, not all(anchor.text for anchor in anchors), 1, device, pipe.transformer.dtype)
+        plan = self._plan_of(window)
+        plan = None if plan is None else ready_plan(pipe, plan, 1, device)
+        reference = conditions.reference_latents(pipe, given, 1, device)
+        still = silence = None
+        if any(anchor.static for anchor in anchors):
+            still = conditions.still_latents(pipe, given, 1, size, device)
+        if any(anchor.mute for anchor in anchors):
+            silence = conditions.silence_latents(pipe, 1, window.num_frames, device)
+        generator = torch.Generator().manual_seed(seed_of(self.settings.seed, "window", window.take, window.index))
+        latents, audio_latents = Noise(generator).draw(pipe, 1, size, device)
+
+        # 3. The loop
+        steps = self._denoising.num_inference_steps
+        timesteps = set_timesteps(pipe.scheduler, steps, device)
+        audio_timesteps = set_timesteps(pipe.audio_scheduler, steps, device)
+        video = Stream(latents, known, pipe.scheduler, timesteps, generator, still)
+        audio = Stream(audio_latents, audio_known, pipe.audio_scheduler, audio_timesteps, generator, silence)
+        denoiser = Denoiser(pipe, video, audio, embeds, plan, reference, None, self._denoising)
+        for i in range(denoiser.num_steps):
+            denoiser.step(i)
+            progress.update()
+        denoiser.check_finite()
+        return self.work.keep(
+            window.take, window.index, self._key(window), video.latents.cpu(), audio.latents.cpu(), digest
+        )
+
+    def _warm_up(self, before: Window, window: Window) -> np.ndarray:
+        """Frames of the window before with which this one begins."""
+        shift = window.start - before.start
+        shared = before.num_frames - shift
+        num_frames = min((WARM_UP_LATENTS - 1) * self._stride + 1, shared)
+        return self._decode(before)[0][shift : shift + num_frames]
+
+    def _join(
+        self, known: KnownLatents, audio_known: KnownLatents, window: Window, other: Window, kept: Kept
+    ) -> tuple[KnownLatents, KnownLatents]:
+        """Adds the latents that another window shares with this one to what is known.
+
+        Not among them: the other's first latents, which are encoded as those of a clip's beginning, and of its sound the latents at
+        both ends, which lack what is beside them.
+        """
+        shift = (window.start - other.start) // self._stride
+        length, audio_length = kept.latents.shape[2], kept.audio_latents.shape[1]
+        first = WARM_UP_LATENTS if other.index else 1
+        known = _overlaid(known, kept.latents, shift, range(first, length), dim=2)
+        audio_shift = window.audio_start - other.audio_start
+        whole = math.floor(
+            self.pipe.clip_duration(other.num_frames) * self.pipe.latent_format["audio_latent_rate"] + 1e-6
+        )
+        return known, _overlaid(
+            audio_known,
+            kept.audio_latents,
+            audio_shift,
+            range(1 if other.start else 0, min(whole, audio_length) - 1),
+            dim=1,
+        )
+
+    def _decode(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """Frames of a window, float in [0, 1], and its waveform. The last one that was asked for stays at hand."""
+        if self._decoded is None or self._decoded[0] != window:
+            pipe, kept = self.pipe, self.work.read_any(window.take, window.index)
+            device = pipe._execution_device
+            frames, waveform = pipe.decode_latents(
+                kept.latents.to(device), kept.audio_latents.to(device), window.num_frames, "np"
+            )
+            self._decoded = window, frames[0], waveform[0]
+        return self._decoded[1:]
+
+    # The film
+
+    def __iter__(self) -> Iterator[FilmWindow]:
+        """The pieces of the film in order, each as soon as it is made."""
+        number = 0
+        with self._progress() as progress:
+            for take in self.takes:
+                for frames, waveform, start in self._pieces(take, progress):
+                    yield FilmWindow(frames, waveform, start, number)
+                    number += 1
+
+    def render(self, takes: Sequence[int] | None = None) -> Film:
+        """Makes the windows that are missing, without decoding those that nothing goes on from.
+
+        Args:
+            takes (`Sequence[int]`, *optional*): numbers of the takes; by default all.
+        """
+        with self._progress(takes) as progress:
+            for number in range(len(self.takes)) if takes is None else takes:
+                for window in self.windows[number]:
+                    self._ensure(window, progress)
+        return self
+
+    @property
+    def is_rendered(self) -> bool:
+        """Whether the folder keeps all windows."""
+        return all(self._latents(window) is not None for windows in self.windows for window in windows)
+
+    def _progress(self, takes: Sequence[int] | None = None) -> Any:
+        windows = [w for number, some in enumerate(self.windows) if takes is None or number in takes for w in some]
+        kept = sum(self._latents(window) is not None for window in windows)
+        steps = self._denoising.num_inference_steps
+        bar = self.pipe.progress_bar(total=steps * len(windows))
+        bar.initial = bar.n = steps * kept
+        return bar
+
+    def _ensure(self, window: Window, progress: Any) -> None:
+        if self._latents(window) is not None:
+            return
+        with one_at_a_time(self.pipe.components.values()):
+            try:
+                self._render(window, progress)
+            finally:
+                self.pipe.maybe_free_model_hooks()
+
+    def _pieces(self, take: Take, progress: Any) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
+        """Frames, waveform and start of each piece of a take. Pieces meet in the middle of what windows share."""
+        windows = self.windows[take.number]
+        cuts = [
+            0,
+            *(
+                (w.start + before.start + before.num_frames) // 2
+                for before, w in zip(windows, windows[1:], strict=False)
+            ),
+        ]
+        cuts.append(take.num_frames)
+        fade, tail = round(_CROSSFADE * self.sampling_rate), None
+        for window, (start, end) in zip(windows, pairwise(cuts), strict=True):
+            self._ensure(window, progress)
+            with one_at_a_time(self.pipe.components.values()):
+                frames, waveform = self._decode(window)
+                self.pipe.maybe_free_model_hooks()
+            first, last = (self._sample(take, frame) for frame in (start, end))
+            sound = _part_of(waveform, window.audio_start * self._hop, first, last + fade)
+            if tail is not None:
+                length = min(fade, tail.shape[1])
+                weight = np.linspace(0, 1, length, dtype=np.float32)
+                sound[:, :length] += (tail[:, :length] - sound[:, :length]) * (1 - weight)
+            tail = sound[:, last - first :]
+            sound = self._with_given(take, sound[:, : last - first], first)
+            if take.number and not start:
+                _fade(sound, round(_FADE * self.sampling_rate), at_end=False)
+            if take.number + 1 < len(self.takes) and end == take.num_frames:
+                _fade(sound, round(_FADE * self.sampling_rate), at_end=True)
+            picture = frames[start - window.start : end - window.start]
+            yield (picture * 255).round().astype(np.uint8), sound, (take.first + start) / self.frame_rate
+
+    def _sample(self, take: Take, frame: int) -> int:
+        """The sample of a take at which a frame begins. Counted from the film's start, so that takes add up."""
+        start = coordinates.num_samples(take.first / self.frame_rate, self.sampling_rate)
+        return coordinates.num_samples((take.first + frame) / self.frame_rate, self.sampling_rate) - start
+
+    def _with_given(self, take: Take, sound: np.ndarray, first: int) -> np.ndarray:
+        """The sound, and in its place what was given, as it was given."""
+        audio = self._given[take.number].audio
+        if audio is None:
+            return sound
+        rate, length = self.sampling_rate, sound.shape[1]
+        new = coordinates.units_in_spans(audio.new, rate, audio.waveform.shape[2]).numpy()
+        given = (~new[first : first + length]).astype(np.float32)
+        fade = max(round(_FADE * rate), 1)
+        weight = np.convolve(np.pad(given, fade, mode="edge"), np.full(2 * fade + 1, 1 / (2 * fade + 1)), "valid")
+        weight = np.pad(weight.astype(np.float32), (0, max(length - len(weight), 0)))[:length]
+        part = np.zeros_like(sound)
+        found = audio.waveform[0, :, first : first + length]
+        part[:, : found.shape[1]] = found
+        return sound + (part - sound) * weight
+
+    def clip(self) -> Clip:
+        """The whole film in memory."""
+        if self._clip is None:
+            pieces = list(self)
+            frames = np.concatenate([piece.frames for piece in pieces])
+            waveform = np.concatenate([piece.waveform for piece in pieces], axis=1)
+            self._clip = Clip(frames, waveform, self.frame_rate, self.sampling_rate)
+        return self._clip
+
+    def save(self, path: str | Path, scale: int = 1) -> Path:
+        """
+        Writes the film to an mp4, piece by piece; the file appears when it is whole.
+
+        Args:
+            path (`str` or `Path`): where to; the name ends in `.mp4`.
+            scale (`int`, defaults to 1): every pixel becomes `scale` x `scale` pixels.
+
+        Raises:
+            ValueError: as for [`~media.ClipWriter`].
+        """
+        height, width = self.size.height, self.size.width
+        with ClipWriter(path, height, width, self.frame_rate, self.sampling_rate, scale) as writer:
+            for piece in self:
+                writer.write(piece.frames, piece.waveform)
+        return Path(path)
+
+    def __repr__(self) -> str:
+        number = sum(map(len, self.windows))
+        return (
+            f"Film of {self.duration:.4f} s: {len(self.shots)} shots, {len(self.takes)} takes, {number} windows of up to "
+            f"{self.pipe.clip_duration(self.size.num_frames):.4f} s"
+        )
+
+
+def _gaps(spans: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:
+    """What lies between spans in order, from 0 to infinity."""
+    end = 0.0
+    for start, stop in spans:
+        if start > end:
+            yield end, start
+        end = stop
+    yield end, math.inf
+
+
+def _overlaid(known: KnownLatents, latents: torch.Tensor, shift: int, shared: range, dim: int) -> KnownLatents:
+    """Known latents, and where nothing is known, those of another window: its latent `i` lies at `i - shift` here."""
+    mask = known.mask.flatten().cpu().clone()
+    places = torch.tensor(
+        [i - shift for i in shared if 0 <= i - shift < len(mask) and not mask[i - shift]], dtype=torch.long
+    )
+    placed = known.latents.clone()
+    placed.index_copy_(
+        dim,
+        places.to(placed.device),
+        latents.to(placed.device, placed.dtype).index_select(dim, (places + shift).to(placed.device)),
+    )
+    mask[places] = True
+    return KnownLatents.place(placed, mask, dim)
+
+
+def _part_of(waveform: np.ndarray, offset: int, first: int, last: int) -> np.ndarray:
+    """Samples `first .. last - 1` of a take, from a waveform that begins at `offset`; silence where it has none."""
+    part = np.zeros((len(waveform), last - first), np.float32)
+    start, end = max(first - offset, 0), min(last - offset, waveform.shape[1])
+    if end > start:
+        part[:, start + offset - first : end + offset - first] = waveform[:, start:end]
+    return part
+
+
+def _fade(sound: np.ndarray, length: int, at_end: bool) -> None:
+    length = min(length, sound.shape[1])
+    ramp = np.linspace(0, 1, length, dtype=np.float32)
+    if at_end:
+        sound[:, sound.shape[1] - length :] *= ramp[::-1]
+    else:
+        sound[:, :length] *= ramp
+
+
+class BatonFilmMixin:
+    """Films as a method of a pipeline."""
+
+    def film(
+        self,
+        shots: Sequence[Shot | dict[str, Any]] | str | Path,
+        seconds: float | None = None,
+        seed: int | None = None,
+        work: str | Path | None = None,
+        stream: bool = False,
+        plan: SemanticPlan | str | Path | None = None,
+        plans: str = "film",
+        overlap_seconds: float | None = None,
+        num_inference_steps: int | None = None,
+        num_plan_candidates: int | None = None,
+        negative_prompt: str | None = None,
+        audio_negative_prompt: str | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        use_cache: bool = False,
+        attention_kwargs: dict[str, Any] | None = None,
+    ) -> Film:
+        r"""
+        Makes a film of any length: shots under one plan, in windows of the model's length that overlap.
+
+        Args:
+            shots (list of [`Shot`], or `str` or `Path`): the shots; or a film file (`.toml`, `.yaml`, `.json`), see `shots.py`; or one
+                prompt, which is split at its sentences.
+            seconds (`float`, *optional*): how long the film of one prompt lasts.
+            seed (`int`, *optional*): the same seed gives the same film; by default the film file's, or 0.
+            work (`str` or `Path`, *optional*): a folder that keeps all windows. The same call goes on from there, and one with
+                another shot renders that shot's windows alone, joined to those beside them.
+            stream (`bool`, defaults to `False`): make each piece when it is asked for: `for piece in film`, or `film.save`. Memory
+                then does not grow with the film. By default the whole film is made now, and kept in memory.
+            plan ([`SemanticPlan`] or the path of its file, *optional*): of the whole film, instead of the planner's.
+            plans (`str`, defaults to `"film"`): `"film"` gives each window its part of the film's plan. To compare with, `"windows"`
+                plans each window by itself, from its own text, and `"none"` renders from the texts alone.
+            overlap_seconds (`float`, *optional*): what neighbouring windows share; by default 1, or a third of a shorter window.
+            num_inference_steps, num_plan_candidates, negative_prompt, audio_negative_prompt, height, width, use_cache,
+                attention_kwargs (*optional*): as in `__call__`, for every window.
+
+        Returns:
+            [`Film`]
+
+        Raises:
+            ValueError: if the film cannot be made, before any model runs, or if a model returns NaN.
+            OSError: if the folder cannot be written to, as on a full disk; what was made before stays there.
+        """
+        check_flags(stream=stream)
+        told: dict[str, Any] = {}
+        if isinstance(shots, Path) or (isinstance(shots, str) and shots.lower().endswith(FILE_SUFFIXES)):
+            if seconds is not None:
+                raise ValueError(
+                    f"`seconds` is {seconds!r}, but the shots of a file say their own length: leave it out."
+                )
+            shots, told = read_film(shots)
+        asked = {
+            "seed": seed,
+            "overlap_seconds": overlap_seconds,
+            "num_inference_steps": num_inference_steps,
+            "num_plan_candidates": num_plan_candidates,
+            "negative_prompt": negative_prompt,
+            "audio_negative_prompt": audio_negative_prompt,
+            "height": height,
+            "width": width,
+        }
+        told |= {name: value for name, value in asked.items() if value is not None}
+        settings = FilmSettings(**told, plans=plans, use_cache=use_cache, attention_kwargs=attention_kwargs)
+        film = Film(self, as_shots(shots, seconds), settings, PlanRequest(plan).read().plan, work)
+        if not stream:
+            film.clip()
+        return film
