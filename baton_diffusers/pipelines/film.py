@@ -445,6 +445,7 @@ class Film:
         start = window.start / self.frame_rate
         return plan.slice(start, min(start + self.pipe.clip_duration(window.num_frames), plan.duration)).trimmed()
 
+    @torch.no_grad()
     def _window_plan(self, window: Window) -> SemanticPlan:
         """The plan of a window that knows nothing of the others."""
         key = window.take, window.index
@@ -490,8 +491,10 @@ class Film:
         kept = self.work.read(window.take, window.index, self._key(window))
         if kept is None or window.index == 0:
             return kept
-        before = self.work.read_any(window.take, window.index - 1)
-        return kept if before is not None and kept.before == before.digest else None
+        before = self.windows[window.take][window.index - 1]
+        kept_before = self.work.read_any(before.take, before.index)
+        is_joined = kept_before is not None and self._are_joined(window, kept, before, kept_before)
+        return kept if is_joined else None
 
     @torch.no_grad()
     def _render(self, window: Window, progress: Any) -> Kept:
@@ -508,6 +511,7 @@ class Film:
             given = replace(given, video=self._anchor(self._warm_up(before, window)))
         known = conditions.encode_given_video(pipe, given, 1, size, device)
         audio_known = conditions.encode_given_audio(pipe, given, 1, size, device)
+<<<<<<< HEAD
         digest = None
         if before is not None:
             kept = self.work.read_any(before.take, before.index)
@@ -516,6 +520,14 @@ class Film:
         for other in after:
             if (kept := self.work.read(other.take, other.index, self._key(other))) is not None:
                 known, audio_known = self._join(known, audio_known, window, other, kept)
+=======
+        following = None if after is None else self.work.read(after.take, after.index, self._key(after))
+        if following is not None:
+            known, audio_known = self._join(known, audio_known, window, after, following)
+        if before is not None:
+            kept = self.work.read_any(before.take, before.index)
+            known, audio_known = self._join(known, audio_known, window, before, kept)
+>>>>>>> cd34417 (Make films of any length under one plan, in windows joined by their latents)
 
         # 2. Text, plan, noise
         texts = self._texts(window.prompt)
@@ -544,9 +556,7 @@ class Film:
             denoiser.step(i)
             progress.update()
         denoiser.check_finite()
-        return self.work.keep(
-            window.take, window.index, self._key(window), video.latents.cpu(), audio.latents.cpu(), digest
-        )
+        return self.work.keep(window.take, window.index, self._key(window), video.latents.cpu(), audio.latents.cpu())
 
     def _warm_up(self, before: Window, window: Window) -> np.ndarray:
         """Frames of the window before with which this one begins."""
@@ -555,28 +565,48 @@ class Film:
         num_frames = min((WARM_UP_LATENTS - 1) * self._stride + 1, shared)
         return self._decode(before)[0][shift : shift + num_frames]
 
+    def _shared(self, window: Window, other: Window) -> tuple[range, range]:
+        """Latents of a window that another one has, too, of the video and of the audio; `i` here is the other's `i + shift`.
+
+        Not among them: the first latents of a window, which are encoded as those of a clip's beginning, and of its sound the latents
+        at both ends, which lack what is beside them.
+        """
+        shift, audio_shift = self._shifts(window, other)
+        length = coordinates.num_latent_frames(window.num_frames, self._stride)
+        first = max(self._warm_up_latents(window), self._warm_up_latents(other) - shift)
+        rate = self.pipe.latent_format["audio_latent_rate"]
+        whole = math.floor(self.pipe.clip_duration(window.num_frames) * rate + 1e-6) - 1
+        return (
+            range(first, max(min(length, length - shift), first)),
+            range(max(1, 1 - audio_shift), max(min(whole, whole - audio_shift), 1)),
+        )
+
+    def _shifts(self, window: Window, other: Window) -> tuple[int, int]:
+        return (window.start - other.start) // self._stride, window.audio_start - other.audio_start
+
+    def _warm_up_latents(self, window: Window) -> int:
+        return WARM_UP_LATENTS if window.index else 1
+
     def _join(
         self, known: KnownLatents, audio_known: KnownLatents, window: Window, other: Window, kept: Kept
     ) -> tuple[KnownLatents, KnownLatents]:
-        """Adds the latents that another window shares with this one to what is known.
-
-        Not among them: the other's first latents, which are encoded as those of a clip's beginning, and of its sound the latents at
-        both ends, which lack what is beside them.
-        """
-        shift = (window.start - other.start) // self._stride
-        length, audio_length = kept.latents.shape[2], kept.audio_latents.shape[1]
-        first = WARM_UP_LATENTS if other.index else 1
-        known = _overlaid(known, kept.latents, shift, range(first, length), dim=2)
-        audio_shift = window.audio_start - other.audio_start
-        whole = math.floor(
-            self.pipe.clip_duration(other.num_frames) * self.pipe.latent_format["audio_latent_rate"] + 1e-6
+        """What is known of a window, with the latents that it shares with another one."""
+        shared, shifts = self._shared(window, other), self._shifts(window, other)
+        return (
+            _overlaid(known, kept.latents, shared[0], shifts[0], dim=2),
+            _overlaid(audio_known, kept.audio_latents, shared[1], shifts[1], dim=1),
         )
-        return known, _overlaid(
-            audio_known,
-            kept.audio_latents,
-            audio_shift,
-            range(1 if other.start else 0, min(whole, audio_length) - 1),
-            dim=1,
+
+    def _are_joined(self, window: Window, kept: Kept, other: Window, others: Kept) -> bool:
+        """Whether two windows agree in what they share."""
+        shared, shifts = self._shared(window, other), self._shifts(window, other)
+        ours, theirs = (kept.latents, kept.audio_latents), (others.latents, others.audio_latents)
+        return all(
+            torch.equal(
+                ours[i].narrow(dim, shared[i].start, len(shared[i])),
+                theirs[i].narrow(dim, shared[i].start + shifts[i], len(shared[i])),
+            )
+            for i, dim in ((0, 2), (1, 1))
         )
 
     def _decode(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
@@ -732,19 +762,11 @@ def _gaps(spans: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]
     yield end, math.inf
 
 
-def _overlaid(known: KnownLatents, latents: torch.Tensor, shift: int, shared: range, dim: int) -> KnownLatents:
-    """Known latents, and where nothing is known, those of another window: its latent `i` lies at `i - shift` here."""
-    mask = known.mask.flatten().cpu().clone()
-    places = torch.tensor(
-        [i - shift for i in shared if 0 <= i - shift < len(mask) and not mask[i - shift]], dtype=torch.long
-    )
-    placed = known.latents.clone()
-    placed.index_copy_(
-        dim,
-        places.to(placed.device),
-        latents.to(placed.device, placed.dtype).index_select(dim, (places + shift).to(placed.device)),
-    )
-    mask[places] = True
+def _overlaid(known: KnownLatents, latents: torch.Tensor, shared: range, shift: int, dim: int) -> KnownLatents:
+    """Known latents, and in the places `shared` those of another window, which has them `shift` later."""
+    mask, placed = known.mask.flatten().cpu().clone(), known.latents.clone()
+    mask[shared.start : shared.stop] = True
+    placed.narrow(dim, shared.start, len(shared)).copy_(latents.narrow(dim, shared.start + shift, len(shared)))
     return KnownLatents.place(placed, mask, dim)
 
 

@@ -33,14 +33,10 @@ class Kept:
     Args:
         latents (`torch.Tensor` of shape `(1, num_channels, num_latent_frames, latent_height, latent_width)`): on the CPU.
         audio_latents (`torch.Tensor` of shape `(1, audio_length, audio_channels)`): on the CPU.
-        digest (`str`): of these.
-        before (`str`, *optional*): the digest of the window before, to which it is joined.
     """
 
     latents: torch.Tensor
     audio_latents: torch.Tensor
-    digest: str
-    before: str | None
 
 
 class Work:
@@ -74,26 +70,20 @@ class Work:
         try:
             with safe_open(path, framework="pt") as file:
                 told = json.loads((file.metadata() or {})[_FORMAT])
-                kept = Kept(
-                    file.get_tensor("latents"), file.get_tensor("audio_latents"), told["digest"], told["before"]
-                )
+                kept = Kept(file.get_tensor("latents"), file.get_tensor("audio_latents"))
             return kept, told["key"]
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
             return None, None
 
-    def keep(
-        self, take: int, index: int, key: str, latents: torch.Tensor, audio_latents: torch.Tensor, before: str | None
-    ) -> Kept:
+    def keep(self, take: int, index: int, key: str, latents: torch.Tensor, audio_latents: torch.Tensor) -> Kept:
         """Writes a window.
 
         Raises:
             OSError: if it cannot be written; all that was kept before stays.
         """
-        kept = Kept(latents.contiguous(), audio_latents.contiguous(), digest_of([latents, audio_latents]), before)
-        told = json.dumps({"key": key, "digest": kept.digest, "before": before})
-        tensors = {"latents": kept.latents, "audio_latents": kept.audio_latents}
-        self._write(self._window(take, index), save(tensors, metadata={_FORMAT: told}))
-        return kept
+        tensors = {"latents": latents.contiguous(), "audio_latents": audio_latents.contiguous()}
+        self._write(self._window(take, index), save(tensors, metadata={_FORMAT: json.dumps({"key": key})}))
+        return Kept(**tensors)
 
     def _write(self, path: Path, data: bytes) -> None:
         try:
@@ -158,7 +148,9 @@ def _bytes_of(value: Any) -> Iterator[bytes]:
         yield np.ascontiguousarray(value).tobytes()
     elif isinstance(value, SemanticPlan):  # what is rendered of it, without the texts that it was made from
         named = [(field.name, getattr(value, field.name)) for field in fields(value)]
-        yield from _bytes_of({name: part for name, part in named if name == "duration" or isinstance(part, torch.Tensor)})
+        yield from _bytes_of(
+            {name: part for name, part in named if name == "duration" or isinstance(part, torch.Tensor)}
+        )
     elif is_dataclass(value):
         yield f"{type(value).__name__} {{".encode()
         for field in fields(value):

@@ -1,0 +1,144 @@
+"""Films: windows that join, a folder that keeps them, and what is refused before any work."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from baton_diffusers import Shot
+from baton_diffusers.media import read_clip
+from baton_diffusers.pipelines.film import WARM_UP_LATENTS
+
+from ..tiny import FRAME_RATE, SAMPLING_RATE, tiny_cue_parts, tiny_pipeline
+
+
+# Windows of 17 frames that share 9: one of 49 frames has five of them.
+SECONDS = 49 / FRAME_RATE
+SHOTS = [
+    Shot("a red circle moves right", 2.0),
+    Shot("the blue star says one", 2.0),
+    Shot("a green square jumps", SECONDS - 4.0),
+]
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return tiny_pipeline(num_frames=17, **tiny_cue_parts())
+
+
+def film(pipe, shots=SHOTS, **settings):
+    return pipe.film(shots, overlap_seconds=9 / FRAME_RATE, stream=True, **settings)
+
+
+def joined(pieces):
+    return np.concatenate([p.frames for p in pieces]), np.concatenate([p.waveform for p in pieces], axis=1)
+
+
+def digests(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*window*"))}
+
+
+def test_pieces_make_up_the_film(pipe):
+    made = film(pipe)
+    pieces = list(made)
+    assert [window.start for window in made.windows[0]] == [0, 8, 16, 24, 32]
+    assert [piece.start * FRAME_RATE for piece in pieces] == pytest.approx([0, 12, 20, 28, 36])
+    frames, waveform = joined(pieces)
+    assert frames.shape == (49, 32, 32, 3) and frames.dtype == np.uint8
+    assert waveform.shape == (1, round(SECONDS * SAMPLING_RATE)) and np.abs(waveform).max() <= 1
+    assert made.plan.duration == pytest.approx(SECONDS)
+
+
+def test_windows_share_their_latents(pipe, tmp_path):
+    made = film(pipe, work=tmp_path)
+    list(made)
+    first, second = (made.work.read_any(0, index) for index in (0, 1))
+    torch.testing.assert_close(
+        first.latents[:, :, 2 + WARM_UP_LATENTS :], second.latents[:, :, WARM_UP_LATENTS:3], rtol=0, atol=0
+    )
+    shift = made.windows[0][1].audio_start
+    shared = range(shift + 1, first.audio_latents.shape[1] - 2)
+    torch.testing.assert_close(
+        first.audio_latents[:, shared], second.audio_latents[:, [i - shift for i in shared]], rtol=0, atol=0
+    )
+
+
+def test_an_interrupted_film_goes_on_with_the_same_bytes(pipe, tmp_path):
+    whole = joined(film(pipe, work=tmp_path / "whole"))
+    for _ in range(5):
+        for piece in film(pipe, work=tmp_path / "parts"):
+            if piece.number == 1:
+                break
+    parts = joined(film(pipe, work=tmp_path / "parts"))
+    assert all(np.array_equal(a, b) for a, b in zip(whole, parts, strict=True))
+    assert digests(tmp_path / "whole") == digests(tmp_path / "parts")
+
+
+def test_a_changed_shot_renders_its_windows_alone_and_joins_them(pipe, tmp_path):
+    shots = [replace(SHOTS[0], seconds=3.0), replace(SHOTS[1], seconds=1.0), *SHOTS[2:]]
+    list(film(pipe, shots, work=tmp_path))
+    before = digests(tmp_path)
+    shots[1] = replace(shots[1], prompt="a blue circle says two")
+    made = film(pipe, shots, work=tmp_path)
+    list(made)
+    after = digests(tmp_path)
+    changed = [number for number, name in enumerate(before) if before[name] != after[name]]
+    assert changed == [1, 2, 3]  # the windows from frames 8, 16 and 24 on show some of the frames 24 to 31
+    assert made.is_rendered  # and joined
+
+
+@pytest.mark.parametrize("damage", ["cut short", "removed"])
+def test_a_damaged_window_is_made_again_between_its_neighbours(pipe, tmp_path, damage):
+    list(film(pipe, work=tmp_path))
+    before, path = digests(tmp_path), sorted(tmp_path.glob("*window*"))[2]
+    path.unlink()
+    if damage == "cut short":
+        path.write_bytes(before[path.name][:100])
+    made = film(pipe, work=tmp_path)
+    list(made)
+    assert made.is_rendered
+    after = digests(tmp_path)
+    assert [name for name in before if before[name] != after[name]] == [path.name]
+
+
+def test_a_film_does_not_depend_on_the_takes_before(pipe, tmp_path):
+    alone = list(film(pipe, [SHOTS[0], replace(SHOTS[1], cut=True)]))
+    other = list(film(pipe, [replace(SHOTS[0], prompt="a star"), replace(SHOTS[1], cut=True)]))
+    half = round(2 * FRAME_RATE)
+    assert not np.array_equal(joined(alone)[0][:half], joined(other)[0][:half])
+    assert np.array_equal(joined(alone)[0][half:], joined(other)[0][half:])
+
+
+def test_a_film_is_saved_piece_by_piece(pipe, tmp_path):
+    made = film(pipe)
+    made.save(tmp_path / "film.mp4")
+    clip = read_clip(tmp_path / "film.mp4")
+    assert len(clip.frames) == 49 and clip.sampling_rate == 7350  # the next rate that AAC has
+    assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("shots", "settings", "message"),
+    [
+        ([], {}, "at least one `Shot`"),
+        ("a star", {}, "give `seconds`"),
+        ([SHOTS[0]], {"seconds": 3}, "say their own length"),
+        ([{"prompt": "a star", "second": 3}], {}, "no argument 'second'"),
+        ([Shot("a star", 0.01)], {}, "shot 1: .*no whole frame"),
+        ([SHOTS[0], Shot("a star", 1, image=np.zeros((32, 32, 3), np.uint8))], {}, "shot 2: `image` begins a shot"),
+        ([Shot("a star", 1, image="missing.png")], {}, "shot 1: missing.png"),
+        ([Shot("a star", 1, audio=np.zeros(90000, np.float32))], {}, "shot 1: .*lasts 22.50 seconds"),
+        ([Shot("a star", 1, plan="missing.safetensors")], {}, "shot 1: there is no plan"),
+        (SHOTS, {"height": 33}, "`height` is 33"),
+        (SHOTS, {"overlap_seconds": 9}, "`overlap_seconds` is 9"),
+        (SHOTS, {"num_inference_steps": 0}, "`num_inference_steps` is 0"),
+        (SHOTS, {"plans": "each"}, "`plans` is 'each'"),
+        (SHOTS, {"seed": -1}, "`seed` is -1"),
+    ],
+)
+def test_refused_before_any_work(pipe, monkeypatch, shots, settings, message):
+    monkeypatch.setattr(type(pipe.planner), "forward", None)
+    monkeypatch.setattr(type(pipe.transformer), "forward", None)
+    with pytest.raises(ValueError, match=message):
+        pipe.film(shots, **settings)
