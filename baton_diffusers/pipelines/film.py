@@ -511,23 +511,12 @@ class Film:
             given = replace(given, video=self._anchor(self._warm_up(before, window)))
         known = conditions.encode_given_video(pipe, given, 1, size, device)
         audio_known = conditions.encode_given_audio(pipe, given, 1, size, device)
-<<<<<<< HEAD
-        digest = None
-        if before is not None:
-            kept = self.work.read_any(before.take, before.index)
-            digest = kept.digest
-            known, audio_known = self._join(known, audio_known, window, before, kept)
         for other in after:
             if (kept := self.work.read(other.take, other.index, self._key(other))) is not None:
                 known, audio_known = self._join(known, audio_known, window, other, kept)
-=======
-        following = None if after is None else self.work.read(after.take, after.index, self._key(after))
-        if following is not None:
-            known, audio_known = self._join(known, audio_known, window, after, following)
         if before is not None:
             kept = self.work.read_any(before.take, before.index)
             known, audio_known = self._join(known, audio_known, window, before, kept)
->>>>>>> cd34417 (Make films of any length under one plan, in windows joined by their latents)
 
         # 2. Text, plan, noise
         texts = self._texts(window.prompt)
