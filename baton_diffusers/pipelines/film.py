@@ -565,10 +565,8 @@ class Film:
         first = max(self._warm_up_latents(window), self._warm_up_latents(other) - shift)
         rate = self.pipe.latent_format["audio_latent_rate"]
         whole = math.floor(self.pipe.clip_duration(window.num_frames) * rate + 1e-6) - 1
-        return (
-            range(first, max(min(length, length - shift), first)),
-            range(max(1, 1 - audio_shift), max(min(whole, whole - audio_shift), 1)),
-        )
+        last, audio_last = min(length, length - shift), min(whole, whole - audio_shift)
+        return range(min(first, last), last), range(min(max(1, 1 - audio_shift), audio_last), audio_last)
 
     def _shifts(self, window: Window, other: Window) -> tuple[int, int]:
         return (window.start - other.start) // self._stride, window.audio_start - other.audio_start
