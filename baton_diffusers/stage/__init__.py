@@ -1,6 +1,6 @@
 """Stage: a procedural theatre of 64x64 pixels with sound, whose prompts can be checked exactly on the output."""
 
-from .prompts import describe_frame, write_cues, write_prompt
+from .prompts import describe_frame, training_prompt, write_cues, write_prompt
 from .render import Clip, render_clip, render_video
 from .scene import Action, Actor, Event, Scene, sample_scene, timeline
 from .sound import render_audio
@@ -19,5 +19,6 @@ __all__ = [
     "sample_scene",
     "timeline",
     "write_cues",
+    "training_prompt",
     "write_prompt",
 ]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .prompts import write_cues, write_prompt
+from .prompts import training_prompt, write_cues, write_prompt
 from .render import Clip, background, render_clip, render_video
 from .scene import EVENTS, TIERS, Scene, sample_scene
 from .sound import render_audio
@@ -64,6 +64,7 @@ class StageClips:
         self.verb_shares = shares
         self.foreground = foreground
         self.frames = frames
+        self._write = training_prompt if split == "train" else write_prompt
         self._tiers = list(weights)
         self._shares = np.array(list(weights.values())) / sum(weights.values())
 
@@ -84,7 +85,7 @@ class StageClips:
 
     def prompt(self, index: int) -> str:
         """The prompt of an index."""
-        return write_prompt(*self.scene(index))
+        return self._write(*self.scene(index))
 
     def clip(self, index: int) -> Clip:
         """The rendered clip of an index."""
@@ -94,7 +95,7 @@ class StageClips:
         scene, seed = self.scene(index)
         sample = {
             "index": index,
-            "prompt": write_prompt(scene, seed),
+            "prompt": self._write(scene, seed),
             "cues": write_cues(scene, seed),
             "waveform": torch.from_numpy(render_audio(scene, seed)),
         }

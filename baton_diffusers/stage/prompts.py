@@ -2,14 +2,17 @@
 
 import random
 import re
+from bisect import bisect
 from collections.abc import Mapping
 from collections.abc import Sequence as Choices
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TypeVar
 
 from ..cues import CastMember, Cue, Sheet, format_sheet
 from .render import Pose, poses
 from .scene import DIGITS, SPOTS, Action, Actor, Scene, timeline
+from .strange_words import NUM_STRANGE_WORDINGS, strange_wordings
 from .wordings import PLAIN, TRAIN, WORDINGS, Sequence, Verb, Wordings, verb
 
 
@@ -128,16 +131,20 @@ def describe(scene: Scene, seed: int, wordings: str = "train") -> Prompt:
     Args:
         scene: The scene.
         seed: Chooses the words.
-        wordings: "train", or "held-out" for words and turns that "train" never uses.
+        wordings: "train"; "held-out" for words and turns that "train" never uses; or "strange", where many words are made up
+            (`strange_words.py`).
 
     Raises:
         ValueError: if there are no such `wordings`.
     """
-    if wordings not in WORDINGS:
-        raise ValueError(f"`wordings` is {wordings!r}, but has to be one of {tuple(WORDINGS)}.")
+    if wordings not in (*WORDINGS, "strange"):
+        raise ValueError(f"`wordings` is {wordings!r}, but has to be one of {(*WORDINGS, 'strange')}.")
     rng = random.Random(scene.digest * 31 + seed)
     while True:
-        chosen = PLAIN if wordings == "train" and rng.random() < 0.25 else WORDINGS[wordings][-1]
+        if wordings == "strange":
+            chosen = strange_wordings(rng.randrange(NUM_STRANGE_WORDINGS))
+        else:
+            chosen = PLAIN if wordings == "train" and rng.random() < 0.25 else WORDINGS[wordings][-1]
         prompt = _Writer(scene, chosen, rng).write()
         if len(prompt.text) <= MAX_PROMPT_CHARACTERS:
             return prompt
@@ -162,6 +169,11 @@ def describe_on(scene: Scene, seed: int, callbacks: Mapping[int, str]) -> Prompt
         prompt = _Follower(scene, callbacks, rng).write()
         if len(prompt.text) <= MAX_PROMPT_CHARACTERS:
             return prompt
+
+
+def training_prompt(scene: Scene, seed: int) -> str:
+    """A prompt to learn from: each second seed gives one with made-up words."""
+    return write_prompt(scene, seed, ("train", "strange")[seed % 2])
 
 
 class _Writer:
@@ -597,12 +609,13 @@ class _Writer:
         return text + ("?" if opening.startswith("can you") else sequence.close)
 
     def _choose_sequence(self, number: int) -> Sequence:
-        cumulative, sequences = _sequences(self.wordings, number)
-        draw = self.chance() * cumulative[-1]
-        for weight, sequence in zip(cumulative, sequences, strict=True):
-            if draw < weight:
-                return sequence
-        raise AssertionError("the last weight is the sum of all")
+        fitting = [
+            (weight, sequence)
+            for weight, sequence in self.wordings.sequences
+            if sequence.steps[0] <= number <= sequence.steps[1]
+        ]
+        cumulative = list(accumulate(weight for weight, _ in fitting))
+        return fitting[bisect(cumulative, self.chance() * cumulative[-1])][1]
 
     def write(self) -> Prompt:
         """The whole prompt."""
@@ -684,25 +697,6 @@ class _Follower(_Writer):
         text = self.script() if self.scene.script else self.choose(self.wordings.still) + "."
         open_ = (False,) * len(self.scene.actors)
         return Prompt(_CAPITALS.sub(_capital, text), open_, open_)
-
-
-def _sequences(wordings: Wordings, number: int) -> tuple[list[float], list[Sequence]]:
-    key = (id(wordings), number)
-    if key not in _SEQUENCES:
-        fitting = [
-            (weight, sequence)
-            for weight, sequence in wordings.sequences
-            if sequence.steps[0] <= number <= sequence.steps[1]
-        ]
-        total, cumulative = 0.0, []
-        for weight, _ in fitting:
-            total += weight
-            cumulative.append(total)
-        _SEQUENCES[key] = (cumulative, [sequence for _, sequence in fitting])
-    return _SEQUENCES[key]
-
-
-_SEQUENCES: dict[tuple[int, int], tuple[list[float], list[Sequence]]] = {}
 
 
 def _capital(match: re.Match) -> str:

@@ -19,7 +19,7 @@ from ..models.latents import to_video
 from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder, read_plan
 from ..models.va_planner import VAPlannerModel, check_sheet_tokens, tokenize_cues, tokenize_prompts
 from ..plan import SemanticPlan
-from ..stage import render_clip, sample_scene, write_cues, write_prompt
+from ..stage import render_clip, sample_scene, training_prompt, write_cues, write_prompt
 from ..stage.clips import StageClips
 from .config import PlannerTraining
 from .data.dataset import CachedFeatures
@@ -136,7 +136,7 @@ class PlannedScenes:
             )
         scene = sample_scene(number, split=self.split)
         cues = write_cues(scene, number) if self.clips_per_prompt == 1 else ""
-        return {"prompt": write_prompt(scene, index), "cues": cues, "plan": self._plans[number]}
+        return {"prompt": training_prompt(scene, index), "cues": cues, "plan": self._plans[number]}
 
 
 class CachedPlans:
@@ -188,7 +188,7 @@ class PlannerSamples:
             # Drawing a scene takes longer than writing about it: each gives several prompts and sheets.
             scene, seed = self.stage.scene(int(rng.integers(2**31)))
             count = min(_TEXTS_OF_A_SCENE, self.texts_per_sample - len(texts))
-            texts += [(write_prompt(scene, seed + i), write_cues(scene, seed + i)) for i in range(count)]
+            texts += [(training_prompt(scene, seed + i), write_cues(scene, seed + i)) for i in range(count)]
         return {**sample, "cues": cues, "texts": texts}
 
 

@@ -11,6 +11,7 @@ anew on the new encoder.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ class Reading:
         train_text_encoder: False trains the checker alone, on the encoder of `initial`.
         position_learning_rate: Learning rate of the relative attention biases, by which alone a UMT5 knows the order of words.
             They start near zero, and have to come to several units.
+        keep_weight: Weight of the distance from the embeddings of the `initial` text encoder, so that a transformer that reads them
+            needs no new training.
         paraphrases: Prompts of each scene.
         tier_weights: See `StageClips`.
         evaluation_scenes: Validation scenes on which the answers are checked after training; 0 for none.
@@ -66,6 +69,7 @@ class Reading:
     initial: str | None = None
     train_text_encoder: bool = True
     position_learning_rate: float = 0.03
+    keep_weight: float = 0.0
     paraphrases: int = 4
     tier_weights: dict[str, float] | None = None
     evaluation_scenes: int = 500
@@ -73,6 +77,8 @@ class Reading:
     def __post_init__(self) -> None:
         if not self.position_learning_rate > 0:
             raise ValueError(f"`position_learning_rate` must be positive, got {self.position_learning_rate}.")
+        if self.keep_weight and self.initial is None:
+            raise ValueError("`keep_weight` keeps the embeddings of a text encoder: name its `initial` folder.")
         if not self.train_text_encoder and self.initial is None:
             raise ValueError(
                 "`train_text_encoder` is false: name the `initial` folder whose encoder the checker reads with."
@@ -80,16 +86,17 @@ class Reading:
 
 
 class Reader(nn.Module):
-    """A text encoder with its checker: what `forward(input_ids, attention_mask)` reads in prompts."""
+    """A text encoder with its checker: `forward(input_ids, attention_mask)` gives what is read in prompts, and the embeddings."""
 
     def __init__(self, text_encoder: UMT5EncoderModel, checker: PlanChecker) -> None:
         super().__init__()
         self.text_encoder = text_encoder
         self.checker = checker
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> PlanCheckerOutput:
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[PlanCheckerOutput, torch.Tensor]:
         text = self.text_encoder(input_ids, attention_mask=attention_mask).last_hidden_state
-        return self.checker(text * attention_mask[..., None].to(text.dtype))
+        text = text * attention_mask[..., None].to(text.dtype)
+        return self.checker(text), text
 
 
 def answers(scene: Scene, places: tuple[bool, ...]) -> dict[str, torch.Tensor]:
@@ -116,8 +123,13 @@ class QuestionedScenes:
 
     def __getitem__(self, index: int) -> list[dict[str, Any]]:
         scene, seed = self.clips.scene(index)
-        prompts = [describe(scene, seed + i) for i in range(self.paraphrases)]
-        return [{"prompt": prompt.text, **answers(scene, prompt.places)} for prompt in prompts]
+        # half of the training's prompts have made-up words
+        wordings = ["train", "strange" if self.clips.split == "train" else "train"] * self.paraphrases
+        prompts = [(describe(scene, seed + i, wordings[i]), wordings[i]) for i in range(self.paraphrases)]
+        return [
+            {"prompt": prompt.text, "is_strange": torch.tensor(name == "strange"), **answers(scene, prompt.places)}
+            for prompt, name in prompts
+        ]
 
 
 class PromptCollator:
@@ -129,21 +141,46 @@ class PromptCollator:
     def __call__(self, samples: list[list[dict[str, Any]]]) -> dict[str, torch.Tensor]:
         rows = [row for sample in samples for row in sample]
         tokens = self.tokenizer([row["prompt"] for row in rows], padding=True, return_tensors="pt")
-        right = {name: torch.stack([row[name] for row in rows]) for name in ("cast", "actors", "deeds")}
+        right = {name: torch.stack([row[name] for row in rows]) for name in ("cast", "actors", "deeds", "is_strange")}
         return {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask, **right}
 
 
-def reading_loss(
-    module: nn.Module, batch: dict[str, torch.Tensor], generator: torch.Generator, step: int
-) -> dict[str, torch.Tensor]:
-    """The cross-entropy of the answers, as `Trainer` wants it; also the share of the answers that are right."""
-    read = module(batch["input_ids"], batch["attention_mask"])
-    losses, right = [], {}
-    for name in ("cast", "actors", "deeds"):
-        said = read[name].flatten(0, -2)
-        losses.append(nll_loss(said, batch[name].flatten()))
-        right[name] = (said.argmax(dim=-1) == batch[name].flatten()).float().mean()
-    return {"loss": torch.stack(losses).sum(), **right}
+class ReadingLoss:
+    """The cross-entropy of the answers, as `Trainer` wants it; also the share of the answers that are right.
+
+    Args:
+        old_text_encoder: The text encoder that a transformer has learnt with; None keeps nothing.
+        weight: Of the distance from its embeddings, in units of their variance, on prompts without made-up words.
+    """
+
+    def __init__(self, old_text_encoder: UMT5EncoderModel | None = None, weight: float = 0.0) -> None:
+        self.old_text_encoder = old_text_encoder
+        self.weight = weight
+
+    def to(self, device: torch.device) -> ReadingLoss:
+        if self.old_text_encoder is not None:
+            self.old_text_encoder.to(device)
+        return self
+
+    def __call__(
+        self, module: nn.Module, batch: dict[str, torch.Tensor], generator: torch.Generator, step: int
+    ) -> dict[str, torch.Tensor]:
+        read, text = module(batch["input_ids"], batch["attention_mask"])
+        losses, right = [], {}
+        for name in ("cast", "actors", "deeds"):
+            said = read[name].flatten(0, -2)
+            losses.append(nll_loss(said, batch[name].flatten()))
+            right[name] = (said.argmax(dim=-1) == batch[name].flatten()).float().mean()
+        loss = torch.stack(losses).sum()
+        if self.old_text_encoder is not None:
+            with torch.no_grad():
+                old = self.old_text_encoder(
+                    batch["input_ids"], attention_mask=batch["attention_mask"]
+                ).last_hidden_state
+            is_kept = (batch["attention_mask"].bool() & ~batch["is_strange"][:, None])[..., None]
+            moved = ((text - old).square() * is_kept).sum() / ((old.square() * is_kept).sum() + 1e-6)
+            loss, right["moved"] = loss + self.weight * moved, moved.detach()
+        return {"loss": loss, **right}
 
 
 @torch.no_grad()
@@ -156,7 +193,7 @@ def share_understood(
     for start in range(0, num_scenes, batch_size):
         batch = collate([scenes[index] for index in range(start, min(start + batch_size, num_scenes))])
         device = reader.checker.queries.device
-        read = reader(batch["input_ids"].to(device), batch["attention_mask"].to(device))
+        read, _ = reader(batch["input_ids"].to(device), batch["attention_mask"].to(device))
         rows.append({name: (read[name].argmax(dim=-1).cpu() == batch[name]).flatten(1).all(dim=1) for name in read})
     right = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
     right["all"] = torch.stack([*right.values()]).all(dim=0)
@@ -186,7 +223,9 @@ def main(config: Reading) -> None:
     ]
     collate = PromptCollator(tokenizer)
     scenes = QuestionedScenes(StageClips("train", config.trainer.seed, config.tier_weights), config.paraphrases)
-    trainer = Trainer(config.trainer, reader, reading_loss, scenes, groups, collate, settings=config)
+    old = copy.deepcopy(text_encoder).eval().requires_grad_(False) if config.keep_weight else None
+    loss = ReadingLoss(old, config.keep_weight)
+    trainer = Trainer(config.trainer, reader, loss, scenes, groups, collate, settings=config)
     reader = trainer.fit().eval()
     reader.text_encoder.save_pretrained(Path(config.output) / "text_encoder")
     reader.checker.save_pretrained(Path(config.output) / "plan_checker")

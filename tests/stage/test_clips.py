@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import default_collate
 
 from baton_diffusers.models.latents import to_frames, to_video
-from baton_diffusers.stage import render_clip, write_prompt
+from baton_diffusers.stage import render_clip, training_prompt, write_prompt
 from baton_diffusers.stage.clips import StageClips
 from baton_diffusers.stage.scene import SPLITS
 
@@ -19,7 +19,9 @@ def test_an_index_names_a_clip():
     assert not torch.equal(sample["frames"], other["frames"])
     scene, seed = clips.scene(5)
     np.testing.assert_array_equal(render_clip(scene, seed).frames, sample["frames"].numpy())
-    assert write_prompt(scene, seed) == sample["prompt"]
+    assert training_prompt(scene, seed) == sample["prompt"]
+    held = StageClips("validation", seed=1)
+    assert held.prompt(5) == write_prompt(*held.scene(5))
 
 
 @pytest.mark.parametrize("split", SPLITS)

@@ -10,7 +10,7 @@ import pytest
 
 from baton_diffusers.cues import parse_sheet
 from baton_diffusers.stage import Action, Actor, Scene, describe_frame, prompts, sample_scene, timeline, write_cues
-from baton_diffusers.stage.prompts import MAX_PROMPT_CHARACTERS, describe, write_prompt
+from baton_diffusers.stage.prompts import MAX_PROMPT_CHARACTERS, describe, training_prompt, write_prompt
 from baton_diffusers.stage.scene import DIGITS
 from baton_diffusers.stage.wordings import HELD_OUT, PLAIN, TRAIN, Sequence, verb
 
@@ -127,6 +127,30 @@ def test_held_out_wordings_never_occur_in_training():
         assert not (found := tells(prompt.text, held_out)), (found, prompt)
     for _, prompt in described(1000, "held-out"):
         assert tells(prompt.text, held_out), prompt
+
+
+def test_half_of_the_prompts_to_learn_from_have_made_up_words():
+    texts = [write_prompt(SCENE, seed, "strange") for seed in range(200)]
+    made_up = [set(re.findall("[a-z]{4,}", text.lower())) - VOCABULARY for text in texts]
+    assert sum(map(bool, made_up)) > 180
+    assert len(set().union(*made_up)) > 400
+    for seed in range(20):
+        assert training_prompt(SCENE, seed) == write_prompt(SCENE, seed, "strange" if seed % 2 else "train")
+
+
+def test_made_up_words_leave_who_is_there_and_what_is_said():
+    names = [(kind, *TRAIN.kinds[kind]) for kind in ("ball", "bell", "face")]
+    names[2] += (
+        "purple",
+        *TRAIN.colours["purple"],
+        *TRAIN.people["purple"],
+        *TRAIN.voices["purple"],
+        "woman",
+        "voice",
+    )
+    for seed in range(200):
+        text = write_prompt(SCENE, seed, "strange")
+        assert all(tells(text, options) for options in (*names, ("nine", "9"))), text
 
 
 @pytest.mark.parametrize(

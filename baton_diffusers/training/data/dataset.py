@@ -17,7 +17,7 @@ from torch import nn
 
 from ...files import read_json
 from ...plan import SemanticPlan
-from ...stage import Scene, write_cues, write_prompt
+from ...stage import Scene, training_prompt, write_cues
 from ...stage.clips import StageClips
 from ..seeds import step_seed
 from .cache import EMPTY_PROMPT, PLAN_LAYOUT, describe_source, index_path
@@ -141,7 +141,7 @@ class CachedFeatures:
             if number not in self._scenes:
                 self._scenes[number] = self.clips.scene(number)
             scene, seed = self._scenes[number]
-            prompt, cues = write_prompt(scene, index), write_cues(scene, seed)
+            prompt, cues = training_prompt(scene, index), write_cues(scene, seed)
         flags = {name: torch.tensor(facts[name]) for name in ("silent", "static")}
         return {"prompt": prompt, "cues": cues, **sample, **flags}
 
