@@ -1,0 +1,31 @@
+"""`baton studio`: the page on which clips are planned, corrected and rendered."""
+
+from typing import Annotated
+
+import typer
+
+from . import loading
+from .app import Model, command
+
+
+@command
+def studio(
+    model: Model = None,
+    host: Annotated[
+        str,
+        typer.Option(help="The address to listen on; 0.0.0.0 lets the whole network in.", metavar="ADDRESS"),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes any that is free.")] = 7860,
+) -> None:
+    """Open the studio: plan a clip in the browser, see and correct the plan, render it, make parts anew."""
+    try:
+        import gradio  # noqa: F401
+    except ImportError as error:
+        raise ValueError("the studio needs gradio: pip install 'baton-diffusers[app]'") from error
+
+    pipe = loading.load_pipeline(model)
+    pipe.set_progress_bar_config(disable=True)
+
+    from ..studio.page import serve
+
+    serve(pipe, model, host, port, started=lambda address: print(f"studio: {address} (Ctrl+C ends it)", flush=True))

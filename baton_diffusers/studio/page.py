@@ -1,0 +1,348 @@
+"""The studio's page, by Gradio: it carries what a person does to the session of their tab, and shows what that returns.
+
+Nothing of this machine's disk is served by its path: all paths are blocked, and what a session has made is fetched by its key. Uploads
+are bounded while they arrive, and deleted as soon as they are read.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.resources import files as resources
+from pathlib import Path
+from typing import Any
+
+import fastapi
+import gradio as gr
+import uvicorn
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from .. import files
+from ..pipelines.pipeline_baton import BatonPipeline
+from .session import Cancelled, Progress, Request, Session, Studio, Version
+
+
+logger = logging.getLogger(__name__)
+
+MAX_UPLOAD = 64 * 2**20  # bytes
+_MAX_PAGE = 200_000  # letters of what the page says of itself
+_MAX_WAITING = 64  # actions
+_SWEEP_SECONDS = 30
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+_PAGE_STATE = "(...values) => [...values.slice(0, -1), window.batonStudio.page()]"
+_BUSY = _PAGE_STATE.replace("=> [", "=> document.body.classList.add('baton-busy') ?? [")
+_STATUS = """
+<div class="baton-status" role="status" aria-live="polite"><progress hidden max="1" aria-label="Progress of the render"></progress><span></span></div>
+<div class="baton-error" role="alert" hidden></div>
+"""
+_STATUS_JS = """
+const bar = element.querySelector('progress'), words = element.querySelector('span'), alert = element.querySelector('.baton-error')
+watch('value', () => {
+  const now = props.value || {}, board = document.querySelector('#baton-board .baton-top')
+  const glimpse = board?.querySelector('.baton-glimpse')
+  alert.hidden = !now.error
+  alert.textContent = now.error || ''
+  words.textContent = now.words || ''
+  bar.hidden = !now.steps
+  if (now.steps) { bar.max = now.steps; bar.value = now.step }
+  document.body.classList.toggle('baton-busy', Boolean(now.steps))
+  if (glimpse) {
+    glimpse.hidden = !now.picture
+    if (now.picture) glimpse.src = now.picture
+  }
+  if (now.draft) board.dispatchEvent(new CustomEvent('baton-drafted', { detail: now.draft, bubbles: true }))
+})
+"""
+_PAGE_CSS = """
+.gradio-container { max-width: 1280px !important; width: 100% !important; margin: 0 auto; }
+.gradio-container main { width: 100%; min-width: 0; padding: 12px 16px !important; gap: 12px; }
+.gradio-container .column { min-width: 0; gap: 12px; }
+footer { display: none !important; }
+#baton-title h1 { font-size: 20px; margin: 0; }
+#baton-prompt textarea { font-size: 16px; }
+#baton-actions { gap: 8px; flex-wrap: wrap; align-items: center; }
+#baton-actions > * { flex: 0 0 auto !important; min-width: 0 !important; width: auto !important; }
+#baton-actions button { font-size: 15px; padding: 7px 16px; border-radius: 8px; }
+body:not(.baton-busy) #baton-cancel, body.baton-busy #baton-render { display: none; }
+#baton-status { padding: 0 !important; min-height: 0 !important; }
+.baton-status { display: flex; gap: 10px; align-items: center; min-height: 22px; font-size: 14px; }
+.baton-status progress { appearance: none; width: 220px; height: 10px; border: 0; border-radius: 5px; overflow: hidden; background: var(--border-color-primary); }
+.baton-status progress::-webkit-progress-bar { background: var(--border-color-primary); }
+.baton-status progress::-webkit-progress-value { background: var(--color-accent); transition: width .15s; }
+.baton-status progress::-moz-progress-bar { background: var(--color-accent); }
+.baton-error { padding: 10px 12px; border-left: 4px solid #dc2626; background: var(--background-fill-secondary); border-radius: 6px; font-size: 14px; }
+.baton-error[hidden] { display: none; }
+@media (max-width: 760px) {
+  .gradio-container main { padding: 8px !important; }
+  #baton-actions { gap: 6px; }
+  #baton-actions button { padding: 7px 11px; font-size: 14px; }
+}
+"""
+
+
+def build(studio: Studio) -> gr.Blocks:
+    """The page of a studio."""
+    source = resources(__package__)
+    with gr.Blocks(title="Baton studio", analytics_enabled=False, delete_cache=(600, 600)) as page:
+        gr.Markdown("# Baton studio", elem_id="baton-title")
+        with gr.Row(equal_height=True):
+            prompt = gr.Textbox(
+                studio.example,
+                label="What is to be seen and heard",
+                lines=2,
+                max_lines=6,
+                scale=6,
+                submit_btn=False,
+                elem_id="baton-prompt",
+            )
+            seed = gr.Number(
+                0, label="Seed", precision=0, minimum=0, scale=1, min_width=120
+            )
+        with gr.Row(elem_id="baton-actions"):
+            plan = gr.Button("Plan", variant="primary", elem_id="baton-plan")
+            another = gr.Button("Another plan", elem_id="baton-another")
+            render = gr.Button("Render", variant="primary", elem_id="baton-render")
+            cancel = gr.Button("Cancel", variant="stop", elem_id="baton-cancel")
+            undo = gr.Button("Undo", elem_id="baton-undo")
+            redo = gr.Button("Redo", elem_id="baton-redo")
+            upload = gr.UploadButton("Open a clip", file_types=["video"], elem_id="baton-open")
+        status = gr.HTML(None, html_template=_STATUS, js_on_load=_STATUS_JS, elem_id="baton-status")
+        board = gr.HTML(
+            None,
+            html_template=(source / "board.html").read_text(),
+            js_on_load=(source / "board.js").read_text(),
+            elem_id="baton-board",
+            apply_default_css=False,
+        )
+        sent = gr.Textbox(visible=False)  # what the page says of itself, when a button is pressed
+
+        shown = [board, prompt, seed, status]
+        asked = {"outputs": shown, "api_visibility": "private", "show_progress": "minimal", "show_progress_on": status}
+        by_button = asked | {"inputs": [prompt, seed, sent], "js": _PAGE_STATE}
+        by_board = asked | {"inputs": [prompt, seed], "show_progress": "hidden"}
+        by_render = by_button | {"js": _BUSY, "concurrency_id": "render", "concurrency_limit": 1}
+
+        # Every handler reads what the page says, does one thing in the tab's session, and shows the session.
+
+        def on_plan(prompt: str, seed: float, sent: str, tab: gr.Request) -> tuple:
+            return _answer(studio, tab, lambda session: session.plan(_request(prompt, seed, sent)))
+
+        def on_another(prompt: str, seed: float, sent: str, tab: gr.Request) -> tuple:
+            return _answer(studio, tab, lambda session: session.plan(_request(prompt, seed + 1, sent)))
+
+        def on_render(prompt: str, seed: float, sent: str, tab: gr.Request) -> Iterator[tuple]:
+            yield from _follow(studio, tab, lambda session: session.render(_request(prompt, seed, sent)))
+
+        def on_cancel(tab: gr.Request) -> dict:
+            return _answer(studio, tab, Session.cancel)[-1] or _words(Cancelled())
+
+        def on_undo(tab: gr.Request) -> tuple:
+            return _answer(studio, tab, Session.undo)
+
+        def on_redo(tab: gr.Request) -> tuple:
+            return _answer(studio, tab, Session.redo)
+
+        def on_open(path: str, prompt: str, seed: float, sent: str, tab: gr.Request) -> tuple:
+            try:
+                name = Path(path).name
+                return _answer(studio, tab, lambda session: session.open(path, name, _request(prompt, seed, sent)))
+            finally:
+                shutil.rmtree(Path(path).parent, ignore_errors=True)
+
+        def on_edit(prompt: str, seed: float, tab: gr.Request, event: gr.EventData) -> tuple:
+            sent, what = event._data["page"], str(event._data["what"])
+            return _answer(studio, tab, lambda session: session.edit(_request(prompt, seed, sent), what))
+
+        def on_live(prompt: str, seed: float, tab: gr.Request, event: gr.EventData) -> dict:
+            try:
+                return {"draft": studio.session(tab.session_hash).live(_request(prompt, seed, event._data["page"]))}
+            except Exception as error:
+                return _words(error)
+
+        def on_go(tab: gr.Request, event: gr.EventData) -> tuple:
+            return _answer(studio, tab, lambda session: session.go(event._data["number"]))
+
+        def on_load(tab: gr.Request) -> tuple:
+            return _answer(studio, tab, lambda session: None)
+
+        def on_leave(tab: gr.Request) -> None:
+            studio.leave(tab.session_hash)
+
+        gr.on([plan.click, prompt.submit], on_plan, **by_button)
+        another.click(on_another, **by_button)
+        rendering = render.click(on_render, **by_render)
+        cancel.click(on_cancel, outputs=status, cancels=[rendering], queue=False, api_visibility="private")
+        undo.click(on_undo, **asked)
+        redo.click(on_redo, **asked)
+        upload.upload(on_open, **by_button | {"inputs": [upload, prompt, seed, sent]})
+        board.edit(on_edit, trigger_mode="multiple", **by_board)
+        board.live(on_live, trigger_mode="always_last", **by_board | {"outputs": status})
+        board.go(on_go, **by_board | {"inputs": []})
+        page.load(on_load, **asked)
+        page.unload(on_leave)
+    page.queue(default_concurrency_limit=4, max_size=_MAX_WAITING, api_open=False)
+    return page
+
+
+def _request(prompt: Any, seed: Any, sent: str) -> Request:
+    """What the page says, as the session reads it.
+
+    Raises:
+        ValueError: if it is nothing that the page says.
+    """
+    try:
+        if len(sent) > _MAX_PAGE:
+            raise TypeError
+        page = json.loads(sent)
+        span = page.get("span")
+        return Request(
+            prompt, seed, page["sheet"], page["session"], page["version"], None if span is None else tuple(span)
+        )
+    except (TypeError, KeyError, AttributeError, ValueError, RecursionError) as error:
+        raise ValueError("The page sent something that the studio does not read: reload it.") from error
+
+
+def _answer(studio: Studio, tab: gr.Request, do: Callable[[Session], Any]) -> tuple:
+    """Does one thing in the session of a tab; what the board, the prompt, the seed and the status then show."""
+    status: dict[str, Any] = {}
+    try:
+        session = studio.session(tab.session_hash)
+        try:
+            do(session)
+        except Exception as error:
+            status = _words(error)
+    except ValueError as error:
+        return gr.skip(), gr.skip(), gr.skip(), _words(error)
+    view = session.view()
+    return view, view.get("prompt", gr.skip()), view.get("seed", gr.skip()), status
+
+
+def _follow(studio: Studio, tab: gr.Request, do: Callable[[Session], Iterator[Progress | Version]]) -> Iterator[tuple]:
+    """The same for what takes longer, with a status for each report."""
+    status: dict[str, Any] = {}
+    picture = None
+    try:
+        for report in do(studio.session(tab.session_hash)):
+            if isinstance(report, Progress):
+                picture = report.picture or picture
+                words = f"Step {report.step} of {report.steps}" if report.step else "Starting"
+                yield gr.skip(), gr.skip(), gr.skip(), {**report._asdict(), "picture": picture, "words": words}
+    except Exception as error:
+        status = _words(error)
+    yield *_answer(studio, tab, lambda session: None)[:3], status
+
+
+def _words(error: Exception) -> dict[str, str]:
+    """What the status says of an error."""
+    if isinstance(error, Cancelled):
+        return {"words": "Cancelled"}
+    if isinstance(error, ValueError):
+        return {"error": " ".join(str(error).split())}
+    logger.exception("The studio failed", exc_info=error)
+    return {"error": "The studio failed at this; the words are in its log. Try again, or restart it."}
+
+
+@contextmanager
+def studio_folder() -> Iterator[Path]:
+    """A folder for clips and uploads, which is gone when the studio is; one of a studio that was killed, too."""
+    parent = files.make_folder(Path(tempfile.gettempdir()) / f"baton-studio-{os.getuid()}")
+    parent.chmod(0o700)
+    with files.temporary_folder(parent / "studio") as folder:
+        yield folder
+
+
+def application(studio: Studio, host: str) -> fastapi.FastAPI:
+    """The web application: the page, and what sessions have made, by key."""
+    app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    if host in _LOOPBACK:  # a foreign name that leads here is another site's trick
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]"])
+
+    @app.get("/clips/{key}")
+    def send(key: str) -> fastapi.Response:
+        file = studio.files.get(key)
+        if file is None or not file.path.is_file():
+            return fastapi.responses.PlainTextResponse("This file is gone.", 404)
+        headers = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}
+        kind = {".mp4": "video/mp4", ".wav": "audio/wav"}.get(file.path.suffix)
+        return fastapi.responses.FileResponse(
+            file.path,
+            headers=headers,
+            media_type=kind or "application/octet-stream",
+            filename=file.name,
+            content_disposition_type="inline" if kind else "attachment",
+        )
+
+    return gr.mount_gradio_app(
+        app,
+        build(studio),
+        path="/",
+        blocked_paths=["/"],
+        max_file_size=MAX_UPLOAD,
+        show_error=False,
+        enable_monitoring=False,
+        run_history=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        footer_links=[],
+        theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        css=_PAGE_CSS + (resources(__package__) / "board.css").read_text(),
+    )
+
+
+def serve(
+    pipe: BatonPipeline,
+    model: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    started: Callable[[str], None] = print,
+) -> None:
+    """
+    Serves the studio until it is interrupted.
+
+    Args:
+        pipe ([`BatonPipeline`]): plans and renders.
+        model (`str`, *optional*): the checkpoint's name in the scripts that the page gives.
+        host (`str`, defaults to `"127.0.0.1"`): the address to listen on.
+        port (`int`, defaults to 7860): the port; 0 for any.
+        started (`Callable`, *optional*): gets the page's address when it can be opened.
+
+    Raises:
+        ValueError: if the pipeline has no planner, or nothing can listen there.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=256)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(
+            f"nothing can listen on {host}, port {port} ({reason}): give another --port or --host"
+        ) from None
+    with listener, studio_folder() as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(files.make_folder(folder / "uploads"))  # read while the page is built
+        studio = Studio(pipe, files.make_folder(folder / "clips"), model)
+        server = uvicorn.Server(
+            uvicorn.Config(application(studio, host), log_level="warning", timeout_graceful_shutdown=2)
+        )
+        over = threading.Event()
+
+        def sweep() -> None:
+            while not over.wait(_SWEEP_SECONDS):
+                studio.sweep()
+
+        threading.Thread(target=sweep, name="baton-sweep", daemon=True).start()
+        name = f"[{host}]" if ":" in host else host
+        started(f"http://{name}:{listener.getsockname()[1]}/")
+        try:
+            server.run(sockets=[listener])
+        finally:
+            over.set()
+            studio.close_all()

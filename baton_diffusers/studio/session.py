@@ -1,0 +1,562 @@
+"""What can be done in the studio: sessions, the versions of a clip in each, and the actions that make them.
+
+Nothing here knows a page. A browser tab is a session, and none sees another's clips: their files have random names in a folder that
+goes with the studio, and random keys by which a browser may fetch them.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL.Image
+import torch
+
+from .. import coordinates, ffmpeg
+from ..media import Clip, read_audio, read_video
+from ..pipelines.pipeline_baton import BatonPipeline
+from ..pipelines.pipeline_output import BatonPipelineOutput
+from ..plan import SemanticPlan
+from ..prompt_language import PromptLanguage
+from . import shown
+from .glimpse import Glimpse
+from .recipe import Recipe
+
+
+MAX_SESSIONS = 64
+IDLE_SECONDS = 3600  # for which a session is kept
+GRACE_SECONDS = 120  # for which the session of a tab that is gone is kept
+MAX_VERSIONS = 60  # of a session
+MAX_CLIP_BYTES = 2**30  # of the decoded clips of a session
+MAX_LETTERS = 2000  # of a prompt
+MAX_UPLOAD_SECONDS = 30
+SIDE = 512  # pixels: smaller clips are enlarged to about that, larger uploads are reduced to it
+LIVE_STEPS = 4
+_LONGEST_STEP = 60  # seconds
+
+FORGOTTEN = (
+    "The studio does not know this tab any more: it was restarted, or you were away for an hour. Your prompt and plan were still on "
+    "the page and are taken up; the clips of before are gone."
+)
+
+
+class Cancelled(Exception):
+    """A render was cancelled."""
+
+
+class Progress(NamedTuple):
+    """How far a render is: `step` of `steps`, and where there is a new one, a small picture as an address that holds it."""
+
+    step: int
+    steps: int
+    picture: str | None = None
+
+
+class File(NamedTuple):
+    """A file that a browser may fetch, and the name under which it is saved there."""
+
+    path: Path
+    name: str
+
+
+class Request(NamedTuple):
+    """What the page says when something is to be done.
+
+    Args:
+        prompt: the prompt.
+        seed: decides the noise, and what the planner leaves open.
+        sheet: the page's timeline as JSON; `None` for a plan without cues.
+        session, version: the ids of the session and version that the page shows.
+        span: the seconds that are marked on the timeline, from and to.
+    """
+
+    prompt: str
+    seed: int = 0
+    sheet: Any = None
+    session: str | None = None
+    version: int | None = None
+    span: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Version:
+    """One state of a clip: planned, edited, rendered, or opened from a file. Versions are a tree: `undo` goes to the parent."""
+
+    number: int
+    parent: int | None
+    what: str
+    prompt: str
+    seed: int
+    plan: SemanticPlan
+    recipe: Recipe
+    clip: BatonPipelineOutput | None = None
+    pictures: list[dict[str, Any]] = field(default_factory=list)
+    peaks: list[float] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)  # from "clip", "plan", "script" to keys of `Studio.files`
+    num_bytes: int = 0  # of the decoded clip
+
+    @property
+    def sheet(self) -> str | None:
+        """The cue sheet that the plan follows, if there is one."""
+        return None if self.plan.sheets is None else self.plan.sheets[0]
+
+
+class Studio:
+    """
+    A pipeline, and the sessions that share it.
+
+    Args:
+        pipe ([`BatonPipeline`]): plans and renders.
+        folder (`Path`): where clips are kept as long as their session lasts.
+        model (`str`, *optional*): the checkpoint's name in scripts; by default the one that comes with the package.
+
+    Raises:
+        ValueError: if the pipeline has no planner.
+    """
+
+    def __init__(self, pipe: BatonPipeline, folder: Path, model: str | None = None) -> None:
+        if pipe.planner is None:
+            raise ValueError(
+                "the studio shows plans, and this checkpoint has no planner: use `baton generate`, or give one that has."
+            )
+        self.pipe, self.folder, self.model = pipe, Path(folder), model
+        self.files: dict[str, File] = {}
+        self._sessions: dict[str, Session] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def example(self) -> str:
+        """A prompt that the checkpoint understands, if it tells one."""
+        language = self._language
+        return "" if language is None else language.example
+
+    def remark(self, prompt: str) -> str | None:
+        """What the checkpoint will not understand of a prompt, if it can say."""
+        language = self._language
+        return None if language is None else language.remark([prompt])
+
+    @property
+    def _language(self) -> PromptLanguage | None:
+        return None if self.pipe.tokenizer is None else PromptLanguage.of(self.pipe.tokenizer)
+
+    @property
+    def places(self) -> list[str]:
+        """Places that a cast may have, where the plan checker knows them all."""
+        return [] if self.pipe.plan_checker is None else list(self.pipe.plan_checker.config.places)
+
+    @property
+    def timestamp_rate(self) -> float | None:
+        """Instants in a second at which the planner can have things happen; `None` for one that writes no cues."""
+        return self.pipe.planner.config.timestamp_rate if self.pipe.planner.writes_cues else None
+
+    @property
+    def scale(self) -> int:
+        """By how much clips are enlarged when they are written: H.264 needs even sizes, and small ones are hard to see."""
+        return max(1, SIDE // max(self.pipe.config.height, self.pipe.config.width))
+
+    def session(self, key: str) -> Session:
+        """
+        The session of a browser tab; a new one for a new tab.
+
+        Raises:
+            ValueError: if there are too many.
+        """
+        self.sweep()
+        with self._lock:
+            if key not in self._sessions:
+                if len(self._sessions) >= MAX_SESSIONS:
+                    raise ValueError(f"{MAX_SESSIONS} people use this studio already: try again in some minutes.")
+                self._sessions[key] = Session(self)
+            self._sessions[key].keep(IDLE_SECONDS)
+            return self._sessions[key]
+
+    def leave(self, key: str) -> None:
+        """Notes that a tab is gone. What it renders is cancelled; its clips are deleted a little later, unless it comes back."""
+        session = self._sessions.get(key)
+        if session is not None:
+            session.cancel()
+            session.keep(GRACE_SECONDS)
+
+    def sweep(self) -> None:
+        """Ends the sessions whose time is over."""
+        with self._lock:
+            over = [key for key, session in self._sessions.items() if session.is_over]
+            for session in [self._sessions.pop(key) for key in over]:
+                session.close()
+
+    def close_all(self) -> None:
+        """Ends every session."""
+        for session in self._sessions.values():
+            session.keep(0)
+        self.sweep()
+
+
+class Session:
+    """
+    What one tab has made, and what it can do next.
+
+    Args:
+        studio ([`Studio`]): where it belongs.
+    """
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio, self.id = studio, secrets.token_urlsafe(8)
+        self.versions: dict[int, Version] = {}
+        self.current: Version | None = None
+        self.note: str | None = None  # what the page should say beside what was asked for
+        self._next_number = 1
+        self._redo: dict[int | None, int] = {}  # from a version to the one that `redo` goes to
+        self._lock = threading.Lock()
+        self._rendering = threading.Lock()
+        self._cancel = threading.Event()
+        self._is_closed = False
+        self._ends_at = time.monotonic() + IDLE_SECONDS
+
+    def keep(self, seconds: float) -> None:
+        """Keeps the session for so long from now."""
+        self._ends_at = time.monotonic() + seconds
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody has used the session for so long that it is not kept any more."""
+        return time.monotonic() >= self._ends_at
+
+    # Plans
+
+    def plan(self, request: Request) -> Version:
+        """Plans a prompt. With a planner that writes cues, the seed decides when things happen.
+
+        Raises:
+            ValueError: as the pipeline.
+        """
+        prompt = _checked_prompt(request.prompt)
+        self.note = self.studio.remark(prompt)
+        plan = self.studio.pipe.plan(prompt, generator=_generator(request.seed))
+        return self._add("planned", prompt, request.seed, plan, self._planned(prompt, request.seed, plan))
+
+    def edit(self, request: Request, what: str = "edited") -> Version:
+        """Plans what the page's timeline says.
+
+        Raises:
+            ValueError: as the pipeline, or if the timeline is no sheet.
+        """
+        self.note = None if self._knows(request) else FORGOTTEN
+        prompt, sheet = _checked_prompt(request.prompt), shown.sheet_from_json(request.sheet)
+        plan = self.studio.pipe.plan(prompt, cues=sheet)
+        return self._add(what[:80], prompt, request.seed, plan, self._planned(prompt, request.seed, plan))
+
+    def live(self, request: Request) -> list[dict[str, Any]]:
+        """Pictures of what the page's timeline says, rendered in few steps without sound. It makes no version.
+
+        Raises:
+            ValueError: as `edit`.
+        """
+        draft = self.studio.pipe(
+            _checked_prompt(request.prompt),
+            cues=shown.sheet_from_json(request.sheet),
+            generator=_generator(request.seed),
+            num_inference_steps=LIVE_STEPS,
+            only="video",
+            output_type="np",
+        )
+        return shown.storyboard(draft.clip()[0], draft.frame_rate)
+
+    def open(self, path: str | Path, name: str, request: Request) -> Version:
+        """
+        Reads the plan off a clip of one's own, and with a prompt also its cues. The page shows the clip as it was read, never the
+        file itself.
+
+        Args:
+            path (`str` or `Path`): the file.
+            name (`str`): what it is called.
+            request ([`Request`]): its prompt says what happens in the clip.
+
+        Raises:
+            ValueError: if the file cannot be read, is too long or too short, or the pipeline reads no plans.
+        """
+        pipe, prompt, self.note = self.studio.pipe, request.prompt.strip(), None
+        if pipe.video_semantic_encoder is None or pipe.audio_semantic_encoder is None:
+            raise ValueError(
+                "This checkpoint reads no plans off clips: open the studio with one that has semantic encoders."
+            )
+        try:
+            clip = self._read_upload(Path(path))
+        except ValueError as error:  # where it lies on this machine is nobody's business
+            raise ValueError(str(error).replace(str(path), name)) from None
+        plan = pipe.extract_plan(*clip)
+        if prompt and pipe.planner.writes_cues:
+            prompt = _checked_prompt(prompt)
+            sheets = pipe.prepare_cues(prompt, len(clip.frames), generator=_generator(request.seed), given_plan=plan)
+            plan = replace(plan, prompts=(prompt,), sheets=tuple(sheets))
+        recipe = Recipe(self.studio.model, prompt, ('plan = SemanticPlan.load("plan.safetensors")',), reads_plan=True)
+        frames = [[PIL.Image.fromarray(frame) for frame in clip.frames]]
+        output = BatonPipelineOutput(frames, clip.waveform[None], clip.frame_rate, clip.sampling_rate, plan, "pil")
+        return self._add(f"opened {name}"[:80], prompt, request.seed, plan, recipe, output)
+
+    def _read_upload(self, path: Path) -> Clip:
+        """Picture and sound of a file at the pipeline's rates, small, and no longer than the pipeline's clips."""
+        pipe = self.studio.pipe
+        try:
+            picture = ffmpeg.read_picture(path)
+        except ffmpeg.Unreadable as error:
+            raise ValueError(f"{path} {error}") from error
+        shrink = min(1.0, SIDE / max(picture.height, picture.width))
+        height, width = (max(2, round(side * shrink / 2) * 2) for side in (picture.height, picture.width))
+        frames, frame_rate = read_video(path, pipe.frame_rate, (height, width), MAX_UPLOAD_SECONDS)
+        sampling_rate = pipe.audio_semantic_encoder.sampling_rate
+        waveform, _ = read_audio(path, sampling_rate, MAX_UPLOAD_SECONDS)
+        stride, longest = pipe.latent_format["temporal_stride"], pipe.config.num_frames
+        num_frames = (min(len(frames), longest) - 1) // stride * stride + 1
+        duration = coordinates.clip_duration(num_frames, frame_rate)
+        num_samples = coordinates.num_samples(duration, sampling_rate)
+        if waveform.shape[1] < num_samples // 2:
+            raise ValueError(
+                f"{path} has {waveform.shape[1] / sampling_rate:.2f} s of sound for {duration:.2f} s of picture: cut it."
+            )
+        waveform = np.pad(waveform, ((0, 0), (0, max(0, num_samples - waveform.shape[1]))))[:, :num_samples]
+        if len(frames) > num_frames:
+            self.note = f"The first {duration:.2f} s of the clip were read: this checkpoint's clips last no longer."
+        return Clip(frames[:num_frames], waveform, frame_rate, sampling_rate)
+
+    # Clips
+
+    def render(self, request: Request) -> Iterator[Progress | Version]:
+        """Renders the plan that the page shows. Reports each step, and the version in the end.
+
+        Raises:
+            ValueError: as the pipeline, or if this session is rendering already.
+            Cancelled: if `cancel` was called.
+        """
+        base = self._shown(request)
+        prompt, seed, pipe = _checked_prompt(base.prompt), request.seed, self.studio.pipe
+        num_frames = coordinates.num_frames_within(base.plan.duration, pipe.frame_rate)
+        arguments = f"prompt, plan=plan, num_frames={num_frames}, generator=torch.Generator().manual_seed({seed})"
+
+        def work(watch: Callable) -> BatonPipelineOutput:
+            return pipe(
+                prompt,
+                plan=base.plan,
+                num_frames=num_frames,
+                generator=_generator(seed),
+                callback_on_step_end=watch,
+            )
+
+        recipe = base.recipe.then(f"clip = pipe({arguments})", makes_clip=True)
+        for report in self._run(work, pipe.config.num_inference_steps):
+            if not isinstance(report, Progress):
+                report = self._add("rendered", prompt, seed, base.plan, recipe, report, base)
+            yield report
+
+    def cancel(self) -> None:
+        """Ends what is being rendered, at its next step."""
+        self._cancel.set()
+
+    def _run(self, work: Callable, steps: int) -> Iterator[Progress | BatonPipelineOutput]:
+        """Runs a call of the pipeline in a thread of its own, and reports what it does. `work` is given the callback to hand on."""
+        # What was cancelled ends with its step.
+        if not self._rendering.acquire(timeout=_LONGEST_STEP if self._cancel.is_set() else 0):
+            raise ValueError("This tab is rendering already: wait for it, or press Cancel.")
+        reports: SimpleQueue = SimpleQueue()
+        glimpse = Glimpse(self.studio.pipe)
+        self._cancel.clear()
+
+        def watch(pipe: BatonPipeline, index: int, timestep: torch.Tensor, tensors: dict) -> None:
+            if self._cancel.is_set():
+                raise Cancelled
+            reports.put(Progress(index + 1, steps, glimpse.look(index, tensors["latents"])))
+
+        def run() -> None:
+            try:
+                reports.put(work(watch))
+            except BaseException as error:  # the thread that waits raises it
+                reports.put(error)
+            finally:
+                self._rendering.release()
+
+        try:
+            yield Progress(0, steps)
+            threading.Thread(target=run, name="baton-render", daemon=True).start()
+            while isinstance(report := reports.get(), Progress):
+                yield report
+            if isinstance(report, BaseException):
+                raise report
+            if self._cancel.is_set():
+                raise Cancelled
+            yield report
+        finally:
+            self._cancel.set()  # nobody waits any more
+
+    # Versions
+
+    def undo(self) -> Version:
+        """Goes to the version that the current one was made from.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        parent = self.versions.get(self.current.parent) if self.current else None
+        if parent is None:
+            raise ValueError("There is nothing to undo.")
+        self._redo[parent.number] = self.current.number
+        self.current = parent
+        return parent
+
+    def redo(self) -> Version:
+        """Goes to the version that `undo` left.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        child = self.versions.get(self._redo.get(self.current.number)) if self.current else None
+        if child is None:
+            raise ValueError("There is nothing to redo.")
+        self.current = child
+        return child
+
+    def go(self, number: int) -> Version:
+        """Goes to a version.
+
+        Raises:
+            ValueError: if there is no such version.
+        """
+        if number not in self.versions:
+            raise ValueError(f"Version {number} is gone: the oldest ones make room for new ones.")
+        self.current = self.versions[number]
+        return self.current
+
+    def view(self) -> dict[str, Any]:
+        """What the page shows, as JSON."""
+        studio, version = self.studio, self.current
+        view = {
+            "session": self.id,
+            "stamp": secrets.token_hex(4),  # shows the session again where the page has moved on
+            "note": self.note,
+            "version": None,
+            "places": studio.places,
+            "timestamp_rate": studio.timestamp_rate,
+            "duration": studio.pipe.clip_duration(studio.pipe.config.num_frames),
+            "versions": [
+                {"number": one.number, "what": one.what, "clip": one.files.get("clip")}
+                for one in self.versions.values()
+            ],
+        }
+        if version is None:
+            return view
+        return view | {
+            "version": version.number,
+            "prompt": version.prompt,
+            "seed": version.seed,
+            "duration": version.plan.duration,
+            "sheet": None if version.sheet is None else shown.sheet_to_json(version.sheet),
+            "pictures": version.pictures,
+            "peaks": version.peaks,
+            "files": version.files,
+            "can_undo": version.parent in self.versions,
+            "can_redo": self._redo.get(version.number) in self.versions,
+        }
+
+    def close(self) -> None:
+        """Ends the session: cancels what it renders, and deletes its files."""
+        with self._lock:
+            self._is_closed = True
+            self._cancel.set()
+            for number in list(self.versions):
+                self._drop(number)
+
+    def _knows(self, request: Request) -> bool:
+        """Whether the page shows this session, or none yet."""
+        return request.session in (None, self.id)
+
+    def _shown(self, request: Request) -> Version:
+        """The version that the page shows. After a restart it is planned again from what is on the page."""
+        self.note = None
+        if request.session == self.id and request.version in self.versions:
+            return self.versions[request.version]
+        if request.sheet is None:
+            return self.plan(request)
+        return self.edit(request)
+
+    def _planned(self, prompt: str, seed: int, plan: SemanticPlan) -> Recipe:
+        cues = (
+            f"generator=torch.Generator().manual_seed({seed})" if plan.sheets is None else f"cues={plan.sheets[0]!r}"
+        )
+        return Recipe(self.studio.model, prompt, (f"plan = pipe.plan(prompt, {cues})",))
+
+    def _add(
+        self,
+        what: str,
+        prompt: str,
+        seed: int,
+        plan: SemanticPlan,
+        recipe: Recipe,
+        clip: BatonPipelineOutput | None = None,
+        parent: Version | None = None,
+    ) -> Version:
+        """Adds a version after its parent, by default the current one, writes its files, and goes to it."""
+        parent = parent or self.current
+        version = Version(self._next_number, parent.number if parent else None, what, prompt, seed, plan, recipe, clip)
+        if clip is not None:
+            frames, waveform = clip.clip()
+            version = replace(
+                version,
+                pictures=shown.storyboard(frames, clip.frame_rate),
+                peaks=shown.outline(waveform),
+                num_bytes=frames.nbytes + waveform.nbytes,
+            )
+        version = replace(version, files=self._write(version))
+        with self._lock:
+            self.versions[version.number] = self.current = version
+            self._next_number += 1
+            self._redo.pop(version.parent, None)
+            while len(self.versions) > MAX_VERSIONS or (
+                len(self.versions) > 1 and sum(one.num_bytes for one in self.versions.values()) > MAX_CLIP_BYTES
+            ):
+                self._drop(next(iter(self.versions)))
+            if self._is_closed:  # while the clip was rendered
+                self._drop(version.number)
+                raise Cancelled
+        return version
+
+    def _write(self, version: Version) -> dict[str, str]:
+        """Writes what can be downloaded of a version. The names are random, and so are the keys."""
+        files = {}
+
+        def add(kind: str, suffix: str, name: str) -> Path:
+            files[kind] = secrets.token_urlsafe(18)
+            path = self.studio.folder / f"{secrets.token_hex(16)}{suffix}"
+            self.studio.files[files[kind]] = File(path, name)
+            return path
+
+        version.plan.save(add("plan", ".safetensors", "plan.safetensors"))
+        script = add("script", ".py", "clip.py")
+        script.write_text(version.recipe.script(self.studio.scale))
+        if version.clip is not None:
+            height = version.clip.clip()[0].shape[1]
+            version.clip.save(add("clip", ".mp4", "clip.mp4"), scale=max(1, SIDE // height))
+        return files
+
+    def _drop(self, number: int) -> None:
+        for key in self.versions.pop(number).files.values():
+            self.studio.files.pop(key).path.unlink(missing_ok=True)
+
+
+def _checked_prompt(prompt: Any) -> str:
+    text = prompt.strip() if isinstance(prompt, str) else ""
+    if not text:
+        raise ValueError("The prompt is empty: write what is to be seen and heard.")
+    if len(text) > MAX_LETTERS:
+        raise ValueError(f"The prompt has {len(text)} letters: write at most {MAX_LETTERS}.")
+    return text
+
+
+def _generator(seed: Any) -> torch.Generator:
+    if isinstance(seed, bool) or not isinstance(seed, (int, float)) or seed != int(seed) or not 0 <= seed < 2**53:
+        raise ValueError(f"The seed is {seed!r}: write a whole number from 0 on.")
+    return torch.Generator().manual_seed(int(seed))
