@@ -29,6 +29,9 @@ let position = 0
 let heard = "a"
 let started = 0
 let drafted = 0
+let edits = 0 // that were sent
+let grabbed = false
+let isLate = false // whether a view has come that is not shown yet
 
 const step = () => (view.timestamp_rate ? 1 / view.timestamp_rate : 0.05)
 const snap = (time) => {
@@ -188,14 +191,21 @@ function showLanes() {
 
 function showLane({ name, member, number }) {
   const lane = make("div", { class: "baton-lane", role: "group", "aria-label": name || "Other events" })
-  const label = make("div", { class: "baton-label" }, make("span", { class: "baton-name", text: name || "other" }))
-  if (member) {
+  const label = make("div", { class: "baton-label" })
+  if (!member) label.append(make("span", { class: "baton-name", text: "other" }))
+  else {
+    const title = make("input", { class: "baton-name", type: "text", value: name, maxlength: 200, "aria-label": `Name of ${name || "the new actor"}` })
+    title.addEventListener("change", () => rename(number, title.value.trim()))
+    title.addEventListener("keydown", (event) => event.key === "Enter" && title.blur())
+    label.append(title)
     const places = view.places.includes(member.place) ? view.places : [member.place, ...view.places]
     const choice = make("select", { "aria-label": `Place of ${name}` })
     choice.append(...places.map((place) => make("option", { value: place, text: place, selected: place === member.place })))
     choice.addEventListener("change", () => {
-      sheet.cast[number] = { ...member, place: choice.value }
-      commit(`${name} to the ${choice.value}`)
+      const other = sheet.cast.find((one) => one.place === choice.value)
+      if (other) other.place = member.place
+      sheet.cast[number].place = choice.value
+      commit(other ? `swapped ${name} and ${other.name}` : `${name} to the ${choice.value}`)
     })
     label.append(choice)
   }
@@ -255,7 +265,22 @@ function commit(what) {
   if (cue) selected = sheet.cues.indexOf(cue)
   showLanes()
   say(what)
-  send("edit", { what })
+  send("edit", { what, edit: ++edits })
+}
+
+function rename(number, name) {
+  const before = sheet.cast[number].name
+  if (name === before) return
+  if (!name) {
+    sheet.cast.splice(number, 1)
+    sheet.cues = sheet.cues.filter((cue) => !before || !` ${cue.text} `.includes(` ${before} `))
+    selected = null
+    if (!before) return showLanes()
+    return commit(`removed ${before}`)
+  }
+  sheet.cast[number].name = name
+  if (before) for (const cue of sheet.cues) cue.text = ` ${cue.text} `.replaceAll(` ${before} `, ` ${name} `).trim()
+  commit(before ? `${before} is now ${name}` : `added ${name}`)
 }
 
 function moveTo(i, time, isDone) {
@@ -304,6 +329,7 @@ function onGrab(event, i, chip) {
   event.preventDefault()
   chip.focus({ preventScroll: true })
   chip.setPointerCapture(event.pointerId)
+  grabbed = true
   const track = chip.parentElement.getBoundingClientRect()
   const cue = sheet.cues[i]
   const [from, before] = [event.clientX, cue.time]
@@ -322,6 +348,8 @@ function onGrab(event, i, chip) {
     chip.removeEventListener("pointermove", onMove)
     chip.removeEventListener("pointerup", onDrop)
     chip.removeEventListener("pointercancel", onDrop)
+    grabbed = false
+    if (cue.time === before && isLate) show()
     if (cue.time !== before) commit(`moved ${cue.text} to ${seconds(cue.time)}`)
   }
   chip.addEventListener("pointermove", onMove)
@@ -338,6 +366,7 @@ function setSpan(start, end) {
     mark.style.width = percent(end - start)
   }
   const [from, to] = [find(".baton-from"), find(".baton-to")]
+  find(".baton-retake").disabled = !span || !versionOf("a")?.clip
   from.value = span ? start.toFixed(2) : ""
   to.value = span ? end.toFixed(2) : ""
 }
@@ -417,6 +446,7 @@ function showMessage() {
 // The whole
 
 function show() {
+  isLate = false
   sheet = view.sheet ? structuredClone(view.sheet) : null
   if (selected !== null && !sheet?.cues[selected]) selected = null
   if (compared !== null && (!versionOf("b")?.clip || compared === view.version)) compared = null
@@ -428,6 +458,7 @@ function show() {
     else audio.removeAttribute("src")
   }
   find(".baton-position").max = view.duration || 1
+  find(".baton-canvas").style.minWidth = `${Math.min(100 * (view.duration || 0), 20000)}px`
   find(".baton-play").disabled = !view.version
   find(".baton-position").disabled = !view.version
   find(".baton-timeline").dataset.version = view.version ?? ""
@@ -466,6 +497,17 @@ find(".baton-add").addEventListener("click", () => {
   selected = sheet.cues.length - 1
   commit(`added ${sheet.cues[selected].text}`)
 })
+find(".baton-enter").addEventListener("click", () => {
+  const taken = sheet.cast.map((member) => member.place)
+  sheet.cast.push({ name: "", place: view.places.find((place) => !taken.includes(place)) || "middle" })
+  showLanes()
+  find(".baton-lanes").lastElementChild.querySelector("input").focus()
+})
+find(".baton-retake").addEventListener("click", () => {
+  if (!span) return say("Mark a span first: drag on the ruler, or write its seconds.")
+  document.body.classList.add("baton-busy")
+  send("retake", {})
+})
 for (const side of ["from", "to"])
   find(`.baton-${side}`).addEventListener("change", () => {
     const [from, to] = [find(".baton-from").value, find(".baton-to").value]
@@ -477,7 +519,10 @@ for (const type of ["ended", "error"]) media("a").addEventListener(type, () => t
 
 watch("value", () => {
   const before = view.version
+  if (props.value?.edit < edits) return // the answer to a later edit is on its way
   view = props.value || {}
+  isLate = grabbed
+  if (grabbed) return
   if (view.version !== before && playing) pause()
   show()
 })

@@ -63,7 +63,9 @@ watch('value', () => {
 """
 _PAGE_CSS = """
 .gradio-container { max-width: 1280px !important; width: 100% !important; margin: 0 auto; }
-.gradio-container main { width: 100%; min-width: 0; padding: 12px 16px !important; gap: 12px; }
+.gradio-container main { width: 100%; min-width: 0; padding: 0 !important; gap: 12px; }
+.gradio-container .app { padding: 12px 16px !important; }
+.gradio-container .html-container { padding: 0 !important; }
 .gradio-container .column { min-width: 0; gap: 12px; }
 footer { display: none !important; }
 #baton-title h1 { font-size: 20px; margin: 0; }
@@ -81,7 +83,7 @@ body:not(.baton-busy) #baton-cancel, body.baton-busy #baton-render { display: no
 .baton-error { padding: 10px 12px; border-left: 4px solid #dc2626; background: var(--background-fill-secondary); border-radius: 6px; font-size: 14px; }
 .baton-error[hidden] { display: none; }
 @media (max-width: 760px) {
-  .gradio-container main { padding: 8px !important; }
+  .gradio-container .app { padding: 8px !important; }
   #baton-actions { gap: 6px; }
   #baton-actions button { padding: 7px 11px; font-size: 14px; }
 }
@@ -103,9 +105,7 @@ def build(studio: Studio) -> gr.Blocks:
                 submit_btn=False,
                 elem_id="baton-prompt",
             )
-            seed = gr.Number(
-                0, label="Seed", precision=0, minimum=0, scale=1, min_width=120
-            )
+            seed = gr.Number(0, label="Seed", precision=0, minimum=0, scale=1, min_width=120)
         with gr.Row(elem_id="baton-actions"):
             plan = gr.Button("Plan", variant="primary", elem_id="baton-plan")
             another = gr.Button("Another plan", elem_id="baton-another")
@@ -159,7 +159,8 @@ def build(studio: Studio) -> gr.Blocks:
 
         def on_edit(prompt: str, seed: float, tab: gr.Request, event: gr.EventData) -> tuple:
             sent, what = event._data["page"], str(event._data["what"])
-            return _answer(studio, tab, lambda session: session.edit(_request(prompt, seed, sent), what))
+            view, *rest = _answer(studio, tab, lambda session: session.edit(_request(prompt, seed, sent), what))
+            return view | {"edit": event._data["edit"]}, *rest
 
         def on_live(prompt: str, seed: float, tab: gr.Request, event: gr.EventData) -> dict:
             try:

@@ -12,28 +12,40 @@ class Recipe:
 
     Args:
         model (`str`, *optional*): the checkpoint; by default the one that comes with the package.
-        prompt (`str`): the prompt.
-        lines (`tuple[str, ...]`): statements that make `plan` or `clip` from what is there before them.
-        reads_plan (`bool`): whether they read `plan.safetensors`.
-        makes_clip (`bool`): whether they make `clip`.
+        prompt (`str`): the first prompt.
+        plan (`tuple[str, ...]`): statements that make `plan`, and `prompt` anew where an edit changes it.
+        clip (`tuple[str, ...]`): statements that make `clip` from them, if it was rendered.
     """
 
     model: str | None
     prompt: str
-    lines: tuple[str, ...] = ()
-    reads_plan: bool = False
-    makes_clip: bool = False
+    plan: tuple[str, ...]
+    clip: tuple[str, ...] = ()
 
-    def then(self, *lines: str, makes_clip: bool = False) -> Recipe:
-        """The recipe with more statements."""
-        return replace(self, lines=(*self.lines, *lines), makes_clip=makes_clip)
+    def planned(self, *lines: str) -> Recipe:
+        """The recipe with another plan, and no clip of it yet."""
+        return replace(self, plan=(*self.plan, *lines), clip=())
+
+    def rendered(self, line: str) -> Recipe:
+        """The recipe with a clip of its plan."""
+        return replace(self, clip=(line,))
+
+    def retaken(self, *lines: str) -> Recipe:
+        """The recipe with a part of its clip made anew."""
+        return replace(self, clip=(*self.clip, *lines))
 
     def script(self, scale: int) -> str:
-        """The recipe as a program that writes `clip.mp4`, or `plan.safetensors` where nothing was rendered."""
-        names = ["BatonPipeline"] + (["SemanticPlan"] if self.reads_plan else [])
+        """The recipe as a program. It writes `clip.mp4`, enlarged `scale` times, or `plan.safetensors` if nothing was rendered."""
+        lines = [*self.plan, *self.clip]
+        names = ["BatonPipeline", *(["SemanticPlan"] if any("SemanticPlan" in line for line in lines) else [])]
         names += ["default_checkpoint"] if self.model is None else []
         model = "default_checkpoint()" if self.model is None else repr(self.model)
-        last = f'clip.save("clip.mp4", scale={scale})' if self.makes_clip else 'plan.save("plan.safetensors")'
-        head = ["import torch", f"from baton_diffusers import {', '.join(names)}", ""]
-        body = [f"pipe = BatonPipeline.from_pretrained({model})", f"prompt = {self.prompt!r}", *self.lines, last]
-        return "\n".join([*head, *body]) + "\n"
+        head = ["import torch", "", f"from baton_diffusers import {', '.join(names)}", "", ""]
+        lines = [f"pipe = BatonPipeline.from_pretrained({model})", f"prompt = {self.prompt!r}", *lines]
+        lines.append(f'clip.save("clip.mp4", scale={scale})' if self.clip else 'plan.save("plan.safetensors")')
+        return "\n".join([*head, *lines]) + "\n"
+
+
+def written_generator(seed: int) -> str:
+    """A generator, as an argument in a recipe."""
+    return f"generator=torch.Generator().manual_seed({seed})"

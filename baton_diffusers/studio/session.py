@@ -6,10 +6,12 @@ goes with the studio, and random keys by which a browser may fetch them.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -27,7 +29,7 @@ from ..plan import SemanticPlan
 from ..prompt_language import PromptLanguage
 from . import shown
 from .glimpse import Glimpse
-from .recipe import Recipe
+from .recipe import Recipe, written_generator
 
 
 MAX_SESSIONS = 64
@@ -134,17 +136,8 @@ class Studio:
     @property
     def example(self) -> str:
         """A prompt that the checkpoint understands, if it tells one."""
-        language = self._language
+        language = None if self.pipe.tokenizer is None else PromptLanguage.of(self.pipe.tokenizer)
         return "" if language is None else language.example
-
-    def remark(self, prompt: str) -> str | None:
-        """What the checkpoint will not understand of a prompt, if it can say."""
-        language = self._language
-        return None if language is None else language.remark([prompt])
-
-    @property
-    def _language(self) -> PromptLanguage | None:
-        return None if self.pipe.tokenizer is None else PromptLanguage.of(self.pipe.tokenizer)
 
     @property
     def places(self) -> list[str]:
@@ -236,21 +229,27 @@ class Session:
         Raises:
             ValueError: as the pipeline.
         """
-        prompt = _checked_prompt(request.prompt)
-        self.note = self.studio.remark(prompt)
-        plan = self.studio.pipe.plan(prompt, generator=_generator(request.seed))
-        return self._add("planned", prompt, request.seed, plan, self._planned(prompt, request.seed, plan))
+        prompt, seed = _checked_prompt(request.prompt), _checked_seed(request.seed)
+        with self._warnings():
+            plan = self.studio.pipe.plan(prompt, generator=_generator(seed))
+        line = f"plan = pipe.plan(prompt, {written_generator(seed)})"
+        return self._add("planned", prompt, seed, plan, Recipe(self.studio.model, prompt, (line,)))
 
     def edit(self, request: Request, what: str = "edited") -> Version:
-        """Plans what the page's timeline says.
+        """Plans anew what a change on the page's timeline changes.
 
         Raises:
             ValueError: as the pipeline, or if the timeline is no sheet.
         """
-        self.note = None if self._knows(request) else FORGOTTEN
-        prompt, sheet = _checked_prompt(request.prompt), shown.sheet_from_json(request.sheet)
-        plan = self.studio.pipe.plan(prompt, cues=sheet)
-        return self._add(what[:80], prompt, request.seed, plan, self._planned(prompt, request.seed, plan))
+        base, sheet, seed = self._shown(request), shown.sheet_from_json(request.sheet), _checked_seed(request.seed)
+        if sheet == base.sheet:
+            return base
+        prompt = _checked_prompt(request.prompt)
+        own = prompt if prompt != base.prompt else None  # else the pipeline says what the edited sheet is asked for by
+        with self._warnings():
+            plan = self.studio.pipe.edit_plan(base.plan, sheet, own)
+        lines = [f"plan = pipe.edit_plan(plan, {sheet!r}{f', {own!r}' if own else ''})", "prompt = plan.prompts[0]"]
+        return self._add(what[:80], plan.prompts[0], seed, plan, base.recipe.planned(*lines), parent=base)
 
     def live(self, request: Request) -> list[dict[str, Any]]:
         """Pictures of what the page's timeline says, rendered in few steps without sound. It makes no version.
@@ -261,7 +260,7 @@ class Session:
         draft = self.studio.pipe(
             _checked_prompt(request.prompt),
             cues=shown.sheet_from_json(request.sheet),
-            generator=_generator(request.seed),
+            generator=_generator(_checked_seed(request.seed)),
             num_inference_steps=LIVE_STEPS,
             only="video",
             output_type="np",
@@ -293,12 +292,15 @@ class Session:
         plan = pipe.extract_plan(*clip)
         if prompt and pipe.planner.writes_cues:
             prompt = _checked_prompt(prompt)
-            sheets = pipe.prepare_cues(prompt, len(clip.frames), generator=_generator(request.seed), given_plan=plan)
+            sheets = pipe.prepare_cues(
+                prompt, len(clip.frames), generator=_generator(_checked_seed(request.seed)), given_plan=plan
+            )
             plan = replace(plan, prompts=(prompt,), sheets=tuple(sheets))
-        recipe = Recipe(self.studio.model, prompt, ('plan = SemanticPlan.load("plan.safetensors")',), reads_plan=True)
+        line = 'plan = SemanticPlan.load("plan.safetensors")  # the file that the studio gives with this one'
+        made = Recipe(self.studio.model, prompt, (line,))
         frames = [[PIL.Image.fromarray(frame) for frame in clip.frames]]
         output = BatonPipelineOutput(frames, clip.waveform[None], clip.frame_rate, clip.sampling_rate, plan, "pil")
-        return self._add(f"opened {name}"[:80], prompt, request.seed, plan, recipe, output)
+        return self._add(f"opened {name}"[:80], prompt, request.seed, plan, made, output)
 
     def _read_upload(self, path: Path) -> Clip:
         """Picture and sound of a file at the pipeline's rates, small, and no longer than the pipeline's clips."""
@@ -334,10 +336,12 @@ class Session:
             ValueError: as the pipeline, or if this session is rendering already.
             Cancelled: if `cancel` was called.
         """
-        base = self._shown(request)
-        prompt, seed, pipe = _checked_prompt(base.prompt), request.seed, self.studio.pipe
+        base, seed, pipe = self._shown(request), _checked_seed(request.seed), self.studio.pipe
+        if request.prompt.strip() != base.prompt:
+            base = self.plan(request)
+            self.note = "The prompt had changed: it was planned anew." + (f" {self.note}" if self.note else "")
+        prompt = _checked_prompt(base.prompt)
         num_frames = coordinates.num_frames_within(base.plan.duration, pipe.frame_rate)
-        arguments = f"prompt, plan=plan, num_frames={num_frames}, generator=torch.Generator().manual_seed({seed})"
 
         def work(watch: Callable) -> BatonPipelineOutput:
             return pipe(
@@ -348,10 +352,12 @@ class Session:
                 callback_on_step_end=watch,
             )
 
-        recipe = base.recipe.then(f"clip = pipe({arguments})", makes_clip=True)
+        made = base.recipe.rendered(
+            f"clip = pipe(prompt, plan=plan, num_frames={num_frames}, {written_generator(seed)})"
+        )
         for report in self._run(work, pipe.config.num_inference_steps):
             if not isinstance(report, Progress):
-                report = self._add("rendered", prompt, seed, base.plan, recipe, report, base)
+                report = self._add("rendered", prompt, seed, base.plan, made, report, base)
             yield report
 
     def cancel(self) -> None:
@@ -470,24 +476,38 @@ class Session:
             for number in list(self.versions):
                 self._drop(number)
 
-    def _knows(self, request: Request) -> bool:
-        """Whether the page shows this session, or none yet."""
-        return request.session in (None, self.id)
-
     def _shown(self, request: Request) -> Version:
-        """The version that the page shows. After a restart it is planned again from what is on the page."""
+        """The version that the page shows. After a restart, it is planned again from what is on the page."""
         self.note = None
-        if request.session == self.id and request.version in self.versions:
-            return self.versions[request.version]
-        if request.sheet is None:
+        if request.session in (None, self.id):
+            if request.version in self.versions:
+                return self.versions[request.version]
             return self.plan(request)
-        return self.edit(request)
+        if request.sheet is None:
+            version = self.plan(request)
+        else:
+            prompt, sheet = _checked_prompt(request.prompt), shown.sheet_from_json(request.sheet)
+            line = f"plan = pipe.plan(prompt, cues={sheet!r})"
+            with self._warnings():
+                plan = self.studio.pipe.plan(prompt, cues=sheet)
+            version = self._add("taken up", prompt, request.seed, plan, Recipe(self.studio.model, prompt, (line,)))
+        self.note = FORGOTTEN
+        return version
 
-    def _planned(self, prompt: str, seed: int, plan: SemanticPlan) -> Recipe:
-        cues = (
-            f"generator=torch.Generator().manual_seed({seed})" if plan.sheets is None else f"cues={plan.sheets[0]!r}"
-        )
-        return Recipe(self.studio.model, prompt, (f"plan = pipe.plan(prompt, {cues})",))
+    @contextmanager
+    def _warnings(self) -> Iterator[None]:
+        """Makes what the package warns of in this thread the session's note."""
+        words: list[str] = []
+        thread = threading.get_ident()
+        handler = logging.Handler(logging.WARNING)
+        handler.emit = lambda record: words.append(record.getMessage()) if record.thread == thread else None
+        package = logging.getLogger(__name__.partition(".")[0])
+        package.addHandler(handler)
+        try:
+            yield
+        finally:
+            package.removeHandler(handler)
+            self.note = " ".join(dict.fromkeys(words)) or None
 
     def _add(
         self,
@@ -495,13 +515,13 @@ class Session:
         prompt: str,
         seed: int,
         plan: SemanticPlan,
-        recipe: Recipe,
+        made: Recipe,
         clip: BatonPipelineOutput | None = None,
         parent: Version | None = None,
     ) -> Version:
         """Adds a version after its parent, by default the current one, writes its files, and goes to it."""
         parent = parent or self.current
-        version = Version(self._next_number, parent.number if parent else None, what, prompt, seed, plan, recipe, clip)
+        version = Version(self._next_number, parent.number if parent else None, what, prompt, seed, plan, made, clip)
         if clip is not None:
             frames, waveform = clip.clip()
             version = replace(
@@ -556,7 +576,11 @@ def _checked_prompt(prompt: Any) -> str:
     return text
 
 
-def _generator(seed: Any) -> torch.Generator:
+def _checked_seed(seed: Any) -> int:
     if isinstance(seed, bool) or not isinstance(seed, (int, float)) or seed != int(seed) or not 0 <= seed < 2**53:
         raise ValueError(f"The seed is {seed!r}: write a whole number from 0 on.")
-    return torch.Generator().manual_seed(int(seed))
+    return int(seed)
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
