@@ -19,6 +19,7 @@ USES = {
         "baton_diffusers.training.trainer, baton_diffusers.training.lora",
         (*BATON, "cache", "stage", "-o", "f", "--clips", "1"),
     ),
+    "app": ("gradio, baton_diffusers.studio.page", (*BATON, "studio", "--help")),
     "eval": ("jiwer, matplotlib", (*BATON, "evaluate", "--scenes-per-tier", "1", "--steps", "1")),
     "quantization": ("torchao, bitsandbytes", GENERATE),
 }

@@ -366,7 +366,7 @@ function setSpan(start, end) {
     mark.style.width = percent(end - start)
   }
   const [from, to] = [find(".baton-from"), find(".baton-to")]
-  find(".baton-retake").disabled = !span || !versionOf("a")?.clip
+  find(".baton-retake").disabled = !span || !view.can_retake
   from.value = span ? start.toFixed(2) : ""
   to.value = span ? end.toFixed(2) : ""
 }
@@ -470,6 +470,7 @@ function show() {
   showLanes()
   showHistory()
   showMessage()
+  if (view.span) span = view.span
   setSpan(...(span && span[1] <= view.duration + 1e-6 ? span : [null, null]))
   seek(Math.min(position, view.duration || 0))
 }

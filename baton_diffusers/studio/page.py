@@ -168,6 +168,11 @@ def build(studio: Studio) -> gr.Blocks:
             except Exception as error:
                 return _words(error)
 
+        def on_retake(prompt: str, seed: float, tab: gr.Request, event: gr.EventData) -> Iterator[tuple]:
+            yield from _follow(
+                studio, tab, lambda session: session.retake(_request(prompt, seed, event._data["page"]))
+            )
+
         def on_go(tab: gr.Request, event: gr.EventData) -> tuple:
             return _answer(studio, tab, lambda session: session.go(event._data["number"]))
 
@@ -180,7 +185,8 @@ def build(studio: Studio) -> gr.Blocks:
         gr.on([plan.click, prompt.submit], on_plan, **by_button)
         another.click(on_another, **by_button)
         rendering = render.click(on_render, **by_render)
-        cancel.click(on_cancel, outputs=status, cancels=[rendering], queue=False, api_visibility="private")
+        retaking = board.retake(on_retake, **by_board | {"concurrency_id": "render", "concurrency_limit": 1})
+        cancel.click(on_cancel, outputs=status, cancels=[rendering, retaking], queue=False, api_visibility="private")
         undo.click(on_undo, **asked)
         redo.click(on_redo, **asked)
         upload.upload(on_open, **by_button | {"inputs": [upload, prompt, seed, sent]})
@@ -203,10 +209,10 @@ def _request(prompt: Any, seed: Any, sent: str) -> Request:
         if len(sent) > _MAX_PAGE:
             raise TypeError
         page = json.loads(sent)
-        span = page.get("span")
-        return Request(
-            prompt, seed, page["sheet"], page["session"], page["version"], None if span is None else tuple(span)
-        )
+        span = None if page["span"] is None else tuple(map(float, page["span"]))
+        if not isinstance(page["version"], int | None) or (span is not None and len(span) != 2):
+            raise TypeError
+        return Request(prompt, seed, page["sheet"], page["session"], page["version"], span)
     except (TypeError, KeyError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError("The page sent something that the studio does not read: reload it.") from error
 

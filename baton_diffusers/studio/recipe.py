@@ -14,7 +14,7 @@ class Recipe:
         model (`str`, *optional*): the checkpoint; by default the one that comes with the package.
         prompt (`str`): the first prompt.
         plan (`tuple[str, ...]`): statements that make `plan`, and `prompt` anew where an edit changes it.
-        clip (`tuple[str, ...]`): statements that make `clip` from them, if it was rendered.
+        clip (`tuple[str, ...]`): what has to be done to have `clip`, if there is one: statements that make plans among it.
     """
 
     model: str | None
@@ -23,27 +23,28 @@ class Recipe:
     clip: tuple[str, ...] = ()
 
     def planned(self, *lines: str) -> Recipe:
-        """The recipe with another plan, and no clip of it yet."""
-        return replace(self, plan=(*self.plan, *lines), clip=())
+        """The recipe with another plan. The clip stays, so that a part of it can follow the plan."""
+        return replace(self, plan=(*self.plan, *lines), clip=(*self.clip, *lines) if self.clip else ())
 
     def rendered(self, line: str) -> Recipe:
         """The recipe with a clip of its plan."""
-        return replace(self, clip=(line,))
+        return replace(self, clip=(*self.plan, line))
 
-    def retaken(self, *lines: str) -> Recipe:
+    def retaken(self, line: str) -> Recipe:
         """The recipe with a part of its clip made anew."""
-        return replace(self, clip=(*self.clip, *lines))
+        return replace(self, clip=(*self.clip, line))
 
-    def script(self, scale: int) -> str:
-        """The recipe as a program. It writes `clip.mp4`, enlarged `scale` times, or `plan.safetensors` if nothing was rendered."""
-        lines = [*self.plan, *self.clip]
-        names = ["BatonPipeline", *(["SemanticPlan"] if any("SemanticPlan" in line for line in lines) else [])]
-        names += ["default_checkpoint"] if self.model is None else []
+    def script(self, scale: int | None = None) -> str:
+        """The recipe as a program. It writes `plan.safetensors`, or where a `scale` is given `clip.mp4`, so much enlarged."""
+        lines = self.plan if scale is None else self.clip
+        names = ["BatonPipeline", "default_checkpoint"] if self.model is None else ["BatonPipeline"]
+        names += [name for name in ("SemanticPlan", "read_clip") if any(name in line for line in lines)]
         model = "default_checkpoint()" if self.model is None else repr(self.model)
-        head = ["import torch", "", f"from baton_diffusers import {', '.join(names)}", "", ""]
-        lines = [f"pipe = BatonPipeline.from_pretrained({model})", f"prompt = {self.prompt!r}", *lines]
-        lines.append(f'clip.save("clip.mp4", scale={scale})' if self.clip else 'plan.save("plan.safetensors")')
-        return "\n".join([*head, *lines]) + "\n"
+        head = ["from dataclasses import replace", ""] if any("replace(" in line for line in lines) else []
+        head += ["import torch", "", f"from baton_diffusers import {', '.join(sorted(names))}", "", ""]
+        first = [f"pipe = BatonPipeline.from_pretrained({model})", f"prompt = {self.prompt!r}"]
+        last = 'plan.save("plan.safetensors")' if scale is None else f'clip.save("clip.mp4", scale={scale})'
+        return "\n".join([*head, *first, *lines, last]) + "\n"
 
 
 def written_generator(seed: int) -> str:

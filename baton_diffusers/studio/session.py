@@ -18,11 +18,11 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy as np
-import PIL.Image
 import torch
 
 from .. import coordinates, ffmpeg
-from ..media import Clip, read_audio, read_video
+from ..cues import LONGEST_CUE, parse_sheet
+from ..media import Clip, read_audio, read_clip, read_video, to_aac_rate, write_clip
 from ..pipelines.pipeline_baton import BatonPipeline
 from ..pipelines.pipeline_output import BatonPipelineOutput
 from ..plan import SemanticPlan
@@ -98,10 +98,14 @@ class Version:
     seed: int
     plan: SemanticPlan
     recipe: Recipe
-    clip: BatonPipelineOutput | None = None
+    clip: BatonPipelineOutput | Clip | None = None
+    source: int | None = None  # the version whose clip a retake begins with: the last one that has one
+    changed: tuple[float, float] | None = None  # seconds in which an edit has changed things
     pictures: list[dict[str, Any]] = field(default_factory=list)
     peaks: list[float] = field(default_factory=list)
-    files: dict[str, str] = field(default_factory=dict)  # from "clip", "plan", "script" to keys of `Studio.files`
+    files: dict[str, str] = field(
+        default_factory=dict
+    )  # from "clip", "plan", "script" and "opened" to keys of `Studio.files`
     num_bytes: int = 0  # of the decoded clip
 
     @property
@@ -136,8 +140,15 @@ class Studio:
     @property
     def example(self) -> str:
         """A prompt that the checkpoint understands, if it tells one."""
-        language = None if self.pipe.tokenizer is None else PromptLanguage.of(self.pipe.tokenizer)
-        return "" if language is None else language.example
+        return "" if self._language is None else self._language.example
+
+    def remark(self, prompt: str) -> str | None:
+        """What the checkpoint will not understand of a prompt, if it can say."""
+        return None if self._language is None else self._language.remark([prompt])
+
+    @property
+    def _language(self) -> PromptLanguage | None:
+        return None if self.pipe.tokenizer is None else PromptLanguage.of(self.pipe.tokenizer)
 
     @property
     def places(self) -> list[str]:
@@ -230,6 +241,7 @@ class Session:
             ValueError: as the pipeline.
         """
         prompt, seed = _checked_prompt(request.prompt), _checked_seed(request.seed)
+        self.note = self.studio.remark(prompt)
         with self._warnings():
             plan = self.studio.pipe.plan(prompt, generator=_generator(seed))
         line = f"plan = pipe.plan(prompt, {written_generator(seed)})"
@@ -249,7 +261,9 @@ class Session:
         with self._warnings():
             plan = self.studio.pipe.edit_plan(base.plan, sheet, own)
         lines = [f"plan = pipe.edit_plan(plan, {sheet!r}{f', {own!r}' if own else ''})", "prompt = plan.prompts[0]"]
-        return self._add(what[:80], plan.prompts[0], seed, plan, base.recipe.planned(*lines), parent=base)
+        changed = _changed_span(base.sheet, plan.sheets[0], plan.duration)
+        made = base.recipe.planned(*lines)
+        return self._add(what[:80], plan.prompts[0], seed, plan, made, parent=base, changed=changed)
 
     def live(self, request: Request) -> list[dict[str, Any]]:
         """Pictures of what the page's timeline says, rendered in few steps without sound. It makes no version.
@@ -289,18 +303,21 @@ class Session:
             clip = self._read_upload(Path(path))
         except ValueError as error:  # where it lies on this machine is nobody's business
             raise ValueError(str(error).replace(str(path), name)) from None
+        rate = clip.sampling_rate
+        key, opened = self._new_file(".mp4", "opened.mp4")
+        waveform, aac_rate = to_aac_rate(clip.waveform, rate)
+        write_clip(opened, clip.frames, waveform, clip.frame_rate, aac_rate)
+        clip = read_clip(opened, sampling_rate=rate)  # so that what is downloaded is what is worked with
         plan = pipe.extract_plan(*clip)
+        lines = [f'clip = read_clip("opened.mp4", sampling_rate={rate})', "plan = pipe.extract_plan(*clip)"]
         if prompt and pipe.planner.writes_cues:
-            prompt = _checked_prompt(prompt)
-            sheets = pipe.prepare_cues(
-                prompt, len(clip.frames), generator=_generator(_checked_seed(request.seed)), given_plan=plan
-            )
+            prompt, number, seed = _checked_prompt(prompt), len(clip.frames), _checked_seed(request.seed)
+            with self._warnings():
+                sheets = pipe.prepare_cues(prompt, number, generator=_generator(seed), given_plan=plan)
             plan = replace(plan, prompts=(prompt,), sheets=tuple(sheets))
-        line = 'plan = SemanticPlan.load("plan.safetensors")  # the file that the studio gives with this one'
-        made = Recipe(self.studio.model, prompt, (line,))
-        frames = [[PIL.Image.fromarray(frame) for frame in clip.frames]]
-        output = BatonPipelineOutput(frames, clip.waveform[None], clip.frame_rate, clip.sampling_rate, plan, "pil")
-        return self._add(f"opened {name}"[:80], prompt, request.seed, plan, made, output)
+            lines.append(f"plan = replace(plan, prompts=(prompt,), sheets={plan.sheets!r})")
+        made = Recipe(self.studio.model, prompt, tuple(lines), tuple(lines))
+        return self._add(f"opened {name}"[:80], prompt, request.seed, plan, made, clip, opened=key)
 
     def _read_upload(self, path: Path) -> Clip:
         """Picture and sound of a file at the pipeline's rates, small, and no longer than the pipeline's clips."""
@@ -360,6 +377,41 @@ class Session:
                 report = self._add("rendered", prompt, seed, base.plan, made, report, base)
             yield report
 
+    def retake(self, request: Request) -> Iterator[Progress | Version]:
+        """Renders the marked span of the last clip anew, under the plan that the page shows. Another seed is another take.
+
+        Raises:
+            ValueError: as the pipeline, or if there is no clip or no span.
+            Cancelled: if `cancel` was called.
+        """
+        base, seed, pipe = self._shown(request), _checked_seed(request.seed), self.studio.pipe
+        source = self.versions.get(base.source)
+        if source is None:
+            raise ValueError("There is no clip to retake a part of: press Render first.")
+        if request.span is None:
+            raise ValueError("Mark a span first: drag on the ruler, or write its seconds.")
+        start, end = request.span
+        prompt = _checked_prompt(base.prompt or request.prompt)
+
+        def work(watch: Callable) -> BatonPipelineOutput:
+            return pipe.retake(
+                source.clip,
+                start,
+                end,
+                prompt,
+                plan=base.plan,
+                generator=_generator(seed),
+                callback_on_step_end=watch,
+            )
+
+        span, told = f"{start:g}, {end:g}", "prompt" if base.prompt else repr(prompt)
+        made = base.recipe.retaken(f"clip = pipe.retake(clip, {span}, {told}, plan=plan, {written_generator(seed)})")
+        what = f"retook {start:.2f} to {end:.2f} s"
+        for report in self._run(work, pipe.config.num_inference_steps):
+            if not isinstance(report, Progress):
+                report = self._add(what, prompt, seed, base.plan, made, report, base)
+            yield report
+
     def cancel(self) -> None:
         """Ends what is being rendered, at its next step."""
         self._cancel.set()
@@ -380,15 +432,16 @@ class Session:
 
         def run() -> None:
             try:
-                reports.put(work(watch))
+                with self._warnings():
+                    result = work(watch)
             except BaseException as error:  # the thread that waits raises it
-                reports.put(error)
-            finally:
-                self._rendering.release()
+                result = error
+            self._rendering.release()
+            reports.put(result)
 
+        threading.Thread(target=run, name="baton-render", daemon=True).start()
         try:
             yield Progress(0, steps)
-            threading.Thread(target=run, name="baton-render", daemon=True).start()
             while isinstance(report := reports.get(), Progress):
                 yield report
             if isinstance(report, BaseException):
@@ -432,7 +485,7 @@ class Session:
         Raises:
             ValueError: if there is no such version.
         """
-        if number not in self.versions:
+        if not isinstance(number, int) or number not in self.versions:
             raise ValueError(f"Version {number} is gone: the oldest ones make room for new ones.")
         self.current = self.versions[number]
         return self.current
@@ -464,6 +517,8 @@ class Session:
             "pictures": version.pictures,
             "peaks": version.peaks,
             "files": version.files,
+            "span": version.changed,
+            "can_retake": version.source in self.versions,
             "can_undo": version.parent in self.versions,
             "can_redo": self._redo.get(version.number) in self.versions,
         }
@@ -507,7 +562,8 @@ class Session:
             yield
         finally:
             package.removeHandler(handler)
-            self.note = " ".join(dict.fromkeys(words)) or None
+            if words:
+                self.note = " ".join(dict.fromkeys(words))
 
     def _add(
         self,
@@ -516,23 +572,30 @@ class Session:
         seed: int,
         plan: SemanticPlan,
         made: Recipe,
-        clip: BatonPipelineOutput | None = None,
+        clip: BatonPipelineOutput | Clip | None = None,
         parent: Version | None = None,
+        opened: str | None = None,
+        changed: tuple[float, float] | None = None,
     ) -> Version:
         """Adds a version after its parent, by default the current one, writes its files, and goes to it."""
-        parent = parent or self.current
-        version = Version(self._next_number, parent.number if parent else None, what, prompt, seed, plan, made, clip)
+        parent, number = parent or self.current, self._next_number
+        source = number if clip is not None else parent and parent.source
+        version = Version(
+            number, parent.number if parent else None, what, prompt, seed, plan, made, clip, source, changed
+        )
+        if opened is None and clip is None and parent is not None and what != "planned":
+            opened = parent.files.get("opened")
+        version = replace(version, files=self._write(version, opened))
         if clip is not None:
-            frames, waveform = clip.clip()
+            frames, waveform = clip[:2] if isinstance(clip, Clip) else clip.clip()
             version = replace(
                 version,
                 pictures=shown.storyboard(frames, clip.frame_rate),
                 peaks=shown.outline(waveform),
                 num_bytes=frames.nbytes + waveform.nbytes,
             )
-        version = replace(version, files=self._write(version))
         with self._lock:
-            self.versions[version.number] = self.current = version
+            self.versions[number] = self.current = version
             self._next_number += 1
             self._redo.pop(version.parent, None)
             while len(self.versions) > MAX_VERSIONS or (
@@ -540,31 +603,46 @@ class Session:
             ):
                 self._drop(next(iter(self.versions)))
             if self._is_closed:  # while the clip was rendered
-                self._drop(version.number)
+                self._drop(number)
                 raise Cancelled
         return version
 
-    def _write(self, version: Version) -> dict[str, str]:
-        """Writes what can be downloaded of a version. The names are random, and so are the keys."""
-        files = {}
-
-        def add(kind: str, suffix: str, name: str) -> Path:
-            files[kind] = secrets.token_urlsafe(18)
-            path = self.studio.folder / f"{secrets.token_hex(16)}{suffix}"
-            self.studio.files[files[kind]] = File(path, name)
-            return path
-
-        version.plan.save(add("plan", ".safetensors", "plan.safetensors"))
-        script = add("script", ".py", "clip.py")
-        script.write_text(version.recipe.script(self.studio.scale))
-        if version.clip is not None:
-            height = version.clip.clip()[0].shape[1]
-            version.clip.save(add("clip", ".mp4", "clip.mp4"), scale=max(1, SIDE // height))
+    def _write(self, version: Version, opened: str | None) -> dict[str, str]:
+        """Writes what can be downloaded of a version."""
+        files = {} if opened is None else {"opened": opened}
+        scale = None
+        if isinstance(version.clip, Clip):
+            files["clip"], scale = opened, 1
+        elif version.clip is not None:
+            scale = max(1, SIDE // version.clip.clip()[0].shape[1])
+            files["clip"], path = self._new_file(".mp4", "clip.mp4")
+            version.clip.save(path, scale=scale)
+        files["plan"], path = self._new_file(".safetensors", "plan.safetensors")
+        version.plan.save(path)
+        files["script"], path = self._new_file(".py", "clip.py")
+        path.write_text(version.recipe.script(scale))
         return files
 
+    def _new_file(self, suffix: str, name: str) -> tuple[str, Path]:
+        """A key, and the path of the file that it stands for. Nobody can guess either."""
+        key = secrets.token_urlsafe(18)
+        self.studio.files[key] = File(self.studio.folder / f"{secrets.token_hex(16)}{suffix}", name)
+        return key, self.studio.files[key].path
+
     def _drop(self, number: int) -> None:
-        for key in self.versions.pop(number).files.values():
+        """Forgets a version, with the files that no other one has."""
+        gone = set(self.versions.pop(number).files.values())
+        for key in gone.difference(*(version.files.values() for version in self.versions.values())):
             self.studio.files.pop(key).path.unlink(missing_ok=True)
+
+
+def _changed_span(before: str, after: str, duration: float) -> tuple[float, float] | None:
+    """The seconds in which two sheets differ; `None` where they have another cast."""
+    sheets = parse_sheet(before), parse_sheet(after)
+    if sheets[0].cast != sheets[1].cast:
+        return None
+    times = [cue.time for cue in set(sheets[0].cues) ^ set(sheets[1].cues)]
+    return max(0.0, min(times) - LONGEST_CUE / 2), min(duration, max(times) + LONGEST_CUE)
 
 
 def _checked_prompt(prompt: Any) -> str:
