@@ -137,13 +137,25 @@ class CachedFeatures:
         if self.clips is None:
             prompt, cues = facts["prompt"], facts.get("cues", "")
         else:
-            number = facts["number"]
-            if number not in self._scenes:
-                self._scenes[number] = self.clips.scene(number)
-            scene, seed = self._scenes[number]
+            scene, seed = self.scene(index)
             prompt, cues = training_prompt(scene, index), write_cues(scene, seed)
         flags = {name: torch.tensor(facts[name]) for name in ("silent", "static")}
         return {"prompt": prompt, "cues": cues, **sample, **flags}
+
+    def scene(self, index: int) -> tuple[Scene, int]:
+        """The scene of a sample and its render seed, see [`StageClips`].
+
+        Raises:
+            ValueError: if the clips are not Stage's, or were opened without `clips`.
+        """
+        if self.clips is None:
+            raise ValueError(
+                f"the features in {self.folder} have no scenes: open them with the `StageClips` that they are of."
+            )
+        number = self._store.facts(self._row(index))["number"]
+        if number not in self._scenes:
+            self._scenes[number] = self.clips.scene(number)
+        return self._scenes[number]
 
     def plan(self, video_tokens: torch.Tensor, audio_tokens: torch.Tensor) -> SemanticPlan:
         """A batch's tokens as a plan."""
