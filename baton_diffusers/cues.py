@@ -280,13 +280,14 @@ def _deeds(deeds: list[str]) -> str:
 class Turn(NamedTuple):
     """What one actor does in a row: `who`, each of its `deeds`, the `start` in seconds, and how many `seconds` it lasts.
 
-    A `start` of `None` is open.
+    A `start` of `None` is open. `times` are the instants of the deeds, where they are known.
     """
 
     who: str
     deeds: tuple[str, ...]
     start: float | None
     seconds: float
+    times: tuple[float, ...] = ()
 
     @property
     def what(self) -> str:
@@ -381,9 +382,10 @@ def sheet_turns(sheet: Sheet, duration: float, names: Sequence[str] | None = Non
         deed = cue.text[len(who) :].strip()
         end = max(min(end, cue.time + LONGEST_CUE), cue.time)
         if turns and turns[-1].who == who:
-            turns[-1] = Turn(who, (*turns[-1].deeds, deed), turns[-1].start, end - turns[-1].start)
+            last = turns[-1]
+            turns[-1] = Turn(who, (*last.deeds, deed), last.start, end - last.start, (*last.times, cue.time))
         else:
-            turns.append(Turn(who, (deed,), cue.time, end - cue.time))
+            turns.append(Turn(who, (deed,), cue.time, end - cue.time, (cue.time,)))
     return turns
 
 

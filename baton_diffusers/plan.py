@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+import PIL.Image
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -18,9 +21,13 @@ from safetensors.torch import save
 from . import files
 from .coordinates import PlanLayout
 from .cues import Cue, PlanCandidate, Sheet, Turn, format_sheet, format_turns, parse_sheet, sheet_turns, spoken_turns
+from .figure import draw_clip, html_picture
 
 
 _FORMAT = "baton_diffusers.SemanticPlan"
+
+# What draws a plan in a notebook with pictures: `pipe.preview` of the pipeline that planned it. Neither keeps the other alive.
+_PREVIEWS: weakref.WeakKeyDictionary[SemanticPlan, weakref.WeakMethod] = weakref.WeakKeyDictionary()
 
 # Seconds by which times may differ and still be the same: float32 times that were cut and joined differ in the last bit.
 _SLACK = 1e-5
@@ -562,6 +569,38 @@ class SemanticPlan:
     def table(self, index: int = 0) -> str:
         """The turns of a clip as a table to print: who, what, when and how long. See `turns`."""
         return format_turns(self.turns(index))
+
+    def figure(
+        self, index: int = 0, frames: np.ndarray | None = None, waveform: np.ndarray | None = None
+    ) -> PIL.Image.Image:
+        """
+        A clip's turns on an axis of time, see [`draw_clip`].
+
+        Args:
+            index (`int`, defaults to 0): which clip of the batch.
+            frames (`np.ndarray` of shape `(num_frames, height, width, 3)`, *optional*): its pictures, uint8, for a strip above.
+            waveform (`np.ndarray` of shape `(num_channels, num_samples)`, *optional*): its sound, drawn below.
+
+        Raises:
+            IndexError: if there is no such clip.
+            ValueError: if its sheet is malformed.
+        """
+        turns = self.turns(index)
+        cast = [member.name for member in parse_sheet(self.sheets[index]).cast] if self.sheets else []
+        prompt = None if self.prompts is None else self.prompts[index]
+        return draw_clip(self.duration, turns, cast, prompt, frames, waveform)
+
+    def previewed_by(self, preview: Callable[[SemanticPlan], Any]) -> SemanticPlan:
+        """Lets a notebook show the plan by the `preview` of a pipeline, while that is there. Returns the plan."""
+        _PREVIEWS[self] = weakref.WeakMethod(preview)
+        return self
+
+    def _repr_html_(self) -> str:
+        reference = _PREVIEWS.get(self)
+        preview = None if reference is None else reference()
+        if preview is not None:
+            return preview(self)._repr_html_()
+        return "\n".join(html_picture(self.figure(index)) for index in range(self.batch_size))
 
     def trimmed(self) -> SemanticPlan:
         """The plan without tokens beyond the clip's end, and without masks where every token left counts."""

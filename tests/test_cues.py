@@ -70,7 +70,10 @@ def test_turns_are_runs_of_one_actor():
         "red ball left; blue bell right <|0.50|> red ball bounces <|0.75|> red ball bounces <|1.00|> gong"
     )
     turns = sheet_turns(sheet, 1.25)
-    assert turns == [Turn("red ball", ("bounces", "bounces"), 0.5, 0.5), Turn("gong", ("",), 1.0, 0.25)]
+    assert turns == [
+        Turn("red ball", ("bounces", "bounces"), 0.5, 0.5, (0.5, 0.75)),
+        Turn("gong", ("",), 1.0, 0.25, (1.0,)),
+    ]
     assert turns[0].what == "bounces 2x"
     assert sheet_turns(sheet, 9.0)[1].seconds == LONGEST_CUE
     assert sheet_turns(sheet, 9.0, ["gong", "blue bell"])[0].who == "red ball bounces"

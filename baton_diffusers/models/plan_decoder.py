@@ -175,6 +175,7 @@ class AudioPlanDecoder(ModelMixin, ConfigMixin):
         ValueError: if `num_neighbours` is odd.
     """
 
+    gives_waveform = False  # but a spectrogram
     _skip_layerwise_casting_patterns = ["modulate", "mel_mean", "mel_std"]
 
     @register_to_config

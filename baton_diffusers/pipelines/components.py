@@ -41,6 +41,7 @@ REQUIRED = ("transformer", "vae", "audio_vae", "vocoder", "scheduler", "audio_sc
 
 _MAX_BYTES = 2**40  # of the frames of a call
 SOUND = ("audio_vae", "vocoder")
+PLAN_DECODERS = ("video_plan_decoder", "audio_plan_decoder")
 CHECKED = (
     "transformer",
     "vae",
@@ -51,6 +52,7 @@ CHECKED = (
     "video_semantic_encoder",
     "audio_semantic_encoder",
     "plan_checker",
+    *PLAN_DECODERS,
 )
 
 
@@ -212,8 +214,9 @@ def check_components(parts: Mapping[str, Any]) -> None:
     Raises:
         ValueError: naming what two of them disagree about.
     """
-    transformer, vae, audio_vae, vocoder, text_encoder, planner, video_encoder, audio_encoder, checker = (
-        getattr(parts.get(name), "config", None) for name in CHECKED
+    configs = {name: getattr(parts.get(name), "config", None) for name in CHECKED}
+    transformer, vae, audio_vae, vocoder, text_encoder, planner, video_encoder, audio_encoder, checker, *_ = (
+        configs.values()
     )
     if audio_vae and vocoder:
         if isinstance(parts["vocoder"], MMAudioVocoder):
@@ -253,6 +256,26 @@ def check_components(parts: Mapping[str, Any]) -> None:
         _agree("planner", "audio_tokens_per_chunk", tokens[0], name, tokens[1])
         _agree("planner", "chunk_duration", planner.chunk_duration, name, audio_encoder.chunk_duration)
         _agree("planner", "audio_dim", planner.audio_dim, name, len(encoder.feature_mean))
+    _check_plan_decoders(parts, **{name: configs[name] for name in ("planner", "audio_vae", *PLAN_DECODERS)})
+
+
+def _check_plan_decoders(
+    parts: Mapping[str, Any], planner: Any, audio_vae: Any, video_plan_decoder: Any, audio_plan_decoder: Any
+) -> None:
+    if planner and video_plan_decoder:
+        name = "video_plan_decoder"
+        _agree("planner", "video_dim", planner.video_dim, name, video_plan_decoder.video_dim)
+        grids = tuple(planner.video_grid), tuple(video_plan_decoder.video_grid)
+        _agree("planner", "video_grid", grids[0], name, grids[1])
+    if planner and audio_plan_decoder:
+        name, rate = "audio_plan_decoder", planner.audio_tokens_per_chunk / planner.chunk_duration
+        _agree("planner", "audio_dim", planner.audio_dim, name, audio_plan_decoder.audio_dim)
+        _agree("planner", "rate of audio tokens", rate, name, audio_plan_decoder.audio_rate)
+    if audio_vae and audio_plan_decoder and not parts["audio_plan_decoder"].gives_waveform:
+        name, decoder = "audio_plan_decoder", audio_plan_decoder
+        _agree("audio VAE", "mel_bins", audio_vae.mel_bins, name, decoder.mel_bins)
+        _agree("audio VAE", "hop_length", audio_vae.hop_length, name, decoder.hop_length)
+        _agree("audio VAE", "sample_rate", audio_vae.sample_rate, name, decoder.sampling_rate)
 
 
 def _agree(owner: str, what: str, ours: Any, name: str, theirs: Any) -> None:

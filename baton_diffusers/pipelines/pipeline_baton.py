@@ -19,6 +19,8 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from ..guiders import GuidancePass, PlanGuidance
 from ..models.plan_checker import PlanChecker
+from ..models.plan_decoder import AudioPlanDecoder, VideoPlanDecoder
+from ..models.published_plan_decoders import RAEPlanDecoder, WavTokenizerPlanDecoder
 from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
 from ..models.transformer_dual_branch import DualBranchTransformer
 from ..models.va_planner import VAPlannerModel
@@ -81,6 +83,8 @@ class BatonPipeline(
         video_semantic_encoder ([`VideoSemanticEncoder`], *optional*): reads plans off real clips, see `extract_plan`.
         audio_semantic_encoder ([`AudioSemanticEncoder`], *optional*): the same for their sound.
         plan_checker ([`PlanChecker`], *optional*): scores cue sheets against prompts, so that the best of several is planned.
+        video_plan_decoder ([`VideoPlanDecoder`] or [`RAEPlanDecoder`], *optional*): small pictures from plans, see `preview`.
+        audio_plan_decoder ([`AudioPlanDecoder`] or [`WavTokenizerPlanDecoder`], *optional*): a scratch track likewise.
         height (`int`, defaults to 704): default height of a frame in pixels.
         width (`int`, defaults to 1280): default width of a frame in pixels.
         num_frames (`int`, defaults to 121): default number of frames.
@@ -97,7 +101,7 @@ class BatonPipeline(
         ValueError: if the components do not fit one another, or there is no such form.
     """
 
-    model_cpu_offload_seq = "video_semantic_encoder->audio_semantic_encoder->text_encoder->plan_checker->planner->transformer->vae->audio_vae->vocoder"
+    model_cpu_offload_seq = "video_semantic_encoder->audio_semantic_encoder->text_encoder->plan_checker->planner->video_plan_decoder->audio_plan_decoder->transformer->vae->audio_vae->vocoder"
     _callback_tensor_inputs = [
         "latents",
         "audio_latents",
@@ -115,6 +119,8 @@ class BatonPipeline(
         "video_semantic_encoder",
         "audio_semantic_encoder",
         "plan_checker",
+        "video_plan_decoder",
+        "audio_plan_decoder",
     ]
 
     def __init__(
@@ -134,6 +140,8 @@ class BatonPipeline(
         video_semantic_encoder: VideoSemanticEncoder | None = None,
         audio_semantic_encoder: AudioSemanticEncoder | None = None,
         plan_checker: PlanChecker | None = None,
+        video_plan_decoder: VideoPlanDecoder | RAEPlanDecoder | None = None,
+        audio_plan_decoder: AudioPlanDecoder | WavTokenizerPlanDecoder | None = None,
         height: int | None = None,
         width: int | None = None,
         num_frames: int | None = None,
@@ -176,6 +184,8 @@ class BatonPipeline(
             video_semantic_encoder=video_semantic_encoder,
             audio_semantic_encoder=audio_semantic_encoder,
             plan_checker=plan_checker,
+            video_plan_decoder=video_plan_decoder,
+            audio_plan_decoder=audio_plan_decoder,
         )
         self.register_settings(**settings)
 

@@ -13,6 +13,7 @@ import torch
 from diffusers.utils import BaseOutput
 
 from ..cues import PlanCandidate
+from ..figure import draw_clip, html_picture
 from ..files import check_target
 from ..media import AUDIO_SUFFIXES, to_aac_rate, write_audio, write_clip
 from ..plan import SemanticPlan
@@ -21,7 +22,7 @@ from ..plan import SemanticPlan
 @dataclass
 class BatonPipelineOutput(BaseOutput):
     """
-    Clips with their sound. In a notebook the object plays itself.
+    Clips with their sound. In a notebook the object shows and plays itself.
 
     With `output_type="pt"`, what was made lies on the pipeline's device, and what was given whole on the CPU, where it was read:
     a film at its own size could fill a GPU's memory.
@@ -136,6 +137,19 @@ class BatonPipelineOutput(BaseOutput):
             _check_finite("audio", audio)
         return frames, audio
 
+    def figure(self, index: int = 0) -> PIL.Image.Image:
+        """
+        One clip on a picture: its frames in a strip, who acts when by the plan's sheet, and the waveform, on one axis of time.
+
+        Raises:
+            ValueError: as `clip`.
+        """
+        frames, waveform = self.clip(index)
+        if self.plan is not None:
+            return self.plan.figure(index, frames, waveform)
+        duration = waveform.shape[-1] / self.sampling_rate if frames is None else len(frames) / self.frame_rate
+        return draw_clip(duration, frames=frames, waveform=waveform)
+
     def __repr__(self) -> str:
         lines = [f"BatonPipelineOutput of {self.num_clips} clip{'' if self.num_clips == 1 else 's'}"]
         if self.output_type == "latent":
@@ -156,10 +170,11 @@ class BatonPipelineOutput(BaseOutput):
     def _repr_html_(self) -> str | None:
         if self.output_type == "latent":
             return None  # the plain text says what they are
-        players = []
+        parts = []
         with tempfile.TemporaryDirectory(prefix="baton-") as folder:
             for index in range(self.num_clips):
                 frames, waveform = self.clip(index)
+                parts.append(html_picture(self.figure(index)))
                 if frames is None:
                     kind, element = "audio/wav", "audio controls"
                     path = write_audio(Path(folder) / "clip.wav", waveform, self.sampling_rate)
@@ -173,8 +188,8 @@ class BatonPipelineOutput(BaseOutput):
                         waveform, rate = to_aac_rate(waveform, rate)
                     path = write_clip(Path(folder) / "clip.mp4", frames, waveform, self.frame_rate, rate, scale)
                 data = base64.b64encode(path.read_bytes()).decode()
-                players.append(f'<{element} src="data:{kind};base64,{data}"></{element.split()[0]}>')
-        return "\n".join(players)
+                parts.append(f'<{element} src="data:{kind};base64,{data}"></{element.split()[0]}>')
+        return "\n".join(parts)
 
 
 def _check_finite(name: str, values: np.ndarray) -> None:

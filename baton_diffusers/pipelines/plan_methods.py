@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Unpack
 
 import numpy as np
@@ -14,7 +15,9 @@ from .checks import check_texts, check_whole_number
 from .components import ClipSize, one_call_at_a_time
 from .conditions import Noise
 from .given import Given, GivenMedia, check_names, read_given
+from .pipeline_output import BatonPipelineOutput
 from .planning import PlanRequest
+from .previews import preview_plan
 from .texts import Texts
 
 
@@ -72,7 +75,29 @@ class BatonPlanMixin:
         num_clips = texts.batch_size * num_videos_per_prompt
         Noise(generator).check(self, num_clips, size, given.only)
         request.check(self, texts, num_videos_per_prompt, size.num_frames)
-        return request.make(self, texts.prompts, given, num_clips, size, generator, self._execution_device)
+        return self._shown(
+            request.make(self, texts.prompts, given, num_clips, size, generator, self._execution_device)
+        )
+
+    @torch.no_grad()
+    @one_call_at_a_time
+    def preview(self, plan: SemanticPlan | str | os.PathLike) -> BatonPipelineOutput:
+        r"""
+        What a plan says, as small pictures and a scratch track: a storyboard in a small part of the time of a clip.
+
+        `preview.figure()` draws it with the plan's cues; `preview.save(path)` writes it as a clip. No transformer is needed.
+
+        Args:
+            plan (`SemanticPlan` or the path of its file): of this pipeline's planner or semantic encoders.
+
+        Returns:
+            [`BatonPipelineOutput`] with arrays: frames at the pipeline's rate, and waveforms at the decoder's; `None` for a modality
+            whose decoder is missing.
+
+        Raises:
+            ValueError: if the pipeline has no plan decoder, or the plan is of another checkpoint; or a decoder returns NaN.
+        """
+        return preview_plan(self, plan, self._execution_device)
 
     @torch.no_grad()
     def prepare_cues(
@@ -212,7 +237,7 @@ class BatonPlanMixin:
             ValueError: if no planner writes cues here, the plan's sheet is not known, the sheet has unknown words or instants beyond
                 the end, or the plan's tokens do not lie where the planner writes them.
         """
-        return editing.edit_plan(self, plan, sheet, prompt, device or self._execution_device)
+        return self._shown(editing.edit_plan(self, plan, sheet, prompt, device or self._execution_device))
 
     def extract_plan(
         self, frames: np.ndarray, waveform: np.ndarray, frame_rate: float, sampling_rate: int
@@ -233,4 +258,10 @@ class BatonPlanMixin:
         Raises:
             ValueError: if the pipeline has no semantic encoders, or the clip does not fit them.
         """
-        return planning.extract_plan(self, frames, waveform, frame_rate, sampling_rate, self._execution_device)
+        plan = planning.extract_plan(self, frames, waveform, frame_rate, sampling_rate, self._execution_device)
+        return self._shown(plan)
+
+    def _shown(self, plan: SemanticPlan) -> SemanticPlan:
+        """A plan that a notebook shows with pictures, if the pipeline can draw them."""
+        shows = self.video_plan_decoder is not None or self.audio_plan_decoder is not None
+        return plan.previewed_by(self.preview) if shows else plan

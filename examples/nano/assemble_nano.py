@@ -20,6 +20,7 @@ from vocoder import check_vocoder
 from baton_diffusers import BatonPipeline, DualBranchTransformer, VAPlannerModel
 from baton_diffusers.guiders import PlanGuidance
 from baton_diffusers.models.plan_checker import PlanChecker
+from baton_diffusers.models.plan_decoder import AudioPlanDecoder, VideoPlanDecoder
 from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
 from baton_diffusers.models.vocoder_griffin_lim import GriffinLimVocoder
 
@@ -57,12 +58,19 @@ def trained_vocoder(folder: Path, audio_vae: MMAudioVAE) -> MMAudioVocoder:
     return vocoder
 
 
+def trained_plan_decoders(folder: Path | None) -> dict[str, VideoPlanDecoder | AudioPlanDecoder]:
+    """What `plan_decoders.py` exported, by the names of the pipeline's components; nothing without a folder."""
+    classes = {"video_plan_decoder": VideoPlanDecoder, "audio_plan_decoder": AudioPlanDecoder}
+    return {} if folder is None else {name: cls.from_pretrained(folder / name) for name, cls in classes.items()}
+
+
 def assemble(
     parts: Path,
     transformer: Path,
     planner: Path | None,
     vocoder: Path | None,
     plan_checker: Path | None,
+    plan_decoders: Path | None,
     shift: float,
     scales: tuple[float, float],
     **config: int,
@@ -91,6 +99,7 @@ def assemble(
         video_semantic_encoder=VideoSemanticEncoder.from_pretrained(parts / "video_semantic_encoder"),
         audio_semantic_encoder=AudioSemanticEncoder.from_pretrained(parts / "audio_semantic_encoder"),
         plan_checker=None if plan_checker is None else PlanChecker.from_pretrained(plan_checker),
+        **trained_plan_decoders(plan_decoders),
         **config,
     )
 
@@ -118,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--plan-checker", type=Path, help="export of `reading.py`, with the text encoder that it reads with"
     )
+    parser.add_argument("--plan-decoders", type=Path, help="folder of the two exports of `plan_decoders.py`")
     parser.add_argument("--output", type=Path, required=True, help="folder of the pipeline, new or empty")
     parser.add_argument("--overwrite", action="store_true", help="replace the pipeline in --output")
     parser.add_argument("--shift", type=float, default=2.0, help="of both schedulers")
@@ -136,6 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             None if arguments.no_planner else arguments.planner,
             arguments.vocoder,
             arguments.plan_checker,
+            arguments.plan_decoders,
             arguments.shift,
             (arguments.guidance_scale, arguments.audio_guidance_scale),
             height=64,

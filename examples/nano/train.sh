@@ -67,6 +67,11 @@ run planner "$PYTHON" "$HERE/../train_planner.py" "$HERE/../configs/nano/planner
   trainer.learning_rate=1.5e-3 trainer.warmup_steps=50 trainer.decay_fraction=0.6 evaluation_scenes=0 trainer.num_workers=5 \
   trainer.mixed_precision=$PRECISION trainer.max_minutes=$(share 0.6) & planner_pid=$!
 
+run plan_decoders "$PYTHON" "$HERE/plan_decoders.py" "$HERE/../configs/nano/plan_decoders.yaml" $common features="$OUT/features" data_seed=3 \
+  "verb_shares={hit: 0.35}" audio_vae="$PARTS/audio_vae" planner="$PARTS/planner" planner_tokenizer="$PARTS/planner_tokenizer" \
+  output="$OUT/export" trainer.run_dir="$OUT/plan_decoders" trainer.batch_size=32 trainer.num_workers=3 \
+  trainer.max_minutes=$(share 0.4) &
+
 # 4. The vocoder, on the new decoder's spectrograms
 wait $audio_pid
 run vocoder "$PYTHON" "$HERE/train_codecs.py" vocoder "$HERE/../configs/nano/vocoder.yaml" $common initial="$PARTS/vocoder" audio_vae="$OUT/export/audio_vae" \

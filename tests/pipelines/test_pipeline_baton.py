@@ -26,6 +26,7 @@ from peft import LoraConfig
 from baton_diffusers import BatonPipeline, SemanticPlan
 from baton_diffusers.guiders import PlanGuidance, presets
 from baton_diffusers.models.semantic_encoders import read_plan
+from baton_diffusers.pipelines.components import PLAN_DECODERS
 from baton_diffusers.prompt_language import PromptLanguage
 from baton_diffusers.schedulers import lead_schedulers
 
@@ -696,7 +697,7 @@ def test_in_half_precision_latents_and_sound_stay_in_float32(own_pipe):
 
 def test_every_model_has_its_turn_when_offloaded(pipe):
     models = {name for name, component in pipe.components.items() if isinstance(component, torch.nn.Module)}
-    assert set(BatonPipeline.model_cpu_offload_seq.split("->")) == models | {"plan_checker"}
+    assert set(BatonPipeline.model_cpu_offload_seq.split("->")) == models | {"plan_checker", *PLAN_DECODERS}
 
 
 def test_a_published_vocoder_takes_griffin_lims_place(own_pipe):
