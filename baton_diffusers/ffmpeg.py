@@ -51,8 +51,12 @@ MIN_FRAME_RATE, MAX_FRAME_RATE = 1.0, 1000.0  # per second
 MIN_SAMPLING_RATE, MAX_SAMPLING_RATE = 1000, 768_000  # per second
 TIMEOUT = 300  # seconds that ffmpeg may take for one stream
 
-# Sound alone that ends this much before its header says was cut short.
+# A file that ends this much before its header says was cut short.
 _MISSING_SECONDS = 0.25
+
+_SMALL_BYTES = 2**28  # of decoded frames or samples: a file of fewer is read whole
+_FIRST_SAMPLES = ("-frames:a", "1", "-c:a", "pcm_f32be", "-f", "au")
+_MAX_PAGE = 65_307  # bytes of a page of Ogg
 
 # Rates that cameras and screens have: measured ones are rounded to the nearest of them.
 _USUAL_RATES = (
@@ -92,11 +96,13 @@ class Source(NamedTuple):
         path: The file.
         start: Where the part begins, in bytes.
         size: Its length in bytes; `None` for all that follows.
+        skip: Seconds that are not decoded; what follows begins at time zero.
     """
 
     path: Path
     start: int = 0
     size: int | None = None
+    skip: float = 0.0
 
     @classmethod
     def of(cls, source: str | Path | Source) -> Source:
@@ -124,6 +130,7 @@ class Source(NamedTuple):
     def arguments(self) -> list[str]:
         """What ffmpeg is told to open."""
         options = ["-format_whitelist", ",".join(FORMATS), "-max_pixels", str(MAX_PIXELS), "-threads", "4"]
+        options += ["-ss", f"{self.skip:.6f}"] if self.skip else []
         # Without a protocol in front, ffmpeg takes "a:b.mp4" for one and "-b.mp4" for an option.
         if self.size is None:
             return [*options, "-protocol_whitelist", "file", "-i", f"file:{self.path}"]
@@ -210,8 +217,11 @@ def decode_frames(
     limit = limit if max_frames is None else min(limit, max_frames)
     filters = f"fps=fps={frame_rate}:start_time=0,{filters}" if filters else f"fps=fps={frame_rate}:start_time=0"
     arguments = ["-vf", filters, "-frames:v", str(limit + 1), "-pix_fmt", "rgb24", "-f", "rawvideo"]
-    data = _decode(Source.of(source), "video", arguments, (limit + 1) * height * width * 3).data
-    frames = np.frombuffer(data, np.uint8).reshape(-1, height, width, 3)
+    source = Source.of(source)
+    run = _decode(source, "video", arguments, (limit + 1) * height * width * 3)
+    frames = np.frombuffer(run.data, np.uint8).reshape(-1, height, width, 3)
+    if len(frames) <= limit:
+        _check_whole(source, run, len(frames) / float(frame_rate))
     return frames[:limit], len(frames) > limit
 
 
@@ -242,7 +252,8 @@ def decode_samples(
     arguments += ["-ac", "1"] if mono else []
     if max_seconds is not None:
         arguments += ["-t", f"{max_seconds + 0.1:.6f}"]
-    run = _decode(Source.of(source), "audio", arguments, MAX_BYTES, stop=True)
+    source = Source.of(source)
+    run = _decode(source, "audio", arguments, MAX_BYTES, stop=True)
     _, offset, _, _, rate, num_channels = struct.unpack(">6I", run.data[:24])
     if not MIN_SAMPLING_RATE <= rate <= MAX_SAMPLING_RATE:
         raise Unreadable(
@@ -254,11 +265,8 @@ def decode_samples(
         raise Unreadable("holds an audio stream without samples: export the file again")
     limit = len(samples) if max_seconds is None else round(max_seconds * rate)
     more = run.stopped or len(samples) > limit
-    if run.only_sound and run.seconds is not None and not more:
-        if max_seconds is None and len(samples) / rate < run.seconds - _MISSING_SECONDS:
-            raise Unreadable(
-                f"is truncated: {len(samples) / rate:.2f} of its {run.seconds:.2f} seconds are there; download or export it again"
-            )
+    if not more:
+        _check_whole(source, run, len(samples) / rate)
     return np.ascontiguousarray(samples[:limit].T, dtype=np.float32), rate, more
 
 
@@ -268,8 +276,31 @@ def sound_rate(source: str | Path | Source) -> int:
     Raises:
         Unreadable: As for [`decode_samples`].
     """
-    run = _decode(Source.of(source), "audio", ["-frames:a", "1", "-c:a", "pcm_f32be", "-f", "au"], 2**20, stop=True)
+    run = _decode(Source.of(source), "audio", _FIRST_SAMPLES, 2**20, stop=True)
     return struct.unpack(">6I", run.data[:24])[4]
+
+
+def seconds_before_the_end(source: str | Path | Source, seconds: float, only: str | None = None) -> float:
+    """How much of a long file can be left out if its last `seconds` are needed; 0 for a file that is small, or whose length is
+    not known.
+
+    Args:
+        source: The file.
+        seconds: How much is needed.
+        only: "video" or "audio" if only that stream is read.
+
+    Raises:
+        Unreadable: As for [`read_picture`] and [`sound_rate`].
+    """
+    if only == "audio":
+        run = _decode(Source.of(source), "audio", _FIRST_SAMPLES, 2**20, stop=True)
+        length, rate, size = run.seconds, Fraction(1), 4 * sound_rate(source)
+    else:
+        picture = read_picture(source)
+        length, rate, size = picture.seconds, picture.frame_rate, picture.height * picture.width * 3
+    if length is None or length <= seconds or length * rate * size <= _SMALL_BYTES:
+        return 0.0
+    return float(int((length - seconds) * rate) / rate)  # at a frame, so that the same frames are seen
 
 
 def convert(input_arguments: Sequence[str], array: np.ndarray, output_arguments: Sequence[str]) -> bytearray:
@@ -419,6 +450,46 @@ def _decode(source: Source, kind: str, arguments: Sequence[str], max_bytes: int,
             f"cannot be read as {kind} ({cause}): it is truncated, damaged or of an unknown format; download or export it again"
         )
     return run
+
+
+def _check_whole(source: Source, run: _Run, seconds: float) -> None:
+    """Refuses a file that was cut short, of which a stream was decoded to its end, after `seconds`.
+
+    What has no header that says a length cannot be judged: transport streams, MP3 and AC-3 without one.
+    """
+    if _ends_within_page(source):
+        raise Unreadable("is truncated: its last page is not whole; download or export it again")
+    if run.seconds is None or (expected := run.seconds - source.skip) - seconds < _MISSING_SECONDS:
+        return
+    end = seconds if run.only_sound else _last_packet(source)  # sound and picture may end apart
+    if expected - end >= _MISSING_SECONDS:
+        raise Unreadable(
+            f"is truncated: {end:.2f} of its {expected:.2f} seconds are there; download or export it again"
+        )
+
+
+def _last_packet(source: Source) -> float:
+    """Seconds after which the last packet of all streams ends; none is decoded."""
+    arguments = ["-map", "0", "-ignore_unknown", "-c", "copy", "-f", "framecrc", "pipe:1"]
+    lines = _run([*source.arguments, *arguments], None, 2**28, TIMEOUT).data.decode(errors="replace").splitlines()
+    units = {line[4]: Fraction(line[7:]) for line in lines if line.startswith("#tb ")}
+    packets = (line.split(",") for line in lines if line[:1].isdigit())
+    return max(
+        (float((int(pts) + int(length)) * units[stream]) for stream, _, pts, length, *_ in packets), default=0.0
+    )
+
+
+def _ends_within_page(source: Source) -> bool:
+    """Whether the file is Ogg, which says no length, and ends within a page of it."""
+    with source.path.open("rb") as file:
+        file.seek(source.start)
+        if file.read(4) != b"OggS":
+            return False
+        end = file.seek(0, 2) if source.size is None else source.start + source.size
+        file.seek(max(source.start, end - _MAX_PAGE))
+        tail = file.read(end - file.tell())
+    page = tail[tail.rfind(b"OggS\0") :]
+    return len(page) < 27 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])
 
 
 def _measured_rate(source: Source) -> Fraction | None:

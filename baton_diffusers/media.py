@@ -36,6 +36,9 @@ MAX_PICTURE_PIXELS = 2**27
 # tens of milliseconds. What differs by more is another clip.
 MAX_FITTED_SECONDS = 0.5
 
+# What is decoded before the end that is asked for: the streams of a file may end apart.
+_MARGIN_SECONDS = 1.0
+
 
 class Clip(NamedTuple):
     """A clip in memory, of picture and sound or of one of them.
@@ -106,6 +109,7 @@ def read_video(
     frame_rate: float | None = None,
     size: tuple[int, int] | None = None,
     max_seconds: float | None = None,
+    skip: float = 0.0,
 ) -> tuple[np.ndarray, float]:
     """Read the picture of a file, whether it has sound or not: turned upright, with square pixels, at a constant rate.
 
@@ -116,6 +120,7 @@ def read_video(
         frame_rate: frames per second to convert to; default: the file's.
         size: height and width to scale to; default: the file's.
         max_seconds: refuse a longer film.
+        skip: seconds at the beginning that are not read.
 
     Returns:
         Frames, uint8 of shape `(num_frames, height, width, 3)`, and their rate.
@@ -138,17 +143,54 @@ def read_video(
                 raise ffmpeg.Unreadable(
                     f"lasts {picture.seconds:.2f} s, and {max_seconds:.2f} s are the most here: cut it"
                 )
-            seconds = picture.seconds
+            seconds = picture.seconds - skip
         if seconds is not None and (needed := seconds * rate * height * width * 3) > ffmpeg.MAX_BYTES:
             raise ffmpeg.Unreadable(_too_large(seconds, rate, height, width, needed))
         max_frames = None if max_seconds is None else round(max_seconds * rate) + 1
         filters = "" if size is None and picture.square else f"scale={width}:{height}:flags=area,setsar=1"
-        frames, more = ffmpeg.decode_frames(path, rate, filters, height, width, max_frames)
+        source = ffmpeg.Source(Path(path), skip=skip)
+        frames, more = ffmpeg.decode_frames(source, rate, filters, height, width, max_frames)
         if more and max_frames is not None and len(frames) == max_frames:
             raise ffmpeg.Unreadable(f"lasts longer than the {max_seconds:.2f} s that are the most here: cut it")
         if more:
             raise ffmpeg.Unreadable(_too_large(len(frames) / rate, rate, height, width, frames.nbytes))
     return frames, float(rate) if frame_rate is None else float(frame_rate)
+
+
+def read_end(path: str | Path, seconds: float, only: str | None = None) -> Clip:
+    """Read the end of a clip: of a long file, no more is decoded than `seconds` and a little before them.
+
+    Args:
+        path: a film, a sound, or both, as for [`read_clip`].
+        seconds: how much of the end is needed.
+        only: "video" or "audio" reads that modality alone; the other is `None`.
+
+    Returns:
+        A [`Clip`] of at least `seconds`, or the whole of a file that is shorter than that or small. Picture and sound begin at the
+        same instant.
+
+    Raises:
+        ValueError: as for [`read_clip`].
+    """
+    with _named(path):
+        skip = ffmpeg.seconds_before_the_end(path, seconds + _MARGIN_SECONDS, only)
+    try:
+        return _read_parts(path, skip, only)
+    except ValueError:
+        if not skip:
+            raise
+        return _read_parts(path, 0.0, only)  # not every file can be entered in its middle
+
+
+def _read_parts(path: str | Path, skip: float, only: str | None) -> Clip:
+    frames = waveform = frame_rate = sampling_rate = None
+    if only != "audio":
+        frames, frame_rate = read_video(path, skip=skip)
+    if only != "video":
+        waveform, sampling_rate = read_audio(path, skip=skip)
+    if only is None:
+        waveform = fit_sound(waveform, sampling_rate, len(frames) / frame_rate, 1 / frame_rate, path)
+    return Clip(frames, waveform, frame_rate, sampling_rate)
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -213,7 +255,7 @@ def picture_pixels(image: PIL.Image.Image, name: str = "image") -> np.ndarray:
 
 
 def read_audio(
-    path: str | Path, sampling_rate: int | None = None, max_seconds: float | None = None
+    path: str | Path, sampling_rate: int | None = None, max_seconds: float | None = None, skip: float = 0.0
 ) -> tuple[np.ndarray, int]:
     """Read the sound of a file: wav, flac, mp3, mp4, any of the containers of [`ffmpeg.FORMATS`].
 
@@ -221,6 +263,7 @@ def read_audio(
         path: the file.
         sampling_rate: samples per second to convert to; default: the file's.
         max_seconds: refuse a longer sound.
+        skip: seconds at the beginning that are not read.
 
     Returns:
         The waveform, float32 of shape `(num_channels, num_samples)`, and its sampling rate.
@@ -232,7 +275,8 @@ def read_audio(
     if sampling_rate is not None:
         _check_sampling_rate(sampling_rate)
     with _named(path):
-        waveform, rate, more = ffmpeg.decode_samples(path, sampling_rate, max_seconds=max_seconds)
+        source = ffmpeg.Source(Path(path), skip=skip)
+        waveform, rate, more = ffmpeg.decode_samples(source, sampling_rate, max_seconds=max_seconds)
         if more:
             raise ffmpeg.Unreadable(
                 f"lasts longer than {waveform.shape[1] / rate:.2f} s, which are the most that are read here: cut it"

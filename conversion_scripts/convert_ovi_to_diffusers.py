@@ -21,6 +21,10 @@ Weights are read and written one shard at a time and keep their dtype, except th
 same values. Everything is checked before anything is written, and the folder appears when it is complete.
 """
 
+import baton_diffusers.interrupts  # noqa: F401
+
+
+# isort: split
 import argparse
 import copy
 import json

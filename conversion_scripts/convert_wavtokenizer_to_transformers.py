@@ -7,6 +7,10 @@ Features are those of the encoder before quantisation: at 24 kHz with strides of
 averaged by three to 25 plan tokens per second. They are not standardised.
 """
 
+import baton_diffusers.interrupts  # noqa: F401
+
+
+# isort: split
 import argparse
 import sys
 from pathlib import Path

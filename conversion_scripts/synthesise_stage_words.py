@@ -9,6 +9,10 @@ its first sample is its onset, brought to a common loudness, and faded in over 2
 int16 array per voice and digit at 16 kHz, under the key `"<voice>_<digit>"`.
 """
 
+import baton_diffusers.interrupts  # noqa: F401
+
+
+# isort: split
 import argparse
 import io
 import subprocess

@@ -5,6 +5,10 @@ python examples/cache_features.py --parts runs/export --output runs/features --c
 Several processes share the shards, also on one GPU: `--worker 0 --num-workers 8` and so on.
 """
 
+import baton_diffusers.interrupts  # noqa: F401
+
+
+# isort: split
 import argparse
 from pathlib import Path
 

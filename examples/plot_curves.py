@@ -5,6 +5,10 @@ python examples/plot_curves.py model_cards/baton-nano/curves/*.csv --output mode
 Needs matplotlib: pip install 'baton-diffusers[eval]'
 """
 
+import baton_diffusers.interrupts  # noqa: F401
+
+
+# isort: split
 import argparse
 import csv
 import io

@@ -9,6 +9,10 @@ To see what it makes while it learns, in RUN_DIR/samples: `trainer.validate_ever
 twice.]'`. Where the text encoder is large: cache with `--text`, and train with `cached_text=true`. It is not loaded then.
 """
 
+import baton_diffusers.interrupts  # noqa: F401
+
+
+# isort: split
 from baton_diffusers.training.config import LoraTraining
 from baton_diffusers.training.script import run
 

@@ -6,6 +6,10 @@ python examples/train_planner.py examples/configs/nano/planner.yaml --export   #
 With `trainer.validate_every=500` that share is also taken while it trains, on `evaluation_scenes` scenes, into RUN_DIR/validation.csv.
 """
 
+import baton_diffusers.interrupts  # noqa: F401
+
+
+# isort: split
 from baton_diffusers.training.config import PlannerTraining
 from baton_diffusers.training.script import run
 

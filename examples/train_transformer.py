@@ -23,6 +23,10 @@ If the text encoder is frozen, like a large model's: cache with `--text`, and tr
 then not loaded.
 """
 
+import baton_diffusers.interrupts  # noqa: F401
+
+
+# isort: split
 from baton_diffusers.training.config import TransformerTraining
 from baton_diffusers.training.script import run
 

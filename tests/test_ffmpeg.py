@@ -102,7 +102,7 @@ def test_what_is_no_film_is_refused(tmp_path, name, message):
         ffmpeg.read_picture(tmp_path / name)
 
 
-@pytest.mark.parametrize("container", ["flac", "mp3", "aiff", "au", "caf", "w64", "wav", "m4a", "aac"])
+@pytest.mark.parametrize("container", ["flac", "mp3", "aiff", "au", "caf", "w64", "wav", "m4a", "aac", "ogg", "oga"])
 def test_sound_that_is_cut_short_is_refused(tmp_path, container):
     path = tmp_path / f"sound.{container}"
     make(*sine(3), path)
@@ -110,6 +110,25 @@ def test_sound_that_is_cut_short_is_refused(tmp_path, container):
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
     with pytest.raises(Unreadable, match="truncated"):
         ffmpeg.decode_samples(path)
+
+
+@pytest.mark.parametrize("container", ["flv", "mkv", "mov", "mxf", "nut", "ogv", "webm"])
+def test_a_film_that_is_cut_short_is_refused(tmp_path, container):
+    path = tmp_path / f"film.{container}"
+    make(*pattern(3, rate=25), *sine(3), "-ar", 48000 if container in ("mxf", "webm") else 44100, path)
+    for read in (lambda: ffmpeg.decode_frames(path, 25, "", 48, 64), lambda: ffmpeg.decode_samples(path)):
+        read()
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    for read in (lambda: ffmpeg.decode_frames(path, 25, "", 48, 64), lambda: ffmpeg.decode_samples(path)):
+        with pytest.raises(Unreadable, match="truncated"):
+            read()
+
+
+def test_a_stream_that_ends_before_the_other_is_whole(tmp_path):
+    path = tmp_path / "film.mkv"
+    make(*pattern(1), *sine(3), path)
+    assert len(ffmpeg.decode_frames(path, 16, "", 48, 64)[0]) == 16
+    assert ffmpeg.decode_samples(path)[0].shape[1] == pytest.approx(3 * 44100, rel=0.01)
 
 
 @pytest.mark.parametrize("container", ["mkv", "webm", "avi", "flv", "3gp", "wmv", "mpg", "mts", "ogv"])

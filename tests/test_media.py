@@ -15,6 +15,7 @@ from baton_diffusers.media import (
     picture_pixels,
     read_audio,
     read_clip,
+    read_end,
     read_image,
     read_video,
     resample,
@@ -452,3 +453,31 @@ def test_wrong_input_is_refused_before_anything_is_written(tmp_path, monkeypatch
     with pytest.raises(ValueError, match=message):
         write_clip(**(arguments | change))
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name, rate", [("film.mp4", "16"), ("film.mkv", "24000/1001"), ("film.mts", "25")])
+def test_the_end_of_a_long_film_is_the_end_of_the_whole(tmp_path, monkeypatch, name, rate):
+    path = tmp_path / name
+    streams = (
+        "-f",
+        "lavfi",
+        "-i",
+        f"testsrc2=size=64x48:rate={rate}:duration=6",
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=duration=6",
+    )
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *streams, "-pix_fmt", "yuv420p", str(path)]
+    subprocess.run(command, check=True)
+    whole = read_clip(path)
+    assert len(read_end(path, 2.0).frames) == len(whole.frames)  # it is small
+    monkeypatch.setattr("baton_diffusers.ffmpeg._SMALL_BYTES", 0)
+    end, picture, sound = (read_end(path, 2.0, only) for only in (None, "video", "audio"))
+    assert (
+        len(whole.frames) / 2 < 2 * len(end.frames) < 1.1 * len(whole.frames)
+        and picture.waveform is sound.frames is None
+    )
+    last = round(2 * whole.frame_rate)
+    assert np.array_equal(end.frames[-last:], whole.frames[-last:]) and np.array_equal(end.frames, picture.frames)
+    assert np.abs(end.waveform[:, -88200:] - whole.waveform[:, -88200:]).max() < 1e-3

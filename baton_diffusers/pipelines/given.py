@@ -27,7 +27,7 @@ from ..media import (
     fit_sound,
     picture_pixels,
     read_audio,
-    read_clip,
+    read_end,
     read_image,
     read_video,
     resample,
@@ -126,7 +126,8 @@ class GivenVideo:
     def output(self, num_clips: int, output_type: str) -> list[list[PIL.Image.Image]] | np.ndarray | torch.Tensor:
         """The frames as a [`BatonPipelineOutput`] holds them, each clip repeated in a row to make `num_clips`; tensors lie on the
         CPU."""
-        frames = np.repeat(self.frames, num_clips // len(self.frames), axis=0)
+        repeats = num_clips // len(self.frames)
+        frames = self.frames if repeats == 1 else np.repeat(self.frames, repeats, axis=0)
         if output_type == "pil":
             frames = frames if frames.dtype == np.uint8 else (frames * 255).round().astype(np.uint8)
             return [[PIL.Image.fromarray(frame) for frame in clip] for clip in frames]
@@ -380,8 +381,10 @@ def read_given(
     if reference_audio is not None:
         reference = _read_sound("reference_audio", reference_audio, audio_sampling_rate, sampling_rate)
     if continue_from is not None:
-        clips = read_clips(continue_from, video_frame_rate, audio_sampling_rate, only)
         seconds = KEPT_SECONDS if continue_seconds is None else continue_seconds
+        if isinstance(seconds, bool) or not isinstance(seconds, Real) or not 0 < seconds < math.inf:
+            raise ValueError(f"`continue_seconds` is {seconds!r}, but must be a positive number of seconds.")
+        clips = read_clips(continue_from, video_frame_rate, audio_sampling_rate, only, seconds=seconds)
         continuation = _continuation(clips, seconds, frame_rate, sampling_rate, temporal_stride)
         return replace(continuation, reference_audio=reference, only=only)
 
@@ -439,8 +442,6 @@ def _continuation(
     clips: list[Clip], seconds: float, frame_rate: float, sampling_rate: int, temporal_stride: int
 ) -> Given:
     """The end of each clip as the start of a new one, both modalities cut at the same instant."""
-    if isinstance(seconds, bool) or not isinstance(seconds, Real) or not 0 < seconds < math.inf:
-        raise ValueError(f"`continue_seconds` is {seconds!r}, but must be a positive number of seconds.")
     num_frames = coordinates.num_frames_nearest(seconds, frame_rate, temporal_stride)
     duration = coordinates.clip_duration(num_frames, frame_rate)
     num_samples = coordinates.num_samples(duration, sampling_rate)
@@ -551,17 +552,23 @@ def _read_audios(
 
 
 def read_clips(
-    clip: Any, frame_rate: float, sampling_rate: int, only: str | None = None, name: str = "continue_from"
+    clip: Any,
+    frame_rate: float,
+    sampling_rate: int,
+    only: str | None = None,
+    name: str = "continue_from",
+    seconds: float = math.inf,
 ) -> list[Clip]:
-    """Clips with the modalities that are needed; one that is not is `None`, whether there is one or not."""
+    """Clips with the modalities that are needed; one that is not is `None`, whether there is one or not. Of a long file, no more than
+    the last `seconds` and a little before them are read."""
     if isinstance(clip, list) and clip:
-        return [part for one in clip for part in read_clips(one, frame_rate, sampling_rate, only, name)]
-    if isinstance(clip, (str, Path)) and only is None:
-        whole = read_clip(clip)
-        return [whole._replace(waveform=_check_waveform(name, _within_scale(whole.waveform)))]
+        return [part for one in clip for part in read_clips(one, frame_rate, sampling_rate, only, name, seconds)]
     if isinstance(clip, (str, Path)):
-        pictures = sounds = clip
-    elif isinstance(clip, Clip):
+        end = read_end(clip, seconds, only)
+        if end.waveform is None:
+            return [end]
+        return [end._replace(waveform=_check_waveform(name, _within_scale(end.waveform)))]
+    if isinstance(clip, Clip):
         pictures, sounds = clip.frames, clip.waveform
         frame_rate, sampling_rate = clip.frame_rate, clip.sampling_rate
     elif isinstance(clip, BatonPipelineOutput):

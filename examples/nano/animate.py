@@ -3,6 +3,10 @@
 python examples/nano/animate.py docs/assets/clip.webp [--model FOLDER] [--prompt TEXT] [--seed 0]
 """
 
+import baton_diffusers.interrupts  # noqa: F401
+
+
+# isort: split
 import argparse
 from pathlib import Path
 

@@ -6,6 +6,10 @@ With `--overwrite`, the parts of the pipeline that lies in the folder make way f
 stays as it is. Weights are stored in float16. Spectrograms become sound by the vocoder that was trained, or by Griffin-Lim where none was.
 """
 
+import baton_diffusers.interrupts  # noqa: F401
+
+
+# isort: split
 import argparse
 import json
 import shutil

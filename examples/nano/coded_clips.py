@@ -3,6 +3,10 @@
 python examples/nano/coded_clips.py runs/pool --clips 256
 """
 
+import baton_diffusers.interrupts  # noqa: F401
+
+
+# isort: split
 import argparse
 import subprocess
 import tempfile

@@ -10,6 +10,10 @@ at several times.
 python examples/nano/gallery.py --output progress.jpg --over-training "1,672 steps=runs/a/export" "4,793 steps=runs/b/export"
 """
 
+import baton_diffusers.interrupts  # noqa: F401
+
+
+# isort: split
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path

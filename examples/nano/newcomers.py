@@ -4,6 +4,10 @@ python examples/nano/newcomers.py --model model_cards/baton-nano --output runs/n
 python examples/nano/newcomers.py --model model_cards/baton-nano --sheets   # what its planner writes, without making clips
 """
 
+import baton_diffusers.interrupts  # noqa: F401
+
+
+# isort: split
 import argparse
 import json
 import re

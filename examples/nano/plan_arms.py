@@ -7,6 +7,10 @@ python examples/nano/plan_arms.py towerless examples/configs/nano/planner.yaml
 All else is as in `train_transformer.py` and `train_planner.py`. examples/configs/nano/plan_arms.toml compares the arms.
 """
 
+import baton_diffusers.interrupts  # noqa: F401
+
+
+# isort: split
 import sys
 from pathlib import Path
 

@@ -5,6 +5,10 @@
 A unit counts as strong as the product of the norms of its weights in and out.
 """
 
+import baton_diffusers.interrupts  # noqa: F401
+
+
+# isort: split
 import argparse
 import inspect
 from pathlib import Path

@@ -11,6 +11,10 @@ anew on the new encoder.
 
 from __future__ import annotations
 
+import baton_diffusers.interrupts  # noqa: F401
+
+
+# isort: split
 import copy
 from dataclasses import dataclass, field
 from pathlib import Path

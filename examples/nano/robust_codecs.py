@@ -12,6 +12,10 @@ transformer need no new training.
 
 from __future__ import annotations
 
+import baton_diffusers.interrupts  # noqa: F401
+
+
+# isort: split
 import copy
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -8,6 +8,10 @@ Interrupt it when you like: the same command goes on from the last checkpoint. W
 exports the newest checkpoint, also of a run that is under way.
 """
 
+import baton_diffusers.interrupts  # noqa: F401
+
+
+# isort: split
 import torch
 from autoencoders import (
     AudioCodec,

@@ -4,6 +4,10 @@ python examples/nano/train_semantic_encoders.py video examples/configs/nano/vide
 python examples/nano/train_semantic_encoders.py audio examples/configs/nano/audio_semantic_encoder.yaml [trainer.steps=100 ...]
 """
 
+import baton_diffusers.interrupts  # noqa: F401
+
+
+# isort: split
 from nano_configs import AudioSemanticConfig, VideoSemanticConfig
 from semantic_encoders import (
     AudioSemanticLoss,

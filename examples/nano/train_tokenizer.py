@@ -3,6 +3,10 @@
 python examples/nano/train_tokenizer.py --output runs/export/tokenizer --planner-output runs/export/planner_tokenizer
 """
 
+import baton_diffusers.interrupts  # noqa: F401
+
+
+# isort: split
 import argparse
 
 import numpy as np

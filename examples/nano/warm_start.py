@@ -6,6 +6,10 @@
 New tokens start fresh, at the scale of the old ones. What is written is the `initial` of planner.yaml and reading.yaml.
 """
 
+import baton_diffusers.interrupts  # noqa: F401
+
+
+# isort: split
 import argparse
 from pathlib import Path
 

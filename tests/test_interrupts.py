@@ -1,0 +1,14 @@
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    "error, message", [("KeyboardInterrupt", "-c: interrupted"), ("ValueError(1)", "ValueError: 1")]
+)
+def test_an_interruption_is_one_line_and_an_error_is_not(error, message):
+    code = f"import baton_diffusers.interrupts; raise {error}"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode != 0 and result.stderr.splitlines()[-1] == message
+    assert ("Traceback" in result.stderr) == (error != "KeyboardInterrupt")
