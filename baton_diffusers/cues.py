@@ -51,18 +51,19 @@ class Sheet(NamedTuple):
 
     # Events
 
-    def move(self, event: int, seconds: float) -> Sheet:
-        """An event that many seconds later, or earlier if negative. It takes no other event along."""
-        return self.retime(event, self._cue(event).time + seconds)
+    def move(self, event: int, seconds: float, last: int | None = None) -> Sheet:
+        """An event that many seconds later, or earlier if negative; with `last`, all events up to that one, as the bounces of a ball. It
+        takes no others along."""
+        last = event if last is None else last
+        self._cue(event), self._cue(last)
+        if last < event:
+            raise ValueError(f"no events go from {event} to {last}: give the first of them, and then the last.")
+        moved = [self._at(number, self.cues[number].time + seconds) for number in range(event, last + 1)]
+        return self._replace(cues=_in_order((*self.cues[:event], *moved, *self.cues[last + 1 :])))
 
     def retime(self, event: int, time: float) -> Sheet:
         """An event at another time in seconds. Where it passes other events, the order changes."""
-        cue = self._cue(event)
-        if not 0 <= time < math.inf:
-            raise ValueError(
-                f"event {event} ({cue.text!r}) cannot happen at {time:g} seconds: choose a time from 0 on."
-            )
-        return self._with_event(event, cue._replace(time=time))
+        return self._with_event(event, self._at(event, time))
 
     def delete(self, event: int) -> Sheet:
         """Without an event. It closes no gap: the others keep their times."""
@@ -171,9 +172,11 @@ class Sheet(NamedTuple):
         if kinds is None:
             raise ValueError(f"the edit {command!r} begins with none of {', '.join(_EDITS)}: write one of them first.")
         try:
+            if name == "move" and len(arguments) == 2:
+                arguments.append(arguments[0])
             values = [kind(argument) for kind, argument in zip(kinds.values(), arguments, strict=True)]
         except ValueError:
-            form = " ".join([name, *(argument.upper() for argument in kinds)])
+            form = " ".join([name, *(argument.upper() for argument in _EDITS[name])])
             raise ValueError(
                 f"the edit {command!r} is not of the form {form!r}, with quotes around several words."
             ) from None
@@ -203,6 +206,14 @@ class Sheet(NamedTuple):
             raise ValueError(f"there is no event {event!r}: {known}.")
         return self.cues[event]
 
+    def _at(self, event: int, time: float) -> Cue:
+        cue = self._cue(event)
+        if not 0 <= time < math.inf:
+            raise ValueError(
+                f"event {event} ({cue.text!r}) cannot happen at {time:g} seconds: choose a time from 0 on."
+            )
+        return cue._replace(time=time)
+
     def _number_of(self, actor: str) -> int:
         names = [member.name for member in self.cast]
         if actor not in names:
@@ -227,7 +238,7 @@ class Sheet(NamedTuple):
 
 # The edits that can be written as text, and what their arguments are.
 _EDITS: dict[str, dict[str, type]] = {
-    "move": {"event": int, "seconds": float},
+    "move": {"event": int, "seconds": float, "last": int},
     "retime": {"event": int, "time": float},
     "delete": {"event": int},
     "duplicate": {"event": int, "seconds": float},

@@ -13,7 +13,7 @@ from ..cues import Sheet, sheet_turns
 from ..plan import SemanticPlan
 from ..stage import Action, Actor, Scene
 from ..stage.prompts import EVENT_VERBS
-from ..stage.scene import COLOURS, DIGITS, EVENTS, FRAME_RATE, GAP, LAST_FRAME, VOICES
+from ..stage.scene import COLOURS, DIGITS, EVENTS, FRAME_RATE, INTERVAL, LAST_FRAME, VOICES
 from ..stage.scoring import ClipScore, score_clip
 from .bootstrap import bootstrap, ratio
 from .scores import Example, format_estimate, markdown_table
@@ -135,17 +135,23 @@ def _corrections(sheet: Sheet, scene: Scene, edit: str) -> Iterator[Correction]:
     actions = tuple(range(len(scene.script)))
     action_of = [number for number, action in enumerate(scene.script) for _ in range(action.count)]
     cues = tuple(range(len(sheet.cues)))
+    first_of = [action_of.index(action) for action in actions]
+    last_of = [first + scene.script[action].count - 1 for action, first in enumerate(first_of)]
     if edit == "move":
-        times = [0, *(cue.time for cue in sheet.cues), (LAST_FRAME + GAP) / FRAME_RATE]
-        for event in cues:
+        # An action moves with all its instants, as far as Stage lets it.
+        frames = [round(cue.time * FRAME_RATE) for cue in sheet.cues]
+        for action, first, last in zip(actions, first_of, last_of, strict=True):
             for seconds in (MOVED, -MOVED):
-                time = sheet.cues[event].time + seconds
-                if times[event] + GAP / FRAME_RATE - 0.01 <= time <= times[event + 2] - GAP / FRAME_RATE + 0.01:
-                    changed = frozenset({("time", event)})
-                    yield Correction(edit, sheet, sheet.move(event, seconds), changed, names, actions, cues)
+                steps = round(seconds * FRAME_RATE)
+                room = frames[first] + steps - (frames[first - 1] if action else 0)
+                rest = (frames[last + 1] if last + 1 < len(frames) else LAST_FRAME) - frames[last] - steps
+                if room >= _least_gap(scene, action) and rest >= (
+                    _least_gap(scene, action + 1) if action + 1 < len(actions) else 0
+                ):
+                    changed = frozenset(("time", cue) for cue in range(first, last + 1))
+                    yield Correction(edit, sheet, sheet.move(first, seconds, last), changed, names, actions, cues)
     elif edit == "delete":
-        for event in cues:
-            action = action_of[event]
+        for action, event in zip(actions, last_of, strict=True):
             if scene.script[action].count > 1:
                 left, changed = actions, {(aspect, action) for aspect in ("seen", "heard", "words")}
             else:
@@ -179,6 +185,14 @@ def _corrections(sheet: Sheet, scene: Scene, edit: str) -> Iterator[Correction]:
                 )
                 changed = frozenset({("place", actor.name), ("place", other.name)})
                 yield Correction(edit, sheet, after, changed, names, actions, cues)
+
+
+def _least_gap(scene: Scene, action: int) -> int:
+    """Frames from the instant before an action to its first one, at least; for the first action from the clip's start."""
+    if action == 0:
+        return scene.earliest[0]
+    before = scene.script[action - 1]
+    return scene.earliest[action] - scene.earliest[action - 1] - (before.count - 1) * INTERVAL[before.verb]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ..models.va_planner import snap_cues, tokenize_prompts
 from ..plan import SemanticPlan
 from .checks import check_texts
 from .cue_fitting import readable_sheet
-from .planning import check_cues, make_plan, places_of, ready_plan
+from .planning import check_cues, make_plan, places_of, ready_plan, warn_of_disagreement
 
 
 if TYPE_CHECKING:
@@ -66,7 +66,9 @@ def edit_plan(
             "the plan's tokens do not lie where the planner writes them, so that an edit cannot keep any: edit the sheet first, and "
             "shift, stretch or splice afterwards."
         )
-    return replace(keep_unchanged(plan, *written), prompts=(prompts[1],), sheets=(sheets[1],), candidates=None)
+    plan = replace(keep_unchanged(plan, *written), prompts=None, sheets=(sheets[1],), candidates=None)
+    warn_of_disagreement(pipe, plan, prompts[1:], 1, device)
+    return replace(plan, prompts=(prompts[1],))
 
 
 def keep_unchanged(plan: SemanticPlan, before: SemanticPlan, after: SemanticPlan) -> SemanticPlan:

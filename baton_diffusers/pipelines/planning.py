@@ -17,9 +17,9 @@ import torch
 from diffusers.utils import logging
 
 from .. import coordinates
-from ..cues import PlanCandidate, parse_sheet
+from ..cues import CastMember, Cue, PlanCandidate, Sheet, format_sheet, parse_sheet
 from ..media import fit_sound
-from ..models.plan_checker import PlanCheckerOutput
+from ..models.plan_checker import PlanChecker, PlanCheckerOutput
 from ..models.semantic_encoders import read_plan
 from ..models.va_planner import SheetOutline, snap_cues, tokenize_cues, tokenize_prompts
 from ..plan import SemanticPlan
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 
 _CANDIDATES = 8
+_DISAGREEMENT = 6.0  # nats by which a plan's sheet may be less likely than the likeliest reading of a prompt
 
 
 logger = logging.get_logger(__name__)
@@ -94,7 +95,6 @@ class PlanRequest:
         num_clips = texts.batch_size * num_videos_per_prompt
         if self.plan is not None:
             self._check_plan(pipe, texts.batch_size, num_videos_per_prompt, num_frames)
-            self._warn_of_other_prompts(texts, num_clips)
         elif self.uses_planner(pipe):
             if pipe.planner_tokenizer is None:
                 raise ValueError(
@@ -158,20 +158,6 @@ class PlanRequest:
             )
         plan.check_values()
 
-    def _warn_of_other_prompts(self, texts: Texts, num_clips: int) -> None:
-        """Warns of a plan that was made from other prompts: picture and sound follow the plan rather than the prompt."""
-        if self.plan.prompts is None or texts.prompts is None:
-            return
-        planned = self.plan.repeat_interleave(num_clips // self.plan.batch_size).prompts
-        asked = [text for text in texts.prompts for _ in range(num_clips // texts.batch_size)]
-        for plan_prompt, prompt in zip(planned, asked, strict=True):
-            if plan_prompt != prompt:
-                logger.warning(
-                    f"`plan` was made from the prompt {plan_prompt!r}, but the clip is asked for by {prompt!r}, and what happens "
-                    "follows the plan: plan this prompt, or give the plan's own."
-                )
-                return
-
     def _check_widths(self, config: Any) -> None:
         if config.video_plan_dim is None:
             raise ValueError("`plan` was given, but the transformer has no plan layers: leave it out.")
@@ -211,8 +197,10 @@ class PlanRequest:
             ValueError: if the planner's plan holds NaN.
         """
         if not self.uses_planner(pipe):
-            plan = self.plan if self.use_plan else None
-            return None if plan is None else ready_plan(pipe, plan, num_clips, device)
+            if self.plan is None or not self.use_plan:
+                return None
+            warn_of_disagreement(pipe, self.plan, prompts, num_clips, device)
+            return ready_plan(pipe, self.plan, num_clips, device)
         cues = candidates = None
         if pipe.planner.writes_cues:
             fixes_timing = given.fixes_timing(pipe, size.num_frames)
@@ -301,7 +289,7 @@ def write_cues(
         generator = [one for one in generator for _ in range(number)]
     read = outlines = None
     if number > 1:
-        read = pipe.plan_checker(read_texts(pipe, prompts, device).to(pipe.plan_checker.dtype))
+        read = _read_prompts(pipe, prompts, device)
         if pipe.planner.config.cast_separator_id is not None:
             # Every other sheet says what the checker reads; its instants and open places are the planner's.
             known = [_outline(pipe, read, row) for row in range(len(prompts))]
@@ -322,6 +310,58 @@ def write_cues(
     groups = [candidates[start : start + number] for start in range(0, len(candidates), number)]
     # Rounded, so that neither the batch nor a hair's breadth between two places that a prompt leaves open decides.
     return [sorted(group, key=lambda candidate: -round(candidate.score, 1)) for group in groups]
+
+
+def warn_of_disagreement(
+    pipe: BatonPipeline, plan: SemanticPlan, prompts: list[str] | None, num_clips: int, device: torch.device
+) -> None:
+    """Warns of a plan that shows something else than a prompt says: picture and sound follow the plan.
+
+    The checker reads the prompt, and compares what it reads with the plan's sheet. Without a checker, a sheet or a text encoder, the
+    prompt is compared with the plan's own as text.
+    """
+    if prompts is None or (plan.prompts is None and plan.sheets is None):
+        return
+    shown, asked = num_clips // plan.batch_size, num_clips // len(prompts)
+    pairs = dict.fromkeys((row // shown, prompts[row // asked]) for row in range(num_clips))
+    pairs = [(row, prompt) for row, prompt in pairs if plan.prompts is None or plan.prompts[row] != prompt]
+    sheets = [plan.sheets and plan.sheets[row] for row, _ in pairs]
+    if pairs and all(sheets) and pipe.plan_checker is not None and pipe.text_encoder is not None:
+        read = _read_prompts(pipe, [prompt for _, prompt in pairs], device)
+        readings = [_reading(pipe.plan_checker, read, number) for number in range(len(pairs))]
+        scores = pipe.plan_checker.score(
+            read, [sheet for pair in zip(sheets, readings, strict=True) for sheet in pair]
+        )
+        for (_, prompt), sheet, reading, ours, best in zip(
+            pairs, sheets, readings, scores[::2], scores[1::2], strict=True
+        ):
+            if ours < best - _DISAGREEMENT:
+                logger.warning(
+                    f"`plan` shows {sheet!r}, but the prompt {prompt!r} reads as {parse_sheet(reading).to_prompt()!r}, and what happens "
+                    f"follows the plan: plan this prompt, or ask for {parse_sheet(sheet).to_prompt()!r}."
+                )
+                return
+        return
+    for row, prompt in pairs if plan.prompts is not None else ():
+        logger.warning(
+            f"`plan` was made from the prompt {plan.prompts[row]!r}, but the clip is asked for by {prompt!r}, and what happens "
+            "follows the plan: plan this prompt, or give the plan's own."
+        )
+        return
+
+
+def _read_prompts(pipe: BatonPipeline, prompts: list[str], device: torch.device) -> PlanCheckerOutput:
+    return pipe.plan_checker(read_texts(pipe, prompts, device).to(pipe.plan_checker.dtype))
+
+
+def _reading(checker: PlanChecker, read: PlanCheckerOutput, row: int) -> str:
+    """The likeliest reading of a prompt as a sheet: places that it leaves open are the first free ones, and times are made up."""
+    cast, cues = checker.outline(read, row)
+    free = [place for place in checker.config.places if [place] not in cast.values()]
+    members = [
+        CastMember(name, places[0] if len(places) == 1 or not free else free.pop(0)) for name, places in cast.items()
+    ]
+    return format_sheet(Sheet(tuple(members), tuple(Cue(float(i), text) for i, text in enumerate(cues))))
 
 
 def _outline(pipe: BatonPipeline, read: PlanCheckerOutput, row: int) -> SheetOutline:
@@ -357,7 +397,7 @@ def fit_to_plan(
     outlines: list[SheetOutline | None] = [None] * len(prompts)
     can_read = pipe.plan_checker is not None and pipe.text_encoder is not None
     if can_read and pipe.planner.config.cast_separator_id is not None:
-        read = pipe.plan_checker(read_texts(pipe, prompts, device).to(pipe.plan_checker.dtype))
+        read = _read_prompts(pipe, prompts, device)
         outlines = [_outline(pipe, read, row) for row in range(len(prompts))]
     return [
         fit_cues(

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from baton_diffusers import BatonPipeline, default_checkpoint
 from baton_diffusers.cues import format_sheet
 from baton_diffusers.pipelines.editing import keep_unchanged
 
@@ -95,3 +96,29 @@ def test_tokens_that_were_moved_cannot_be_kept(cue_pipe, plan):
 def test_a_planner_without_timestamps_edits_no_sheet(pipe, plan):
     with pytest.raises(ValueError, match="edit the plan's tokens"):
         pipe.edit_plan(plan, plan.sheet)
+
+
+@pytest.fixture(scope="module")
+def nano():
+    """The shipped checkpoint, as far as it plans: its checker has learnt to read."""
+    unused = dict.fromkeys(("transformer", "vae", "audio_vae", "vocoder"))
+    return BatonPipeline.from_pretrained(default_checkpoint(), **unused)
+
+
+def test_a_plan_that_shows_something_else_than_the_prompt_says_is_warned_of(nano, caplog):
+    prompt = "A red ball on the left bounces twice."
+    plan = nano.plan(prompt, cues="red ball left <|0.62|> red ball bounces <|1.00|> red ball bounces")
+    nano.edit_plan(plan, plan.sheet.move(0, 0.25, last=1), prompt="On the left a red ball jumps two times.")
+    nano.edit_plan(plan, plan.sheet.recolour("red ball", "blue"))  # has a prompt of its own
+    assert not caplog.records
+    nano.edit_plan(plan, plan.sheet.recolour("red ball", "blue"), prompt=prompt)
+    assert "shows 'blue ball left" in caplog.text and "reads as 'A red ball is on the left." in caplog.text
+    assert "ask for 'A blue ball is on the left. The blue ball bounces twice.'" in caplog.text
+
+
+def test_an_edit_on_nano_changes_the_tokens_of_its_moment_and_no_others(nano):
+    cues = "red ball left; blue bell right <|0.62|> red ball bounces <|2.00|> blue bell rings"
+    plan = nano.plan("A red ball on the left bounces once, then a blue bell on the right rings once.", cues=cues)
+    edited = nano.edit_plan(plan, plan.sheet.move(1, 0.25))
+    changed = (edited.audio_tokens != plan.audio_tokens).any(dim=-1)[0]
+    assert changed[(plan.audio_times - 2.25).abs() < 0.1].all() and not changed[plan.audio_times < 1.0].any()
