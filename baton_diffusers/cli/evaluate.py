@@ -22,7 +22,31 @@ def evaluate(
             "scenes in wordings that none yields)."
         ),
     ] = "validation",
-    scenes_per_tier: Annotated[int, typer.Option(min=1, help="How many scenes of each tier.")] = 50,
+    tier: Annotated[
+        str | None,
+        typer.Option(
+            help="film: films of several shots instead of clips.", show_default="the tiers of clips", metavar="film"
+        ),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(help="How long each film of --tier film is, a multiple of 3.", metavar="SECONDS")
+    ] = 24.0,
+    ways: Annotated[
+        str,
+        typer.Option(
+            help="How the films of --tier film are made, separated by commas: render (Stage's own) and codecs (these after both "
+            "autoencoders), clips (each shot by itself), film (one plan), 'window plans' (each window planned by itself) and "
+            "continue_from (each window from the clip before)."
+        ),
+    ] = "clips,film,window plans,continue_from",
+    style: Annotated[
+        str,
+        typer.Option(
+            help="How the films of --tier film are told: whole, every shot with the whole cast; or callbacks, as 'the ball that "
+            "bounced first'."
+        ),
+    ] = "whole",
+    scenes_per_tier: Annotated[int, typer.Option(min=1, help="How many scenes of each tier, or how many films.")] = 50,
     measure: Annotated[
         str,
         typer.Option(
@@ -103,6 +127,19 @@ def evaluate(
     if ablation is not None and told:
         raise ValueError(f"--ablation says itself which models and plans are scored: change {ablation} instead")
 
+    if tier not in (None, "film"):
+        raise ValueError(f"--tier {tier} is not known: give film, or leave it out for the clips of all tiers")
+    if tier is None and (seconds != 24.0 or style != "whole" or ways != "clips,film,window plans,continue_from"):
+        raise ValueError("--seconds, --ways and --style are for films: add --tier film")
+    told = codec_only or no_plan or ground_truth_plan or shuffle_prompts or direction != "t2av" or ablation
+    if tier == "film" and (told or measure != "clips" or given_from != "render"):
+        raise ValueError(
+            "--tier film makes films in several --ways: leave --measure, --direction and other controls out"
+        )
+    if tier == "film":
+        _evaluate_films(model, split, scenes_per_tier, seconds, ways, style, steps, guidance, seed, json_file)
+        return
+
     loading.import_pipeline()
 
     from ..evaluation import scores as evaluation
@@ -172,6 +209,55 @@ def evaluate(
             "device": pipe.device.type,
         }
         write_json(json_file, {"settings": settings, "tiers": summary, "hits_by_neighbours": hits})
+        print(json_file)
+
+
+def _evaluate_films(
+    model: str | None,
+    split: str,
+    number: int,
+    seconds: float,
+    ways: str,
+    style: str,
+    steps: int | None,
+    guidance: str | None,
+    seed: int,
+    json_file: Path | None,
+) -> None:
+    """Prints the figures of films, and keeps them."""
+    import time
+
+    loading.import_pipeline()
+
+    from ..evaluation import films
+    from ..evaluation.arms import Arm, settings_of
+    from ..files import write_json
+
+    chosen = [way.strip() for way in ways.split(",")]
+    if unknown := [way for way in chosen if way not in films.WAYS]:
+        raise ValueError(f"--ways has {unknown[0]!r}: choose among {', '.join(films.WAYS)}")
+    examples = films.draw_films(number, seconds, split, seed, style)
+    loading.check_guidance(guidance, loading.guiders(guidance), model)
+    pipe = loading.load_pipeline(model)
+    pipe.register_modules(**loading.guiders(guidance))
+    pipe.set_progress_bar_config(disable=True)
+    settings = settings_of(
+        Arm("films", (str(pipe.name_or_path),), guidance=guidance), str(pipe.name_or_path), None, steps
+    )
+    start = time.perf_counter()
+    with _kept_scores(json_file, films.FilmScoreFile) as kept:
+        scores = films.run_films(lambda: pipe, examples, chosen, settings, steps, kept)
+    summary = films.summarise_films(scores)
+    print(films.format_films(summary))
+    taken = time.perf_counter() - start
+    print(
+        f"{kept.measured} films made in {taken:.0f} s on {pipe.device.type}; 95% bootstrap intervals over films in brackets"
+    )
+    if json_file is not None:
+        told = {"model": str(model or "baton-nano"), "split": split, "seed": seed, "style": style, "seconds": seconds}
+        write_json(
+            json_file, {"settings": told | {"steps": steps or pipe.config.num_inference_steps}, "ways": summary}
+        )
         print(json_file)
 
 
@@ -253,17 +339,17 @@ def _measure(
 
 
 @contextmanager
-def _kept_scores(json_file: Path | None):
-    """The scores of clips in a file beside `json_file`. Where the work is cut short, says how to go on."""
+def _kept_scores(json_file: Path | None, of: type | None = None):
+    """The scores of clips, or `of` films, in a file beside `json_file`. Where the work is cut short, says how to go on."""
     from ..evaluation.arms import ScoreFile
 
-    kept = ScoreFile(None if json_file is None else json_file.with_suffix(".jsonl"))
+    kept = (of or ScoreFile)(None if json_file is None else json_file.with_suffix(".jsonl"))
     try:
         yield kept
     except BaseException:
         if kept.measured and kept.path is not None:
             print(f"{kept.path} keeps what was scored: the same command goes on from there", file=sys.stderr)
         elif kept.measured:
-            lost = f"{kept.measured} clips were scored, and none is kept"
+            lost = f"{kept.measured} {'clips' if of is None else 'films'} were scored, and none is kept"
             print(f"{lost}: with --json FILE.json, the same command goes on where it ended", file=sys.stderr)
         raise

@@ -307,7 +307,7 @@ class ScoreFile:
         for number, line in enumerate(whole.splitlines(), start=1):
             try:
                 row = json.loads(line)
-                self._scores[row["settings"], row["scene"], row["seed"], row["prompt"]] = _score_from(row)
+                self._scores[row["settings"], row["scene"], row["seed"], row["prompt"]] = score_from(row)
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{self.path}, line {number} holds no score ({error!r}): delete the line.") from error
 
@@ -321,7 +321,7 @@ class ScoreFile:
         self._scores[key] = score
         self.measured += 1
         if self.path is not None:
-            row = dict(zip(("settings", "scene", "seed", "prompt"), key, strict=True)) | {"arm": arm} | _row_of(score)
+            row = dict(zip(("settings", "scene", "seed", "prompt"), key, strict=True)) | {"arm": arm} | row_of(score)
             with self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
 
@@ -330,20 +330,20 @@ class ScoreFile:
         return settings, example.scene.digest, example.seed, example.prompt
 
 
-def _row_of(score: ClipScore) -> dict[str, Any]:
+def row_of(score: ClipScore) -> dict[str, Any]:
     """All of a score but what was found in the clip."""
     facts = [[fact.aspect, fact.subject, bool(fact.holds)] for fact in score.facts]
     texts = {"references": score.references, "hypotheses": score.hypotheses}
     return {"tier": score.tier, "desync": score.desync, "facts": facts, **texts}
 
 
-def _score_from(row: dict[str, Any]) -> ClipScore:
+def score_from(row: dict[str, Any]) -> ClipScore:
     facts = tuple(Fact(*fact) for fact in row["facts"])
     values = {name: row[name] for name in ("tier", "desync", "references", "hypotheses")}
     return ClipScore(facts=facts, cast=(), sights=(), sounds=(), **values)
 
 
-def _settings(
+def settings_of(
     arm: Arm,
     model: str,
     transformer: str | None,
@@ -412,7 +412,7 @@ def run_arm(
     steps = num_inference_steps if arm.steps is None else arm.steps
     scores: list[ClipScore] = []
     for model, transformer in [(model, part) for model in arm.models for part in arm.transformer or (None,)]:
-        settings = _settings(arm, model, transformer, steps, examples)
+        settings = settings_of(arm, model, transformer, steps, examples)
         missing = [example for example in examples if kept.get(settings, example) is None]
         if missing:
             pipe = _pipeline(arm, load_pipeline(model), transformer)

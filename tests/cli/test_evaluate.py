@@ -1,6 +1,8 @@
 import copy
 import json
 
+import pytest
+
 from baton_diffusers.checkpoints import default_checkpoint
 from baton_diffusers.cli import loading
 from baton_diffusers.stage.scene import COLOURS
@@ -51,3 +53,35 @@ def test_an_ablation_is_kept_and_goes_on(tmp_path, capsys, nano, monkeypatch):
     path.unlink()
     assert run("evaluate", "--ablation", arms, "--scenes-per-tier", 1, "--json", path) == 0
     assert capsys.readouterr().out == printed and path.is_file()
+
+
+def test_evaluate_scores_films_and_goes_on(tmp_path, capsys, nano, monkeypatch):
+    path, options = (
+        tmp_path / "films.json",
+        ("--tier", "film", "--seconds", 12, "--scenes-per-tier", 2, "--ways", "render"),
+    )
+    assert run("evaluate", *options, "--json", path) == 0
+    printed = capsys.readouterr().out
+    assert "| render | 2 of 12 s | 1.000 " in printed and "2 films made in" in printed and "quarter 4" in printed
+    assert json.loads(path.read_text())["ways"]["render"]["across"]["value"] == 1
+    assert len(path.with_suffix(".jsonl").read_text().splitlines()) == 2
+    assert run("evaluate", *options, "--json", path) == 0
+    assert "0 films made in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--tier", "long"), "--tier long is not known: give film"),
+        (("--seconds", 12), "--seconds, --ways and --style are for films: add --tier film"),
+        (("--tier", "film", "--no-plan"), "--tier film makes films in several --ways"),
+        (("--tier", "film", "--measure", "bells"), "--tier film makes films in several --ways"),
+        (("--tier", "film", "--ways", "film,fast"), "--ways has 'fast': choose among render, codecs, clips, film"),
+        (("--tier", "film", "--seconds", 10), "`seconds` is 10.0, but a film of Stage lasts a multiple of 3"),
+        (("--tier", "film", "--style", "long"), "`style` is 'long'"),
+    ],
+)
+def test_evaluate_refuses_films_that_it_cannot_make(options, message, capsys, monkeypatch):
+    monkeypatch.setattr(loading, "load_pipeline", loaded_in_vain)
+    assert run("evaluate", *options) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
