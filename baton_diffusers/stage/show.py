@@ -1,6 +1,7 @@
 """Show a clip on one sheet of paper: its frames over the spectrogram of its sound, on the same axis of time."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -82,6 +83,38 @@ def contact_sheet(
         centre = min(max(at, MARGIN + half + 7), MARGIN + WIDTH - half - 7)
         draw.rounded_rectangle((centre - half - 7, middle - 10, centre + half + 7, middle + 10), 9, colour)
         draw.text((centre, middle), label, (255, 255, 255), _font(14), anchor="mm")
+    return sheet
+
+
+def film_sheet(
+    frames: np.ndarray,
+    waveform: np.ndarray,
+    events: Sequence[Event | Sight | Sound],
+    prompts: Sequence[str],
+    shot_seconds: float,
+    shots_a_strip: int = 2,
+) -> Image.Image:
+    """Draw a film as strips, one below the other, each of some shots.
+
+    Args:
+        frames, waveform: As for [`contact_sheet`].
+        events: Instants to mark, with times from the film's start.
+        prompts: What is said of each shot.
+        shot_seconds: How long a shot is.
+        shots_a_strip: How many shots a strip shows.
+    """
+    strips = []
+    for first in range(0, len(prompts), shots_a_strip):
+        last = min(first + shots_a_strip, len(prompts))
+        start, end = first * shot_seconds, last * shot_seconds
+        within = [replace(event, time=event.time - start) for event in events if start <= event.time < end]
+        caption = "   |   ".join(" ".join(prompt.split()) for prompt in prompts[first:last])
+        picture = frames[round(start * FRAME_RATE) : round(end * FRAME_RATE)]
+        sound = waveform[round(start * SAMPLING_RATE) : round(end * SAMPLING_RATE)]
+        strips.append(contact_sheet(picture, sound, within, f"{start:g} s: {caption}"))
+    sheet = Image.new("RGB", (strips[0].width, sum(strip.height for strip in strips)), PAPER)
+    for number, strip in enumerate(strips):
+        sheet.paste(strip, (0, sum(other.height for other in strips[:number])))
     return sheet
 
 

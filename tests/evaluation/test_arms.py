@@ -330,18 +330,18 @@ def test_other_settings_are_measured_apart(apart):
         replace(arm, shuffle_prompts=True),
         ablation.Arm("nano", (NANO,), codec_only=True),
     ]
-    settings = [ablation._settings(x, NANO, *x.transformer[:1] or (None,), 1) for x in (arm, *others)]
-    settings.append(ablation._settings(arm, NANO, None, 2))
+    settings = [ablation.settings_of(x, NANO, *x.transformer[:1] or (None,), 1) for x in (arm, *others)]
+    settings.append(ablation.settings_of(arm, NANO, None, 2))
     assert len(set(settings)) == 12
-    assert ablation._settings(replace(arm, name="by another name"), NANO, None, 1) == settings[0]
+    assert ablation.settings_of(replace(arm, name="by another name"), NANO, None, 1) == settings[0]
 
 
 def test_a_shuffled_clip_is_known_by_the_scenes_it_was_shuffled_with(examples):
     arm = ablation.Arm("control", (NANO,), shuffle_prompts=True, **QUICK)
-    of = {n: ablation._settings(arm, NANO, None, 1, examples[:n]) for n in (2, 4)}
-    assert of[2] != of[4] and of[2] == ablation._settings(arm, NANO, None, 1, examples[:2])
+    of = {n: ablation.settings_of(arm, NANO, None, 1, examples[:n]) for n in (2, 4)}
+    assert of[2] != of[4] and of[2] == ablation.settings_of(arm, NANO, None, 1, examples[:2])
     plain = replace(arm, shuffle_prompts=False)
-    assert len({ablation._settings(plain, NANO, None, 1, examples[:n]) for n in (2, 4)}) == 1
+    assert len({ablation.settings_of(plain, NANO, None, 1, examples[:n]) for n in (2, 4)}) == 1
 
 
 def test_the_ceiling_and_the_control_are_arms(load, nano, examples):
@@ -360,7 +360,7 @@ def test_a_part_that_is_not_read_may_change(tmp_path, examples):
     planned, unplanned = ablation.Arm("planned", (model,)), ablation.Arm("unplanned", (model,), plan="none")
 
     def settings():
-        return [ablation._settings(arm, model, None, None) for arm in (planned, unplanned)]
+        return [ablation.settings_of(arm, model, None, None) for arm in (planned, unplanned)]
 
     before = settings()
     (tmp_path / "nano" / "README.md").write_text("Another card.")
@@ -379,10 +379,10 @@ def test_a_checkpoint_of_the_hub_is_known_by_what_it_holds(tmp_path, monkeypatch
         ablation.DiffusionPipeline, "download", lambda name: downloaded.append(name) or str(tmp_path / "snapshot")
     )
     arm = ablation.Arm("hub", ("somebody/nano",))
-    assert ablation._settings(arm, "somebody/nano", None, None) == ablation._settings(arm, NANO, None, None)
+    assert ablation.settings_of(arm, "somebody/nano", None, None) == ablation.settings_of(arm, NANO, None, None)
     with (tmp_path / "snapshot" / "planner" / "config.json").open("a") as file:  # another revision
         file.write("\n")
-    assert ablation._settings(arm, "somebody/nano", None, None) != ablation._settings(arm, NANO, None, None)
+    assert ablation.settings_of(arm, "somebody/nano", None, None) != ablation.settings_of(arm, NANO, None, None)
     assert downloaded == ["somebody/nano"] * 2
 
 
