@@ -338,6 +338,7 @@ def row_of(score: ClipScore) -> dict[str, Any]:
 
 
 def score_from(row: dict[str, Any]) -> ClipScore:
+    """The score of [`row_of`]."""
     facts = tuple(Fact(*fact) for fact in row["facts"])
     values = {name: row[name] for name in ("tier", "desync", "references", "hypotheses")}
     return ClipScore(facts=facts, cast=(), sights=(), sounds=(), **values)

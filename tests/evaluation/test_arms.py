@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from baton_diffusers import BatonPipeline, cli
+from baton_diffusers import BatonPipeline
 from baton_diffusers.checkpoints import default_checkpoint
+from baton_diffusers.cli import loading
 from baton_diffusers.evaluation import arms as ablation
 from baton_diffusers.evaluation.scores import (
     DIRECTIONS,
@@ -21,6 +22,7 @@ from baton_diffusers.guiders import PlanGuidance, presets
 from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
 from baton_diffusers.schedulers import LeadFlowMatchScheduler
 from baton_diffusers.stage.scoring import score_clip
+from tests.cli.commands import run
 
 
 ARMS = """
@@ -408,8 +410,8 @@ def test_the_arms_of_nano_can_be_read(monkeypatch):
 @pytest.fixture
 def command(load, nano, monkeypatch):
     """Runs `baton evaluate` on a scene of each tier with nano, loaded once; gives the exit code."""
-    monkeypatch.setattr(cli, "_load_pipeline", load)
-    return lambda *told: cli._run(["evaluate", "--scenes-per-tier", "1", "--batch-size", "1", *map(str, told)])
+    monkeypatch.setattr(loading, "load_pipeline", load)
+    return lambda *told: run("evaluate", "--scenes-per-tier", 1, "--batch-size", 1, *told)
 
 
 @pytest.fixture
