@@ -36,21 +36,23 @@ class _TokensAround(nn.Module):
         Args:
             tokens (`torch.Tensor` of shape `(batch_size, num_instants, ..., token_dim)`): in order of time.
             token_times (`torch.Tensor` of shape `(num_instants,)`): in seconds.
-            times (`torch.Tensor` of shape `(num_times,)`): in seconds.
+            times (`torch.Tensor` of shape `(num_times,)` or `(batch_size, num_times)`): in seconds.
 
         Returns:
             `torch.Tensor` of shape `(batch_size, num_times, ..., hidden_dim)`.
         """
+        times = times.expand(len(tokens), -1).contiguous()
         last = torch.searchsorted(token_times, times, right=True) - 1  # -1 before the first token
         start = token_times[last.clamp(min=0)] - (last < 0) / self.token_rate
         phase = ((times - start) * self.token_rate).clamp(0, 1)
         half = self.num_neighbours // 2
-        around = last[:, None] + torch.arange(1 - half, 1 + half, device=last.device)
-        near = tokens[:, around.clamp(0, tokens.shape[1] - 1)]  # (batch, times, neighbours, ..., dim)
+        around = last[..., None] + torch.arange(1 - half, 1 + half, device=last.device)
+        clips = torch.arange(len(tokens), device=last.device)[:, None, None]
+        near = tokens[clips, around.clamp(0, tokens.shape[1] - 1)]  # (batch, times, neighbours, ..., dim)
         hidden = self.mix(near.movedim(2, -2).flatten(-2))
-        angles = 2 * math.pi * phase[:, None] * torch.arange(1, 1 + _NUM_FREQUENCIES, device=phase.device)
+        angles = 2 * math.pi * phase[..., None] * torch.arange(1, 1 + _NUM_FREQUENCIES, device=phase.device)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1).to(hidden.dtype)
-        scale, shift = self.modulate(waves).unflatten(0, (-1, *[1] * (hidden.ndim - 3))).chunk(2, dim=-1)
+        scale, shift = self.modulate(waves).unflatten(1, (-1, *[1] * (hidden.ndim - 3))).chunk(2, dim=-1)
         return F.silu(hidden * (1 + scale) + shift)
 
 
@@ -114,7 +116,7 @@ class VideoPlanDecoder(ModelMixin, ConfigMixin):
         Args:
             video_tokens (`torch.Tensor` of shape `(batch_size, num_video_tokens, video_dim)`): as in a `SemanticPlan`.
             video_times (`torch.Tensor` of shape `(num_video_tokens,)`): each token's keyframe time in seconds.
-            times (`torch.Tensor` of shape `(num_frames,)`): the instants to draw, in seconds.
+            times (`torch.Tensor` of shape `(num_frames,)` or `(batch_size, num_frames)`): the instants to draw, in seconds.
 
         Returns:
             `torch.Tensor` of shape `(batch_size, 3, num_frames, height, width)`, about in [-1, 1].
