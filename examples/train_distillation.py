@@ -5,8 +5,7 @@ python examples/train_distillation.py examples/configs/nano/distillation.yaml fe
 
 Interrupted, the same command goes on from the last checkpoint. Then
 
-    pipe.load_lora_weights("runs/turbo", adapter_name="turbo")
-    pipe.use_preset("turbo")
+    pipe.load_student("runs/turbo")      # or: baton generate --student runs/turbo
 
 `target_steps=1` makes it consistency distillation along the teacher's path: two passes of the teacher for a step, not eight, and more
 steps until it is good. `rank=null` trains a copy of all weights, and saves a pipeline of its own.
@@ -32,7 +31,7 @@ def main(config: DistillationTraining) -> None:
     trained = trainer.fit()
     if trainer.accelerator.is_main_process:
         save_student(trained, config)
-        print(f"{config.output}: see `python {__file__} --help` for how it is loaded")
+        print(f"{config.output}: make clips with it by `baton generate --student {config.output}`")
 
 
 if __name__ == "__main__":

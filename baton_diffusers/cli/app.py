@@ -70,6 +70,17 @@ Guidance = Annotated[
     ),
 ]
 
+Turbo = Annotated[
+    bool,
+    typer.Option(
+        "--turbo", metavar="", help="Few steps without guidance: the student in the checkpoint's own folder `turbo`."
+    ),
+]
+Student = Annotated[
+    str | None,
+    typer.Option(help="Likewise, the student of examples/train_distillation.py.", metavar="DIR_OR_HUB_ID"),
+]
+
 
 def _version(asked: bool) -> None:
     if asked:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import loading
-from .app import Guidance, Model, Steps, check_seed, command
+from .app import Guidance, Model, Steps, Student, Turbo, check_seed, command
 
 
 @command
@@ -56,6 +56,8 @@ def evaluate(
     ] = "clips",
     links: Annotated[int, typer.Option(min=1, help="Continuations of --measure chain.")] = 4,
     steps: Steps = None,
+    turbo: Turbo = False,
+    student: Student = None,
     direction: Annotated[
         str,
         typer.Option(
@@ -122,7 +124,19 @@ def evaluate(
         )
     if codec_only and (guidance is not None or direction != "t2av"):
         raise ValueError("--codec-only generates nothing: leave --guidance and --direction out")
-    told = model or guidance or codec_only or no_plan or ground_truth_plan or shuffle_prompts or direction != "t2av"
+    student = loading.find_student(model, turbo, student)
+    if student is not None and (guidance is not None or codec_only or measure != "clips"):
+        raise ValueError("a student makes clips without guidance: leave --guidance, --codec-only and --measure out")
+    told = (
+        model
+        or guidance
+        or student
+        or codec_only
+        or no_plan
+        or ground_truth_plan
+        or shuffle_prompts
+        or direction != "t2av"
+    )
     told = told or given_from != "render"
     if ablation is not None and told:
         raise ValueError(f"--ablation says itself which models and plans are scored: change {ablation} instead")
@@ -171,6 +185,7 @@ def evaluate(
         plan = "ground truth" if ground_truth_plan else plan
         use = {"direction": direction, "plan": plan, "guidance": guidance, "shuffle_prompts": shuffle_prompts}
         use["given_from"] = given_from
+        use["student"] = student
     arm = Arm(name, (str(pipe.name_or_path),), **use)
     start = time.perf_counter()
     with _kept_scores(json_file) as kept:
@@ -201,7 +216,8 @@ def evaluate(
             "split": split,
             "direction": direction,
             "given_from": given_from,
-            "guidance": guidance or "the checkpoint's",
+            "guidance": guidance or ("the checkpoint's" if student is None else "none"),
+            "student": student,
             "shuffle_prompts": shuffle_prompts,
             "seed": seed,
             "seconds": round(seconds, 1),

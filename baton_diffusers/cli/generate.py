@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from . import loading
-from .app import Guidance, Model, Seed, Steps, command
+from .app import Guidance, Model, Seed, Steps, Student, Turbo, command
 
 
 @command
@@ -88,6 +88,8 @@ def generate(
         ),
     ] = None,
     steps: Steps = None,
+    turbo: Turbo = False,
+    student: Student = None,
     guidance: Guidance = None,
     guidance_scale: Annotated[
         float | None,
@@ -138,6 +140,9 @@ def generate(
         check_target(save_plan, (".safetensors",))
         if no_plan or plan is not None:
             raise ValueError("--save-plan keeps the plan that the planner makes: leave --no-plan and --plan out")
+    student = loading.find_student(model, turbo, student)
+    if student is not None and (guidance is not None or guidance_scale is not None):
+        raise ValueError("a student needs no guidance: leave --guidance and --guidance-scale out")
     for file in (image, video, audio, reference_audio, continue_from):
         if file is not None and not file.is_file():
             raise ValueError(f"{file} is not a file: check the path")
@@ -157,6 +162,8 @@ def generate(
     if save_plan is not None and pipe.planner is None:
         raise ValueError("--save-plan keeps what a planner makes, and this checkpoint has none: leave it out")
     pipe.register_modules(**guiders)
+    if student is not None:
+        pipe.load_student(student)
     if guidance_scale is not None:
         pipe.guider = pipe.guider.new(guidance_scale=guidance_scale)
         pipe.audio_guider = pipe.audio_guider.new(guidance_scale=guidance_scale)

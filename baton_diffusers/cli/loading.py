@@ -106,6 +106,25 @@ def load_pipeline(model: str | None, recipe: str | None = None):
     return pipe
 
 
+def find_student(model: str | None, turbo: bool, student: str | None) -> str | None:
+    """The folder or Hub id of a student: the one of `--student`, or with `--turbo` the one that a checkpoint has, `model/turbo`."""
+    if turbo and student is not None:
+        raise ValueError("--turbo and --student both name a student: give one of them")
+    if student is not None:
+        from ..pipelines.students import find_student
+
+        find_student(student)
+    if not turbo:
+        return student
+    folder = find_folder(model)
+    if folder.is_dir() and not (folder / "turbo").is_dir():
+        raise ValueError(
+            f"--turbo needs a student, and {folder} has no folder turbo: distil one by examples/train_distillation.py, and give it as "
+            "--student"
+        )
+    return str(folder / "turbo") if folder.is_dir() else f"{model}/turbo"
+
+
 def _recipe(name: str):
     """The recipe of a name; none can be followed without a GPU."""
     import torch

@@ -45,6 +45,7 @@ from .scores import (
 if TYPE_CHECKING:
     from ..guiders import AnchorGuidance
     from ..pipelines.pipeline_baton import BatonPipeline
+from ..pipelines.students import find_student
 
 
 FIGURES = {"p_acc": "P-Acc", "p_acc_made": "made", "m_wer": "M-WER", "desync": "DeSync (s)"}
@@ -79,6 +80,7 @@ class Arm:
         guider: A video guider of its own: `class`, a name in `baton_diffusers.guiders`, and its arguments. Without `class`, the
             arguments replace the scheme's own.
         audio_guider: The same for the audio.
+        student: Folder or Hub id of an adapter with a preset, see `BatonPipeline.load_student`.
         steps: Denoising steps; by default the command's, or else the checkpoint's.
         lead: Fraction of the schedule by which the video runs ahead of the audio (behind it, if negative), see
             [`~schedulers.lead_schedulers`]; the shifts stay the checkpoint's.
@@ -101,6 +103,7 @@ class Arm:
     guidance: str | None = None
     guider: dict[str, Any] | None = None
     audio_guider: dict[str, Any] | None = None
+    student: str | None = None
     steps: int | None = None
     lead: float | None = None
     shuffle_prompts: bool = False
@@ -124,6 +127,13 @@ class Arm:
         if self.plan_rope not in PLAN_ROPES:
             raise ValueError(
                 f"the arm {self.name!r} has the `plan_rope` {self.plan_rope!r}: choose one of {', '.join(PLAN_ROPES)}."
+            )
+        if self.student is not None and (
+            self.codec_only or any(v is not None for v in (self.guidance, self.guider, self.audio_guider, self.lead))
+        ):
+            raise ValueError(
+                f"the arm {self.name!r} has a `student`, which brings its guiders and schedulers: leave out `guidance`, `guider`, "
+                "`audio_guider`, `lead` and `codec_only`."
             )
         if not self.text and self.plan == "none":
             raise ValueError(f"the arm {self.name!r} has neither text nor plan: there is nothing to follow.")
@@ -246,6 +256,8 @@ def _check_folders(arm: Arm) -> None:
                     f'the arm {arm.name!r} has the `plan` "{arm.plan}", but {folder} has no {part}: set `plan = "none"`'
                     f"{or_planner}."
                 )
+    if arm.student is not None:
+        find_student(arm.student)
     for exported in arm.transformer:
         _read(arm, Path(exported, "text_encoder", "config.json"))
     for folder in [Path(exported) for exported in arm.transformer] or folders:
@@ -374,6 +386,8 @@ def settings_of(
         use["codec_only"] = True
     if arm.given_from != "render":
         use["given_from"] = arm.given_from
+    if arm.student is not None:
+        use["student"] = _digest(Path(arm.student)) if Path(arm.student).is_dir() else arm.student
     if arm.plan_rope != "full":
         use["plan_rope"] = arm.plan_rope
     settings = [contents, replaced, use, num_inference_steps, ASPECTS]  # scores of other facts are no scores
@@ -457,6 +471,8 @@ def _pipeline(arm: Arm, pipe: BatonPipeline, transformer: str | None) -> BatonPi
             s.config.get("shift", s.config.get("flow_shift", 1.0)) for s in (pipe.scheduler, pipe.audio_scheduler)
         ]
         pipe.register_modules(**lead_schedulers(arm.lead, *shifts))
+    if arm.student is not None:
+        pipe.load_student(arm.student)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

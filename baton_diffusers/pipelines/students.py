@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -106,6 +107,28 @@ class StudentsMixin:
             preset = known[adapter_name]
             self._set({**preset.parts(), "num_inference_steps": preset.num_inference_steps})
 
+    def load_student(self, source: str | os.PathLike, adapter_name: str = "turbo", **kwargs: Any) -> None:
+        """
+        Loads a student and uses its preset: `load_lora_weights`, then [`use_preset`].
+
+        Args:
+            source (`str` or `os.PathLike`): its folder, file or Hub id; a folder within a repository as `owner/name/folder`.
+            adapter_name (`str`, defaults to `"turbo"`): its name, for `use_preset` and `set_adapters`.
+            kwargs: as for `load_lora_weights`.
+
+        Raises:
+            ValueError: as `load_lora_weights`, or if the adapter has no preset; it is then not loaded.
+        """
+        source, options = find_student(source)
+        kwargs = {**options, **kwargs}
+        self.load_lora_weights(source, adapter_name=adapter_name, **kwargs)
+        if adapter_name not in student_presets(self.transformer):
+            self.delete_adapters(adapter_name)
+            raise ValueError(
+                f"{source} is an adapter without a preset, so it is no student: load it with `load_lora_weights`."
+            )
+        self.use_preset(adapter_name)
+
     def unload_lora_weights(self, *args: Any, **kwargs: Any) -> None:
         """As in diffusers. What a preset has set becomes what it was."""
         super().unload_lora_weights(*args, **kwargs)
@@ -138,6 +161,23 @@ class StudentsMixin:
     def _set(self, values: dict[str, Any]) -> None:
         self.register_modules(**{name: values[name] for name in _PARTS})
         self.register_to_config(num_inference_steps=values["num_inference_steps"])
+
+
+def find_student(source: str | os.PathLike) -> tuple[str, dict[str, str]]:
+    """What `load_lora_weights` takes for a student: a folder or file, or of `owner/name/folder` the Hub id and the folder in it.
+
+    Raises:
+        ValueError: if it is neither there nor of a Hub id's form.
+    """
+    source = os.fspath(source)
+    owner, *rest = source.split("/")
+    if os.path.exists(source) or (owner and len(rest) == 1):
+        return source, {}
+    if not owner or len(rest) != 2:
+        raise ValueError(
+            f"the student {source!r} is neither a folder nor a Hub id like 'owner/name' or 'owner/name/folder'."
+        )
+    return f"{owner}/{rest[0]}", {"subfolder": rest[1]}
 
 
 def student_presets(transformer: Any) -> dict[str, StudentPreset]:

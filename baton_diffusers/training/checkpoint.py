@@ -142,7 +142,9 @@ def load_checkpoint(run_dir: str | Path, module: nn.Module, ema: bool = True) ->
         )
     state = read_checkpoint(path)
     average = state["ema"] if ema and state["ema"] is not None else {}
-    module.load_state_dict({**state["module"], **average})
+    # Checkpoints of adapters hold no frozen weights: these are the module's own.
+    frozen = {name: value for name, value in module.named_parameters() if not value.requires_grad}
+    module.load_state_dict({**frozen, **state["module"], **average})
     return state["step"]
 
 

@@ -122,6 +122,8 @@ def test_arms_are_read_from_a_file(folder):
         ("guidance_scale = 2.5", "strength = 2.5", "`audio_guider` has 'strength', but SyncGuidance takes"),
         ("guidance_scale = 2.5", 'modality = "video"', "has the anchor `mute`, a pass that predicts no audio"),
         ("steps = 8", "steps = 0", "has `steps` 0"),
+        ("lead = -0.25", 'student = "owner/turbo"', "has a `student`, which brings its guiders and schedulers"),
+        ("text = false\nguider", 'student = "nowhere"\n#', "the student 'nowhere' is neither"),
         ("lead = -0.25", "lead = 2.0", "Expected `lead` to be between"),
         ("text = false", "prose = false", "unknown key `prose`"),
         ("text = false", "codec_only = true", "is `codec_only`, which generates nothing: leave `guider` out"),

@@ -70,6 +70,22 @@ def test_a_preset_sets_what_belongs_to_its_student_and_is_taken_back(own_pipe, t
             own_pipe.use_preset("turbo")
 
 
+def test_a_student_is_loaded_with_its_preset_or_not_at_all(own_pipe, turbo, tmp_path):
+    own_pipe.load_student(turbo)
+    assert own_pipe.config.num_inference_steps == 3 and own_pipe.get_list_adapters() == {"transformer": ["turbo"]}
+    own_pipe.unload_lora_weights()
+    before = make(own_pipe, output_type="latent")
+    down, up, _ = random_lora(own_pipe.transformer, VIDEO[:1])[VIDEO[0]]
+    layers = {f"{VIDEO[0]}.lora_A.weight": down, f"{VIDEO[0]}.lora_B.weight": up}
+    save_adapter(tmp_path / "plain", layers, {"r": 2, "lora_alpha": 2})
+    with pytest.raises(ValueError, match="plain is an adapter without a preset"):
+        own_pipe.load_student(tmp_path / "plain")
+    assert_same(make(own_pipe, output_type="latent"), before)
+    for nowhere in ("nowhere", "/a/b/c", "a/b/c/d"):
+        with pytest.raises(ValueError, match=f"the student '{nowhere}' is neither a folder nor a Hub id"):
+            own_pipe.load_student(nowhere)
+
+
 def test_a_student_replaces_a_solver_of_higher_order(own_pipe, turbo):
     solver = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
     own_pipe.register_modules(
