@@ -41,6 +41,9 @@ from transformers import AutoTokenizer  # noqa: E402
 
 from baton_diffusers import BatonPipeline, default_checkpoint, memory  # noqa: E402
 from baton_diffusers.guiders import PlanGuidance  # noqa: E402
+from baton_diffusers.pipelines import conditions  # noqa: E402
+from baton_diffusers.pipelines.planning import PlanRequest  # noqa: E402
+from baton_diffusers.pipelines.texts import Texts  # noqa: E402
 
 
 # What CUDA itself takes of a card, which no allocator counts.
@@ -303,8 +306,12 @@ def card(day: Day, gigabytes: int) -> None:
 
         return told
 
-    for stage, method in (("text", "encode_prompt"), ("plan", "prepare_plan"), ("decode", "decode_latents")):
-        setattr(pipe, method, telling(stage, getattr(pipe, method)))
+    for stage, owner, name in (
+        ("text", Texts, "encode"),
+        ("plan", PlanRequest, "make"),
+        ("decode", conditions, "finished_video"),
+    ):
+        setattr(owner, name, telling(stage, getattr(owner, name)))
 
     def stepped(pipe: BatonPipeline, step: int, timestep: torch.Tensor, tensors: dict) -> dict:
         reached(f"step {step + 1}")

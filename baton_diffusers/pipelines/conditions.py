@@ -6,6 +6,7 @@ the denoising loop. The functions take a pipeline, or another object with its co
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from .given import Given, GivenAudio, GivenVideo, Spans, at_frame_rate, at_sampl
 
 
 if TYPE_CHECKING:
+    from ..guiders import GuidancePass
     from .pipeline_baton import BatonPipeline
 
 
@@ -201,6 +203,33 @@ def decode_audio(
     return waveform if output_type == "pt" else waveform.cpu().numpy()
 
 
+def finished_video(
+    pipe: BatonPipeline, given: Given, latents: torch.Tensor, num_frames: int, output_type: str
+) -> tuple[Any, float]:
+    """Frames of finished latents as the call returns them, `None` for clips of sound alone, and their rate. A picture that is given
+    whole is returned as it is."""
+    if given.only == "audio":
+        return None, pipe.frame_rate
+    if output_type == "latent":
+        return latents, pipe.frame_rate
+    if given.keeps_video:
+        return given.video.output(len(latents), output_type), given.video.frame_rate
+    return decode_video(pipe, latents, num_frames, output_type, given.duration), pipe.frame_rate
+
+
+def finished_audio(
+    pipe: BatonPipeline, given: Given, audio_latents: torch.Tensor, num_frames: int, output_type: str
+) -> tuple[Any, int]:
+    """Waveforms of finished latents, and their rate; as `finished_video`."""
+    if given.only == "video":
+        return None, pipe.sampling_rate
+    if output_type == "latent":
+        return audio_latents, pipe.sampling_rate
+    if given.keeps_audio:
+        return given.audio.output(len(audio_latents), output_type), given.audio.sampling_rate
+    return decode_audio(pipe, audio_latents, num_frames, output_type, given.duration), pipe.sampling_rate
+
+
 def _duration(pipe: BatonPipeline, num_frames: int, duration: float | None) -> float:
     clip_duration = pipe.clip_duration(num_frames)
     return clip_duration if duration is None else min(duration, clip_duration)
@@ -268,6 +297,24 @@ def reference_latents(pipe: BatonPipeline, given: Given, num_clips: int, device:
     latents = encode_audio(pipe, waveform.to(device))
     check_finite(latents, "the latents of the reference audio hold", _DAMAGED.format("`audio_vae`"))
     return repeated(latents, num_clips)
+
+
+def stand_ins(
+    pipe: BatonPipeline,
+    passes: Iterable[GuidancePass],
+    given: Given,
+    num_clips: int,
+    size: ClipSize,
+    device: torch.device,
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Clean latents of a still picture and of silence, if a guidance pass puts them in a modality's place."""
+    anchors = {guidance_pass.anchor for guidance_pass in passes}
+    still = silence = None
+    if any(anchor.static for anchor in anchors):
+        still = still_latents(pipe, given, num_clips, size, device)
+    if any(anchor.mute for anchor in anchors):
+        silence = silence_latents(pipe, num_clips, size.num_frames, device)
+    return still, silence
 
 
 @torch.no_grad()

@@ -6,12 +6,9 @@ alone as well: `BatonTextEncoderStep().init_pipeline(folder)` needs the text enc
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any, ClassVar
 
 import torch
-from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, MMAudioVAE, MMAudioVocoder
-from diffusers.configuration_utils import FrozenDict
 from diffusers.modular_pipelines import (
     BlockState,
     ComponentSpec,
@@ -25,109 +22,20 @@ from diffusers.modular_pipelines import (
     PipelineState,
     SequentialPipelineBlocks,
 )
-from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
-from ..guiders import PlanGuidance, passes_of_steps
-from ..models.plan_checker import PlanChecker
-from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
-from ..models.transformer_dual_branch import DualBranchTransformer
-from ..models.va_planner import VAPlannerModel
+from ..guiders import passes_of_steps
 from ..schedulers import check_schedulers
 from . import conditions
 from .checks import check_output_type
-from .components import REQUIRED, SETTINGS, ClipGeometry, ClipSize, one_at_a_time
+from .components import REQUIRED, ClipGeometry, ClipSize, one_at_a_time
 from .conditions import KnownLatents, Noise
 from .denoise import Denoiser, Denoising, Stream, warn_of_lost_guidance
-from .given import Given, GivenMedia, read_given
+from .given import Given, read_given
+from .modular_parameters import COMPONENTS, CONFIGS, EMBEDS, INPUTS, MEDIA, NOISE, OUTPUTS, PLAN, SIZE
 from .modular_pipeline import BatonModularPipeline
 from .pipeline_baton import BatonPipeline
 from .planning import PlanRequest, ready_plan
 from .texts import TextEmbeddings, Texts, format_prompts
-
-
-MEDIA = tuple(GivenMedia.__annotations__)
-EMBEDS = ("prompt_embeds", "negative_prompt_embeds", "audio_negative_prompt_embeds")
-SIZE = ("height", "width", "num_frames")
-PLAN = tuple(field.name for field in fields(PlanRequest))
-NOISE = ("generator", "latents", "audio_latents")
-
-
-def _guider(name: str, scale: float) -> ComponentSpec:
-    config = FrozenDict({"guidance_scale": scale})
-    return ComponentSpec(name, PlanGuidance, config=config, default_creation_method="from_config")
-
-
-COMPONENTS = {
-    spec.name: spec
-    for spec in (
-        ComponentSpec("text_encoder", UMT5EncoderModel),
-        ComponentSpec("tokenizer", PreTrainedTokenizerBase),
-        ComponentSpec("planner", VAPlannerModel),
-        ComponentSpec("planner_tokenizer", PreTrainedTokenizerBase),
-        ComponentSpec("plan_checker", PlanChecker),
-        ComponentSpec("video_semantic_encoder", VideoSemanticEncoder),
-        ComponentSpec("audio_semantic_encoder", AudioSemanticEncoder),
-        ComponentSpec("vae", AutoencoderKLWan),
-        ComponentSpec("audio_vae", MMAudioVAE),
-        ComponentSpec("vocoder", MMAudioVocoder),
-        ComponentSpec("transformer", DualBranchTransformer),
-        ComponentSpec("scheduler", FlowMatchEulerDiscreteScheduler),
-        ComponentSpec("audio_scheduler", FlowMatchEulerDiscreteScheduler),
-        _guider("guider", 4.0),
-        _guider("audio_guider", 3.0),
-    )
-}
-
-_GIVEN, _CALL = "see `GivenMedia`", "see `BatonPipeline.__call__`"
-INPUTS = {
-    param.name: param
-    for param in (
-        InputParam("prompt", str | list[str], description="What happens in each clip."),
-        InputParam("audio_prompt", str | list[str], description="What is heard, for checkpoints with a form for it."),
-        InputParam("negative_prompt", str | list[str], description="Read where guidance drops the text."),
-        InputParam("audio_negative_prompt", str | list[str], description="What the sound reads in its place."),
-        InputParam(
-            "prompt_embeds", torch.Tensor, description="Embeddings of the prompts, zero where there is no text."
-        ),
-        InputParam("negative_prompt_embeds", torch.Tensor, description="Embeddings of the negative prompts."),
-        InputParam("audio_negative_prompt_embeds", torch.Tensor, description="What the sound reads in their place."),
-        InputParam("height", int, description="Height of a frame in pixels."),
-        InputParam("width", int, description="Width of a frame in pixels."),
-        InputParam("num_frames", int, description="Frames of a clip: the VAE's stride times k, plus one."),
-        InputParam("num_inference_steps", int, description="Denoising steps."),
-        InputParam("sigmas", list, description="Noise levels of the steps before the schedulers' shifts."),
-        InputParam("num_videos_per_prompt", int, default=1, description="Clips for each prompt."),
-        *(InputParam(name, description=f"What is given, {_GIVEN}.") for name in MEDIA),
-        InputParam("given", Given, description="The media that were read."),
-        InputParam(
-            "generator", torch.Generator, description="Makes the clips repeatable; or a list, one for each clip."
-        ),
-        InputParam("latents", torch.Tensor, description="Video noise."),
-        InputParam("audio_latents", torch.Tensor, description="Audio noise."),
-        *(InputParam(f.name, default=f.default, description=f"Of the plan, {_CALL}.") for f in fields(PlanRequest)),
-        InputParam("use_cache", bool, default=False, description="Run a clean stream once for the call."),
-        InputParam("attention_kwargs", dict, description="Handed to the transformer; `scale` weighs LoRA layers."),
-        InputParam("output_type", str, default="pil", description='"pil", "np", "pt" or "latent".'),
-        InputParam("known_video", KnownLatents, description="The given picture as clean latents."),
-        InputParam("known_audio", KnownLatents, description="The given sound as clean latents."),
-        InputParam("reference_latents", torch.Tensor, description="The reference audio as clean latents."),
-        InputParam("still_latents", torch.Tensor, description="A still picture, for guidance by a static clip."),
-        InputParam("silence_latents", torch.Tensor, description="Silence, for guidance by a mute clip."),
-        InputParam("timesteps", torch.Tensor, description="Timesteps of the video."),
-        InputParam("audio_timesteps", torch.Tensor, description="Timesteps of the audio."),
-    )
-}
-OUTPUTS = {
-    "videos": OutputParam("videos", description="Frames of each clip, as `BatonPipelineOutput` holds them."),
-    "audio": OutputParam("audio", description="Waveforms of the clips."),
-    "plan_candidates": OutputParam(
-        "plan_candidates", list, description="The sheets that were scored, the best first."
-    ),
-    "frame_rate": OutputParam("frame_rate", float, description="Frames per second."),
-    "sampling_rate": OutputParam("sampling_rate", int, description="Samples per second."),
-    **{name: OutputParam(name, param.type_hint, description=param.description) for name, param in INPUTS.items()},
-}
-CONFIGS = [ConfigSpec(name, default) for name, default in SETTINGS.items()]
 
 
 class Parts(ClipGeometry):
@@ -201,6 +109,12 @@ def _given(pipe: Parts, s: BlockState) -> Given:
 
 def _size(pipe: Parts, s: BlockState, given: Given) -> ClipSize:
     return given.default_size(pipe, s.height, s.width, s.num_frames)
+
+
+def _clip(pipe: Parts, s: BlockState) -> tuple[Given, ClipSize, torch.device]:
+    """The media of a state, the size of its clips, and where they are made."""
+    given = _given(pipe, s)
+    return given, _size(pipe, s, given), pipe._execution_device
 
 
 def _request(s: BlockState) -> PlanRequest:
@@ -306,10 +220,8 @@ class BatonVideoEncoderStep(_Step):
     writes = ("known_video",)
 
     def run(self, pipe: Parts, s: BlockState) -> None:
-        given = _given(pipe, s)
-        num_clips = 1 if given.video is None else len(given.video.frames)
-        size, device = _size(pipe, s, given), pipe._execution_device
-        s.known_video = conditions.encode_given_video(pipe, given, num_clips, size, device)
+        given, size, device = _clip(pipe, s)
+        s.known_video = conditions.encode_given_video(pipe, given, given.num_clips.get("video", 1), size, device)
 
 
 class BatonAudioEncoderStep(_Step):
@@ -320,10 +232,8 @@ class BatonAudioEncoderStep(_Step):
     writes = ("known_audio",)
 
     def run(self, pipe: Parts, s: BlockState) -> None:
-        given = _given(pipe, s)
-        num_clips = 1 if given.audio is None else len(given.audio.waveform)
-        size, device = _size(pipe, s, given), pipe._execution_device
-        s.known_audio = conditions.encode_given_audio(pipe, given, num_clips, size, device)
+        given, size, device = _clip(pipe, s)
+        s.known_audio = conditions.encode_given_audio(pipe, given, given.num_clips.get("audio", 1), size, device)
 
 
 class BatonReferenceEncoderStep(_Step):
@@ -335,7 +245,7 @@ class BatonReferenceEncoderStep(_Step):
 
     def run(self, pipe: Parts, s: BlockState) -> None:
         given = _given(pipe, s)
-        num_clips = 1 if given.reference_audio is None else len(given.reference_audio.waveform)
+        num_clips = given.num_clips.get("reference audio", 1)
         s.reference_latents = conditions.reference_latents(pipe, given, num_clips, pipe._execution_device)
 
 
@@ -391,16 +301,13 @@ class BatonStandInStep(_Step):
     writes = ("still_latents", "silence_latents")
 
     def run(self, pipe: Parts, s: BlockState) -> None:
-        given = _given(pipe, s)
-        size, device = _size(pipe, s, given), pipe._execution_device
+        given, size, device = _clip(pipe, s)
         steps = passes_of_steps(pipe.guider, pipe.audio_guider, len(s.timesteps), has_other=given.only is None)
-        anchors = {guidance_pass.anchor for step in steps for guidance_pass in step}
-        s.still_latents = s.silence_latents = None
-        if any(anchor.static for anchor in anchors):
-            num_clips = 1 if given.video is None else len(given.video.frames)
-            s.still_latents = conditions.still_latents(pipe, given, num_clips, size, device)
-        if any(anchor.mute for anchor in anchors):
-            s.silence_latents = conditions.silence_latents(pipe, 1, size.num_frames, device)
+        passes, num_clips = (
+            [guidance_pass for step in steps for guidance_pass in step],
+            given.num_clips.get("video", 1),
+        )
+        s.still_latents, s.silence_latents = conditions.stand_ins(pipe, passes, given, num_clips, size, device)
 
 
 class BatonPrepareLatentsStep(_Step):
@@ -417,8 +324,7 @@ class BatonPrepareLatentsStep(_Step):
     )
 
     def run(self, pipe: Parts, s: BlockState) -> None:
-        given = _given(pipe, s)
-        size, device = _size(pipe, s, given), pipe._execution_device
+        given, size, device = _clip(pipe, s)
         num_clips = len(s.prompt_embeds) * s.num_videos_per_prompt
         size.check(pipe)
         noise = Noise(s.generator, s.latents, s.audio_latents)
@@ -537,15 +443,10 @@ class BatonVideoDecoderStep(_Step):
     writes = ("videos", "frame_rate")
 
     def run(self, pipe: Parts, s: BlockState) -> None:
-        given = _given(pipe, s)
+        given, size, _ = _clip(pipe, s)
         check_output_type(s.output_type)
-        num_frames, s.frame_rate = _size(pipe, s, given).num_frames, pipe.frame_rate
-        if s.output_type == "latent":
-            s.videos = s.latents
-        elif given.keeps_video:
-            s.videos, s.frame_rate = given.video.output(len(s.latents), s.output_type), given.video.frame_rate
-        else:
-            s.videos = conditions.decode_video(pipe, s.latents, num_frames, s.output_type, given.duration)
+        finished = conditions.finished_video(pipe, given, s.latents, size.num_frames, s.output_type)
+        s.videos, s.frame_rate = finished
 
 
 class BatonAudioDecoderStep(_Step):
@@ -556,16 +457,10 @@ class BatonAudioDecoderStep(_Step):
     writes = ("audio", "sampling_rate")
 
     def run(self, pipe: Parts, s: BlockState) -> None:
-        given = _given(pipe, s)
+        given, size, _ = _clip(pipe, s)
         check_output_type(s.output_type)
-        num_frames, s.sampling_rate = _size(pipe, s, given).num_frames, pipe.sampling_rate
-        if s.output_type == "latent":
-            s.audio = s.audio_latents
-        elif given.keeps_audio:
-            s.audio = given.audio.output(len(s.audio_latents), s.output_type)
-            s.sampling_rate = given.audio.sampling_rate
-        else:
-            s.audio = conditions.decode_audio(pipe, s.audio_latents, num_frames, s.output_type, given.duration)
+        finished = conditions.finished_audio(pipe, given, s.audio_latents, size.num_frames, s.output_type)
+        s.audio, s.sampling_rate = finished
 
 
 class BatonAutoVideoDecoderStep(ConditionalPipelineBlocks):

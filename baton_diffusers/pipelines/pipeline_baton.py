@@ -559,10 +559,9 @@ class BatonPipeline(
         warn_of_lost_guidance(self, given.only)
         self._attention_kwargs, self._current_timestep, self._interrupt = attention_kwargs, None, False
         device, num_clips = self._execution_device, texts.batch_size * num_videos_per_prompt
-        anchors = {guidance_pass.anchor for guidance_pass in passes}
 
         # 2. Text
-        drops_text = not all(anchor.text for anchor in anchors)
+        drops_text = not all(guidance_pass.anchor.text for guidance_pass in passes)
         embeds = texts.encode(self, drops_text, num_videos_per_prompt, device, self.transformer.dtype)
 
         # 3. Plan
@@ -572,11 +571,7 @@ class BatonPipeline(
         known = conditions.encode_given_video(self, given, num_clips, size, device)
         audio_known = conditions.encode_given_audio(self, given, num_clips, size, device)
         reference = conditions.reference_latents(self, given, num_clips, device)
-        still = silence = None
-        if any(anchor.static for anchor in anchors):
-            still = conditions.still_latents(self, given, num_clips, size, device)
-        if any(anchor.mute for anchor in anchors):
-            silence = conditions.silence_latents(self, num_clips, size.num_frames, device)
+        still, silence = conditions.stand_ins(self, passes, given, num_clips, size, device)
         latents, audio_latents = noise.draw(self, num_clips, size, device)
 
         # 5. Denoising loop
@@ -599,21 +594,9 @@ class BatonPipeline(
         denoiser.check_finite()
 
         # 6. Frames and sound; what was given whole is returned as it is
-        frame_rate, sampling_rate = self.frame_rate, self.sampling_rate
-        frames = None if given.only == "audio" else video.latents
-        sound = None if given.only == "video" else audio.latents
-        if output_type != "latent":
-            frames, sound = self.decode_latents(
-                None if given.keeps_video else frames,
-                None if given.keeps_audio else sound,
-                size.num_frames,
-                output_type,
-                given.duration,
-            )
-            if given.keeps_video:
-                frames, frame_rate = given.video.output(num_clips, output_type), given.video.frame_rate
-            if given.keeps_audio:
-                sound, sampling_rate = given.audio.output(num_clips, output_type), given.audio.sampling_rate
+        num_frames = size.num_frames
+        frames, frame_rate = conditions.finished_video(self, given, video.latents, num_frames, output_type)
+        sound, sampling_rate = conditions.finished_audio(self, given, audio.latents, num_frames, output_type)
         if not return_dict:
             return frames, sound
         return BatonPipelineOutput(frames, sound, frame_rate, sampling_rate, plan, output_type)
