@@ -124,6 +124,32 @@ def temporary_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextmanager
+def held(path: Path) -> Iterator[bool]:
+    """Holds a file, which is made if it is not there, for this process alone. Gives whether it could: `False` if another process
+    holds it. A process that is killed lets go of it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        yield fcntl is None or _lock(descriptor, wait=False)
+    finally:
+        os.close(descriptor)
+
+
+def inside(folder: str | Path, name: str) -> Path:
+    """The file that a text names in a folder, for texts that come from others.
+
+    Raises:
+        ValueError: the name leads out of the folder, or to no file.
+    """
+    folder = Path(folder).resolve()
+    file = (folder / name).resolve()
+    if not file.is_relative_to(folder):
+        raise ValueError(f"{name} is not within {folder}: put it there")
+    if not file.is_file():
+        raise ValueError(f"{name} is not a file in {folder}: check the name")
+    return file
+
+
 def write_bytes(path: str | Path, data: bytes) -> Path:
     """Write a file atomically; a power failure leaves the old or the new one.
 

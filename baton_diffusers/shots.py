@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
+from . import files
+
 
 if TYPE_CHECKING:
     from .pipelines.given import GivenPicture, GivenSound
@@ -225,13 +227,10 @@ class _Reader:
         return value
 
     def inside(self, lines: _Lines, way: tuple, name: str) -> Path:
-        folder = self.path.parent.resolve()
-        file = (folder / name).resolve()
-        if not file.is_relative_to(folder):
-            raise self.error(lines, way, f"{name} is not in the folder of the film file: put it there")
-        if not file.is_file():
-            raise self.error(lines, way, f"{name} is not a file in {folder}: check the name")
-        return file
+        try:
+            return files.inside(self.path.parent, name)
+        except ValueError as error:
+            raise self.error(lines, way, str(error)) from error
 
     def error(self, lines: _Lines, way: tuple, message: str) -> ValueError:
         while way and way not in lines:

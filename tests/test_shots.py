@@ -66,7 +66,7 @@ def test_files_of_all_kinds_say_the_same(tmp_path, suffix):
         ("film.toml", TOML.replace("2.5", "2400"), 12, "`seconds` is 2400, but a shot lasts at most 600"),
         ("film.toml", TOML.replace("2.5", "'long'"), 12, "`seconds` is 'long', but must be a number"),
         ("film.toml", TOML.replace("first.png", "second.png"), 14, "second.png is not a file"),
-        ("film.toml", TOML.replace("first.png", "../first.png"), 14, "not in the folder"),
+        ("film.toml", TOML.replace("first.png", "../first.png"), 14, "is not within"),
         ("film.toml", TOML.replace('prompt = "a red ball"\n', ""), 4, "shot 1 has no `prompt`"),
         ("film.toml", TOML.replace("seed = 3", "seed = "), 2, "Invalid value"),
         ("film.yaml", YAML.replace("cut:", "cuts:"), 10, "no key 'cuts'"),

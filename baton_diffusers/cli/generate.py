@@ -1,6 +1,5 @@
 """`baton generate`: a clip from a prompt, and from media that are given."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -8,17 +7,30 @@ import typer
 
 from . import loading
 from .app import Guidance, Model, Seed, Steps, Student, Turbo, command
+from .measured import Measured
+from .workers import Worker
 
 
 @command
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What is to be seen and heard.", metavar="PROMPT")],
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="The mp4 to write; with --only audio also a wav or flac file.", metavar="FILE.mp4"
+            "--output",
+            "-o",
+            help="The mp4 to write; with --only audio also a wav or flac file; with --prompts a folder.",
+            metavar="FILE.mp4",
         ),
     ],
+    prompt: Annotated[str | None, typer.Argument(help="What is to be seen and heard.", metavar="PROMPT")] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Make many clips, one for each line: a prompt, or in a .jsonl file an object with arguments of the call, `seed` and "
+            "`name`. What is there is not made again. Several processes share the work, as in `baton film`.",
+            metavar="FILE",
+        ),
+    ] = None,
     model: Model = None,
     seed: Seed = 0,
     only: Annotated[
@@ -119,35 +131,46 @@ def generate(
         ),
     ] = None,
 ) -> None:
-    """Make a clip from a PROMPT, and from a picture, a film, a sound or a clip where one is given."""
-    from ..files import check_target, replacing
-    from ..media import AUDIO_SUFFIXES, check_kept, convert_frame_rate, resample
+    """Make a clip from a PROMPT, and from a picture, a film, a sound or a clip where one is given; or many clips, with --prompts."""
+    from .batch import generate_all, read_rows
 
-    texts = {"PROMPT": prompt, "--cues": cues, "--audio-prompt": audio_prompt, "--negative-prompt": negative_prompt}
-    for name, text in {**texts, "--audio-negative-prompt": audio_negative_prompt}.items():
-        if text is not None and any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise ValueError(f"{name} holds bytes that are not UTF-8: {ascii(text)}")
-    if only not in (None, "video", "audio"):
-        raise ValueError(f"--only {only} is no modality: give video or audio, or leave it out for both")
-    check_target(output, (".mp4", *AUDIO_SUFFIXES) if only == "audio" else (".mp4",))
-    if sheet is not None:
-        check_target(sheet, (".png",))
-        if only is not None:
-            raise ValueError("--sheet draws picture and sound: leave it out with --only")
-    if no_plan and plan is not None:
-        raise ValueError("--no-plan and --plan exclude each other: give one of them")
-    if save_plan is not None:
-        check_target(save_plan, (".safetensors",))
-        if no_plan or plan is not None:
-            raise ValueError("--save-plan keeps the plan that the planner makes: leave --no-plan and --plan out")
+    if (prompt is None) == (prompts is None):
+        raise ValueError("give one PROMPT, or a file of them with --prompts FILE")
+    rows, worker = [], Worker.this()
+    if prompts is not None:
+        of_one = {"--only": only, "--plan": plan, "--save-plan": save_plan, "--cues": cues, "--image": image}
+        of_one |= {"--video": video, "--audio": audio, "--reference-audio": reference_audio, "--sheet": sheet}
+        of_one |= {"--continue-from": continue_from, "--audio-prompt": audio_prompt}
+        for option, value in of_one.items():
+            if value is not None:
+                raise ValueError(
+                    f"{option} {value} is for one clip: leave it out, or give it in the lines of a .jsonl file"
+                )
+        rows = read_rows(prompts)
+    elif worker.total > 1:
+        raise ValueError(
+            f"{worker.total} processes cannot share one clip: start one, or give many with --prompts FILE"
+        )
+    else:
+        _check_one(
+            output=output,
+            texts={"PROMPT": prompt, "--cues": cues, "--audio-prompt": audio_prompt},
+            only=only,
+            no_plan=no_plan,
+            plan=plan,
+            save_plan=save_plan,
+            given=(image, video, audio, reference_audio, continue_from),
+            sheet=sheet,
+        )
+        if only is None:  # elsewhere neither is kept whole
+            from ..media import check_kept
+
+            check_kept(video, audio, scale)
+    for name, text in {"--negative-prompt": negative_prompt, "--audio-negative-prompt": audio_negative_prompt}.items():
+        _check_text(name, text)
     student = loading.find_student(model, turbo, student)
     if student is not None and (guidance is not None or guidance_scale is not None):
         raise ValueError("a student needs no guidance: leave --guidance and --guidance-scale out")
-    for file in (image, video, audio, reference_audio, continue_from):
-        if file is not None and not file.is_file():
-            raise ValueError(f"{file} is not a file: check the path")
-    if only is None:  # elsewhere neither is kept whole
-        check_kept(video, audio, scale)
 
     loading.import_pipeline()
 
@@ -167,7 +190,20 @@ def generate(
     if guidance_scale is not None:
         pipe.guider = pipe.guider.new(guidance_scale=guidance_scale)
         pipe.audio_guider = pipe.audio_guider.new(guidance_scale=guidance_scale)
-    with _Measured() as measured:
+    call = {
+        "negative_prompt": negative_prompt,
+        "audio_negative_prompt": audio_negative_prompt,
+        "use_plan": not no_plan,
+        "num_plan_candidates": plan_candidates,
+        "num_frames": num_frames,
+        "height": height,
+        "width": width,
+        "num_inference_steps": steps,
+    }
+    if prompts is not None:
+        generate_all(pipe, rows, output, seed, scale, worker, **call)
+        return
+    with Measured() as measured:
         result = pipe(
             prompt=prompt,
             generator=torch.Generator().manual_seed(seed),
@@ -179,17 +215,10 @@ def generate(
             continue_seconds=continue_seconds,
             only=only,
             audio_prompt=audio_prompt,
-            negative_prompt=negative_prompt,
-            audio_negative_prompt=audio_negative_prompt,
             plan=loaded_plan,
-            use_plan=not no_plan,
             cues=cues,
-            num_plan_candidates=plan_candidates,
-            num_frames=num_frames,
-            height=height,
-            width=width,
             output_type="pil",  # in floats, a kept film would take four times the memory
-            **({"num_inference_steps": steps} if steps is not None else {}),
+            **call,
         )
     path = result.save(output, scale=scale)
     frames, waveform = result.clip()
@@ -204,6 +233,8 @@ def generate(
         result.plan.save(save_plan)
         print(save_plan)
     if sheet is not None:
+        from ..files import replacing
+        from ..media import convert_frame_rate, resample
         from ..stage.hearing import hear
         from ..stage.scene import FRAME_RATE, SAMPLING_RATE
         from ..stage.show import contact_sheet
@@ -215,26 +246,40 @@ def generate(
         print(sheet)
 
 
-class _Measured:
-    """Wall time of a block, and the peak memory of the process up to its end."""
+def _check_text(name: str, text: str | None) -> None:
+    if text is not None and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError(f"{name} holds bytes that are not UTF-8: {ascii(text)}")
 
-    def __enter__(self) -> "_Measured":
-        import time
 
-        self.start = time.perf_counter()
-        return self
+def _check_one(
+    output: Path,
+    texts: dict[str, str | None],
+    only: str | None,
+    no_plan: bool,
+    plan: Path | None,
+    save_plan: Path | None,
+    given: tuple[Path | None, ...],
+    sheet: Path | None,
+) -> None:
+    """Refuses options of one clip that cannot be or not go together, before anything is loaded."""
+    from ..files import check_target
+    from ..media import AUDIO_SUFFIXES
 
-    def __exit__(self, *_) -> None:
-        import resource
-        import time
-
-        import torch
-
-        self.seconds = time.perf_counter() - self.start
-        unit = 1 if sys.platform == "darwin" else 1024  # Linux counts in KiB
-        self.peaks = {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
-        if torch.cuda.is_available():
-            self.peaks["GPU memory"] = torch.cuda.max_memory_allocated()
-
-    def __str__(self) -> str:
-        return f"{self.seconds:.1f} s, " + ", ".join(f"peak {k} {v / 2**30:.2f} GiB" for k, v in self.peaks.items())
+    for name, text in texts.items():
+        _check_text(name, text)
+    if only not in (None, "video", "audio"):
+        raise ValueError(f"--only {only} is no modality: give video or audio, or leave it out for both")
+    check_target(output, (".mp4", *AUDIO_SUFFIXES) if only == "audio" else (".mp4",))
+    if sheet is not None:
+        check_target(sheet, (".png",))
+        if only is not None:
+            raise ValueError("--sheet draws picture and sound: leave it out with --only")
+    if no_plan and plan is not None:
+        raise ValueError("--no-plan and --plan exclude each other: give one of them")
+    if save_plan is not None:
+        check_target(save_plan, (".safetensors",))
+        if no_plan or plan is not None:
+            raise ValueError("--save-plan keeps the plan that the planner makes: leave --no-plan and --plan out")
+    for file in given:
+        if file is not None and not file.is_file():
+            raise ValueError(f"{file} is not a file: check the path")

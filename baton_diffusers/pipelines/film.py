@@ -24,7 +24,6 @@ from diffusers.utils import logging
 from .. import coordinates, files
 from ..media import Clip, ClipWriter
 from ..plan import SemanticPlan
-from ..schedulers import set_timesteps
 from ..shots import FILE_SUFFIXES, Shot, as_shots, read_film
 from . import conditions
 from .checks import check_flags, check_whole_number
@@ -162,6 +161,7 @@ class Film:
         self._stride, self._hop = pipe.latent_format["temporal_stride"], pipe.audio_vae.latent_hop_length
         self.size = self._check_settings()
         self.takes = self._cut()
+        self._voices: list[tuple[int, GivenAudio]] = []  # and the frames from which on they are heard
         self._given = [self._read(take) for take in self.takes]
         self._check(plan)
         self._temporary = tempfile.TemporaryDirectory(prefix="baton-film-") if work is None else None
@@ -171,6 +171,7 @@ class Film:
             self.sections, self._plans = self._make_plans(plan)
             pipe.maybe_free_model_hooks()
         self.windows = [self._windows(take) for take in self.takes]
+        self._keys: dict[Window, str] = {}
         self._decoded: tuple[Window, np.ndarray, np.ndarray] | None = None
         self._clip: Clip | None = None
 
@@ -260,7 +261,8 @@ class Film:
                 if shot.image is not None:
                     video = read_given(*rates, image=shot.image).video
                 if shot.voices is not None:
-                    read_given(*rates, reference_audio=shot.voices)
+                    voices = read_given(*rates, reference_audio=shot.voices).reference_audio
+                    self._voices.append((self._borders[number], voices))
                 if shot.audio is None:
                     continue
                 given = read_given(*rates, audio=shot.audio, max_seconds=shot.seconds + 0.5).audio
@@ -298,10 +300,13 @@ class Film:
             except ValueError as error:
                 raise ValueError(f"shot {number + 1}: {error}") from error
         self.shots = tuple(shots)
-        self._denoising = Denoising(
-            pipe.config.num_inference_steps if settings.num_inference_steps is None else settings.num_inference_steps,
-            settings.use_cache,
-            settings.attention_kwargs,
+        self._denoising = Denoising.of(
+            pipe,
+            settings.num_inference_steps,
+            None,
+            None,
+            use_cache=settings.use_cache,
+            attention_kwargs=settings.attention_kwargs,
         )
         self._denoising.check_steps(pipe, None)
         prompts = [self._text(shot.prompt) for shot in self.shots]
@@ -425,16 +430,16 @@ class Film:
 
     def _key(self, window: Window) -> str:
         """A hash of all that determines a window's bytes, but for what its neighbours give it."""
-        plan = self._plan_of(window)
-        given = self._given_in(window)
-        return self.work.key(
-            weights=self._weights,
-            size=(self.size.height, self.size.width, window.num_frames),
-            window=window,
-            plan=plan,
-            settings=(self._denoising.num_inference_steps, self.settings),
-            given=(given.video, given.audio, given.reference_audio),
-        )
+        if window not in self._keys:
+            self._keys[window] = self.work.key(
+                weights=self._weights,
+                size=(self.size.height, self.size.width),
+                window=window,
+                plan=self._plan_of(window),
+                given=self._given_in(window),
+                settings=(self._denoising, self.settings),
+            )
+        return self._keys[window]
 
     def _plan_of(self, window: Window) -> SemanticPlan | None:
         plan = self._plans[window.take]
@@ -459,14 +464,9 @@ class Film:
 
     def _given_in(self, window: Window) -> Given:
         """What the shots give of a window: a picture, sounds, voices."""
-        given, reference = self._given[window.take], None
-        take = self.takes[window.take]
-        middle = take.first + window.start + window.num_frames // 2
-        for number, shot in enumerate(self.shots):
-            if shot.voices is not None and self._borders[number] <= middle:
-                reference = read_given(
-                    self.frame_rate, self.sampling_rate, self._stride, reference_audio=shot.voices
-                ).reference_audio
+        given = self._given[window.take]
+        middle = self.takes[window.take].first + window.start + window.num_frames // 2
+        voices = [voices for first, voices in self._voices if first <= middle]
         audio = given.audio
         if audio is not None:
             first = window.audio_start * self._hop
@@ -479,7 +479,7 @@ class Film:
             audio = GivenAudio(waveform, self.sampling_rate, new)
             if not audio.new and audio.duration < length / self.sampling_rate:
                 audio = None
-        return Given(given.video if window.index == 0 else None, audio, reference_audio=reference)
+        return Given(given.video if window.index == 0 else None, audio, reference_audio=voices[-1] if voices else None)
 
     def _anchor(self, frames: np.ndarray) -> GivenVideo:
         """The first frames of a window, as pixels: float in [0, 1]."""
@@ -535,9 +535,8 @@ class Film:
         latents, audio_latents = Noise(generator).draw(pipe, 1, size, device)
 
         # 3. The loop
-        steps = self._denoising.num_inference_steps
-        timesteps = set_timesteps(pipe.scheduler, steps, device)
-        audio_timesteps = set_timesteps(pipe.audio_scheduler, steps, device)
+        timesteps = self._denoising.set_timesteps(pipe.scheduler, device)
+        audio_timesteps = self._denoising.set_timesteps(pipe.audio_scheduler, device)
         video = Stream(latents, known, pipe.scheduler, timesteps, generator, still)
         audio = Stream(audio_latents, audio_known, pipe.audio_scheduler, audio_timesteps, generator, silence)
         denoiser = Denoiser(pipe, video, audio, embeds, plan, reference, None, self._denoising)
@@ -729,6 +728,23 @@ class Film:
         with ClipWriter(path, height, width, self.frame_rate, self.sampling_rate, scale) as writer:
             for piece in self:
                 writer.write(piece.frames, piece.waveform)
+        return Path(path)
+
+    def finish(self, path: str | Path, scale: int = 1) -> Path | None:
+        """
+        Writes the film as `save` does, where several processes render it: the one that finds all windows there.
+
+        Returns:
+            The path, or `None` if windows are missing, or another process writes the film.
+        """
+        if not self.is_rendered:
+            return None
+        with files.held(self.work.folder / "writing.lock") as is_held:
+            if not is_held:
+                return None
+            if not self.work.is_written(path, scale):
+                self.save(path, scale)
+                self.work.note_written(path, scale)
         return Path(path)
 
     def __repr__(self) -> str:

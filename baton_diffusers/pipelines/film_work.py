@@ -129,6 +129,26 @@ class Work:
         }
         self._write(path.with_suffix(".json"), (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode())
 
+    def is_written(self, path: str | Path, scale: int) -> bool:
+        """Whether `note_written` was called for the film as it is there, and its windows are the same since."""
+        try:
+            return files.read_json(self.folder / "written.json") == self._state(path, scale)
+        except (ValueError, OSError):
+            return False
+
+    def note_written(self, path: str | Path, scale: int) -> None:
+        """Notes that the film was written from the windows that are there."""
+        files.write_json(self.folder / "written.json", self._state(path, scale))
+
+    def _state(self, path: str | Path, scale: int) -> dict[str, Any]:
+        written = Path(path).resolve()
+        windows = [[window.name, window.stat().st_mtime_ns] for window in sorted(self.folder.glob("take-*-window-*"))]
+        return {
+            "film": [str(written), written.stat().st_size, written.stat().st_mtime_ns],
+            "scale": scale,
+            "windows": windows,
+        }
+
 
 def digest_of(value: Any) -> str:
     """The SHA-256 of a value: numbers, texts, arrays, tensors, dataclasses, and sequences and mappings of these."""
@@ -184,6 +204,7 @@ def fingerprint(pipe: BatonPipeline) -> str:
         parts[name] = [type(component).__name__, _plain(dict(config) if isinstance(config, Mapping) else None)]
         if isinstance(component, torch.nn.Module):
             parts[name].append([[key, _sampled(weight)] for key, weight in _weights(component)])
+            parts[name].append([_plain(state) for state in map(_adapters, component.modules()) if state])
         elif callable(getattr(component, "get_vocab", None)):
             parts[name].append(_plain(component.get_vocab()))
     return digest_of(parts)
@@ -198,6 +219,12 @@ def _weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             ):  # offloaded, and brought when the layer runs
                 weight = hook.weights_map[name]
             yield f"{prefix}.{name}", weight
+
+
+def _adapters(module: torch.nn.Module) -> dict[str, Any]:
+    """Which LoRA adapters of a layer are on, and how much."""
+    names = ("active_adapters", "scaling", "disable_adapters")
+    return {name: getattr(module, name) for name in names} if isinstance(getattr(module, "scaling", None), dict) else {}
 
 
 def _sampled(weight: torch.Tensor) -> list[Any]:

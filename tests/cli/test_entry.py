@@ -36,7 +36,7 @@ def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(own, polic
     [
         ([], "Missing command"),
         (["orchestrate"], "No such command 'orchestrate'"),
-        (["generate"], "Missing argument 'PROMPT'"),
+        (["generate"], "Missing option '--output'"),
         (["generate", PROMPT], "Missing option '--output'"),
         (["generate", PROMPT, "-o", "clip.gif"], "clip.gif ends in '.gif'"),
         (["generate", PROMPT, "-o", "no/folder/clip.mp4"], "no/folder is not a folder"),

@@ -1,0 +1,36 @@
+"""Work that is shared among processes, which `accelerate launch`, `torchrun` or anything else that sets RANK and WORLD_SIZE starts.
+
+Each takes its share by its number. They need not know of each other: what is done is seen in the folder that they write to.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Worker(NamedTuple):
+    """This process: its `number`, and how many there are in `total`."""
+
+    number: int
+    total: int
+
+    @classmethod
+    def this(cls) -> "Worker":
+        """The worker that the environment says; the only one where it says nothing. On GPUs, each takes its own."""
+        if "LOCAL_RANK" in os.environ:
+            import torch
+
+            if torch.cuda.is_available():
+                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        return cls(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+
+    def share(self, costs: Sequence[float]) -> list[int]:
+        """The numbers of the tasks that are this worker's, the costliest first. All workers come to the same shares."""
+        loads = [0.0] * self.total
+        mine = []
+        for task in sorted(range(len(costs)), key=lambda task: (-costs[task], task)):
+            worker = loads.index(min(loads))
+            loads[worker] += costs[task]
+            if worker == self.number:
+                mine.append(task)
+        return mine

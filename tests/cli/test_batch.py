@@ -1,0 +1,100 @@
+import json
+
+import pytest
+
+from baton_diffusers.cli import loading
+from baton_diffusers.cli.batch import read_rows
+from baton_diffusers.cli.workers import Worker
+from baton_diffusers.media import read_clip
+from tests.cli.commands import PROMPT, loaded_in_vain, run
+
+
+SMALL = ("--steps", 1, "--no-plan", "--guidance", "none", "--num-frames", 5)
+
+
+def test_many_clips_are_made_and_what_is_there_is_left(tmp_path, nano, capsys):
+    rows = [
+        {"prompt": PROMPT, "name": "ball", "seed": 1},
+        {"prompt": PROMPT, "num_frames": 6},
+        {"prompt": "A bell rings.", "num_frames": 9},
+    ]
+    file, folder = tmp_path / "prompts.jsonl", tmp_path / "clips"
+    file.write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    assert run("generate", "--prompts", file, "-o", folder, *SMALL) == 1
+    printed = capsys.readouterr()
+    assert "line 2: `num_frames` is 6" in printed.err and "of the lines 2" in printed.err
+    bell, ball = sorted(folder.iterdir())
+    assert ball.name == "ball.mp4" and bell.name.startswith("a-bell-rings-")
+    assert [len(read_clip(path).frames) for path in (bell, ball)] == [9, 5]
+
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    rows[1]["num_frames"] = 5
+    file.write_text("\n".join(map(json.dumps, rows)))
+    assert run("generate", "--prompts", file, "-o", folder, *SMALL) == 0
+    assert "1 clips made, 2 were there, 0 failed" in capsys.readouterr().out
+    assert before.items() <= {path: path.stat().st_mtime_ns for path in folder.iterdir()}.items()
+
+    assert run("generate", "--prompts", file, "-o", folder, *SMALL, "--seed", 5) == 0
+    assert (
+        "2 clips made, 1 were there" in capsys.readouterr().out
+    )  # another seed, so other clips; `ball` has its own name
+
+
+def test_two_processes_make_the_clips_of_one(tmp_path, nano, monkeypatch):
+    file = tmp_path / "prompts.txt"
+    file.write_text(f"# a comment\n{PROMPT}\nA bell rings.\nA blue box.\n")
+    assert run("generate", "--prompts", file, "-o", tmp_path / "one", *SMALL) == 0
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        assert run("generate", "--prompts", file, "-o", tmp_path / "two", *SMALL) == 0
+    clips = [{p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("one", "two")]
+    assert len(clips[0]) == 3 and clips[0] == clips[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("p.jsonl", '{"prompt": "a"}\n{"promt": "a"}', "line 2: the key 'promt' is unknown"),
+        ("p.jsonl", '{"prompt": "a"', "line 1: it is no JSON"),
+        ("p.jsonl", '["a"]', r"line 1: it is \['a'\], but must be an object"),
+        ("p.jsonl", '{"seed": 1}', "line 1: `prompt` is None"),
+        ("p.jsonl", '{"prompt": "a", "seed": -1}', "line 1: `seed` is -1"),
+        ("p.jsonl", '{"prompt": "a", "name": "../a"}', "line 1: `name` is '../a'"),
+        (
+            "p.jsonl",
+            '{"prompt": "a", "name": "a"}\n{"prompt": "b", "name": "a"}',
+            "line 2: the name 'a' is there twice",
+        ),
+        ("p.jsonl", '{"prompt": "a", "image": "missing.png"}', "line 1: missing.png is not a file"),
+        ("p.jsonl", '{"prompt": "a", "image": "/etc/hostname"}', "line 1: /etc/hostname is not within"),
+        ("p.txt", "# nothing\n\n", "holds no prompt"),
+    ],
+)
+def test_a_malformed_file_is_refused_as_a_whole(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_rows(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give one PROMPT"),
+        ([PROMPT, "--prompts", "p.txt"], "give one PROMPT"),
+        (["--prompts", "p.txt", "--cues", "ball left"], "--cues ball left is for one clip"),
+        (["--prompts", "missing.txt"], "missing.txt cannot be read"),
+    ],
+)
+def test_refused_before_anything_is_loaded(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loading, "load_pipeline", loaded_in_vain)
+    (tmp_path / "p.txt").write_text("a ball\n")
+    assert run("generate", "-o", tmp_path / "clips.mp4", *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_workers_share_tasks_by_their_cost():
+    costs = [5.0, 1.0, 1.0, 2.0, 4.0]
+    shares = [Worker(number, 2).share(costs) for number in (0, 1)]
+    assert shares == [[0, 1, 2], [4, 3]]
