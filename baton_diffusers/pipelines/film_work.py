@@ -224,7 +224,9 @@ def _weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 def _adapters(module: torch.nn.Module) -> dict[str, Any]:
     """Which LoRA adapters of a layer are on, and how much."""
     names = ("active_adapters", "scaling", "disable_adapters")
-    return {name: getattr(module, name) for name in names} if isinstance(getattr(module, "scaling", None), dict) else {}
+    return (
+        {name: getattr(module, name) for name in names} if isinstance(getattr(module, "scaling", None), dict) else {}
+    )
 
 
 def _sampled(weight: torch.Tensor) -> list[Any]:
