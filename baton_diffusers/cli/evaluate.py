@@ -11,6 +11,9 @@ from . import loading
 from .app import Guidance, Model, Steps, Student, Turbo, check_seed, command
 
 
+MEASURES = ("clips", "round-trip", "chain", "bells", "editing", "retake")
+
+
 @command
 def evaluate(
     model: Model = None,
@@ -51,7 +54,9 @@ def evaluate(
         str,
         typer.Option(
             help="What is measured: clips; round-trip, the facts that survive an mp4 and both autoencoders; chain, continuations "
-            "each from the mp4 of the one before; or bells, how far their tones are from Stage's own."
+            "each from the mp4 of the one before; bells, how far their tones are from Stage's own; editing, whether a corrected plan "
+            "shows its correction and nothing else (each edit on as many clips as there are scenes); or retake, whether a second that "
+            "is rendered anew leaves a trace."
         ),
     ] = "clips",
     links: Annotated[int, typer.Option(min=1, help="Continuations of --measure chain.")] = 4,
@@ -160,10 +165,12 @@ def evaluate(
     from ..evaluation.arms import Arm, run_arm
 
     evaluation.check_direction(direction, given_from)
-    if measure not in ("clips", "round-trip", "chain", "bells"):
-        raise ValueError(f"--measure {measure} is not known: choose clips, round-trip, chain or bells")
+    if measure not in MEASURES:
+        raise ValueError(f"--measure {measure} is not known: choose one of {', '.join(MEASURES)}")
     if measure != "clips" and (ablation or no_plan or ground_truth_plan or shuffle_prompts or direction != "t2av"):
         raise ValueError(f"--measure {measure} makes clips from prompts: leave other controls and --direction out")
+    if measure in ("editing", "retake") and codec_only:
+        raise ValueError(f"--measure {measure} generates clips: leave --codec-only out")
     if measure == "chain" and (codec_only or split not in ("validation", "test")):
         raise ValueError(
             "--measure chain generates scenes of validation or test: leave --codec-only out, give such a --split"
@@ -318,7 +325,7 @@ def _measure(
     json_file: Path | None,
 ) -> None:
     """Prints what `baton evaluate --measure` measures besides clips, and keeps it."""
-    from ..evaluation import measures, scores
+    from ..evaluation import corrections, measures, scores
     from ..files import write_json
 
     pipe.register_modules(**loading.guiders(guidance))
@@ -329,6 +336,16 @@ def _measure(
         result = measures.summarise_chains(measures.score_chains(pipe, chains, batch_size, **call))
         print(measures.format_chains(result))
         print("link 0 is made from the prompt alone; the others go on from the last second of the one before")
+    elif measure == "editing":
+        pool = corrections.draw_mixed(3 * len(examples), split, seed)
+        result = corrections.summarise_editing(
+            corrections.measure_editing(pipe, pool, len(examples), batch_size, **call)
+        )
+        print(corrections.format_editing(result))
+    elif measure == "retake":
+        result = corrections.summarise_retakes(corrections.measure_retake(pipe, examples, batch_size, **call))
+        print(corrections.format_retakes(result))
+        print(f"{result['kept']:.0%} of {result['clips']} clips are equal outside of the second, bit for bit")
     else:
         if measure == "bells":
             examples = measures.bell_examples(min(len(examples), 9), seed)

@@ -1,26 +1,40 @@
-"""Whether a plan that was corrected shows its correction, and nothing else."""
+"""Whether a corrected plan shows its correction and nothing else, and whether a retake leaves no trace at its seams."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from ..cues import Sheet, sheet_turns
 from ..plan import SemanticPlan
 from ..stage import Action, Actor, Scene
+from ..stage.hearing import hear, stray_sounds
 from ..stage.prompts import EVENT_VERBS
-from ..stage.scene import COLOURS, DIGITS, EVENTS, FRAME_RATE, INTERVAL, LAST_FRAME, VOICES
+from ..stage.scene import (
+    COLOURS,
+    DIGITS,
+    EVENTS,
+    FRAME_RATE,
+    INTERVAL,
+    LAST_FRAME,
+    NUM_FRAMES,
+    SAMPLING_RATE,
+    TIERS,
+    VOICES,
+)
 from ..stage.scoring import ClipScore, score_clip
-from .bootstrap import bootstrap, ratio
-from .scores import Example, format_estimate, markdown_table
+from .bootstrap import Estimate, bootstrap, ratio
+from .scores import Example, draw_examples, format_estimate, markdown_table
 
 
 if TYPE_CHECKING:
     from ..pipelines.pipeline_baton import BatonPipeline
+    from ..pipelines.pipeline_output import BatonPipelineOutput
 
 
 EDITS = ("move", "delete", "reword", "recolour", "swap")
@@ -30,6 +44,13 @@ _VERBS = {deed: verb for verb, event in EVENTS.items() for kind, deed in EVENT_V
 _KINDS = {deed: kind for kind, deed in EVENT_VERBS.items()}
 
 Key = tuple[str, Any]
+
+
+def draw_mixed(number: int, split: str = "validation", seed: int = 0) -> list[Example]:
+    """Different scenes, turn by turn of each tier, for edits that not every scene allows. See [`draw_examples`]."""
+    each = -(-number // len(TIERS))
+    drawn = draw_examples(each, split, seed)
+    return [drawn[tier * each + i] for i in range(each) for tier in range(len(TIERS))][:number]
 
 
 def scene_of(sheet: Sheet) -> Scene:
@@ -210,7 +231,6 @@ def measure_editing(
     examples: Sequence[Example],
     number: int = 60,
     batch_size: int = 8,
-    edit_plan: Any = None,
     **call: Any,
 ) -> list[Outcome]:
     """
@@ -223,7 +243,6 @@ def measure_editing(
         batch_size: Clips made together.
         call: Further arguments of the pipeline's call.
     """
-    edit_plan = edit_plan or pipe.edit_plan
     outcomes = []
     left = dict.fromkeys(EDITS, number)
     for start in range(0, len(examples), batch_size):
@@ -239,7 +258,7 @@ def measure_editing(
                     jobs.append((row, correction))
                     left[edit] -= 1
         edited = [(plans[row], row) for row in dict.fromkeys(row for row, _ in jobs)]
-        edited += [(edit_plan(plans[row], correction.after), row) for row, correction in jobs]
+        edited += [(pipe.edit_plan(plans[row], correction.after), row) for row, correction in jobs]
         clips = []
         for first in range(0, len(edited), batch_size):
             some = edited[first : first + batch_size]
@@ -298,4 +317,135 @@ def format_editing(rows: dict[str, dict[str, Any]]) -> str:
     lines = [["edit", "clips", "what is edited holds", "what else held still holds"]]
     for edit, row in rows.items():
         lines.append([edit, str(row["scenes"]), format_estimate(row["changed"]), format_estimate(row["others"])])
+    return markdown_table(lines)
+
+
+# Retakes
+
+SPAN = 1.0  # seconds that are rendered anew
+SEAM = 0.06  # seconds around a seam within which an onset counts as its click
+
+
+@dataclass(frozen=True)
+class Retaken:
+    """
+    A clip of which a span was rendered anew.
+
+    Args:
+        scene: Its scene.
+        is_kept: Whether all frames and samples outside of the span are equal bit for bit.
+        p_acc: Of the clip as it was, and with the span rendered anew.
+        strays: Sounds at the seams that nothing explains: in Stage's render, in the clip as it was, and in the new one.
+        psnr: Of the frames beside one another at the seams, in dB: in the clip as it was, and in the new one.
+    """
+
+    scene: int
+    is_kept: bool
+    p_acc: tuple[float, float]
+    strays: tuple[int, int, int]
+    psnr: tuple[float, float]
+
+
+def measure_retake(
+    pipe: BatonPipeline, examples: Sequence[Example], batch_size: int = 8, **call: Any
+) -> list[Retaken]:
+    """
+    Clips made from their prompts, and a second take of one second of each under the same plan, from other noise.
+
+    Args:
+        pipe: The pipeline.
+        examples: Of what.
+        batch_size: Clips made together before they are retaken one by one.
+        call: Further arguments of the pipeline's calls.
+    """
+    retaken = []
+    for start in tqdm(range(0, len(examples), batch_size), desc="retakes", unit="batch"):
+        batch = examples[start : start + batch_size]
+        generator = [torch.Generator().manual_seed(example.seed) for example in batch]
+        output = pipe([e.prompt for e in batch], generator=generator, output_type="np", **call)
+        for row, example in enumerate(batch):
+            clip = replace(
+                output,
+                frames=output.frames[row : row + 1],
+                audio=output.audio[row : row + 1],
+                plan=output.plan and output.plan[row],
+            )
+            rng = np.random.default_rng([example.seed, 0x2E7A])
+            length = round(SPAN * FRAME_RATE)
+            first = int(rng.integers(FRAME_RATE // 2, NUM_FRAMES - length - FRAME_RATE // 2))
+            new = pipe.retake(
+                clip,
+                first / FRAME_RATE,
+                (first + length) / FRAME_RATE,
+                example.prompt,
+                generator=torch.Generator().manual_seed(example.seed + 1),
+                output_type="np",
+                **call,
+            )
+            retaken.append(_judge(example, clip, new, (first, first + length)))
+    return retaken
+
+
+def _judge(example: Example, clip: BatonPipelineOutput, new: BatonPipelineOutput, seams: tuple[int, int]) -> Retaken:
+    first, last = seams
+    step = SAMPLING_RATE // FRAME_RATE
+    outside, silent = (
+        np.r_[:first, last : clip.frames.shape[1]],
+        np.r_[: first * step, last * step : clip.audio.shape[2]],
+    )
+    is_kept = np.array_equal(clip.frames[:, outside], new.frames[:, outside])
+    is_kept &= np.array_equal(clip.audio[:, :, silent], new.audio[:, :, silent])
+    times = [frame / FRAME_RATE for frame in seams]
+    sounds = [example.clip.waveform, clip.audio[0].mean(axis=0), new.audio[0].mean(axis=0)]
+    strays = [[time for time in stray_sounds(sound, hear(sound)) if _near(time, times)] for sound in sounds]
+    psnr = [
+        np.mean([10 * np.log10(1 / max(np.square(film[frame] - film[frame - 1]).mean(), 1e-6)) for frame in seams])
+        for film in (clip.frames[0], new.frames[0])
+    ]
+    p_acc = [example.score(*output.clip()).p_acc for output in (clip, new)]
+    return Retaken(example.scene.digest, bool(is_kept), tuple(p_acc), tuple(map(len, strays)), tuple(map(float, psnr)))
+
+
+def _near(time: float, instants: Sequence[float]) -> bool:
+    return any(abs(time - instant) < SEAM for instant in instants)
+
+
+def summarise_retakes(retaken: Sequence[Retaken]) -> dict[str, Any]:
+    """
+    What retakes do.
+
+    Returns:
+        `clips`; `kept`, the share whose rest is equal bit for bit; and for `truth`, `before` and `after`, as far as they have them,
+        `p_acc`, `strays` (a seam) and `psnr` (dB between neighbouring frames at the seams), each with its 95% interval over scenes.
+    """
+    scenes, ones = [one.scene for one in retaken], np.ones(len(retaken))
+
+    def mean(values: list[float], share: bool = False) -> Estimate | None:
+        return bootstrap(ratio, [np.array(values, dtype=float), ones], scenes, share=share)
+
+    rows: dict[str, Any] = {"clips": len(retaken), "kept": float(np.mean([one.is_kept for one in retaken]))}
+    rows["truth"] = {"strays": mean([one.strays[0] / 2 for one in retaken])}
+    for number, name in enumerate(("before", "after")):
+        rows[name] = {
+            "p_acc": mean([one.p_acc[number] for one in retaken], share=True),
+            "strays": mean([one.strays[number + 1] / 2 for one in retaken]),
+            "psnr": mean([one.psnr[number] for one in retaken]),
+        }
+    return rows
+
+
+def format_retakes(rows: dict[str, Any]) -> str:
+    """[`summarise_retakes`]'s result as a Markdown table."""
+    lines = [["clips", "P-Acc", "stray onsets a seam", "PSNR across a seam (dB)"]]
+    names = {"truth": "Stage's render", "before": "as made", "after": "one second retaken"}
+    for key, name in names.items():
+        row = rows[key]
+        lines.append(
+            [
+                name,
+                format_estimate(row.get("p_acc")),
+                format_estimate(row["strays"]),
+                format_estimate(row.get("psnr"), ".2f"),
+            ]
+        )
     return markdown_table(lines)

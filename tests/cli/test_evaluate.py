@@ -26,6 +26,17 @@ def test_evaluate_measures_bells_and_round_trips(tmp_path, capsys, nano):
     assert "3 renders, through an mp4 and both autoencoders" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "measure, printed",
+    [("editing", "| recolour | 3 |"), ("retake", "100% of 3 clips are equal outside of the second")],
+)
+def test_evaluate_measures_editing_and_retakes(measure, printed, tmp_path, capsys, nano):
+    path = tmp_path / "measure.json"
+    assert run("evaluate", "--measure", measure, "--scenes-per-tier", 1, "--steps", 2, "--json", path) == 0
+    assert printed in capsys.readouterr().out and json.loads(path.read_text())["measure"] == measure
+
+
 def test_evaluate_scores_a_sound_for_a_film(tmp_path, capsys, nano):
     path, options = tmp_path / "scores.json", ("--steps", 1, "--guidance", "none", "--no-plan")
     assert run("evaluate", "--scenes-per-tier", 1, "--direction", "v2a", *options, "--json", path) == 0
@@ -75,6 +86,7 @@ def test_evaluate_scores_films_and_goes_on(tmp_path, capsys, nano, monkeypatch):
         (("--tier", "long"), "--tier long is not known: give film"),
         (("--seconds", 12), "--seconds, --ways and --style are for films: add --tier film"),
         (("--tier", "film", "--no-plan"), "--tier film makes films in several --ways"),
+        (("--measure", "retake", "--codec-only"), "--measure retake generates clips: leave --codec-only out"),
         (("--tier", "film", "--measure", "bells"), "--tier film makes films in several --ways"),
         (("--tier", "film", "--ways", "film,fast"), "--ways has 'fast': choose among render, codecs, clips, film"),
         (("--tier", "film", "--seconds", 10), "`seconds` is 10.0, but a film of Stage lasts a multiple of 3"),
