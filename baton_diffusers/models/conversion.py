@@ -602,3 +602,68 @@ def published_wavtokenizer_key(name: str) -> str:
     name = name.replace("conv.parametrizations.weight.original0", "conv.weight_g")
     name = name.replace("conv.parametrizations.weight.original1", "conv.weight_v")
     return re.sub(r"\bconv\.(?=\w+$)", "conv.conv.", re.sub(r"^layers\.", "model.", name))
+
+
+# WavTokenizer's decoder
+
+
+def wavtokenizer_decoder_config(shapes: Shapes, name: str = "the file") -> dict[str, Any]:
+    r"""
+    The arguments of the [`WavTokenizerPlanDecoder`] of a WavTokenizer (24 kHz), read off the shapes of its tensors.
+
+    Args:
+        shapes (`Mapping[str, Sequence[int]]`): by published key.
+        name (`str`): what to call the file in messages.
+
+    Raises:
+        ValueError: if a key that tells a size is missing.
+    """
+    hidden_dim, audio_dim, _ = _shape(shapes, "backbone.embed.weight", name)
+    (n_fft,) = _shape(shapes, "head.istft.window", name)
+    return {
+        "audio_dim": audio_dim,
+        "hidden_dim": hidden_dim,
+        "intermediate_dim": _shape(shapes, "backbone.convnext.0.pwconv1.weight", name)[0],
+        "num_layers": _count(shapes, r"backbone\.convnext\.(\d+)\."),
+        "n_fft": n_fft,
+        "hop_length": n_fft // 4,
+        "sampling_rate": 24_000,
+    }
+
+
+def published_wavtokenizer_decoder_key(name: str) -> str:
+    """Key in WavTokenizer of a weight of [`WavTokenizerPlanDecoder`]. Those of the norms which a bandwidth scales and shifts hold one
+    row for each bandwidth."""
+    name = re.sub(r"^(convnext\.\d+\.norm|norm)\.weight$", r"\1.scale.weight", name)
+    name = re.sub(r"^(convnext\.\d+\.norm|norm)\.bias$", r"\1.shift.weight", name)
+    if name == "window":
+        return "head.istft.window"
+    return f"head.{name}" if name.startswith("out.") else f"backbone.{name}"
+
+
+# diffusers' AutoencoderRAE
+
+
+def rae_decoder_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    r"""
+    The arguments of the [`RAEPlanDecoder`] of an `AutoencoderRAE`, for tokens in the grid of its encoder.
+
+    Args:
+        config (`Mapping`): the autoencoder's configuration.
+
+    Raises:
+        ValueError: if its encoder is not SigLIP2's.
+    """
+    if config.get("encoder_type") != "siglip2":
+        raise ValueError(
+            f"the autoencoder decodes features of {config.get('encoder_type')!r}, but plans are of SigLIP2's: take one of siglip2."
+        )
+    side = config["encoder_input_size"] // config["encoder_patch_size"]
+    names = ("decoder_hidden_size", "decoder_num_hidden_layers", "decoder_num_attention_heads")
+    names += ("decoder_intermediate_size", "patch_size")
+    return {
+        "video_dim": config["encoder_hidden_size"],
+        "video_grid": (side, side),
+        "num_patches": side**2,
+        **{name: config[name] for name in names},
+    }

@@ -216,7 +216,7 @@ class _ConvNeXtBlock(nn.Module):
 
 def _interpolated(tokens: torch.Tensor, token_times: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
     """Tokens at instants between theirs, linearly; before the first and after the last one, these."""
-    after = torch.searchsorted(token_times, times).clamp(1, max(len(token_times) - 1, 1))
+    after = torch.searchsorted(token_times.contiguous(), times).clamp(1, max(len(token_times) - 1, 1))
     if len(token_times) == 1:
         return tokens.expand(-1, len(times), -1)
     start, end = token_times[after - 1], token_times[after]
