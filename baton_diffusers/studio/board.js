@@ -88,11 +88,22 @@ function showStill() {
   if (shown) still.src = shown.src
   else still.removeAttribute("src")
   find(".baton-empty").hidden = Boolean(shown) || Boolean(versionOf("a")?.clip)
+  find(".baton-empty").textContent = !view.version
+    ? "Nothing to see yet"
+    : view.has_decoder
+      ? ""
+      : "This checkpoint has no plan decoder, which draws the storyboard of a plan: press Render to see the clip."
 }
 
 function clock() {
   const video = media("a")
-  if (playing && !video.hidden) position = video.currentTime
+  if (playing && !video.hidden) {
+    position = video.currentTime
+    const other = media("b")
+    const ahead = other.hidden ? 0 : other.currentTime - position
+    if (Math.abs(ahead) > 0.25) other.currentTime = position
+    other.playbackRate = Math.abs(ahead) > 0.02 ? 1 - Math.max(-0.3, Math.min(0.3, 2 * ahead)) : 1
+  }
   else if (playing && view.files?.sound) position = find("audio").currentTime
   else if (playing) position = (performance.now() - started) / 1000
   if (position >= view.duration - 1e-3) {
@@ -339,9 +350,10 @@ function onGrab(event, i, chip) {
     chip.setAttribute("aria-valuenow", cue.time.toFixed(2))
     chip.setAttribute("aria-valuetext", seconds(cue.time))
     find(".baton-when").value = cue.time.toFixed(2)
-    if (find(".baton-live").checked && performance.now() > drafted + LIVE_PAUSE) {
+    const draws = find(".baton-live").checked
+    if ((draws || view.has_decoder) && performance.now() > drafted + LIVE_PAUSE) {
       drafted = performance.now()
-      send("live", {})
+      send("live", { draws })
     }
   }
   const onDrop = () => {

@@ -70,6 +70,7 @@ _PAGE_CSS = """
 footer { display: none !important; }
 #baton-title h1 { font-size: 20px; margin: 0; }
 #baton-prompt textarea { font-size: 16px; }
+@media (max-width: 760px) { #baton-prompt textarea { min-height: 96px; } }
 #baton-actions { gap: 8px; flex-wrap: wrap; align-items: center; }
 #baton-actions > * { flex: 0 0 auto !important; min-width: 0 !important; width: auto !important; }
 #baton-actions button { font-size: 15px; padding: 7px 16px; border-radius: 8px; }
@@ -164,7 +165,8 @@ def build(studio: Studio) -> gr.Blocks:
 
         def on_live(prompt: str, seed: float, tab: gr.Request, event: gr.EventData) -> dict:
             try:
-                return {"draft": studio.session(tab.session_hash).live(_request(prompt, seed, event._data["page"]))}
+                request, draws = _request(prompt, seed, event._data["page"]), bool(event._data["draws"])
+                return {"draft": studio.session(tab.session_hash).live(request, draws)}
             except Exception as error:
                 return _words(error)
 

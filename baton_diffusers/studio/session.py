@@ -22,7 +22,7 @@ import torch
 
 from .. import coordinates, ffmpeg
 from ..cues import LONGEST_CUE, parse_sheet
-from ..media import Clip, read_audio, read_clip, read_video, to_aac_rate, write_clip
+from ..media import Clip, read_audio, read_clip, read_video, to_aac_rate, write_audio, write_clip
 from ..pipelines.pipeline_baton import BatonPipeline
 from ..pipelines.pipeline_output import BatonPipelineOutput
 from ..plan import SemanticPlan
@@ -68,6 +68,14 @@ class File(NamedTuple):
     name: str
 
 
+class Look(NamedTuple):
+    """A storyboard, and a waveform `(num_channels, num_samples)` with its rate, of a plan or a clip; empty where nothing shows one."""
+
+    pictures: list[dict[str, Any]]
+    waveform: np.ndarray | None = None
+    sampling_rate: int = 0
+
+
 class Request(NamedTuple):
     """What the page says when something is to be done.
 
@@ -105,7 +113,7 @@ class Version:
     peaks: list[float] = field(default_factory=list)
     files: dict[str, str] = field(
         default_factory=dict
-    )  # from "clip", "plan", "script" and "opened" to keys of `Studio.files`
+    )  # from "clip", "plan", "script", "sound" and "opened" to keys of `Studio.files`
     num_bytes: int = 0  # of the decoded clip
 
     @property
@@ -265,15 +273,24 @@ class Session:
         made = base.recipe.planned(*lines)
         return self._add(what[:80], plan.prompts[0], seed, plan, made, parent=base, changed=changed)
 
-    def live(self, request: Request) -> list[dict[str, Any]]:
-        """Pictures of what the page's timeline says, rendered in few steps without sound. It makes no version.
+    def live(self, request: Request, draws: bool = False) -> list[dict[str, Any]]:
+        """Pictures of what the page's timeline says while an event is dragged. It makes no version.
+
+        Args:
+            request ([`Request`]): what the page says.
+            draws (`bool`, defaults to `False`): render them in few steps, instead of showing the plan by its decoder.
 
         Raises:
             ValueError: as `edit`.
         """
-        draft = self.studio.pipe(
-            _checked_prompt(request.prompt),
-            cues=shown.sheet_from_json(request.sheet),
+        pipe, base, sheet = self.studio.pipe, self._shown(request), shown.sheet_from_json(request.sheet)
+        plan = pipe.edit_plan(base.plan, sheet)
+        if not draws:
+            return self._look(plan).pictures
+        draft = pipe(
+            plan.prompts[0],
+            plan=plan,
+            num_frames=self._num_frames(plan),
             generator=_generator(_checked_seed(request.seed)),
             num_inference_steps=LIVE_STEPS,
             only="video",
@@ -358,7 +375,7 @@ class Session:
             base = self.plan(request)
             self.note = "The prompt had changed: it was planned anew." + (f" {self.note}" if self.note else "")
         prompt = _checked_prompt(base.prompt)
-        num_frames = coordinates.num_frames_within(base.plan.duration, pipe.frame_rate)
+        num_frames = self._num_frames(base.plan)
 
         def work(watch: Callable) -> BatonPipelineOutput:
             return pipe(
@@ -499,6 +516,7 @@ class Session:
             "note": self.note,
             "version": None,
             "places": studio.places,
+            "has_decoder": studio.pipe.video_plan_decoder is not None,
             "timestamp_rate": studio.timestamp_rate,
             "duration": studio.pipe.clip_duration(studio.pipe.config.num_frames),
             "versions": [
@@ -585,15 +603,18 @@ class Session:
         )
         if opened is None and clip is None and parent is not None and what != "planned":
             opened = parent.files.get("opened")
-        version = replace(version, files=self._write(version, opened))
-        if clip is not None:
+        files = self._write(version, opened)
+        if clip is None:
+            look = self._look(plan)
+            if look.waveform is not None:
+                files["sound"], path = self._new_file(".wav", "scratch.wav")
+                write_audio(path, look.waveform, look.sampling_rate)
+        else:
             frames, waveform = clip[:2] if isinstance(clip, Clip) else clip.clip()
-            version = replace(
-                version,
-                pictures=shown.storyboard(frames, clip.frame_rate),
-                peaks=shown.outline(waveform),
-                num_bytes=frames.nbytes + waveform.nbytes,
-            )
+            look = Look(shown.storyboard(frames, clip.frame_rate), waveform, clip.sampling_rate)
+            version = replace(version, num_bytes=frames.nbytes + waveform.nbytes)
+        peaks = [] if look.waveform is None else shown.outline(look.waveform)
+        version = replace(version, pictures=look.pictures, peaks=peaks, files=files)
         with self._lock:
             self.versions[number] = self.current = version
             self._next_number += 1
@@ -606,6 +627,19 @@ class Session:
                 self._drop(number)
                 raise Cancelled
         return version
+
+    def _look(self, plan: SemanticPlan) -> Look:
+        """What a plan says, by the plan decoders that the pipeline has."""
+        pipe = self.studio.pipe
+        if pipe.video_plan_decoder is None and pipe.audio_plan_decoder is None:
+            return Look([])
+        preview = pipe.preview(plan)
+        frames, waveform = preview.clip()
+        pictures = [] if frames is None else shown.storyboard(frames, preview.frame_rate)
+        return Look(pictures, waveform, preview.sampling_rate)
+
+    def _num_frames(self, plan: SemanticPlan) -> int:
+        return coordinates.num_frames_within(plan.duration, self.studio.pipe.frame_rate)
 
     def _write(self, version: Version, opened: str | None) -> dict[str, str]:
         """Writes what can be downloaded of a version."""

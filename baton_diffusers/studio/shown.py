@@ -13,7 +13,7 @@ from ..cues import CastMember, Cue, Sheet, format_sheet, parse_sheet
 
 
 MAX_PICTURES = 32
-MAX_CAST, MAX_CUES, MAX_WORDS = 32, 200, 200
+MAX_CAST, MAX_CUES, MAX_LETTERS = 32, 200, 200
 _PICTURE_SIDE = 96  # pixels of the longer side of a small picture
 _PEAKS = 240
 
@@ -33,7 +33,7 @@ def sheet_from_json(value: Any) -> str:
     """
     try:
         cast = tuple(CastMember(_words(member["name"]), _words(member["place"])) for member in value["cast"])
-        cues = tuple(Cue(_seconds(cue["time"]), _words(cue["text"])) for cue in value["cues"])
+        cues = tuple(Cue(_seconds(cue["time"]), _words(cue["text"], least=0)) for cue in value["cues"])
     except (TypeError, KeyError) as error:
         raise ValueError(f"the page sent no cue sheet ({type(error).__name__}): reload it.") from error
     if len(cast) > MAX_CAST or len(cues) > MAX_CUES:
@@ -45,12 +45,14 @@ def sheet_from_json(value: Any) -> str:
     return text
 
 
-def _words(value: Any) -> str:
+def _words(value: Any, least: int = 1) -> str:
     if not isinstance(value, str):
         raise TypeError
     words = " ".join(value.split())
-    if not words or len(words) > MAX_WORDS:
-        raise ValueError(f"{words[:40]!r} has {len(words)} letters: write an actor or event in 1 to {MAX_WORDS}.")
+    if not least <= len(words) <= MAX_LETTERS:
+        raise ValueError(
+            f"{words[:40]!r} has {len(words)} letters: write an actor or event in {least} to {MAX_LETTERS}."
+        )
     return words
 
 

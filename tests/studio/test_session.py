@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from baton_diffusers.media import read_clip, write_clip
+from baton_diffusers.media import read_audio, read_clip, write_clip
 from baton_diffusers.studio import session as module
 from baton_diffusers.studio.session import Cancelled, Progress, Request, Studio
 
+from ..pipelines.test_previews import audio_decoder, video_decoder
 from ..tiny import DURATION, FRAME_RATE, NUM_FRAMES, random_clip, tiny_cue_parts, tiny_pipeline
 
 
@@ -132,7 +133,8 @@ def test_what_the_pipeline_warns_of_is_said_on_the_page(session):
         ({"sheet": "red circle left"}, "no cue sheet"),
         ({"sheet": {"cast": [], "cues": [{"time": "0", "text": "red moves"}]}}, "no cue sheet"),
         ({"sheet": {"cast": [], "cues": [{"time": float("nan"), "text": "red moves"}]}}, "nan seconds"),
-        ({"sheet": {"cast": [], "cues": [{"time": 0.5, "text": " "}]}}, "0 letters"),
+        ({"sheet": {"cast": [{"name": " ", "place": "left"}], "cues": []}}, "0 letters"),
+        ({"sheet": {"cast": [], "cues": [{"time": 0.5, "text": "red " * 51}]}}, "203 letters"),
         ({"sheet": {"cast": [], "cues": [{"time": 0.5, "text": "red moves"}] * 201}}, "201 events"),
         ({"sheet": {"cast": [], "cues": [{"time": 0.5, "text": "a dragon sings"}]}}, "dragon, sings"),
         ({"sheet": {"cast": [], "cues": [{"time": 9, "text": "red moves"}]}}, "9.0 seconds"),
@@ -326,8 +328,20 @@ def test_a_span_that_cannot_be_retaken(session, span, words):
 
 def test_live_draws_and_keeps_nothing(session):
     with_sheet(session)
-    pictures = session.live(on_page(session))
+    pictures = session.live(on_page(session), draws=True)
     assert pictures[-1]["time"] == (NUM_FRAMES - 1) / FRAME_RATE and len(session.versions) == 1
+    assert session.live(on_page(session)) == []  # there is no decoder
+
+
+def test_a_plan_decoder_gives_a_storyboard_and_a_scratch_track(tmp_path):
+    decoders = {"video_plan_decoder": video_decoder(), "audio_plan_decoder": audio_decoder()}
+    session = Studio(tiny_pipeline(**tiny_cue_parts(), **decoders), tmp_path).session("a tab")
+    with_sheet(session)
+    view = session.view()
+    assert view["has_decoder"] and len(view["pictures"]) == NUM_FRAMES and view["peaks"]
+    waveform, rate = read_audio(session.studio.files[view["files"]["sound"]].path)
+    assert waveform.shape[1] == round(DURATION * rate)
+    assert session.live(on_page(session))[0]["src"] == view["pictures"][0]["src"]
 
 
 # Sessions
