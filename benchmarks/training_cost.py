@@ -1,4 +1,4 @@
-r"""What Baton's three training stages cost: FLOPs, GPU-hours, memory of each GPU, bytes on disk. On paper, from the models' own code.
+r"""What Baton's three training stages and a distillation cost: FLOPs, GPU-hours, memory of each GPU, bytes on disk. On paper, from the models' own code.
 
 python benchmarks/training_cost.py                                       # the authors' size: 1.5M clips, 8B and 11B parameters
 python benchmarks/training_cost.py --seconds 10 --height 960 --width 960 --gpus 256 --mfu 0.35
@@ -6,6 +6,9 @@ python benchmarks/training_cost.py --seconds 10 --height 960 --width 960 --gpus 
 "Cached" encodes each clip once for all stages and epochs, "not cached" whenever it comes up. The planner of stage 3 plans whenever
 a clip comes up in either case. Memory is counted for a run from the cache: it holds the trained model, and in stage 3 the
 planner. The authors do not say for how many epochs they trained: `--epochs 3 3 1` is a guess like any other.
+
+The distillation (`examples/train_distillation.py`) trains an adapter for a student of few steps; each GPU holds all weights, and the cached
+features hold the texts.
 
 Forward passes are run on tensors without data, and torch counts their operations; a trained step counts three of them, four with
 gradient checkpointing. MFU counts three: what is computed twice is no use. To see what a machine reaches, give the seconds of a
@@ -39,6 +42,7 @@ from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
 from baton_diffusers.models.va_planner import VAPlannerModel
 from baton_diffusers.models.wan_clip import encode_clip
 from baton_diffusers.plan import SemanticPlan
+from baton_diffusers.training.config import ATTENTION, FEED_FORWARD
 
 
 # Of a trained parameter: bfloat16 weight and gradient, float32 master weight and AdamW's two moments.
@@ -278,6 +282,31 @@ def count_models(clip: Clip) -> dict[str, Model]:
     }
 
 
+def distillation_forwards(
+    student_steps: int, teacher_steps: int, target_steps: int, passes: int, own_share: float = 0.5
+) -> float:
+    """Forward passes without gradient for one sample of a distillation, on average: of the teacher under guidance of so many `passes`, of
+    the student on its way to its own states, and where a target ends before its segment does."""
+    targets = teacher_steps // student_steps // target_steps  # in a segment
+    to_the_end = 0.0 if targets == 1 else own_share + (1 - own_share) * (targets - 1) / targets
+    return passes * target_steps + own_share * (student_steps - 1) / 2 + to_the_end
+
+
+def adapter_parameters(config: dict[str, Any], rank: int) -> int:
+    """Parameters of an adapter on attention and feed-forward layers."""
+    counts = []
+    for layers in (1, 2):
+        with torch.device("meta"):
+            model = DualBranchTransformer(**{**plain(config), "num_layers": layers})
+        adapted = [
+            module.in_features + module.out_features
+            for name, module in model.named_modules()
+            if name.startswith("blocks.") and name.endswith((*ATTENTION, *FEED_FORWARD))
+        ]
+        counts.append(rank * sum(adapted))
+    return counts[0] + (config["num_layers"] - 1) * (counts[1] - counts[0])
+
+
 def memory(
     trained: Model, frozen: list[Model], layers: int, width: int, tokens: int, arguments: argparse.Namespace
 ) -> float:
@@ -362,6 +391,21 @@ def main(arguments: argparse.Namespace) -> None:
         gigabytes = memory(trained, at_work, *(own_shape or shape), arguments) / 1e9
         print(f"{name:28}{work / 1e18:>9.1f}{cached:>10.0f} GPU-h{uncached:>10.0f} GPU-h{gigabytes:>15.1f} GB")
     print(f"{'all':28}{'':9}{totals[0]:>10.0f} GPU-h{totals[1]:>10.0f} GPU-h")
+    student, teacher, target = arguments.distill
+    adapter = adapter_parameters(config, arguments.rank)
+    without_gradient = distillation_forwards(student, teacher, target, arguments.passes)
+    # The frozen weights have no gradients: the backward pass is one forward pass's work, not two.
+    work = arguments.distilled * (without_gradient + 2) * transformer.forward
+    taken = hours * (work + arguments.distilled * planner.forward)
+    uncached = taken + hours * arguments.distilled * sum(model.forward for model in (*autoencoders, text))
+    alone = argparse.Namespace(**{**vars(arguments), "gpus": 1, "batch_size": arguments.batch_size / arguments.gpus})
+    held = Model(adapter, 0), [transformer, planner]
+    gigabytes = memory(*held, *shape, alone) / 1e9
+    print(f"{'distillation':28}{work / 1e18:>9.1f}{taken:>10.0f} GPU-h{uncached:>10.0f} GPU-h{gigabytes:>15.1f} GB")
+    print(
+        f"  {student} steps without guidance from {teacher} of {arguments.passes} passes, targets of {target}: {arguments.distilled:,} samples of "
+        f"{without_gradient:.4g} passes without gradient and one with; an adapter of rank {arguments.rank}, {adapter / 1e6:.4g} M parameters"
+    )
     size = clip.feature_bytes(with_text=not text_learns)
     print(f"\ncached features: {size / 1e6:.2f} MB a clip, {size * arguments.clips / 1e12:.2f} TB in all")
     states = BYTES_PER_TRAINED_PARAMETER - 4  # neither gradients nor the bfloat16 copy
@@ -384,6 +428,19 @@ if __name__ == "__main__":
     parser.add_argument("--train-text-encoder", action="store_true", help="as nano does")
     parser.add_argument("--batch-size", type=int, default=64, help="over all GPUs")
     parser.add_argument("--gpus", type=int, default=64)
+    parser.add_argument(
+        "--distill",
+        type=int,
+        nargs=3,
+        default=(4, 48, 12),
+        metavar=("STUDENT", "TEACHER", "TARGET"),
+        help="steps of the student, of its teacher, and of a target",
+    )
+    parser.add_argument(
+        "--distilled", type=int, default=64_000, help="samples of the distillation, as 1000 steps of 64"
+    )
+    parser.add_argument("--passes", type=int, default=2, help="of a guided step of the teacher")
+    parser.add_argument("--rank", type=int, default=64, help="of the student's adapter")
     parser.add_argument("--peak-tflops", type=float, default=989.0, help="of a GPU; an H100's in bfloat16")
     parser.add_argument("--mfu", type=float, default=0.4)
     parser.add_argument("--step-seconds", type=float, help="a measured step of the transformer, to calibrate")

@@ -1,5 +1,8 @@
 """Distillation: the student learns what its teacher does in many guided steps, and the teacher stays as it is."""
 
+import runpy
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -202,6 +205,19 @@ def test_wrong_settings_are_named(model, tmp_path, changes, message):
 
 def train(model, tmp_path, gradient_accumulation=1):
     make_trainer(settings(model, tmp_path, 6, gradient_accumulation)).fit()
+
+
+@pytest.mark.parametrize("target_steps", [1, 2])
+def test_a_step_costs_what_the_benchmark_counts(model, tmp_path, target_steps):
+    cost = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "training_cost.py"))
+    config = settings(model, tmp_path, target_steps=target_steps, given_share=0.0, task_weights={"joint": 1})
+    trainer, passes = make_trainer(config), []
+    batch = next(trainer._batches())
+    trainer.module.register_forward_pre_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+    for step in range(16):
+        trainer.loss_fn(trainer.module, batch, torch.Generator().manual_seed(step), step)
+    assert sum(passes) == 16
+    assert (len(passes) - 16) / 16 == pytest.approx(cost["distillation_forwards"](2, 4, target_steps, 2), rel=0.15)
 
 
 @pytest.mark.slow
