@@ -1,8 +1,8 @@
 """The one decoder: ffmpeg, as a process of its own that may open the file it is given and nothing else.
 
-Files come from strangers. A format that names other files (a playlist, a pattern of pictures) is not on the list of formats; no
-protocol but that of local files is. The header is read first: what would not fit in memory is refused before it is decoded, and
-what the header conceals is refused when the limit is reached.
+Files come from strangers. Formats that name other files (a playlist, a pattern of pictures) are not on the list of formats, and
+local files are the only protocol. The header is read first: a file that would not fit in memory is refused before it is decoded, and
+a file whose header lies is refused when the limit is reached.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ class LiveTensors(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         if function is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool:
-            return True  # whether a mask keeps everything: that of one prompt does
+            return True  # whether a mask keeps everything: a single prompt's mask does
         result = function(*args, **(kwargs or {}))
         given = {storage._cdata for storage in _storages((args, kwargs))}  # weights among them, seen through views
         for storage in _storages(result):

@@ -369,7 +369,7 @@ def clip(day: Day) -> None:
 
 
 def tests(day: Day) -> None:
-    """The tests that are marked `gpu`; here those of one file that are not, where there is no GPU."""
+    """The tests that are marked `gpu`; without a GPU, other tests of one file."""
     marked = sorted(str(path) for path in (ROOT / "tests").rglob("test_*.py") if "pytest.mark.gpu" in path.read_text())
     is_gpu = day.device.type == "cuda"
     command = [

@@ -63,7 +63,7 @@ class Model:
 def counted(
     build: Callable[..., torch.nn.Module], run: Callable[[torch.nn.Module], Any], layers: int, device: str = "meta"
 ) -> Model:
-    """A model of many equal layers, from those of one and of two; on the meta device it has no data."""
+    """The cost of many equal layers, extrapolated from one and two; on the meta device they have no data."""
     found = []
     for number in (1, 2):
         with torch.device(device):

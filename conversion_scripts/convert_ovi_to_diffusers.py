@@ -1,4 +1,4 @@
-"""Convert Ovi's published files, and those of the models that it works with, to the folder of a `BatonPipeline`.
+"""Convert the published files of Ovi, and of the models that it needs, to the folder of a `BatonPipeline`.
 
     python conversion_scripts/convert_ovi_to_diffusers.py \\
         --transformer ckpts/Ovi/model_960x960_10s.safetensors \\

@@ -3,7 +3,7 @@
     python conversion_scripts/convert_wavtokenizer_to_transformers.py \\
         --wavtokenizer wavtokenizer_large_speech_320_v2.ckpt --output baton-11b/audio_semantic_encoder
 
-Features are those of the encoder before quantisation: at 24 kHz with strides of 8, 5, 4 and 2, 75 per second of width 512,
+Features come from the encoder before quantisation: at 24 kHz with strides of 8, 5, 4 and 2, 75 per second of width 512,
 averaged by three to 25 plan tokens per second. They are not standardised.
 """
 

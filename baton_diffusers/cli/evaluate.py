@@ -305,7 +305,7 @@ def _evaluate_arms(
         if table:
             print(ablation.format_arms(table))
             print(
-                "95% bootstrap intervals in brackets; those of differences are drawn over pairs, the same scenes for both arms"
+                "95% bootstrap intervals in brackets; intervals of differences are drawn over pairs, the same scenes for both arms"
             )
         if len(scores) < len(arms):
             print(f"{len(scores)} of {len(arms)} arms are complete", file=sys.stderr)
@@ -359,7 +359,7 @@ def _measure(
         if measure == "bells":
             result = measures.measure_bells(make_clips, examples, batch_size)
             print(measures.format_bells(result))
-            print("medians over the dings, less those of Stage's own")
+            print("medians over the dings, less the medians of Stage's own")
         else:
             trips = measures.round_trips(pipe, make_clips, examples, batch_size)
             result = measures.summarise_trips(trips, examples)

@@ -27,7 +27,7 @@ def check_guidance(guidance: str | None, guiders: dict, model: str | None) -> No
     num_layers = read_json(configurations / "transformer" / "config.json").get("num_layers", 0)
     if max(skipped) >= num_layers:
         raise ValueError(
-            f"--guidance {guidance} leaves out block {max(skipped)} of the transformer, and that of {model or 'baton-nano'} has "
+            f"--guidance {guidance} leaves out block {max(skipped)} of the transformer, but {model or 'baton-nano'} has "
             f"the blocks 0 to {num_layers - 1}: give --guidance text, which leaves none out"
         )
 

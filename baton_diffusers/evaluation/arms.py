@@ -50,7 +50,7 @@ from ..pipelines.students import find_student
 
 FIGURES = {"p_acc": "P-Acc", "p_acc_made": "made", "m_wer": "M-WER", "desync": "DeSync (s)"}
 
-# The components that each source of plans needs, beside those of every clip.
+# The components that each source of plans needs, besides the ones that every clip needs.
 PARTS_OF_PLANS = {
     "planner": ("planner", "planner_tokenizer"),
     "none": (),
@@ -65,18 +65,18 @@ class Arm:
 
     Args:
         name: What the table calls it.
-        models: Folders or Hub ids of its checkpoints, one for each seed that it was trained with. Their scores are pooled.
-        transformer: Folders that `examples/train_transformer.py` exports, one for each seed: their `transformer` and
-            `text_encoder` take the place of the checkpoint's, of which there is then one.
-        planner: A folder that `examples/train_planner.py` exports, in place of the checkpoint's planner.
-        against: Names of the arms before it that it is compared with; by default the first one of its direction.
+        models: Folders or Hub ids of its checkpoints, one for each training seed. Their scores are pooled.
+        transformer: Folders that `examples/train_transformer.py` exports, one for each seed. Their `transformer` and `text_encoder`
+            replace the checkpoint's; `models` then names one checkpoint.
+        planner: A folder that `examples/train_planner.py` exports. It replaces the checkpoint's planner.
+        against: Names of earlier arms to compare with; by default the first arm of the same direction.
         direction: What is given and what is made, see [`generated_clips`].
         given_from: Whose clip is given, see [`generated_clips`].
         plan: Where plans come from, see [`generated_clips`].
         cues: Of a planner that knows timestamps, see [`generated_clips`].
         plan_rope: How the plan layers rotate, as the transformer was trained, see [`set_plan_rope`].
-        text: Whether the denoiser reads the prompt; if not, the plan alone tells it what to make.
-        guidance: A published scheme in place of the checkpoint's guiders, a name of `guiders.presets`.
+        text: Whether the denoiser reads the prompt. If not, it follows the plan alone.
+        guidance: A published scheme, a name of `guiders.presets`. It replaces the checkpoint's guiders.
         guider: A video guider of its own: `class`, a name in `baton_diffusers.guiders`, and its arguments. Without `class`, the
             arguments replace the scheme's own.
         audio_guider: The same for the audio.
@@ -158,16 +158,16 @@ class Arm:
             raise ValueError(f"the arm {self.name!r} is `codec_only`, which generates nothing: leave `{told[0]}` out.")
 
     def check_guiders(self, num_layers: int | None = None) -> None:
-        """As [`guiders.check_guiders`], of those that the arm puts in place of the checkpoint's.
+        """Checks the arm's own guiders, see [`guiders.check_guiders`].
 
         Raises:
-            ValueError: as it, and as `build_guiders`.
+            ValueError: as `check_guiders` and `build_guiders`.
         """
         none = {"guider": guiders.PlanGuidance(1.0), "audio_guider": guiders.PlanGuidance(1.0)}
         guiders.check_guiders(**{**none, **self.build_guiders()}, num_layers=num_layers)
 
     def build_guiders(self) -> dict[str, AnchorGuidance]:
-        """The guiders in place of the checkpoint's: none, one or both of `guider` and `audio_guider`.
+        """The arm's own guiders, by name: `guider`, `audio_guider`, both or none.
 
         Raises:
             ValueError: if there is no such class, or it does not take these arguments.
@@ -195,13 +195,13 @@ def load_arms(path: str | Path) -> list[Arm]:
     """
     Reads arms from a TOML file: a table `[[arm]]` for each, and a table `[defaults]` for settings that an arm leaves out.
 
-    Folders are relative to the working directory. Their configurations are checked here for what the arms need; a checkpoint of
-    the Hub is checked when it is loaded.
+    Folders are relative to the working directory. Their configurations are checked here; a checkpoint of the Hub is checked when
+    it is loaded.
 
     Raises:
-        ValueError: for a file that is not TOML, unknown or missing keys, two arms of one name, an arm that is compared with one
-            that does not come before it, or a folder that is missing, or lacks what the arm needs: the components of its plan, a
-            planner that knows timestamps, the blocks that its guiders leave out.
+        ValueError: if the file is not TOML, a key is unknown or missing, two arms have one name, `against` names an arm that does
+            not come before, or a folder is missing or lacks what its arm needs: the components of its plan, a planner that knows
+            timestamps, the blocks that its guiders skip.
     """
     try:
         with open(path, "rb") as file:
@@ -295,9 +295,9 @@ class ScoreFile:
     """
     Scores of clips in a file of JSON lines, one for each clip, written as they are measured.
 
-    The key of a score is all that determines its clip: the contents of the components, how they are used, the scene with its
-    seed, and the prompt. So a retrained checkpoint is measured anew, and an interrupted evaluation goes on. The code is not in
-    the key: delete the file after a change of the code that changes clips or scores.
+    The key of a score holds all that determines its clip: the contents of the components, how they are used, the scene with its
+    seed, and the prompt. So a retrained checkpoint is measured anew, and an interrupted evaluation goes on. The key does not hold
+    the code: if a change of the code changes clips or scores, delete the file.
 
     Args:
         path: The file; `None` keeps the scores in memory alone.
@@ -343,7 +343,7 @@ class ScoreFile:
 
 
 def row_of(score: ClipScore) -> dict[str, Any]:
-    """All of a score but what was found in the clip."""
+    """A score without what was found in the clip."""
     facts = [[fact.aspect, fact.subject, bool(fact.holds)] for fact in score.facts]
     texts = {"references": score.references, "hypotheses": score.hypotheses}
     return {"tier": score.tier, "desync": score.desync, "facts": facts, **texts}
@@ -363,8 +363,8 @@ def settings_of(
     num_inference_steps: int | None,
     examples: Sequence[Example] = (),
 ) -> str:
-    """A name for all that determines the clips of one checkpoint of an arm, except their scenes: what it is made of, and how it is
-    used; where prompts are shuffled, among which `examples`."""
+    """A name for all that determines the clips of one checkpoint of an arm, except their scenes: the checkpoint's files, how it is
+    used, and, if prompts are shuffled, all `examples`."""
     folder = Path(model if Path(model).is_dir() else DiffusionPipeline.download(model))
     index = json.loads((folder / "model_index.json").read_text())
     parts = {name: folder / name for name, value in index.items() if isinstance(value, list) and value[0]}
@@ -395,7 +395,7 @@ def settings_of(
 
 
 def _digest(folder: Path) -> str:
-    """Of the names and the contents of the files of a component."""
+    """A hash of the names and contents of a component's files."""
     digest = hashlib.sha256()
     for file in sorted(file for file in folder.rglob("*") if file.is_file()):
         digest.update(str(file.relative_to(folder)).encode())
@@ -413,15 +413,15 @@ def run_arm(
     kept: ScoreFile | None = None,
 ) -> list[ClipScore]:
     """
-    The scores of one arm: of its first checkpoint on all examples, then of the next.
+    The scores of one arm: its first checkpoint on all examples, then the next.
 
     Args:
         arm: The arm.
         load_pipeline: Gives the pipeline of a folder or Hub id.
-        examples: From [`draw_examples`]; every arm gets the same ones, each from the noise of its own seed.
-        num_inference_steps: Denoising steps of an arm that sets none; by default the pipeline's.
+        examples: From [`draw_examples`]. All arms get the same ones; each example's seed draws its noise.
+        num_inference_steps: Denoising steps, if the arm sets none; by default the pipeline's.
         batch_size: Clips made together.
-        kept: Earlier scores, which are not measured again; this arm's scores are added to it, batch by batch.
+        kept: Earlier scores. They are not measured again; new scores are added batch by batch.
     """
     kept = ScoreFile() if kept is None else kept
     steps = num_inference_steps if arm.steps is None else arm.steps
@@ -455,7 +455,7 @@ def run_arm(
 
 
 def _pipeline(arm: Arm, pipe: BatonPipeline, transformer: str | None) -> BatonPipeline:
-    """The checkpoint's pipeline with what the arm puts in place of its parts."""
+    """The checkpoint's pipeline with the arm's own parts."""
     parts: dict[str, Any] = {}
     if transformer is not None:
         parts["transformer"] = load_component(Path(transformer, "transformer"), DualBranchTransformer)
@@ -484,27 +484,27 @@ def paired_differences(
     scores: Sequence[ClipScore], others: Sequence[ClipScore], num_scenes: int, direction: str = "t2av"
 ) -> dict[str, dict[str, Estimate | None]]:
     """
-    How much more of each figure `scores` have than `others`, on the same scenes.
+    By how much `scores` exceed `others` in each figure, on the same scenes.
 
-    Every draw takes the same scenes for both, so that a hard scene is not taken for a difference between the arms.
+    Every bootstrap draw takes the same scenes for both, so a hard scene does not count as a difference between the arms.
 
     Args:
-        scores: Once or several times (for an arm's checkpoints) the scores of the same scenes, in order.
-        others: The same, of what they are compared with.
-        num_scenes: How many scenes these are.
+        scores: Scores of the scenes in order, once for each checkpoint.
+        others: Scores of the same scenes to compare with, likewise.
+        num_scenes: Number of scenes.
         direction: How the clips were made, for `p_acc_made`.
 
     Returns:
-        For "p_acc", "p_acc_made", "m_wer" and "desync" (seconds): the `difference` and the `relative` one, that is, in parts of
-        the others' figure, each as `{"value", "low", "high"}` with the bounds of a 95% bootstrap interval over scenes. `None`
-        where there is none: nobody is to speak, or the others' figure is 0.
+        For "p_acc", "p_acc_made", "m_wer" and "desync" (seconds): the `difference`, and the `relative` difference as a share of the
+        others' figure, each as `{"value", "low", "high"}` with the bounds of a 95% bootstrap interval over scenes. `None` if nobody
+        is to speak, or the others' figure is 0.
     """
     scenes = list(range(num_scenes)) * (len(scores) // num_scenes)
     other_scenes = list(range(num_scenes)) * (len(others) // num_scenes)
     own, other = figure_parts(scores, direction), figure_parts(others, direction)
     differences: dict[str, dict[str, Estimate | None]] = {}
     for name in FIGURES:
-        # One row for each clip of either arm; what is not its own counts nothing.
+        # One row for each clip of either arm; the other arm's columns are zero.
         parts = [np.concatenate([part, np.zeros(len(others))]) for part in own[name]]
         parts += [np.concatenate([np.zeros(len(scores)), part]) for part in other[name]]
         difference, relative = (
@@ -532,13 +532,13 @@ def summarise_arms(
 
     Args:
         arms: All arms.
-        scores: By name, the scores of the arms that have been measured: the first ones.
+        scores: Scores by the name of their arm. The last arms may be missing.
         examples: The scenes.
 
     Returns:
-        For each tier, "all" included, and each arm: [`summarise`]'s figures, with intervals over scenes, not over what
-        several checkpoints made of one; and as `against` the [`paired_differences`] from each arm that it is compared with, by
-        name: none for the first one of its direction.
+        For each tier, "all" included, and each arm: the figures of [`summarise`], with intervals over scenes, not over the clips of
+        several checkpoints; and under `against` the [`paired_differences`] from each arm that it is compared with, by name. The
+        first arm of a direction has none.
     """
     arms = [arm for arm in arms if arm.name in scores]
     summaries = {
@@ -567,9 +567,8 @@ def summarise_arms(
 
 
 def format_arms(table: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """[`summarise_arms`]'s result as two Markdown tables, with 95% intervals in brackets: the figures, and how they differ from
-    the arm that each is compared with, whose figure is 100 % for the percentages. *made* is P-Acc over the facts that are
-    not given, where any are."""
+    """The result of [`summarise_arms`] as two Markdown tables, with 95% intervals in brackets: the figures, and their differences from
+    the arm of comparison, also as a percentage of its figure. *made* is P-Acc over the facts that are not given."""
     rows = [(tier, name, values) for tier, arms in table.items() for name, values in arms.items()]
     figures = dict(FIGURES)
     if not any(values["direction"] in GIVEN_ASPECTS for _, _, values in rows):

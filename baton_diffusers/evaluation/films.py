@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # How a film is made: as Stage renders it; the same after both autoencoders; each shot as a clip of its own; under one plan; in the same
 # windows, each planned by itself; and in the same windows by `continue_from`, without the film's latents and its plan.
 WAYS = ("render", "codecs", "clips", "film", "window plans", "continue_from")
-STRIDE = 2.0  # seconds from seam to seam of a render, where it has none: as those of clips that share a second
+STRIDE = 2.0  # seconds from seam to seam of a render, which has no seams: as for clips that share a second
 LEVELS = {"shade": "shade (grey levels)", "grain": "grain (grey levels)", "noise": "noise (dB)", "gain": "gain (dB)"}
 SEAM_FAULTS = ("click", "jump", "step")
 

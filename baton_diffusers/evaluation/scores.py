@@ -1,4 +1,4 @@
-"""Scores of a checkpoint on Stage: by tier, with intervals, and with the controls that give them a meaning."""
+"""Scores of a checkpoint on Stage: by tier, with intervals and controls."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 PLANS = ("planner", "none", "ground truth")
 CUES = ("written", "none", "ground truth")
 
-# Given of each scene's render: nothing, the sound, the picture, the first frame, the first second.
+# What is given of a scene's render: nothing, the sound, the picture, the first frame, the first second.
 DIRECTIONS = ("t2av", "a2v", "v2a", "i2av", "continuation")
 # Source of the given media: Stage's renders, or the pipeline's own clips, saved as mp4 files and read again.
 SOURCES = ("render", "mp4")
@@ -70,7 +70,7 @@ class Example:
         return render_clip(self.scene, self.seed)
 
     def score(self, frames: np.ndarray, waveform: np.ndarray) -> ClipScore:
-        """Score a clip of this example by what its prompt says.
+        """Scores a clip against the facts of this example's prompt.
 
         Args:
             frames: uint8 `(num_frames, 64, 64, 3)`.
@@ -129,26 +129,26 @@ def generated_clips(
     given_from: str = "render",
 ) -> MakeClips:
     """
-    What makes clips by generating them, each from the noise of its example's seed, whatever its batch.
+    A function that generates clips. Each example's seed draws its noise, whatever the batch.
 
-    In every direction but "t2av", a part of the scene's own render is given. A modality that is given whole is in the clip
-    unchanged, and the generated one is scored together with it. Text and plan are used as in "t2av".
+    In every direction but "t2av", a part of the scene's own render is given. A modality that is given whole stays in the clip
+    unchanged; the generated one is scored together with it. Text and plan are used as in "t2av".
 
     Args:
         pipe: The pipeline.
-        examples: All examples to come; `shuffle_prompts` needs to know them.
+        examples: All examples; `shuffle_prompts` exchanges their prompts.
         num_inference_steps: Denoising steps; by default the pipeline's.
         plan: "planner"; "none", the text alone; or "ground truth", the plan read off the rendered scene.
-        shuffle_prompts: Whether each clip is made from the prompt (and plan) of another scene of its tier, yet scored
-            against its own: the control, which shows what a model gets right by chance.
+        shuffle_prompts: Whether each clip is made from the prompt (and plan) of another scene of its tier, but scored against its
+            own. This control shows what a model gets right by chance.
         text: Whether the denoiser reads the prompt. If not, it gets an empty one beside the plan.
         direction: What is given and what is made, one of `DIRECTIONS`. "a2v": the sound is given and a picture made for it;
             "v2a": the mirror; "i2av": the first frame is given; "continuation": picture and sound of the first second are
             given, as the autoencoders render them, and go on.
-        cues: Of a planner that knows timestamps: "written" by itself, as the pipeline has it; "none", so that it plans as in the
-            paper; or "ground truth", the cues of the rendered scene.
-        given_from: What is given comes from "render", the scene's own render; or from "mp4", the clip that the pipeline makes of
-            the same prompt with the same noise, saved and read again. Few users give anything better.
+        cues: Cues of a planner that knows timestamps: "written" by the planner, as in the pipeline; "none", so that it plans as in
+            the paper; or "ground truth", the cues of the rendered scene.
+        given_from: Source of the given media: "render", the scene's own render; or "mp4", the clip that the pipeline makes from the
+            same prompt and noise, saved and read again. Few users have anything better.
 
     Raises:
         ValueError: an unknown `direction`, `plan`, `cues` or `given_from`, or one that does not suit the direction; cues for a
@@ -185,7 +185,7 @@ def generated_clips(
         sheets = {"none": [""] * len(batch), "ground truth": [write_cues(o.scene, o.seed) for o in others]}.get(cues)
         if plan == "planner" and not text:
             if sheets is None and direction in ("a2v", "v2a", "continuation"):
-                sheets = [""] * len(batch)  # a plan that is made beforehand knows nothing of what is given
+                sheets = [""] * len(batch)  # a plan that is made in advance ignores the given media
             given = pipe.prepare_plan(prompts, cues=pipe.prepare_cues(prompts, cues=sheets, generator=generator))
             sheets = None
         output = pipe(
@@ -195,7 +195,7 @@ def generated_clips(
             cues=sheets,
             plan=given,
             use_plan=plan != "none",
-            use_cache=True,  # of memory nano's clips take little, and a given modality is run once
+            use_cache=True,  # nano's clips take little memory, and a given modality is run once
             output_type="pt",
             **_given(pipe, sources, direction),
         )
@@ -210,7 +210,7 @@ def rendered_clips(batch: Sequence[Example]) -> list[tuple[np.ndarray, np.ndarra
 
 
 def reconstructed_clips(pipe: BatonPipeline) -> MakeClips:
-    """What makes clips by sending the rendered scenes through both autoencoders and the vocoder: no generator is better."""
+    """A function that sends the rendered scenes through both autoencoders and the vocoder: the ceiling of every generator."""
 
     def make(batch: Sequence[Example]) -> list[tuple[np.ndarray, np.ndarray]]:
         return reconstruct(pipe, rendered_clips(batch))
@@ -223,11 +223,11 @@ def reconstruct(
     pipe: BatonPipeline, clips: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """
-    Clips as both autoencoders and the vocoder give them back.
+    Clips, encoded and decoded by both autoencoders and the vocoder.
 
     Args:
-        pipe: The pipeline that has them.
-        clips: Of one length: frames, uint8 `(num_frames, height, width, 3)`, and a mono waveform, `(1, num_samples)`, at the
+        pipe: The pipeline with these components.
+        clips: All of one length: frames, uint8 `(num_frames, height, width, 3)`, and a mono waveform, `(1, num_samples)`, at the
             pipeline's rates.
     """
     video = to_video(torch.stack([torch.from_numpy(frames) for frames, _ in clips])).to(pipe.vae.device)
@@ -242,7 +242,7 @@ def reconstruct(
 
 
 def through_mp4(frames: np.ndarray, waveform: np.ndarray, pipe: BatonPipeline) -> MediaClip:
-    """A clip of the pipeline's, saved as an mp4 file and read again at the pipeline's rates.
+    """A clip, saved as an mp4 file and read again at the pipeline's rates.
 
     Args:
         frames: uint8 `(num_frames, height, width, 3)`.
@@ -274,7 +274,7 @@ def evaluate(make_clips: MakeClips, examples: Sequence[Example], batch_size: int
 def scored_batches(
     make_clips: MakeClips, examples: Sequence[Example], batch_size: int = 8
 ) -> Iterator[list[ClipScore]]:
-    """As [`evaluate`], batch by batch, so that scores can be kept before the rest fails."""
+    """As [`evaluate`], batch by batch, so that scores can be kept if a later batch fails."""
     with tqdm(total=len(examples), desc="clips", unit="clip") as bar:
         for start in range(0, len(examples), batch_size):
             batch = examples[start : start + batch_size]
@@ -286,10 +286,10 @@ def scored_batches(
 
 
 def check_direction(direction: str, given_from: str = "render") -> None:
-    """Refuses what is not one of `DIRECTIONS` and `SOURCES`, or does not go together.
+    """Refuses an unknown direction or source, or a source for a direction without given media.
 
     Raises:
-        ValueError: naming it and them.
+        ValueError: naming the value and the choices.
     """
     if direction not in DIRECTIONS:
         raise ValueError(f"`direction` is {direction!r}: choose one of {DIRECTIONS}.")
@@ -303,14 +303,13 @@ def check_direction(direction: str, given_from: str = "render") -> None:
 
 def p_acc_made(score: ClipScore, direction: str = "t2av") -> float:
     """
-    The share that hold of those facts of a scene which the generated part can influence.
+    P-Acc over the facts that the generated part can influence.
 
-    Where a modality is given whole, P-Acc counts facts that hold without any model: in "v2a" who is there and what is *seen*, in
-    "a2v" what is *heard*, its *pitch* and its *words*. These alone are left out; the others are judged as always. In the other
-    directions this is P-Acc itself.
+    If a modality is given whole, some facts hold without any model: in "v2a" who is there and what is *seen*, in "a2v" what is
+    *heard*, its *pitch* and its *words*. They are left out. In the other directions this is P-Acc itself.
 
     Args:
-        score: The clip's score, every fact of it as the scorer judged it.
+        score: The clip's score.
         direction: How the clip was made, one of `DIRECTIONS`.
     """
     facts = [fact for fact in score.facts if fact.aspect not in GIVEN_ASPECTS.get(direction, ())]
@@ -321,12 +320,12 @@ def summarise(
     scores: Sequence[ClipScore], direction: str = "t2av", scenes: Sequence[Hashable] | None = None
 ) -> dict[str, dict[str, Any]]:
     """
-    The figures of clips, as a whole and by tier.
+    The figures of all clips and of each tier.
 
     Args:
         scores: One for each clip.
         direction: How the clips were made, one of `DIRECTIONS`.
-        scenes: The scene of each clip; by default each is of its own.
+        scenes: The scene of each clip; by default every clip has its own.
 
     Returns:
         For "all" and for each tier with clips: `clips`, their number; `p_acc`, `p_acc_made` (see [`p_acc_made`]), `strict`, `m_wer`
@@ -361,7 +360,7 @@ def summarise(
 
 
 def figure_parts(scores: Sequence[ClipScore], direction: str = "t2av") -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The two parts of each figure, one value for each clip: the figure is the [`ratio`] of their sums."""
+    """Numerator and denominator of each figure, one value for each clip. The figure is the [`ratio`] of their sums."""
     one = np.ones(len(scores))
     errors, words = np.array([score.word_errors for score in scores], dtype=float).T
     return {
@@ -375,14 +374,14 @@ def figure_parts(scores: Sequence[ClipScore], direction: str = "t2av") -> dict[s
 
 def facts_by_verb(scores: Sequence[ClipScore]) -> dict[str, dict[str, dict[str, float]]]:
     """
-    What is got right of each verb of Stage: bounce (of balls), ring (bells), hit (boxes) and say (faces).
+    The facts that hold, by verb of Stage: bounce (balls), ring (bells), hit (boxes) and say (faces).
 
     Args:
         scores: One for each clip.
 
     Returns:
-        For each verb, and each aspect of its facts: `share`, the share of the facts that hold, and `facts`, how many there are. That an
-        actor is *present* counts for the verb of its kind, whether or not it acts. What the scenes lack is left out.
+        For each verb, and each aspect of its facts: `share`, the share of the facts that hold, and `facts`, their number. The presence
+        of an actor counts for the verb of its kind, whether or not it acts. Verbs and aspects without facts are left out.
     """
     holds: dict[str, dict[str, list[bool]]] = {}
     for fact in (fact for score in scores for fact in score.facts):
@@ -396,15 +395,15 @@ def facts_by_verb(scores: Sequence[ClipScore]) -> dict[str, dict[str, dict[str, 
 
 def hits_by_neighbours(scores: Sequence[ClipScore], examples: Sequence[Example]) -> dict[int, Estimate | None]:
     """
-    The share of hits that visibly reach their target, which jolts, by the number of the box's neighbours: with two it has to
+    The share of hits that visibly reach their target, by the number of the box's neighbours. A box with two neighbours has to
     choose the right one.
 
     Args:
         scores: One for each clip.
-        examples: Of what the clips are.
+        examples: The example of each clip.
 
     Returns:
-        For 1 and 2 neighbours the share with its 95% interval over scenes, and `hits`, their number; None without hits.
+        For 1 and 2 neighbours: the share with its 95% interval over scenes, and `hits`, the number of hits; None without hits.
     """
     hits: dict[int, list[tuple[int, bool]]] = {1: [], 2: []}
     for score, example in zip(scores, examples, strict=True):
@@ -423,8 +422,8 @@ def hits_by_neighbours(scores: Sequence[ClipScore], examples: Sequence[Example])
 
 
 def format_summary(summary: dict[str, dict[str, Any]]) -> str:
-    """[`summarise`]'s result as a Markdown table, with 95% intervals in brackets. The last columns are the shares of
-    the facts that hold, aspect by aspect. *made* is P-Acc over the facts that are not given, where any are."""
+    """The result of [`summarise`] as a Markdown table, with 95% intervals in brackets. The last columns are the shares of the facts
+    that hold, by aspect. *made* is P-Acc over the facts that are not given."""
     columns = {"p_acc": "P-Acc", "p_acc_made": "made", "strict": "strict", "m_wer": "M-WER", "desync": "DeSync (s)"}
     if all(values["p_acc_made"] == values["p_acc"] for values in summary.values()):
         del columns["p_acc_made"]
@@ -437,7 +436,7 @@ def format_summary(summary: dict[str, dict[str, Any]]) -> str:
 
 
 def format_verbs(verbs: dict[str, dict[str, dict[str, float]]]) -> str:
-    """[`facts_by_verb`]'s result as a Markdown table: the share of the facts that hold, and of how many."""
+    """The result of [`facts_by_verb`] as a Markdown table: the share of the facts that hold, and their number."""
     aspects = [aspect for aspect in ASPECTS if any(aspect in of for of in verbs.values())]
     lines = [["verb", *aspects]]
     for verb, of in verbs.items():
@@ -460,7 +459,7 @@ def format_estimate(estimate: Estimate | None, form: str = ".3f") -> str:
 
 
 def _given(pipe: BatonPipeline, clips: Sequence[Clip | MediaClip], direction: str) -> dict[str, Any]:
-    """The arguments of a call that give what this direction gives of `clips`."""
+    """The media arguments of a call for this direction, taken from `clips`."""
     if direction == "a2v":
         return {"audio": [clip.waveform for clip in clips], "audio_sampling_rate": clips[0].sampling_rate}
     if direction == "v2a":

@@ -30,7 +30,7 @@ class MMAudioVAE16kHz(MMAudioVAE):
     r"""
     `MMAudioVAE` on decimal log-mel spectrograms, with the sizes of MMAudio's 16 kHz autoencoder as defaults.
 
-    Its weights stay in float32 whatever dtype it is loaded in: bfloat16 is audible. The arguments are those of `MMAudioVAE`;
+    Its weights stay in float32 whatever dtype it is loaded in: bfloat16 is audible. The arguments are the same as `MMAudioVAE` takes;
     latents are not scaled.
     """
 
@@ -67,7 +67,7 @@ class MMAudioVocoder16kHz(MMAudioVocoder):
     r"""
     `MMAudioVocoder` that ends in a convolution with bias and a tanh, with the sizes of MMAudio's 16 kHz BigVGAN as defaults.
 
-    Its weights stay in float32 whatever dtype it is loaded in: bfloat16 is audible. The arguments are those of
+    Its weights stay in float32 whatever dtype it is loaded in: bfloat16 is audible. The arguments are the same as in
     `MMAudioVocoder`; weight norm is folded in.
     """
 

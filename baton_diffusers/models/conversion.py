@@ -275,7 +275,7 @@ def published_ovi_key(name: str) -> str:
 
 
 def ovi_keys(names: Iterable[str]) -> dict[str, str]:
-    """Published key of each of `names` that Ovi's transformer has: all parameters but those of the plan layers."""
+    """Published key of each of `names` that Ovi's transformer has: all parameters except the plan layers."""
     return {name: published_ovi_key(name) for name in names if "plan" not in name}
 
 

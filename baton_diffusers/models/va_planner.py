@@ -47,7 +47,7 @@ def tokenize_prompts(
     """Puts prompts into the form that the planner reads, padded on the left.
 
     A tokenizer with a chat template (Qwen3's) gets a system and a user turn and the opening of an answer without
-    "thinking": the placeholders stand where the answer would. A tokenizer without one (nano's) gets the system prompt, if
+    "thinking": the placeholders take the place of the answer. A tokenizer without one (nano's) gets the system prompt, if
     any, and the prompt in one line. Nothing is cut off: `VAPlannerModel.forward` refuses what is too long.
 
     Args:
@@ -116,14 +116,14 @@ def add_timestamps(tokenizer: PreTrainedTokenizerBase, num_timestamps: int, time
 
 def check_sheet_tokens(tokenizer: PreTrainedTokenizerBase, config: Mapping[str, Any]) -> None:
     """
-    Refuses a tokenizer whose tokens of cue sheets are not those that a planner's configuration names.
+    Refuses a tokenizer that reads cue sheets as other tokens than the planner's configuration names.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): the planner's tokenizer.
         config (`Mapping`): the planner's configuration, with `first_timestamp_id` and, if casts are written, `cast_separator_id`.
 
     Raises:
-        ValueError: if the first timestamp or the semicolon is another token.
+        ValueError: if the first timestamp or the semicolon has another id.
     """
     expected = {"first_timestamp_id": format_timestamp(0.0), "cast_separator_id": ";"}
     for name, text in expected.items():
@@ -154,7 +154,7 @@ def tokenize_cues(
     Args:
         tokenizer (`PreTrainedTokenizerBase`): the planner's tokenizer, with a padding token, timestamps, and an end of text.
         prompts (`Sequence[str]`): descriptions of clips.
-        cues (`Sequence[str]`): a sheet for each prompt, see [`baton_diffusers.cues`]. The empty one says nothing of times.
+        cues (`Sequence[str]`): a sheet for each prompt, see [`baton_diffusers.cues`]. An empty sheet leaves all times open.
         system_prompt (`str`, *optional*): usually `planner.config.system_prompt`.
         timestamp_rate (`float`, defaults to 16.0): usually `planner.config.timestamp_rate`; instants are moved to the
             nearest timestamp.
@@ -195,7 +195,7 @@ def tokenize_cues(
 
 @dataclass(frozen=True)
 class SheetOutline:
-    """What a cue sheet has to say, as tokens; places that are left open, and all instants, are the language model's choice.
+    """What a cue sheet must say, as tokens. The language model chooses all instants, and the places that are left open.
 
     Args:
         cast: each name, and the places that it may have.
@@ -207,10 +207,10 @@ class SheetOutline:
 
 
 class _SheetConstraint:
-    """What one sheet may go on with, where its cues have to name actors of its cast.
+    """The tokens that may follow in one sheet, if its cues must name actors of its cast.
 
-    A cast is what stands before the first timestamp: entries between separators, each a name that no other has and, as its last
-    token, a place. With an outline, the sheet says no more and no less than that.
+    The cast stands before the first timestamp. Its entries, between separators, are a name that no other entry has, and a place as
+    the last token. With an outline, the sheet says exactly what the outline says.
     """
 
     def __init__(self, separator: int, timestamps: range, end: int, outline: SheetOutline | None = None):
@@ -241,7 +241,7 @@ class _SheetConstraint:
             if self.entries == [[]]:  # a sheet may be empty, or have no cast
                 return tokens == self.separator
             names = [entry[:-1] for entry in others]
-            again = [name[-1] for name in names if name[:-1] == last]  # what would make a name that is there already
+            again = [name[-1] for name in names if name[:-1] == last]  # tokens that would repeat a name
             unfinished = [] if len(last) > 1 else [self.separator, *self.timestamps, self.end]
             return torch.isin(tokens, tokens.new_tensor([*again, *unfinished]))
         cue, names = self.cues[-1], [entry[:-1] for entry in self.entries if entry]
@@ -302,7 +302,7 @@ class AlignmentAttention(nn.Module, AttentionModuleMixin):
     Args:
         dim (`int`): width of the queries and of the output.
         num_attention_heads (`int`): heads; they divide `dim`.
-        cross_attention_dim (`int`): width of what is attended to.
+        cross_attention_dim (`int`): width of the keys and values before projection.
     """
 
     _default_processor_cls = AlignmentAttnProcessor
@@ -331,9 +331,9 @@ class AlignmentAttention(nn.Module, AttentionModuleMixin):
 class DualAlignmentBlock(nn.Module):
     """One layer of both semantic alignment towers.
 
-    Each tower reads its own placeholders' hidden states (`H_hat = CrossAttn(Q, H)`), then the other
-    tower's current state, then passes an MLP. Both directions of the cross-modal attention read the states from before
-    it, so that neither modality comes first. Residual form and normalisation are ours.
+    Each tower reads the hidden states of its own placeholders (`H_hat = CrossAttn(Q, H)`), then the other tower's state, then
+    applies an MLP. Both cross-modal attentions read the states before either updates them, so neither modality comes first.
+    Residual form and normalisation are ours.
 
     Args:
         dim (`int`): width of the towers.
@@ -397,14 +397,14 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
     learned queries read them and each other under a timestamp RoPE, in seconds, and regress the features of the frozen
     semantic encoders (`VideoSemanticEncoder`, `AudioSemanticEncoder`).
 
-    Where the paper is silent, ours: one learned placeholder per modality; queries are tables over (patch) and (position
-    in chunk), shared over time, so that one planner serves any duration; for that reason the attention to the language
-    model's states runs under the timestamp RoPE too, or the keyframes could not be told apart.
+    Where the paper is silent, ours: one learned placeholder per modality. Queries are tables over (patch) and (position in chunk),
+    shared over time, so one planner serves any duration. Keyframes then differ by their times alone, so the attention to the
+    language model's states runs under the timestamp RoPE too.
 
-    With timestamps, ours too, the language model may first *write cues* ([`VAPlannerModel.generate_cues`]): when what the
-    prompt tells of happens. It then plans with them before its eyes, `[system; prompt; cues; placeholders]`. A prompt seldom
-    says when, and what is regressed from it alone is the mean over all times, a blur; cues are sampled, and the plan commits
-    to them. Each placeholder carries the timestamp of its moment, so that it finds its cues by content.
+    With timestamps, also ours, the language model may first *write cues* ([`VAPlannerModel.generate_cues`]): when the events of
+    the prompt happen. It then plans from `[system; prompt; cues; placeholders]`. A prompt seldom says when, and regressing a plan
+    from the prompt alone averages over all possible times. Cues are sampled, and the plan commits to them. Each placeholder carries
+    the timestamp of its moment, so it finds its cues by content.
 
     Args:
         language_model_config (`dict`): configuration of the `transformers.Qwen3Model`; its `tie_word_embeddings` says whether
@@ -422,13 +422,13 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             channels turn by one radian per unit (ours: about one unit between neighbouring audio tokens).
         rope_theta (`float`, defaults to 10000.0): base of the towers' RoPE frequencies.
         system_prompt (`str`, *optional*): what `tokenize_prompts` puts before every prompt.
-        first_timestamp_id (`int`, *optional*): the language model's token for 0 seconds, see [`add_timestamps`]. Without
-            one the planner knows no cues, as the paper's.
+        first_timestamp_id (`int`, *optional*): the language model's token for 0 seconds, see [`add_timestamps`]. Without one the
+            planner writes no cues, as in the paper.
         num_timestamps (`int`, defaults to 0): timestamp tokens.
         timestamp_rate (`float`, defaults to 16.0): timestamps per second.
-        cast_separator_id (`int`, *optional*): the token between two actors of a sheet's cast. With one, decoding holds to
-            the cast: each cue begins with the name of one of its actors.
-        min_cue_gap (`int`, defaults to 0): timestamps that two cues lie apart at least, when they are written.
+        cast_separator_id (`int`, *optional*): the token between two actors of a sheet's cast. With one, decoding makes each cue
+            begin with the name of an actor of the cast.
+        min_cue_gap (`int`, defaults to 0): least number of timestamps between two cues that are written.
 
     Raises:
         ValueError: if the towers' width does not divide into heads of even size, or the timestamps are not among the language
@@ -486,7 +486,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 raise ValueError("a planner with timestamps needs `eos_token_id` in `language_model_config`.")
 
         self.language_model = Qwen3Model(language_model_config)
-        if first_timestamp_id is not None:  # neighbours start alike, and a shift in time as a rotation
+        if first_timestamp_id is not None:  # neighbours start alike, and a shift in time starts as a rotation
             rows = get_timestep_embedding(torch.arange(num_timestamps), hidden_size)
             with torch.no_grad():
                 self.language_model.embed_tokens.weight[first_timestamp_id : first_timestamp_id + num_timestamps] = (
@@ -504,7 +504,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.gradient_checkpointing = False
 
     def _build_towers(self, dim: int) -> None:
-        """What regresses the plan from the language model's hidden states: towers of width `dim` with their queries."""
+        """The towers of width `dim` with their queries. They regress the plan from the language model's hidden states."""
         config, language_model_dim = self.config, self.language_model.config.hidden_size
         self.video_queries = nn.Parameter(0.02 * torch.randn(math.prod(config.video_grid), dim))
         self.audio_queries = nn.Parameter(0.02 * torch.randn(config.audio_tokens_per_chunk, dim))
@@ -604,8 +604,8 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         Args:
             input_ids (`torch.Tensor` of shape `(batch_size, text_length)`): tokens from `tokenize_prompts` or
                 `tokenize_cues`.
-            attention_mask (`torch.Tensor` of shape `(batch_size, text_length)`): 1 for text, 0 for padding, on whichever
-                side; padding has no influence.
+            attention_mask (`torch.Tensor` of shape `(batch_size, text_length)`): 1 for text, 0 for padding on either side. Padding
+                has no influence.
             duration (`float`): seconds to plan, the same for the whole batch. With `labels` it may be `None`: then nothing is
                 planned, at a fraction of the cost.
             labels (`torch.Tensor` of shape `(batch_size, text_length)`, *optional*): tokens that the language model learns
@@ -688,11 +688,10 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             attention_mask (`torch.Tensor` of shape `(batch_size, text_length)`): 1 for text, 0 for padding.
             duration (`float`): seconds of the clip, the same for the whole batch.
             temperature (`float`, defaults to 1.0): divides the logits before a token is drawn; 0 takes the likeliest.
-            generator (`torch.Generator` or a list of them, *optional*): what is drawn from, one for all or one for each row,
-                whose drawing then does not depend on the batch.
-            max_new_tokens (`int`, defaults to 128): tokens after which a sheet is broken off, before its last, unfinished
-                cue.
-            outlines (list of [`SheetOutline`] or `None`, *optional*): what each sheet has to say, for a planner with a
+            generator (`torch.Generator` or a list of them, *optional*): one for all rows, or one for each. With a list, a row does not
+                depend on the batch.
+            max_new_tokens (`int`, defaults to 128): most tokens of a sheet. A longer one ends before its last, unfinished cue.
+            outlines (list of [`SheetOutline`] or `None`, *optional*): what each sheet must say; for a planner with a
                 `cast_separator_id`.
 
         Returns:

@@ -19,7 +19,7 @@ class GriffinLimVocoder(ModelMixin, ConfigMixin):
     same spectrogram gives the same waveform. The work is done in float32 whatever the model's dtype.
 
     Args:
-        sampling_rate (`int`, defaults to `16000`): Samples per second. This and the next three values are those of the
+        sampling_rate (`int`, defaults to `16000`): Samples per second. This and the next three values must equal those of the
             `MMAudioVAE` whose spectrograms are inverted (its `sample_rate`, `n_fft`, `hop_length` and `mel_bins`).
         n_fft (`int`, defaults to `1024`): Length of the analysis window in samples.
         hop_length (`int`, defaults to `256`): Samples from one mel frame to the next.
@@ -78,7 +78,7 @@ class GriffinLimVocoder(ModelMixin, ConfigMixin):
         magnitude = self._invert_mel(mel.float())
         window = self.window.float()
 
-        # Start from phases drawn with a fixed seed. Regular ones (all zero, or those of steady tones) cancel exactly in
+        # Start from phases drawn with a fixed seed. Regular phases (all zero, or of steady tones) cancel exactly in
         # many places, where rounding then decides what is heard.
         turns = torch.rand(magnitude.shape[1:], generator=torch.Generator().manual_seed(0)).to(mel.device)
         spectrum = torch.polar(magnitude, (2 * math.pi * turns).expand_as(magnitude))

@@ -84,7 +84,7 @@ class ClipGeometry:
 
     @property
     def latent_format(self) -> dict[str, Any]:
-        """Rates, strides and channels of the latents: those of the loaded components, for others the pipeline's configuration.
+        """Rates, strides and channels of the latents, from the loaded components; what these do not say, from the pipeline's configuration.
 
         Raises:
             ValueError: if neither tells the frame rate.

@@ -42,7 +42,7 @@ class KnownLatents:
     """What is known of one modality of the clips, as latents on the model's grid.
 
     Args:
-        latents (`torch.Tensor`): clean latents, float32, shaped as those of the loop; zero where nothing is known.
+        latents (`torch.Tensor`): clean latents, float32, in the shape of the loop's latents; zero where nothing is known.
         mask (`torch.Tensor`): bool, `True` where a latent frame or audio latent is known; broadcasts over `latents`.
         any (`bool`): whether anything is known.
         all (`bool`): whether everything is known, which leaves nothing to denoise.
@@ -408,7 +408,7 @@ def model_frames(video: GivenVideo, num_frames: int, frame_rate: float, height: 
 
 
 def _standing_in(new: Spans, frame_rate: float, num_frames: int) -> np.ndarray:
-    """The number of the frame that is seen in the place of each: its own, or for a new one that of the last known before it."""
+    """For each frame, the number of the frame that is shown: itself, or for a new frame the last known one before it."""
     known = (~coordinates.units_in_spans(new, frame_rate, num_frames)).nonzero().flatten().numpy()
     before = np.searchsorted(known, np.arange(num_frames), side="right") - 1
     return known[before.clip(0)]

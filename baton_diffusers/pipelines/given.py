@@ -721,7 +721,7 @@ def known_audio_latents(
 
 
 def fit_waveforms(waveforms: np.ndarray, sampling_rate: int, duration: float, frame_rate: float) -> np.ndarray:
-    """Sounds `(num_clips, num_channels, num_samples)` of one length, cut or filled with silence to that of their picture."""
+    """Sounds `(num_clips, num_channels, num_samples)` cut or padded with silence to the length of their picture."""
     return np.stack([fit_sound(sound, sampling_rate, duration, 1 / frame_rate, "`audio`") for sound in waveforms])
 
 

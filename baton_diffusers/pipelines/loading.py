@@ -40,7 +40,7 @@ logger = logging.get_logger(__name__)
 
 
 class BatonLoadingMixin:
-    """`from_pretrained` and `save_pretrained` of [`BatonPipeline`], over those of `DiffusionPipeline`."""
+    """`from_pretrained` and `save_pretrained` of [`BatonPipeline`]; they check, then call `DiffusionPipeline`."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Self:
@@ -51,8 +51,7 @@ class BatonLoadingMixin:
         2 to 8 s for 22 GB on one core. Only safetensors are read, and only classes of diffusers, transformers and this package
         are made.
 
-        Without `dtype` all components are loaded in float32: on their own, those of transformers would keep the dtype of their
-        file. A single `dtype` leaves `audio_vae` and `vocoder` in float32, since half precision is heard in the sound; a
+        Without `dtype` all components are loaded in float32: transformers' models would otherwise keep the dtype of their file. A single `dtype` leaves `audio_vae` and `vocoder` in float32, since half precision is heard in the sound; a
         dictionary with a dtype for each component is taken at its word.
 
         Raises:

@@ -62,7 +62,7 @@ class BatonModularPipeline(ClipGeometry, ModularPipeline, BatonLoraLoaderMixin):
         r"""
         Makes the pipeline of a folder or of a repository on the Hub, without its weights; then call `load_components`.
 
-        The blocks are those of the installed package: no code of the folder runs.
+        The blocks come from the installed package: no code of the folder runs.
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`): a folder, or the id of a repository.

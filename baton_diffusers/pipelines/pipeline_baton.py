@@ -62,8 +62,8 @@ class BatonPipeline(
     r"""
     Text to video with its sound, planned first; from a picture, a film, a sound or the end of a clip where one is given.
 
-    Settings that are left out are those of the last pipeline that had the transformer, so `BatonPipeline(**pipe.components)` keeps
-    the checkpoint's; for a new transformer they are the defaults below.
+    A transformer remembers the settings of its last pipeline, so `BatonPipeline(**pipe.components)` keeps the checkpoint's. For a new
+    transformer the defaults below hold.
 
     `audio_vae` and `vocoder` stay in float32 if the pipeline is loaded or cast in half precision, which is heard in the sound.
 

@@ -174,7 +174,7 @@ class BatonPlanMixin:
             plan (`SemanticPlan`, *optional*): takes the place of the planner's; one for all prompts, one for each, or one for
                 each clip.
             use_plan (`bool`, defaults to `True`): whether to plan at all.
-            cues (`list[str]`, *optional*): cue sheets, one for each prompt or for each clip; by default those of `prepare_cues`.
+            cues (`list[str]`, *optional*): cue sheets, one for each prompt or for each clip; by default `prepare_cues` makes them.
                 With empty ones the plan is the mean over the times that the prompt leaves open.
             generator (`torch.Generator` or a list with one for each prompt, *optional*): decides which cues are written.
             device (`torch.device`, *optional*): where the plan goes.

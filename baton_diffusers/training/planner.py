@@ -140,7 +140,7 @@ class PlannedScenes:
 
 
 class CachedPlans:
-    """The clips of [`CachedFeatures`] as samples like those of [`PlannedScenes`]."""
+    """The clips of [`CachedFeatures`], as samples in the form of [`PlannedScenes`]."""
 
     def __init__(self, features: CachedFeatures):
         self.features = features

@@ -615,7 +615,7 @@ class _Parts(Sampler[int]):
 
 
 class _LearningCurve:
-    # A file of rows that begin with a step; those of steps that a resumed run makes again are dropped.
+    # A file of rows that begin with a step. Rows of steps that a resumed run repeats are dropped.
     def __init__(self, path: Path, step: int):
         self.path = path
         rows = []

@@ -23,7 +23,7 @@ def test_what_is_imported_is_not_collected():
 def test_a_scheme_for_deeper_transformers_is_refused_before_weights_are_loaded(tmp_path, monkeypatch, capsys, model):
     monkeypatch.setattr(loading, "load_pipeline", loaded_in_vain)
     assert run("generate", PROMPT, "-o", tmp_path / "clip.mp4", "--guidance", "ovi", *model) == 2
-    message = "block 11 of the transformer, and that of baton-nano has the blocks 0 to 4: give --guidance text"
+    message = "block 11 of the transformer, but baton-nano has the blocks 0 to 4: give --guidance text"
     assert message in capsys.readouterr().err
 
 

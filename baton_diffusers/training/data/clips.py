@@ -1,6 +1,6 @@
 """Clips of one's own as training data: a folder or WebDataset shards, brought to one form, with reasons for what is not used.
 
-A source gives clips by number: `source[number]` is a sample like those of [`StageClips`], or raises [`ClipRejected`]. Clips
+A source gives clips by number: `source[number]` is a sample as [`StageClips`] gives it, or raises [`ClipRejected`]. Clips
 come from strangers: nothing outside of their folder or shard is read, and sizes are bounded.
 """
 
