@@ -142,6 +142,17 @@ def snap_cues(sheet: str, timestamp_rate: float) -> str:
     return format_sheet(Sheet(cast, tuple(Cue(nearest_timestamp(cue.time, timestamp_rate), cue.text) for cue in cues)))
 
 
+def plan_prompts(prompts: Sequence[str], sheets: Sequence[str], plans_from_sheets: bool) -> list[str]:
+    """
+    What the planner reads before each sheet when it makes plan tokens: the prompt or, with `plans_from_sheets`, what a sheet
+    with a cast says.
+    """
+    if not plans_from_sheets:
+        return list(prompts)
+    parsed = map(parse_sheet, sheets)
+    return [sheet.to_prompt() if sheet.cast else text for text, sheet in zip(prompts, parsed, strict=True)]
+
+
 def tokenize_cues(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
@@ -429,6 +440,8 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         cast_separator_id (`int`, *optional*): the token between two actors of a sheet's cast. With one, decoding makes each cue
             begin with the name of an actor of the cast.
         min_cue_gap (`int`, defaults to 0): least number of timestamps between two cues that are written.
+        plans_from_sheets (`bool`, defaults to `False`): make plan tokens from a sheet with a cast alone, not also from the prompt, for
+            sheets that settle all that a plan shows. Then an unusual prompt cannot blur the plan of a right sheet.
 
     Raises:
         ValueError: if the towers' width does not divide into heads of even size, or the timestamps are not among the language
@@ -461,6 +474,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         timestamp_rate: float = 16.0,
         cast_separator_id: int | None = None,
         min_cue_gap: int = 0,
+        plans_from_sheets: bool = False,
     ):
         super().__init__()
         language_model_config = Qwen3Config(**language_model_config)

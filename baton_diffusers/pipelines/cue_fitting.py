@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .. import coordinates
 from ..cues import format_sheet, parse_sheet
-from ..models.va_planner import SheetOutline, VAPlannerModel, tokenize_cues, tokenize_prompts
+from ..models.va_planner import SheetOutline, VAPlannerModel, plan_prompts, tokenize_cues, tokenize_prompts
 from ..plan import SemanticPlan
 
 
@@ -73,7 +73,8 @@ def fit_cues(
         parts = []
         for start in range(0, len(sheets), _CANDIDATES_AT_ONCE):
             some = sheets[start : start + _CANDIDATES_AT_ONCE]
-            tokens = tokenize_cues(tokenizer, [prompt] * len(some), some, config.system_prompt, config.timestamp_rate)
+            texts = plan_prompts([prompt] * len(some), some, config.plans_from_sheets)
+            tokens = tokenize_cues(tokenizer, texts, some, config.system_prompt, config.timestamp_rate)
             plan = planner(tokens[0].to(device), tokens[1].to(device), given.duration)
             parts.append(disagreement(plan.trimmed(), given))
         return torch.cat(parts)

@@ -21,7 +21,7 @@ from ..cues import CastMember, Cue, PlanCandidate, Sheet, format_sheet, parse_sh
 from ..media import fit_sound
 from ..models.plan_checker import PlanChecker, PlanCheckerOutput
 from ..models.semantic_encoders import read_plan
-from ..models.va_planner import SheetOutline, snap_cues, tokenize_cues, tokenize_prompts
+from ..models.va_planner import SheetOutline, plan_prompts, snap_cues, tokenize_cues, tokenize_prompts
 from ..plan import SemanticPlan
 from .checks import check_finite, check_texts, check_whole_number
 from .components import ClipSize
@@ -448,8 +448,9 @@ def make_plan(
         input_ids, attention_mask = tokenize_prompts(pipe.planner_tokenizer, prompts, config.system_prompt)
     else:
         prompts = [text for text in prompts for _ in range(len(cues) // len(prompts))]
+        texts = plan_prompts(prompts, cues, config.plans_from_sheets)
         input_ids, attention_mask, _ = tokenize_cues(
-            pipe.planner_tokenizer, prompts, cues, config.system_prompt, config.timestamp_rate
+            pipe.planner_tokenizer, texts, cues, config.system_prompt, config.timestamp_rate
         )
     plan = pipe.planner(input_ids.to(device), attention_mask.to(device), pipe.clip_duration(num_frames))
     check_finite(

@@ -18,7 +18,7 @@ from .. import coordinates
 from ..guiders import Anchor
 from ..models.latents import denormalise_latents, encode_waveforms, normalise_latents
 from ..models.transformer_dual_branch import DualBranchTransformer
-from ..models.va_planner import VAPlannerModel, tokenize_cues, tokenize_prompts
+from ..models.va_planner import VAPlannerModel, plan_prompts, tokenize_cues, tokenize_prompts
 from ..models.wan_clip import decode_clip, encode_clip
 from ..plan import SemanticPlan
 from .config import TransformerTraining
@@ -157,7 +157,7 @@ class FeatureCollator:
                 sheets = [*batch["cues"], *([""] * len(prompts))]
                 ids, mask, _ = tokenize_cues(
                     self.planner_tokenizer,
-                    [*prompts, *prompts],
+                    plan_prompts([*prompts, *prompts], sheets, config["plans_from_sheets"]),
                     sheets,
                     config["system_prompt"],
                     config["timestamp_rate"],

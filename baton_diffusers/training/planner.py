@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase, Qwen3Model
 from ..models.checkpoint_files import load_component
 from ..models.latents import to_video
 from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder, read_plan
-from ..models.va_planner import VAPlannerModel, check_sheet_tokens, tokenize_cues, tokenize_prompts
+from ..models.va_planner import VAPlannerModel, check_sheet_tokens, plan_prompts, tokenize_cues, tokenize_prompts
 from ..plan import SemanticPlan
 from ..stage import render_clip, sample_scene, training_prompt, write_cues, write_prompt
 from ..stage.clips import StageClips
@@ -217,7 +217,8 @@ class PlanCollator:
         texts = [text for sample in samples for text in sample.get("texts", ())]
         if texts:
             batch["further_texts"] = self._tokens(*zip(*texts, strict=True))
-        tokens = self._tokens(prompts, [sample["cues"] for sample in samples])
+        sheets = [sample["cues"] for sample in samples]
+        tokens = self._tokens(plan_prompts(prompts, sheets, config["plans_from_sheets"]), sheets)
         return batch | dict(zip(("input_ids", "attention_mask", "labels"), tokens, strict=True))
 
     def _tokens(
@@ -330,7 +331,11 @@ def explained_variance(
         if planner.writes_cues:
             cues = [write_cues(scene, 2 * number + i % 2) for i, (scene, number) in enumerate(drawn)]
             input_ids, attention_mask, _ = tokenize_cues(
-                tokenizer, prompts, cues, planner.config.system_prompt, planner.config.timestamp_rate
+                tokenizer,
+                plan_prompts(prompts, cues, planner.config.plans_from_sheets),
+                cues,
+                planner.config.system_prompt,
+                planner.config.timestamp_rate,
             )
         else:
             input_ids, attention_mask = tokenize_prompts(tokenizer, prompts, planner.config.system_prompt)
