@@ -39,6 +39,7 @@ _SIDES = {
     "middle": ("middle", "middle", "central", "center"),
     "right": ("right", "right", "right-hand", "rightmost"),
 }
+_BOTH = ("both silent", "both still", "both quiet", "both idle", "neither moves", "both only there", "both do nothing")
 _STANDING = ("is", "is", "stands", "sits", "is standing", "waits")
 _FROM_LEFT = ("from left to right: ", "from left to right there are ", "left to right: ", "from left to right we see ")
 _RELATIONS = ("to the left of", "left of", "on the left of", "next to", "beside", "and, to the right of it,")
@@ -203,7 +204,8 @@ class _Writer:
         self.tense = "finite" if plain else self.choose(_TENSES)
         self.digits = not plain and self.chance() < 0.25
         self.spoken = {action.actor for action in scene.script if action.verb == "say"}
-        self.targets = {action.target for action in scene.script}
+        self.targets = {action.target for action in scene.script} - {None}
+        self.busy = {action.actor for action in scene.script} | self.targets
         self.colours = [self._choose_colour(actor) for actor in actors]
         self.nouns = self._choose_nouns()
 
@@ -263,6 +265,8 @@ class _Writer:
             return self._with_article(core, article)
         self.placed[index] = True
         where = self.place(index)
+        if self.wordings.notes and index == 1 and len(self.introduced) == 3 and self.chance() < 0.5:
+            where = self.choose(("between them", "between the two", "in between"))
         if self.wordings.plain:
             return f"{self._with_article(core, article)} {where}"
         draw = self.chance()
@@ -299,6 +303,8 @@ class _Writer:
         if self.wordings.plain:
             return f"the {actor.name}"
         article = "the " if self.article or self.chance() < 0.5 else ""
+        if self.wordings.notes and self.placed[index] and self.chance() < 0.3:  # "the left one"
+            return f"{article}{self.choose(_SIDES[actor.spot])} {self.choose(('one', noun))}"
         draw = self.chance()
         if subject and self.introduced == [index] and draw < 0.6:
             return self.pronoun(index)
@@ -336,6 +342,18 @@ class _Writer:
         wordings, chance = self.wordings, self.chance
         placed = all(self.tells_place[i] for i in indices) and not self.late
         be = "is" if len(indices) == 1 else "are"
+        if wordings.notes and placed and chance() < 0.2:  # "left: a ball; right: a box"
+            parts, middle = [], self.choose((": ", ": ", " - ", " = ", " "))
+            for i in indices:
+                self.placed[i] = True
+                parts.append(
+                    f"{self.choose(_BARE_PLACES[self.scene.actors[i].spot])}{middle}{self.name(i, place=False)}"
+                )
+            return self.choose((", ", "; ", ". ", " | ")).join(parts if chance() < 0.5 else parts[::-1]) + "."
+        if wordings.notes and len(indices) == 2 and not self.busy & set(indices) and chance() < 0.4:
+            return (
+                f"{self.choose((' and ', ' & ', ', ')).join([self.name(i) for i in indices])}, {self.choose(_BOTH)}."
+            )
         if not wordings.plain:
             draw = chance()
             if placed and len(indices) == 3 and draw < 0.2:
@@ -411,6 +429,10 @@ class _Writer:
         full = mood in ("finite", "past")
         if self._is_same(step) and draw < 0.35 and self.wordings is TRAIN:
             return f"{self.name(action.actor)} {self._form(self.choose(_SAME[action.verb]), mood)}"
+        if (
+            self.wordings.notes and action.verb == "hit" and mood in ("finite", "base") and draw > 0.8
+        ):  # "hit it with the box"
+            return f"{self._verb('hit').base} {self.name(action.target)} with {self.name(action.actor)}"
         if action.verb == "hit" and draw < 0.2:  # the target is hit by the box
             target = self.name(action.target, subject=mood != "that")
             being = "gets " if mood == "finite" and draw < 0.05 else _BE[mood]
@@ -523,6 +545,8 @@ class _Writer:
         if len(action.words) > 1 and lead.endswith(("number ", "word ", "digit ")):
             lead = f"{lead[:-1]}s "
         if draw < 0.3:
+            if wordings.notes and self.chance() < 0.3:
+                words += self.choose("?!.")
             words = self.choose(('"{}"', "'{}'", '"{}"', "“{}”", "‘{}’", "«{}»")).format(words)
             lead = lead if len(lead) > 2 else self.choose((" ", " ", ": ", ", "))
         return f"{says}{lead}{words}{tone}"
@@ -621,8 +645,7 @@ class _Writer:
         """The whole prompt."""
         chance, scene, wordings = self.chance, self.scene, self.wordings
         everyone = list(range(len(scene.actors)))
-        busy = {action.actor for action in scene.script} | (self.targets - {None})
-        idle = [i for i in everyone if i not in busy]
+        idle = [i for i in everyone if i not in self.busy]
         first, last = everyone if not scene.script or chance() < 0.3 else [], []
         if not first and idle:
             first, last = (idle, []) if chance() < 0.5 else ([], idle)
@@ -660,7 +683,7 @@ class _Writer:
         draw = self.chance()
         if draw < 0.7:
             text = _CAPITALS.sub(_capital, text)
-        elif draw < 0.72:
+        elif draw < (0.8 if self.wordings.notes else 0.72):
             text = text.upper()
         if self.chance() < 0.05 and self.wordings is TRAIN:
             text = self._with_slip(text)

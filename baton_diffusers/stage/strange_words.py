@@ -67,6 +67,7 @@ def strange_wordings(number: int) -> Wordings:
     people = {"orange": "man", "purple": "woman"}
     return replace(
         TRAIN,
+        notes=True,
         colours={
             colour: some(known, f"_ {colour}", f"{colour}-_", f"{colour} _", f"_-_ {colour}", number=5)
             for colour, known in TRAIN.colours.items()
@@ -102,7 +103,7 @@ def strange_wordings(number: int) -> Wordings:
             "bounce": verbs(TRAIN.verbs["bounce"], "_", "_", "_", "_ _", "_ up", "_ its bounce", "_ to bounce", "_ a jump", "_ off the _"),
             "ring": verbs(TRAIN.verbs["ring"], "_", "_", "_", "_ _", "_ out", "_ its ring", "_ to ring", "_ a ring", "_ _ and _"),
             "hit": verbs(TRAIN.verbs["hit"], "_", "_ into", "_ into", "_ with", "_ against", "_ _ with", "_ up to + hit", "_ a hit to"),
-            "say": verbs(TRAIN.verbs["say"], "_", "_", "_", "_ out", "_ _", "_ to say", "_ us", "_ the _"),
+            "say": verbs(TRAIN.verbs["say"], "_", "_", "_", "ask", "wonder", "_ out", "_ _", "_ to say", "_ us", "_ the _"),
         },
         passives=some(TRAIN.passives, "_ed", "_ed into", "_ into", number=4),
         nouns={

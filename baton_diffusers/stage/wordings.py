@@ -127,6 +127,9 @@ class Wordings:
     wishes: tuple[str, ...]  # before "the red ball to bounce"
     ends: tuple[str, ...]
     sequences: tuple[tuple[float, Sequence], ...]
+    notes: bool = (
+        False  # whether people write as in notes to themselves: "left: a ball", "the left one", "both silent"
+    )
 
 
 def _verbs(**phrases: str) -> dict[str, tuple[Verb, ...]]:
