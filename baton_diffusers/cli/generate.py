@@ -186,7 +186,7 @@ def generate(
         raise ValueError("--save-plan keeps what a planner makes, and this checkpoint has none: leave it out")
     pipe.register_modules(**guiders)
     if student is not None:
-        pipe.load_student(student)
+        pipe.load_student(student, fuse=True)
     if guidance_scale is not None:
         pipe.guider = pipe.guider.new(guidance_scale=guidance_scale)
         pipe.audio_guider = pipe.audio_guider.new(guidance_scale=guidance_scale)

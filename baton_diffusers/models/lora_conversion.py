@@ -91,6 +91,30 @@ class LoraMatch:
                 tensors[f"{name}.lora_B.bias"] = layer.bias
         return tensors
 
+    @torch.no_grad()
+    def add_to(self, transformer: nn.Module) -> None:
+        """Adds the updates to the transformer's own weights, once and for all, without PEFT.
+
+        Raises:
+            ValueError: if it has magnitudes (DoRA), which do more than add.
+        """
+        for name, layer in self.layers.items():
+            if layer.magnitude is not None:
+                raise ValueError(
+                    "this adapter has DoRA magnitudes, which are not added to weights: load it as an adapter."
+                )
+            module = transformer.get_submodule(name)
+            module = getattr(module, "base_layer", module)
+            weight, bias = module.weight, module.bias
+            update = (
+                layer.scale
+                * layer.up.to(weight.device).float().flatten(1)
+                @ layer.down.to(weight.device).float().flatten(1)
+            )
+            weight.copy_(weight.float() + update.view_as(weight))
+            if layer.bias is not None:
+                bias.copy_(bias.float() + layer.scale * layer.bias.to(bias.device).float())
+
     def peft_config(self) -> dict[str, Any]:
         """The arguments of PEFT's `LoraConfig`, with a rank and an alpha for each layer."""
         first = next(iter(self.layers.values()))

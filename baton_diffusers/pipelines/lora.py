@@ -62,17 +62,7 @@ class BatonLoraLoaderMixin(StudentsMixin, CogVideoXLoraLoaderMixin):
             ValueError: if there is no such file, no layer of it is one of the transformer's, one is of another size, lacks a
                 part or is not finite, or the name is taken.
         """
-        if self.transformer is None:
-            raise ValueError("this pipeline has no `transformer` for a LoRA: load it with one.")
-        source = pretrained_model_name_or_path_or_dict
-        state_dict, config = (source, {}) if isinstance(source, dict) else self._read_lora(source, kwargs)
-        preset = StudentPreset.read(config)
-        match = match_lora(state_dict, self.transformer, prefix, config)
-        if match.unmatched:
-            logger.warning(
-                f"{len(match.layers)} layers of this LoRA are the transformer's, and {len(match.unmatched)} names are not and are "
-                f"left out, such as {match.unmatched[0]!r}."
-            )
+        match, preset = self._match_lora(pretrained_model_name_or_path_or_dict, prefix, kwargs)
         own = {f"{self.transformer_name}.{key}": tensor for key, tensor in match.state_dict().items()}
         metadata = {f"{self.transformer_name}.{key}": value for key, value in match.peft_config().items()}
         before = set(getattr(self.transformer, "peft_config", {}))
@@ -90,6 +80,22 @@ class BatonLoraLoaderMixin(StudentsMixin, CogVideoXLoraLoaderMixin):
             if preset is not None:
                 student_presets(self.transformer)[name] = preset
         return match
+
+    def _match_lora(
+        self, source: str | os.PathLike | dict[str, torch.Tensor], prefix: str | None, kwargs: dict[str, Any]
+    ) -> tuple[LoraMatch, StudentPreset | None]:
+        """The layers of an adapter that the transformer has, and its preset; a warning names others."""
+        if self.transformer is None:
+            raise ValueError("this pipeline has no `transformer` for a LoRA: load it with one.")
+        state_dict, config = (source, {}) if isinstance(source, dict) else self._read_lora(source, kwargs)
+        preset = StudentPreset.read(config)
+        match = match_lora(state_dict, self.transformer, prefix, config)
+        if match.unmatched:
+            logger.warning(
+                f"{len(match.layers)} layers of this LoRA are the transformer's, and {len(match.unmatched)} names are not and are "
+                f"left out, such as {match.unmatched[0]!r}."
+            )
+        return match, preset
 
     @classmethod
     def _read_lora(

@@ -77,6 +77,10 @@ class StudentPreset:
         schedulers = {name: FlowMatchEulerDiscreteScheduler(shift=shift) for name, shift in shifts.items()}
         return {**schedulers, **presets()["none"]}
 
+    def settings(self) -> dict[str, Any]:
+        """[`parts`], and the number of steps."""
+        return {**self.parts(), "num_inference_steps": self.num_inference_steps}
+
 
 class StudentsMixin:
     """Presets of [`BatonPipeline`]'s adapters. The transformer keeps them, with its adapters."""
@@ -104,29 +108,35 @@ class StudentsMixin:
             self._teacher = None
         if adapter_name is not None:
             self._teacher = self._current()
-            preset = known[adapter_name]
-            self._set({**preset.parts(), "num_inference_steps": preset.num_inference_steps})
+            self._set(known[adapter_name].settings())
 
-    def load_student(self, source: str | os.PathLike, adapter_name: str = "turbo", **kwargs: Any) -> None:
+    def load_student(
+        self, source: str | os.PathLike, adapter_name: str = "turbo", fuse: bool = False, **kwargs: Any
+    ) -> None:
         """
         Loads a student and uses its preset: `load_lora_weights`, then [`use_preset`].
 
         Args:
             source (`str` or `os.PathLike`): its folder, file or Hub id; a folder within a repository as `owner/name/folder`.
             adapter_name (`str`, defaults to `"turbo"`): its name, for `use_preset` and `set_adapters`.
+            fuse (`bool`, defaults to `False`): add it to the transformer's weights for good. Steps are then as fast as the teacher's,
+                PEFT is not needed, and the pipeline is saved as the student.
             kwargs: as for `load_lora_weights`.
 
         Raises:
             ValueError: as `load_lora_weights`, or if the adapter has no preset; it is then not loaded.
         """
         source, options = find_student(source)
-        kwargs = {**options, **kwargs}
-        self.load_lora_weights(source, adapter_name=adapter_name, **kwargs)
-        if adapter_name not in student_presets(self.transformer):
-            self.delete_adapters(adapter_name)
+        match, preset = self._match_lora(source, kwargs.pop("prefix", None), {**options, **kwargs})
+        if preset is None:
             raise ValueError(
                 f"{source} is an adapter without a preset, so it is no student: load it with `load_lora_weights`."
             )
+        if fuse:
+            match.add_to(self.transformer)
+            self._set(preset.settings())
+            return
+        self.load_lora_weights(source, adapter_name=adapter_name, **options, **kwargs)
         self.use_preset(adapter_name)
 
     def unload_lora_weights(self, *args: Any, **kwargs: Any) -> None:

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -78,11 +80,18 @@ def test_a_student_takes_few_steps_without_guidance(tmp_path, nano, capsys):
     }
     save_adapter(tmp_path / "turbo", layers, {"r": 1, "lora_alpha": 1}, StudentPreset(2, 2.0, 2.0))
     path, student = tmp_path / "clip.mp4", ("--student", tmp_path / "turbo")
+    before, steps, parts = (
+        copy.deepcopy(nano.transformer.state_dict()),
+        nano.config.num_inference_steps,
+        nano.components,
+    )
     try:
         assert run("generate", PROMPT, "-o", path, *student) == 0
         assert nano.config.num_inference_steps == 2 and path.is_file()
-    finally:
-        nano.unload_lora_weights()
+    finally:  # the fixture is other tests', too
+        nano.transformer.load_state_dict(before)
+        nano.register_modules(**{name: parts[name] for name in ("scheduler", "audio_scheduler")})
+        nano.register_to_config(num_inference_steps=steps)
     for wrong, message in (
         ((*student, "--guidance-scale", 2), "a student needs no guidance"),
         ((*student, "--turbo"), "--turbo and --student both name a student"),

@@ -86,6 +86,19 @@ def test_a_student_is_loaded_with_its_preset_or_not_at_all(own_pipe, turbo, tmp_
             own_pipe.load_student(nowhere)
 
 
+def test_a_fused_student_is_the_pipeline_itself(own_pipe, turbo, tmp_path):
+    own_pipe.load_student(turbo)
+    student = make(own_pipe, output_type="latent")
+    own_pipe.unload_lora_weights()
+    own_pipe.load_student(turbo, fuse=True)
+    assert not own_pipe.get_list_adapters()
+    assert_same(make(own_pipe, output_type="latent"), student, atol=1e-4)
+    own_pipe.save_pretrained(tmp_path / "saved")
+    saved = BatonPipeline.from_pretrained(tmp_path / "saved")
+    saved.set_progress_bar_config(disable=True)
+    assert_same(make(saved, output_type="latent"), student, atol=1e-4)
+
+
 def test_a_student_replaces_a_solver_of_higher_order(own_pipe, turbo):
     solver = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
     own_pipe.register_modules(
