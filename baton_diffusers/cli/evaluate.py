@@ -11,7 +11,7 @@ from . import loading
 from .app import Guidance, Model, Steps, Student, Turbo, check_seed, command
 
 
-MEASURES = ("clips", "round-trip", "chain", "bells", "editing", "retake")
+MEASURES = ("clips", "round-trip", "chain", "bells", "editing", "retake", "preview")
 
 
 @command
@@ -55,8 +55,8 @@ def evaluate(
         typer.Option(
             help="What is measured: clips; round-trip, the facts that survive an mp4 and both autoencoders; chain, continuations "
             "each from the mp4 of the one before; bells, how far their tones are from Stage's own; editing, whether a corrected plan "
-            "shows its correction and nothing else (each edit on as many clips as there are scenes); or retake, whether a second that "
-            "is rendered anew leaves a trace."
+            "shows its correction and nothing else (each edit on as many clips as there are scenes); retake, whether a second that "
+            "is rendered anew leaves a trace; or preview, what is found in previews of plans, and in what part of a clip's time."
         ),
     ] = "clips",
     links: Annotated[int, typer.Option(min=1, help="Continuations of --measure chain.")] = 4,
@@ -169,7 +169,7 @@ def evaluate(
         raise ValueError(f"--measure {measure} is not known: choose one of {', '.join(MEASURES)}")
     if measure != "clips" and (ablation or no_plan or ground_truth_plan or shuffle_prompts or direction != "t2av"):
         raise ValueError(f"--measure {measure} makes clips from prompts: leave other controls and --direction out")
-    if measure in ("editing", "retake") and codec_only:
+    if measure in ("editing", "retake", "preview") and codec_only:
         raise ValueError(f"--measure {measure} generates clips: leave --codec-only out")
     if measure == "chain" and (codec_only or split not in ("validation", "test")):
         raise ValueError(
@@ -325,7 +325,7 @@ def _measure(
     json_file: Path | None,
 ) -> None:
     """Prints what `baton evaluate --measure` measures besides clips, and keeps it."""
-    from ..evaluation import corrections, measures, scores
+    from ..evaluation import corrections, measures, previews, scores
     from ..files import write_json
 
     pipe.register_modules(**loading.guiders(guidance))
@@ -342,6 +342,9 @@ def _measure(
             corrections.measure_editing(pipe, pool, len(examples), batch_size, **call)
         )
         print(corrections.format_editing(result))
+    elif measure == "preview":
+        result = previews.summarise_previews(previews.measure_previews(pipe, examples, **call))
+        print(previews.format_previews(result))
     elif measure == "retake":
         result = corrections.summarise_retakes(corrections.measure_retake(pipe, examples, batch_size, **call))
         print(corrections.format_retakes(result))

@@ -124,13 +124,26 @@ def facts_of(sheet: Sheet, frames: np.ndarray, waveform: np.ndarray) -> dict[Key
     for fact in score.facts:
         number, dot, _ = fact.subject.partition(". ")
         facts[fact.aspect, int(number) - 1 if dot else fact.subject] = fact.holds
-    for number, cue in enumerate(sheet.cues):
-        kind = _KINDS[cue.text[len(sheet.actor_of(number)) :].split()[0]]
-        facts["time", number] = all(
+    for number, found in enumerate(cues_in_time(sheet, score)):
+        facts["time", number] = all(found)
+    return facts
+
+
+def cues_in_time(sheet: Sheet, score: ClipScore) -> list[tuple[bool, bool]]:
+    """Whether what each cue of a sheet says is seen, and is heard, in a clip within `NEAR` seconds of its time.
+
+    Args:
+        sheet ([`Sheet`]): tells a scene.
+        score ([`ClipScore`]): of the clip.
+    """
+    kinds = [_KINDS[cue.text[len(sheet.actor_of(i)) :].split()[0]] for i, cue in enumerate(sheet.cues)]
+    return [
+        tuple(
             any(instant.kind == kind and abs(instant.time - cue.time) <= NEAR for instant in found)
             for found in (score.sights, score.sounds)
         )
-    return facts
+        for kind, cue in zip(kinds, sheet.cues, strict=True)
+    ]
 
 
 def draw_correction(sheet: Sheet, edit: str, rng: np.random.Generator) -> Correction | None:
