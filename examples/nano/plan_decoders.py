@@ -26,7 +26,7 @@ from baton_diffusers.models.plan_decoder import AudioPlanDecoder, VideoPlanDecod
 from baton_diffusers.models.va_planner import VAPlannerModel
 from baton_diffusers.stage.clips import FOREGROUND_THRESHOLD, StageClips
 from baton_diffusers.stage.render import background, render_video
-from baton_diffusers.stage.scene import FRAME_RATE
+from baton_diffusers.stage.scene import FRAME_RATE, timeline
 from baton_diffusers.stage.sound import render_audio
 from baton_diffusers.training.checkpoint import load_checkpoint
 from baton_diffusers.training.config import TrainerConfig
@@ -34,6 +34,9 @@ from baton_diffusers.training.data.dataset import CachedFeatures
 from baton_diffusers.training.planner import PlanCollator, planned_like
 from baton_diffusers.training.script import run
 from baton_diffusers.training.trainer import Trainer
+
+
+AROUND = (-4, 6)  # frames before and after an event that belong to it
 
 
 @dataclass
@@ -48,11 +51,13 @@ class PlanDecoding:
         planner: Folder of a planner.
         planner_tokenizer: Folder of its tokenizer.
         output: Folder to which `video_plan_decoder` and `audio_plan_decoder` are saved.
+        initial: Folder with both to start from; None starts from random weights.
         video: Arguments of [`VideoPlanDecoder`] besides the form of the tokens.
         audio: Arguments of [`AudioPlanDecoder`] likewise.
         data_seed: Seed of the Stage stream from which the features were made.
         verb_shares: `verb_shares` of that stream, see [`StageClips`].
-        frames_per_clip: Frames drawn from each clip, every other one where something moves.
+        frames_per_clip: Frames drawn from each clip, every other one around an event. Each kind of event of a clip comes up as often:
+            hits are rare, and a jolt of three pixels is soon over.
         planned_share: Share of the samples whose tokens are the planner's.
         token_noise: Largest deviation of the noise on tokens, themselves of unit variance; each sample has its own.
         foreground_weight: Weight of a pixel of an actor, added to the 1 that every pixel has.
@@ -68,6 +73,7 @@ class PlanDecoding:
     planner: str
     planner_tokenizer: str
     output: str
+    initial: str | None = None
     video: dict[str, Any] = field(default_factory=dict)
     audio: dict[str, Any] = field(default_factory=dict)
     data_seed: int = 0
@@ -124,10 +130,14 @@ class RenderedFeatures:
         changes = _any_channel(frames[1:] != frames[:-1])
         moving = np.pad(changes, ((1, 0), (0, 0), (0, 0))) | np.pad(changes, ((0, 1), (0, 0), (0, 0)))
         rng, number = np.random.default_rng((config.trainer.seed, index)), config.frames_per_clip
-        lively = np.flatnonzero(moving.any(axis=(1, 2)))
         chosen = rng.integers(len(frames), size=number)
-        if len(lively):
-            chosen[::2] = rng.choice(lively, size=len(chosen[::2]))
+        if events := timeline(scene, seed):
+            kinds = sorted({event.kind for event in events})
+            for i in range(0, number, 2):
+                kind = kinds[rng.integers(len(kinds))]
+                instants = [event.frame for event in events if event.kind == kind]
+                around = instants[rng.integers(len(instants))] + rng.integers(*AROUND)
+                chosen[i] = np.clip(around, 0, len(frames) - 1)
         foreground = _any_channel(np.abs(frames[chosen] - background(scene, seed)) > FOREGROUND_THRESHOLD)
         weight = 1 + config.foreground_weight * foreground + config.motion_weight * moving[chosen]
         return {
@@ -221,7 +231,7 @@ def build_decoders(
     config: PlanDecoding, planner: VAPlannerModel, log_mels: torch.Tensor, vae: MMAudioVAE
 ) -> PlanDecoders:
     """
-    Fresh decoders for a planner's tokens and an autoencoder's spectrograms.
+    Decoders for a planner's tokens and an autoencoder's spectrograms.
 
     Args:
         config: Its `video` and `audio`.
@@ -241,6 +251,13 @@ def build_decoders(
     )
     audio.mel_mean.copy_(log_mels.mean(dim=(0, 2)))
     audio.mel_std.copy_(log_mels.std(dim=(0, 2)))
+    if config.initial is not None:
+        video = load_component(
+            Path(config.initial) / "video_plan_decoder", VideoPlanDecoder, torch_dtype=torch.float32
+        )
+        audio = load_component(
+            Path(config.initial) / "audio_plan_decoder", AudioPlanDecoder, torch_dtype=torch.float32
+        )
     return PlanDecoders(video.to(memory_format=torch.channels_last), audio)  # a fifth faster on a CPU
 
 
