@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "BatonAutoBlocks": "pipelines.modular_blocks",
-    "BatonModularPipeline": "pipelines.modular_pipeline",
+    "BatonModularPipeline": "pipelines.modular_blocks",
     "BatonPipeline": "pipelines.pipeline_baton",
     "BatonPipelineOutput": "pipelines.pipeline_output",
     "Clip": "media",

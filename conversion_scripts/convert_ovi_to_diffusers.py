@@ -57,7 +57,7 @@ from baton_diffusers.models.checkpoint_files import (
 )
 from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
 from baton_diffusers.models.va_planner import VAPlannerModel
-from baton_diffusers.pipelines.modular_pipeline import write_modular_files
+from baton_diffusers.pipelines.modular_files import write_modular_files
 
 
 # By the names of Ovi's files: the default size of clips, and the form of prompts. Ovi rounds 720 to 704.

@@ -143,6 +143,29 @@ class ClipGeometry:
         )
 
 
+class PipelineParts(ClipGeometry):
+    """What the functions and objects of this folder read of a pipeline: its components and configuration, some of which may be
+    `None`. [`BatonPipeline`] and the pipeline of the modular blocks are such; so is any object with the components that a function
+    names."""
+
+    config: Any
+    transformer: Any
+    vae: Any
+    audio_vae: Any
+    vocoder: Any
+    scheduler: Any
+    audio_scheduler: Any
+    guider: Any
+    audio_guider: Any
+    text_encoder: Any
+    tokenizer: Any
+    planner: Any
+    planner_tokenizer: Any
+    plan_checker: Any
+    video_semantic_encoder: Any
+    audio_semantic_encoder: Any
+
+
 @dataclass(frozen=True)
 class ClipSize:
     """Size of the clips of a call: height and width in pixels, and number of frames."""

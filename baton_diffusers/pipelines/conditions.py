@@ -1,14 +1,14 @@
 """Conditions on the model's grid: what is given of a clip becomes clean latents, and stays as it is while the rest is denoised.
 
 Every direction of generation is one mechanism: known latents are clean and lie at timestep 0. [`KnownLatents`] holds them through
-the denoising loop. The functions take a pipeline, or another object with its components, see [`~components.ClipGeometry`].
+the denoising loop. The functions take a pipeline, or another object with its components, see [`~components.PipelineParts`].
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,15 +18,11 @@ from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
 
 from .. import coordinates
+from ..guiders import GuidancePass
 from ..models.latents import decode_spectrograms, denormalise_latents, encode_waveforms, normalise_latents
 from .checks import check_finite, check_generator, check_tensor
-from .components import ClipSize
+from .components import ClipSize, PipelineParts
 from .given import Given, GivenAudio, GivenVideo, Spans, at_frame_rate, at_sampling_rate
-
-
-if TYPE_CHECKING:
-    from ..guiders import GuidancePass
-    from .pipeline_baton import BatonPipeline
 
 
 logger = logging.get_logger(__name__)
@@ -69,7 +65,7 @@ class KnownLatents:
 
     @classmethod
     def nothing(
-        cls, pipe: BatonPipeline, given: Given, size: ClipSize, device: torch.device
+        cls, pipe: PipelineParts, given: Given, size: ClipSize, device: torch.device
     ) -> tuple[KnownLatents, KnownLatents]:
         """Both modalities of clips of which nothing is known; with `only`, all of the other modality counts as known."""
         shapes, masks = pipe.latent_shapes(1, size), given.settled_masks(pipe, size.num_frames)
@@ -108,20 +104,20 @@ def repeated(latents: torch.Tensor | None, num_clips: int) -> torch.Tensor | Non
 
 
 @torch.no_grad()
-def encode_video(pipe: BatonPipeline, frames: torch.Tensor) -> torch.Tensor:
+def encode_video(pipe: PipelineParts, frames: torch.Tensor) -> torch.Tensor:
     """Normalised latents of frames, see `BatonPipeline.encode_video`."""
     return normalise_latents(pipe.vae, pipe.vae.encode(frames.to(pipe.vae.dtype)).latent_dist.mode())
 
 
 @torch.no_grad()
-def encode_audio(pipe: BatonPipeline, waveform: torch.Tensor) -> torch.Tensor:
+def encode_audio(pipe: PipelineParts, waveform: torch.Tensor) -> torch.Tensor:
     """Scaled latents of sound, see `BatonPipeline.encode_audio`."""
     return encode_waveforms(pipe.audio_vae, waveform.float())
 
 
 @torch.no_grad()
 def decode_video(
-    pipe: BatonPipeline, latents: torch.Tensor, num_frames: int, output_type: str, duration: float | None = None
+    pipe: PipelineParts, latents: torch.Tensor, num_frames: int, output_type: str, duration: float | None = None
 ) -> Any:
     """
     Frames of finished video latents.
@@ -176,7 +172,7 @@ def _as_output(video: torch.Tensor, output_type: str, processor: VideoProcessor)
 
 @torch.no_grad()
 def decode_audio(
-    pipe: BatonPipeline,
+    pipe: PipelineParts,
     audio_latents: torch.Tensor,
     num_frames: int,
     output_type: str,
@@ -204,7 +200,7 @@ def decode_audio(
 
 
 def finished_video(
-    pipe: BatonPipeline, given: Given, latents: torch.Tensor, num_frames: int, output_type: str
+    pipe: PipelineParts, given: Given, latents: torch.Tensor, num_frames: int, output_type: str
 ) -> tuple[Any, float]:
     """Frames of finished latents as the call returns them, `None` for clips of sound alone, and their rate. A picture that is given
     whole is returned as it is."""
@@ -218,7 +214,7 @@ def finished_video(
 
 
 def finished_audio(
-    pipe: BatonPipeline, given: Given, audio_latents: torch.Tensor, num_frames: int, output_type: str
+    pipe: PipelineParts, given: Given, audio_latents: torch.Tensor, num_frames: int, output_type: str
 ) -> tuple[Any, int]:
     """Waveforms of finished latents, and their rate; as `finished_video`."""
     if given.only == "video":
@@ -230,7 +226,7 @@ def finished_audio(
     return decode_audio(pipe, audio_latents, num_frames, output_type, given.duration), pipe.sampling_rate
 
 
-def _duration(pipe: BatonPipeline, num_frames: int, duration: float | None) -> float:
+def _duration(pipe: PipelineParts, num_frames: int, duration: float | None) -> float:
     clip_duration = pipe.clip_duration(num_frames)
     return clip_duration if duration is None else min(duration, clip_duration)
 
@@ -240,7 +236,7 @@ def _duration(pipe: BatonPipeline, num_frames: int, duration: float | None) -> f
 
 @torch.no_grad()
 def encode_given_video(
-    pipe: BatonPipeline, given: Given, num_clips: int, size: ClipSize, device: torch.device
+    pipe: PipelineParts, given: Given, num_clips: int, size: ClipSize, device: torch.device
 ) -> KnownLatents:
     """The known video latents; with `only="audio"` all of them count as known, and none is read.
 
@@ -270,7 +266,7 @@ def encode_given_video(
 
 @torch.no_grad()
 def encode_given_audio(
-    pipe: BatonPipeline, given: Given, num_clips: int, size: ClipSize, device: torch.device
+    pipe: PipelineParts, given: Given, num_clips: int, size: ClipSize, device: torch.device
 ) -> KnownLatents:
     """The known audio latents; with `only="video"` all of them count as known, and none is read. Arguments as for
     `encode_given_video`, with `audio_vae` as the component."""
@@ -286,7 +282,7 @@ def encode_given_audio(
 
 
 @torch.no_grad()
-def reference_latents(pipe: BatonPipeline, given: Given, num_clips: int, device: torch.device) -> torch.Tensor | None:
+def reference_latents(pipe: PipelineParts, given: Given, num_clips: int, device: torch.device) -> torch.Tensor | None:
     """The reference audio as clean latents `(num_clips, reference_length, audio_channels)`, the last one filled with silence;
     `None` if no reference is given."""
     reference = given.reference_audio
@@ -300,7 +296,7 @@ def reference_latents(pipe: BatonPipeline, given: Given, num_clips: int, device:
 
 
 def stand_ins(
-    pipe: BatonPipeline,
+    pipe: PipelineParts,
     passes: Iterable[GuidancePass],
     given: Given,
     num_clips: int,
@@ -319,7 +315,7 @@ def stand_ins(
 
 @torch.no_grad()
 def still_latents(
-    pipe: BatonPipeline, given: Given, num_clips: int, size: ClipSize, device: torch.device
+    pipe: PipelineParts, given: Given, num_clips: int, size: ClipSize, device: torch.device
 ) -> torch.Tensor:
     """Clean video latents of a still picture, for guidance by a static clip (Harmony): the given clip's first frame, or mid-grey
     where none is given (ours)."""
@@ -331,7 +327,7 @@ def still_latents(
 
 
 @torch.no_grad()
-def silence_latents(pipe: BatonPipeline, num_clips: int, num_frames: int, device: torch.device) -> torch.Tensor:
+def silence_latents(pipe: PipelineParts, num_clips: int, num_frames: int, device: torch.device) -> torch.Tensor:
     """Clean audio latents of silence, for guidance by a mute clip (Harmony)."""
     silence = torch.zeros(1, pipe.audio_length(num_frames) * pipe.audio_vae.latent_hop_length, device=device)
     return encode_audio(pipe, silence).expand(num_clips, -1, -1)
@@ -348,7 +344,7 @@ class Noise:
     latents: torch.Tensor | None = None
     audio_latents: torch.Tensor | None = None
 
-    def check(self, pipe: BatonPipeline, num_clips: int, size: ClipSize, only: str | None) -> None:
+    def check(self, pipe: PipelineParts, num_clips: int, size: ClipSize, only: str | None) -> None:
         """Refuses generators and latents of a wrong type, number or shape.
 
         Raises:
@@ -367,7 +363,7 @@ class Noise:
                 raise ValueError(f"`{name}` has shape {tuple(value.shape)}, but this clip needs {shape}.")
 
     def draw(
-        self, pipe: BatonPipeline, num_clips: int, size: ClipSize, device: torch.device
+        self, pipe: PipelineParts, num_clips: int, size: ClipSize, device: torch.device
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Noise for both modalities in float32, drawn video first."""
         shapes = pipe.latent_shapes(num_clips, size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from diffusers.guiders import BaseGuidance
@@ -27,14 +27,11 @@ from ..models.cache_dual_branch import CleanStream
 from ..plan import SemanticPlan
 from ..schedulers import check_grid, check_schedulers, set_timesteps, step_kwargs
 from .checks import check_whole_number
+from .components import PipelineParts
 from .conditions import KnownLatents
 from .given import Given
 from .students import warn_of_students
 from .texts import TextEmbeddings
-
-
-if TYPE_CHECKING:
-    from .pipeline_baton import BatonPipeline
 
 
 logger = logging.get_logger(__name__)
@@ -58,7 +55,7 @@ class Denoising:
     @classmethod
     def of(
         cls,
-        pipe: BatonPipeline,
+        pipe: PipelineParts,
         num_inference_steps: int | None,
         sigmas: Sequence[float] | None,
         timesteps: Sequence[float] | None,
@@ -83,7 +80,7 @@ class Denoising:
         """Puts a scheduler at the start of the clip, and returns its timesteps."""
         return set_timesteps(scheduler, self.num_inference_steps, device, self.sigmas, self.timesteps)
 
-    def check(self, pipe: BatonPipeline, given: Given, num_frames: int) -> tuple[GuidancePass, ...]:
+    def check(self, pipe: PipelineParts, given: Given, num_frames: int) -> tuple[GuidancePass, ...]:
         """Refuses guiders, schedulers and caches that do not work, or not together.
 
         Returns:
@@ -110,7 +107,7 @@ class Denoising:
         warn_of_students(pipe, self.num_inference_steps, passes)
         return passes
 
-    def check_steps(self, pipe: BatonPipeline, only: str | None) -> None:
+    def check_steps(self, pipe: PipelineParts, only: str | None) -> None:
         """Refuses a number of steps, guiders or schedulers of a wrong kind, before their passes are counted.
 
         Raises:
@@ -127,7 +124,7 @@ class Denoising:
                 f"`attention_kwargs` is {self.attention_kwargs!r}, but must be a dictionary, as {{'scale': 0.5}}."
             )
 
-    def passes(self, pipe: BatonPipeline, given: Given, num_frames: int) -> tuple[GuidancePass, ...]:
+    def passes(self, pipe: PipelineParts, given: Given, num_frames: int) -> tuple[GuidancePass, ...]:
         """The passes of all steps; a modality that is given whole, or excluded by `only`, needs none."""
         mask, audio_mask = given.settled_masks(pipe, num_frames)
         guider, audio_guider = None if mask.all() else pipe.guider, None if audio_mask.all() else pipe.audio_guider
@@ -137,7 +134,7 @@ class Denoising:
         )
         return tuple(guidance_pass for step in steps for guidance_pass in step)
 
-    def _check_caches(self, pipe: BatonPipeline, given: Given, passes: Sequence[GuidancePass]) -> None:
+    def _check_caches(self, pipe: PipelineParts, given: Given, passes: Sequence[GuidancePass]) -> None:
         """What the caches of diffusers for whole blocks do not go with. They compare the video stream from step to step."""
         if not pipe.transformer.is_cache_enabled:
             return
@@ -170,12 +167,12 @@ class Denoising:
             )
 
 
-def _given_reads(pipe: BatonPipeline) -> bool:
+def _given_reads(pipe: PipelineParts) -> bool:
     """Whether a given modality reads the one that is made: a transformer without context tokens has learned nothing else."""
     return not pipe.transformer.config.num_context_tokens
 
 
-def warn_of_lost_guidance(pipe: BatonPipeline, only: str | None) -> None:
+def warn_of_lost_guidance(pipe: PipelineParts, only: str | None) -> None:
     """Warns of a guider that has no effect on clips of one modality."""
     if only is None:
         return
@@ -268,7 +265,7 @@ class Denoiser:
 
     def __init__(
         self,
-        pipe: BatonPipeline,
+        pipe: PipelineParts,
         video: Stream,
         audio: Stream,
         texts: TextEmbeddings,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from diffusers.utils import logging
@@ -12,12 +11,9 @@ from ..cues import Sheet, format_sheet, parse_sheet
 from ..models.va_planner import snap_cues, tokenize_prompts
 from ..plan import SemanticPlan
 from .checks import check_texts
+from .components import PipelineParts
 from .cue_fitting import readable_sheet
 from .planning import check_cues, make_plan, places_of, ready_plan, warn_of_disagreement
-
-
-if TYPE_CHECKING:
-    from .pipeline_baton import BatonPipeline
 
 
 logger = logging.get_logger(__name__)
@@ -28,7 +24,7 @@ CHANGED = 0.1
 
 @torch.no_grad()
 def edit_plan(
-    pipe: BatonPipeline, plan: SemanticPlan, sheet: Sheet | str, prompt: str | None, device: torch.device
+    pipe: PipelineParts, plan: SemanticPlan, sheet: Sheet | str, prompt: str | None, device: torch.device
 ) -> SemanticPlan:
     """A plan that follows an edited sheet, see `BatonPipeline.edit_plan`."""
     if pipe.planner is None or not pipe.planner.writes_cues or pipe.planner_tokenizer is None:
@@ -87,7 +83,7 @@ def _tells_the_same(before: Sheet, after: Sheet) -> bool:
     return before.cast == after.cast and [cue.text for cue in before.cues] == [cue.text for cue in after.cues]
 
 
-def _warn_of_crowded_cues(pipe: BatonPipeline, sheet: Sheet) -> None:
+def _warn_of_crowded_cues(pipe: PipelineParts, sheet: Sheet) -> None:
     config = pipe.planner.config
     gap = config.min_cue_gap / config.timestamp_rate
     for cue, later in zip(sheet.cues, sheet.cues[1:], strict=False):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from ..plan import SemanticPlan
 from ..shots import FILE_SUFFIXES, Shot, as_shots, read_film
 from . import conditions
 from .checks import check_flags, check_whole_number
-from .components import ClipSize, one_at_a_time, require_components
+from .components import ClipSize, PipelineParts, one_at_a_time, require_components
 from .conditions import KnownLatents, Noise
 from .denoise import Denoiser, Denoising, Stream
 from .film_plan import Section, check_section, plan_take, seed_of, split_shot, write_sheets
@@ -35,10 +35,6 @@ from .film_work import Kept, Work, fingerprint
 from .given import KEPT_SECONDS, Given, GivenAudio, GivenVideo, at_sampling_rate, read_given
 from .planning import PlanRequest, ready_plan
 from .texts import Texts
-
-
-if TYPE_CHECKING:
-    from .pipeline_baton import BatonPipeline
 
 
 logger = logging.get_logger(__name__)
@@ -149,7 +145,7 @@ class Film:
 
     def __init__(
         self,
-        pipe: BatonPipeline,
+        pipe: PipelineParts,
         shots: Sequence[Shot],
         settings: FilmSettings,
         plan: SemanticPlan | None = None,

@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,12 +18,10 @@ from ..cues import CastMember, Sheet, format_sheet, parse_sheet
 from ..models.va_planner import tokenize_prompts
 from ..plan import SemanticPlan
 from ..shots import Shot
+from .components import PipelineParts
 from .planning import PlanRequest, check_cues, make_plan, share_cues, write_cues
 from .texts import read_texts
 
-
-if TYPE_CHECKING:
-    from .pipeline_baton import BatonPipeline
 
 # Frames of the shortest section of a shot that is split, as a share of a clip.
 _SHORTEST_SHARE = 0.5
@@ -51,7 +48,7 @@ class Section:
     sheet: str | None = None
 
 
-def split_shot(pipe: BatonPipeline, shot: Shot, number: int, start: int, num_frames: int) -> list[Section]:
+def split_shot(pipe: PipelineParts, shot: Shot, number: int, start: int, num_frames: int) -> list[Section]:
     """
     The sections of a shot: the shot itself, or, if it is longer than the planner's clips, some of its sentences each. Time is shared
     out by the cues that the planner writes for them; what is left is idle.
@@ -94,7 +91,7 @@ def split_shot(pipe: BatonPipeline, shot: Shot, number: int, start: int, num_fra
     return sections
 
 
-def _numbers_of_cues(pipe: BatonPipeline, texts: list[str]) -> list[int]:
+def _numbers_of_cues(pipe: PipelineParts, texts: list[str]) -> list[int]:
     request, generator = PlanRequest(cue_temperature=0.0, num_plan_candidates=1), torch.Generator().manual_seed(0)
     device = pipe._execution_device
     written = [
@@ -104,7 +101,7 @@ def _numbers_of_cues(pipe: BatonPipeline, texts: list[str]) -> list[int]:
 
 
 def write_sheets(
-    pipe: BatonPipeline, sections: Sequence[Section], shots: Sequence[Shot], request: PlanRequest, seed: int
+    pipe: PipelineParts, sections: Sequence[Section], shots: Sequence[Shot], request: PlanRequest, seed: int
 ) -> list[Section]:
     """
     The sections of a take with their cue sheets, of one cast.
@@ -149,11 +146,11 @@ def write_sheets(
     ]
 
 
-def _all_places(pipe: BatonPipeline) -> list[str]:
+def _all_places(pipe: PipelineParts) -> list[str]:
     return [] if pipe.plan_checker is None else list(pipe.plan_checker.config.places)
 
 
-def _told_places(pipe: BatonPipeline, prompt: str) -> dict[str, str]:
+def _told_places(pipe: PipelineParts, prompt: str) -> dict[str, str]:
     """The places that a prompt tells, by name; none without a checker, which reads them."""
     if pipe.plan_checker is None or pipe.text_encoder is None:
         return {}
@@ -200,7 +197,7 @@ def with_cast(sheet: Sheet, cast: dict[str, str], all_places: Sequence[str]) -> 
     return sheet._replace(cast=tuple(CastMember(*member) for member in ordered))
 
 
-def plan_take(pipe: BatonPipeline, sections: Sequence[Section], shots: Sequence[Shot]) -> SemanticPlan | None:
+def plan_take(pipe: PipelineParts, sections: Sequence[Section], shots: Sequence[Shot]) -> SemanticPlan | None:
     """The plan of a take: those of its sections, one after another; `None` without a planner.
 
     A section is planned as the beginning of a clip of the pipeline's length, which is what a planner has learnt.
@@ -223,7 +220,7 @@ def plan_take(pipe: BatonPipeline, sections: Sequence[Section], shots: Sequence[
     return SemanticPlan.concat(plans)
 
 
-def check_section(pipe: BatonPipeline, section: Section, shot: Shot) -> None:
+def check_section(pipe: PipelineParts, section: Section, shot: Shot) -> None:
     """Refuses a section that the planner cannot plan.
 
     Raises:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +16,9 @@ from safetensors.torch import save
 
 from .. import files
 from ..plan import SemanticPlan
+from .components import PipelineParts
 from .film_plan import Section
 
-
-if TYPE_CHECKING:
-    from .pipeline_baton import BatonPipeline
 
 _FORMAT = "baton_diffusers.film.1"
 _SAMPLES = 64  # values of each weight that tell it from another
@@ -194,7 +192,7 @@ def _bytes_of(value: Any) -> Iterator[bytes]:
         raise TypeError(f"a {type(value).__name__} has no digest")
 
 
-def fingerprint(pipe: BatonPipeline) -> str:
+def fingerprint(pipe: PipelineParts) -> str:
     """A hash of a pipeline: its settings, the configurations of its components, and some values of each of their weights. Training
     changes nearly all values, so that these tell one checkpoint from another."""
     parts: dict[str, Any] = {"settings": _plain(dict(pipe.config)), "device": pipe._execution_device.type}

@@ -16,7 +16,7 @@ from diffusers.utils import logging
 
 from ..files import read_json, write_json
 from ..models.checkpoint_files import check_component, check_configuration, component_class
-from .modular_pipeline import write_modular_files
+from .modular_files import write_modular_files
 
 
 _PIPELINE_FILE = '''"""Lets `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` find the class."""

@@ -27,7 +27,7 @@ from ..guiders import passes_of_steps
 from ..schedulers import check_schedulers
 from . import conditions
 from .checks import check_output_type
-from .components import REQUIRED, ClipGeometry, ClipSize, one_at_a_time
+from .components import REQUIRED, ClipSize, PipelineParts, one_at_a_time
 from .conditions import KnownLatents, Noise
 from .denoise import Denoiser, Denoising, Stream, warn_of_lost_guidance
 from .given import Given, read_given
@@ -38,7 +38,7 @@ from .planning import PlanRequest, ready_plan
 from .texts import TextEmbeddings, Texts, format_prompts
 
 
-class Parts(ClipGeometry):
+class Parts(PipelineParts):
     """The components of a modular pipeline as the objects of this package read them; one that is not there is `None`."""
 
     def __init__(self, components: ModularPipeline) -> None:
@@ -528,3 +528,6 @@ class BatonAutoBlocks(BatonBlocks, SequentialPipelineBlocks):
     def __call__(self, components: ModularPipeline, state: PipelineState) -> tuple[ModularPipeline, PipelineState]:
         with one_at_a_time(components.components.values()):
             return super().__call__(components, state)
+
+
+BatonModularPipeline.default_blocks = BatonAutoBlocks

@@ -1,35 +1,24 @@
-"""`BatonModularPipeline`: the pipeline of the modular blocks, and the files by which a folder is loaded as one."""
+"""`BatonModularPipeline`: the pipeline of the modular blocks."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import diffusers
 import torch
 from diffusers.modular_pipelines import ComponentsManager, ComponentSpec, ModularPipeline, ModularPipelineBlocks
 from huggingface_hub import snapshot_download
 
 from ..files import write_json
 from ..models.checkpoint_files import check_component
-from .components import SETTINGS, SOUND, ClipGeometry
+from .components import SOUND, PipelineParts
 from .lora import BatonLoraLoaderMixin
+from .modular_files import write_blocks
 
 
-BLOCKS_FILE = "modular_blocks.py"
-_BLOCKS_CODE = '''"""Lets `ModularPipeline.from_pretrained(folder, trust_remote_code=True)` find the blocks."""
-
-from baton_diffusers import BatonAutoBlocks
-
-
-__all__ = ["BatonAutoBlocks"]
-'''
-
-
-class BatonModularPipeline(ClipGeometry, ModularPipeline, BatonLoraLoaderMixin):
+class BatonModularPipeline(PipelineParts, ModularPipeline, BatonLoraLoaderMixin):
     """
     A pipeline of [`BatonAutoBlocks`], or of some of its blocks.
 
@@ -41,13 +30,10 @@ class BatonModularPipeline(ClipGeometry, ModularPipeline, BatonLoraLoaderMixin):
     """
 
     default_blocks_name = "BatonAutoBlocks"
+    default_blocks: ClassVar[type[ModularPipelineBlocks] | None] = None  # `modular_blocks.py` names them
 
     def __init__(self, blocks: ModularPipelineBlocks | None = None, *args: Any, **kwargs: Any) -> None:
-        if blocks is None:
-            from .modular_blocks import BatonAutoBlocks
-
-            blocks = BatonAutoBlocks()
-        super().__init__(blocks, *args, **kwargs)
+        super().__init__(self.default_blocks() if blocks is None else blocks, *args, **kwargs)
 
     @classmethod
     def from_pretrained(
@@ -103,7 +89,7 @@ class BatonModularPipeline(ClipGeometry, ModularPipeline, BatonLoraLoaderMixin):
         index = Path(save_directory) / self.config_name
         written = {**json.loads(index.read_text()), "_class_name": ModularPipeline.__name__}
         write_json(index, {name: value for name, value in written.items() if value is not None})
-        _write_blocks(Path(save_directory))
+        write_blocks(Path(save_directory))
 
 
 def _check(spec: ComponentSpec) -> None:
@@ -116,33 +102,3 @@ def _check(spec: ComponentSpec) -> None:
             source, revision=spec.revision, allow_patterns=[f"{subfolder}/*.json", f"{subfolder}/*.safetensors"]
         )
     check_component(Path(source, subfolder), model_class, spec.variant)
-
-
-def write_modular_files(folder: str | os.PathLike, config: Mapping[str, Any], repo_id: str | None = None) -> None:
-    r"""
-    Writes beside `model_index.json` what `ModularPipeline.from_pretrained(folder, trust_remote_code=True)` reads.
-
-    Args:
-        folder (`str` or `os.PathLike`): the folder of a saved `BatonPipeline`.
-        config (`Mapping`): the pipeline's configuration.
-        repo_id (`str`, *optional*): where on the Hub the folder goes. A folder on this machine is found without.
-    """
-    index: dict[str, Any] = {
-        "_blocks_class_name": "BatonAutoBlocks",
-        "_class_name": ModularPipeline.__name__,
-        "_diffusers_version": diffusers.__version__,
-    }
-    for name, value in config.items():
-        if name in SETTINGS and value is not None:
-            index[name] = value
-        elif isinstance(value, (list, tuple)) and len(value) == 2 and value[0] is not None:
-            source = {"pretrained_model_name_or_path": repo_id, "subfolder": name, "variant": None, "revision": None}
-            index[name] = [*value, {"type_hint": list(value), **source}]
-    write_json(Path(folder) / ModularPipeline.config_name, index)
-    _write_blocks(Path(folder))
-
-
-def _write_blocks(folder: Path) -> None:
-    (folder / BLOCKS_FILE).write_text(_BLOCKS_CODE)
-    auto_map = {"ModularPipelineBlocks": f"{Path(BLOCKS_FILE).stem}.BatonAutoBlocks"}
-    write_json(folder / ModularPipelineBlocks.config_name, {"_class_name": "BatonAutoBlocks", "auto_map": auto_map})

@@ -30,8 +30,8 @@ from . import conditions
 from .checks import check_callback, check_flags, check_output_type, check_whole_number
 from .components import (
     CheckedComponents,
-    ClipGeometry,
     ClipSize,
+    PipelineParts,
     in_float32,
     one_call_at_a_time,
     require_components,
@@ -51,7 +51,7 @@ from .texts import PROMPT_FORMS, Texts, format_prompts
 
 class BatonPipeline(
     CheckedComponents,
-    ClipGeometry,
+    PipelineParts,
     BatonLoadingMixin,
     BatonPlanMixin,
     BatonRetakeMixin,

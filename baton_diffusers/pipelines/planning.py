@@ -1,7 +1,7 @@
 """The plan of a call: what is asked for, cue sheets, the planner's plan, and plans that are read off clips.
 
 None of it needs the transformer. The functions take a pipeline, or another object with its components, see
-[`~components.ClipGeometry`].
+[`~components.PipelineParts`].
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import os
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,17 +24,14 @@ from ..models.semantic_encoders import read_plan
 from ..models.va_planner import SheetOutline, plan_prompts, snap_cues, tokenize_cues, tokenize_prompts
 from ..plan import SemanticPlan
 from .checks import check_finite, check_texts, check_whole_number
-from .components import ClipSize
+from .components import ClipSize, PipelineParts
 from .conditions import model_frames, model_waveform
 from .cue_fitting import fit_cues, readable_sheet
 from .given import Given, channels_last
 from .texts import Texts, read_texts, unknown_words
 
 
-if TYPE_CHECKING:
-    from .pipeline_baton import BatonPipeline
-
-    Generators = torch.Generator | list[torch.Generator] | None
+Generators = torch.Generator | list[torch.Generator] | None
 
 
 _CANDIDATES = 8
@@ -64,29 +61,29 @@ class PlanRequest:
         is_file = isinstance(self.plan, (str, os.PathLike))
         return replace(self, plan=SemanticPlan.load(self.plan)) if is_file else self
 
-    def uses_planner(self, pipe: BatonPipeline) -> bool:
+    def uses_planner(self, pipe: PipelineParts) -> bool:
         """Whether the pipeline's planner makes the plan."""
         return self.plan is None and self.use_plan and pipe.planner is not None
 
-    def longest_clip(self, pipe: BatonPipeline) -> float | None:
+    def longest_clip(self, pipe: PipelineParts) -> float | None:
         """Seconds of the longest clip that the planner can plan, if it plans and knows a limit."""
         if not self.uses_planner(pipe) or not pipe.planner.writes_cues:
             return None
         return pipe.planner.config.num_timestamps / pipe.planner.config.timestamp_rate
 
-    def num_candidates(self, pipe: BatonPipeline) -> int:
+    def num_candidates(self, pipe: PipelineParts) -> int:
         """Sheets that are written for each clip."""
         if self.num_plan_candidates is None:
             return 1 if pipe.plan_checker is None or pipe.text_encoder is None else _CANDIDATES
         return self.num_plan_candidates
 
-    def temperature(self, pipe: BatonPipeline) -> float:
+    def temperature(self, pipe: PipelineParts) -> float:
         """How freely they are written: what is checked may vary."""
         if self.cue_temperature is None:
             return 1.0 if self.num_candidates(pipe) > 1 else 0.5
         return self.cue_temperature
 
-    def check(self, pipe: BatonPipeline, texts: Texts, num_videos_per_prompt: int, num_frames: int) -> None:
+    def check(self, pipe: PipelineParts, texts: Texts, num_videos_per_prompt: int, num_frames: int) -> None:
         """Refuses plans and cues that do not fit the clips, and prompts that cannot be planned.
 
         Raises:
@@ -135,7 +132,7 @@ class PlanRequest:
                     "the pipeline with both, or set it to 1."
                 )
 
-    def _check_plan(self, pipe: BatonPipeline, batch_size: int, num_videos_per_prompt: int, num_frames: int) -> None:
+    def _check_plan(self, pipe: PipelineParts, batch_size: int, num_videos_per_prompt: int, num_frames: int) -> None:
         plan = self.plan
         if not isinstance(plan, SemanticPlan):
             raise ValueError(
@@ -170,7 +167,7 @@ class PlanRequest:
 
     def make(
         self,
-        pipe: BatonPipeline,
+        pipe: PipelineParts,
         prompts: list[str] | None,
         given: Given,
         num_clips: int,
@@ -228,7 +225,7 @@ def _listed(texts: str | list[str]) -> list[str]:
 # Cue sheets
 
 
-def check_cues(pipe: BatonPipeline, sheets: list[str], prompt_length: int, duration: float) -> None:
+def check_cues(pipe: PipelineParts, sheets: list[str], prompt_length: int, duration: float) -> None:
     """Refuses cue sheets that the planner cannot read: in a wrong form, with unknown words, too long, or beyond the clip's end.
 
     Args:
@@ -261,7 +258,7 @@ def check_cues(pipe: BatonPipeline, sheets: list[str], prompt_length: int, durat
             )
 
 
-def share_cues(pipe: BatonPipeline, sheets: list[str], num_clips: int) -> list[str]:
+def share_cues(pipe: PipelineParts, sheets: list[str], num_clips: int) -> list[str]:
     """Given sheets for all clips, each repeated in a row, with their instants moved to the planner's timestamps.
 
     Raises:
@@ -272,7 +269,7 @@ def share_cues(pipe: BatonPipeline, sheets: list[str], num_clips: int) -> list[s
 
 
 def write_cues(
-    pipe: BatonPipeline,
+    pipe: PipelineParts,
     prompts: list[str],
     num_clips: int,
     num_frames: int,
@@ -313,7 +310,7 @@ def write_cues(
 
 
 def warn_of_disagreement(
-    pipe: BatonPipeline, plan: SemanticPlan, prompts: list[str] | None, num_clips: int, device: torch.device
+    pipe: PipelineParts, plan: SemanticPlan, prompts: list[str] | None, num_clips: int, device: torch.device
 ) -> None:
     """Warns of a plan that shows something else than a prompt says: picture and sound follow the plan.
 
@@ -350,7 +347,7 @@ def warn_of_disagreement(
         return
 
 
-def _read_prompts(pipe: BatonPipeline, prompts: list[str], device: torch.device) -> PlanCheckerOutput:
+def _read_prompts(pipe: PipelineParts, prompts: list[str], device: torch.device) -> PlanCheckerOutput:
     return pipe.plan_checker(read_texts(pipe, prompts, device).to(pipe.plan_checker.dtype))
 
 
@@ -364,7 +361,7 @@ def _reading(checker: PlanChecker, read: PlanCheckerOutput, row: int) -> str:
     return format_sheet(Sheet(tuple(members), tuple(Cue(float(i), text) for i, text in enumerate(cues))))
 
 
-def _outline(pipe: BatonPipeline, read: PlanCheckerOutput, row: int) -> SheetOutline:
+def _outline(pipe: PipelineParts, read: PlanCheckerOutput, row: int) -> SheetOutline:
     """What the checker reads in a prompt, as the planner's tokens."""
 
     def ids(text: str) -> list[int]:
@@ -375,13 +372,13 @@ def _outline(pipe: BatonPipeline, read: PlanCheckerOutput, row: int) -> SheetOut
     return SheetOutline({tuple(ids(name)): allowed for name, allowed in places.items()}, [ids(text) for text in cues])
 
 
-def places_of(pipe: BatonPipeline) -> list[str]:
+def places_of(pipe: PipelineParts) -> list[str]:
     """Places of a cast in the order in which the planner writes them, if the checker knows it."""
     return [] if pipe.plan_checker is None else list(pipe.plan_checker.config.places)
 
 
 def fit_to_plan(
-    pipe: BatonPipeline,
+    pipe: PipelineParts,
     prompts: list[str],
     num_clips: int,
     observed: SemanticPlan,
@@ -436,7 +433,7 @@ def _for_cues(generator: Generators) -> torch.Generator | list[torch.Generator]:
 
 
 def make_plan(
-    pipe: BatonPipeline, prompts: list[str], num_frames: int, cues: list[str] | None, device: torch.device
+    pipe: PipelineParts, prompts: list[str], num_frames: int, cues: list[str] | None, device: torch.device
 ) -> SemanticPlan:
     """The planner's plan, one for each cue sheet, or without sheets one for each prompt.
 
@@ -461,7 +458,7 @@ def make_plan(
     return replace(plan, prompts=tuple(prompts), sheets=None if cues is None else tuple(cues))
 
 
-def ready_plan(pipe: BatonPipeline, plan: SemanticPlan, num_clips: int | None, device: torch.device) -> SemanticPlan:
+def ready_plan(pipe: PipelineParts, plan: SemanticPlan, num_clips: int | None, device: torch.device) -> SemanticPlan:
     """A plan as the transformer reads it: on its device, in its dtype, without tokens beyond the end, one for each clip."""
     reader = pipe.planner if getattr(pipe, "transformer", None) is None else pipe.transformer
     plan = plan.to(device, plan.video_tokens.dtype if reader is None else reader.dtype).trimmed()
@@ -469,7 +466,7 @@ def ready_plan(pipe: BatonPipeline, plan: SemanticPlan, num_clips: int | None, d
 
 
 @torch.no_grad()
-def observe_plan(pipe: BatonPipeline, given: Given, size: ClipSize, device: torch.device) -> SemanticPlan | None:
+def observe_plan(pipe: PipelineParts, given: Given, size: ClipSize, device: torch.device) -> SemanticPlan | None:
     """The part of the plan that the given media show. See `BatonPipeline.prepare_given_plan`."""
     config, num_frames = pipe.planner.config, size.num_frames
     duration, frame_rate = pipe.clip_duration(num_frames), pipe.frame_rate
@@ -502,7 +499,7 @@ def observe_plan(pipe: BatonPipeline, given: Given, size: ClipSize, device: torc
 
 @torch.no_grad()
 def extract_plan(
-    pipe: BatonPipeline,
+    pipe: PipelineParts,
     frames: np.ndarray,
     waveform: np.ndarray,
     frame_rate: float,

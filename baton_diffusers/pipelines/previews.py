@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,16 +11,13 @@ import torch.nn.functional as F
 from .. import coordinates
 from ..plan import SemanticPlan
 from .checks import check_finite
+from .components import PipelineParts
 from .pipeline_output import BatonPipelineOutput
-
-
-if TYPE_CHECKING:
-    from .pipeline_baton import BatonPipeline
 
 
 @torch.no_grad()
 def preview_plan(
-    pipe: BatonPipeline, plan: SemanticPlan | str | os.PathLike, device: torch.device
+    pipe: PipelineParts, plan: SemanticPlan | str | os.PathLike, device: torch.device
 ) -> BatonPipelineOutput:
     """Small pictures and a scratch track of a plan. See `BatonPipeline.preview`."""
     video, audio = pipe.video_plan_decoder, pipe.audio_plan_decoder
@@ -68,7 +64,7 @@ def _counted_tokens(plan: SemanticPlan, name: str, decoder: torch.nn.Module, dev
     return tokens.to(device, decoder.dtype)
 
 
-def _draw_pictures(pipe: BatonPipeline, tokens: torch.Tensor, plan: SemanticPlan, device: torch.device) -> np.ndarray:
+def _draw_pictures(pipe: PipelineParts, tokens: torch.Tensor, plan: SemanticPlan, device: torch.device) -> np.ndarray:
     num_frames = coordinates.num_frames_within(plan.duration, pipe.frame_rate)
     times = torch.arange(num_frames, dtype=torch.float32, device=device) / pipe.frame_rate
     clips = []

@@ -7,16 +7,13 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.utils import logging
 
 from ..guiders import GuidancePass, presets
-
-
-if TYPE_CHECKING:
-    from .pipeline_baton import BatonPipeline
+from .components import PipelineParts
 
 
 logger = logging.get_logger(__name__)
@@ -197,7 +194,7 @@ def student_presets(transformer: Any) -> dict[str, StudentPreset]:
     return transformer.student_presets
 
 
-def warn_of_students(pipe: BatonPipeline, num_inference_steps: int, passes: Sequence[GuidancePass]) -> None:
+def warn_of_students(pipe: PipelineParts, num_inference_steps: int, passes: Sequence[GuidancePass]) -> None:
     """Warns of a student that is guided, and of a teacher that has few steps."""
     active = [name for name in student_presets(pipe.transformer) if name in _active_adapters(pipe.transformer)]
     if active and len(passes) > num_inference_steps:

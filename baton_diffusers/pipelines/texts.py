@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..prompt_language import PromptLanguage
 from .checks import check_finite, check_tensor, check_texts
-
-
-if TYPE_CHECKING:
-    from .pipeline_baton import BatonPipeline
+from .components import PipelineParts
 
 
 logger = logging.get_logger(__name__)
@@ -86,7 +83,7 @@ class Texts:
         """The prompts as a list, or `None` where only their embeddings are given."""
         return [self.prompt] if isinstance(self.prompt, str) else self.prompt
 
-    def check(self, pipe: BatonPipeline) -> None:
+    def check(self, pipe: PipelineParts) -> None:
         """Refuses texts and embeddings that do not fit the pipeline or one another.
 
         Raises:
@@ -117,7 +114,7 @@ class Texts:
                     "all."
                 )
 
-    def _check_embeds(self, name: str, embeds: torch.Tensor, pipe: BatonPipeline) -> None:
+    def _check_embeds(self, name: str, embeds: torch.Tensor, pipe: PipelineParts) -> None:
         check_tensor(name, embeds)
         length = pipe.config.max_sequence_length
         text_dim = embeds.shape[-1] if pipe.transformer is None else pipe.transformer.config.text_dim
@@ -131,7 +128,7 @@ class Texts:
                 f"`{name}` holds {len(embeds)} texts for {self.batch_size} prompts: give one for each, or one for all."
             )
 
-    def check_negative(self, pipe: BatonPipeline) -> None:
+    def check_negative(self, pipe: PipelineParts) -> None:
         """Refuses guidance that drops the text, if there is neither a negative prompt's embedding nor an encoder to make it.
 
         Raises:
@@ -149,7 +146,7 @@ class Texts:
 
     def encode(
         self,
-        pipe: BatonPipeline,
+        pipe: PipelineParts,
         needs_negative: bool,
         num_videos_per_prompt: int,
         device: torch.device,
@@ -192,7 +189,7 @@ class Texts:
         return embeds.for_clips(num_videos_per_prompt, pipe.config.max_sequence_length, device, dtype)
 
 
-def embed_texts(pipe: BatonPipeline, texts: list[str], device: torch.device) -> torch.Tensor:
+def embed_texts(pipe: PipelineParts, texts: list[str], device: torch.device) -> torch.Tensor:
     """Embeddings `(len(texts), max_sequence_length, text_dim)`, zero where there is no text. Warns of words that are not read."""
     length, tokenizer = pipe.config.max_sequence_length, pipe.tokenizer
     for text, ids in zip(texts, tokenizer(texts, verbose=False).input_ids, strict=True):
@@ -204,7 +201,7 @@ def embed_texts(pipe: BatonPipeline, texts: list[str], device: torch.device) -> 
     return read_texts(pipe, texts, device)
 
 
-def read_texts(pipe: BatonPipeline, texts: list[str], device: torch.device) -> torch.Tensor:
+def read_texts(pipe: PipelineParts, texts: list[str], device: torch.device) -> torch.Tensor:
     """As [`embed_texts`], without warnings."""
     length, tokenizer = pipe.config.max_sequence_length, pipe.tokenizer
     inputs = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")

@@ -9,7 +9,7 @@ from diffusers import ComponentsManager, ModularPipeline
 from safetensors.torch import load_file, save_file
 
 from baton_diffusers import BatonModularPipeline
-from baton_diffusers.pipelines.modular_pipeline import write_modular_files
+from baton_diffusers.pipelines.modular_files import write_modular_files
 
 from ..tiny import tiny_pipeline
 from .calls import PROMPT, make, quiet, seeds
