@@ -5,12 +5,14 @@ from typing import Annotated
 import typer
 
 from . import loading
-from .app import Model, command
+from .app import Model, Student, Turbo, command
 
 
 @command
 def studio(
     model: Model = None,
+    turbo: Turbo = False,
+    student: Student = None,
     host: Annotated[
         str,
         typer.Option(help="The address to listen on; 0.0.0.0 lets the whole network in.", metavar="ADDRESS"),
@@ -23,9 +25,19 @@ def studio(
     except ImportError as error:
         raise ValueError("the studio needs gradio: pip install 'baton-diffusers[app]'") from error
 
+    student = loading.find_student(model, turbo, student)
     pipe = loading.load_pipeline(model)
+    if student is not None:
+        pipe.load_student(student)
     pipe.set_progress_bar_config(disable=True)
 
     from ..studio.page import serve
 
-    serve(pipe, model, host, port, started=lambda address: print(f"studio: {address} (Ctrl+C ends it)", flush=True))
+    serve(
+        pipe,
+        model,
+        student,
+        host,
+        port,
+        started=lambda address: print(f"studio: {address} (Ctrl+C ends it)", flush=True),
+    )

@@ -310,6 +310,7 @@ def application(studio: Studio, host: str) -> fastapi.FastAPI:
 def serve(
     pipe: BatonPipeline,
     model: str | None = None,
+    student: str | None = None,
     host: str = "127.0.0.1",
     port: int = 7860,
     started: Callable[[str], None] = print,
@@ -320,6 +321,7 @@ def serve(
     Args:
         pipe ([`BatonPipeline`]): plans and renders.
         model (`str`, *optional*): the checkpoint's name in the scripts that the page gives.
+        student (`str`, *optional*): there, the name of the student that the pipeline has loaded.
         host (`str`, defaults to `"127.0.0.1"`): the address to listen on.
         port (`int`, defaults to 7860): the port; 0 for any.
         started (`Callable`, *optional*): gets the page's address when it can be opened.
@@ -337,7 +339,7 @@ def serve(
         ) from None
     with listener, studio_folder() as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(files.make_folder(folder / "uploads"))  # read while the page is built
-        studio = Studio(pipe, files.make_folder(folder / "clips"), model)
+        studio = Studio(pipe, files.make_folder(folder / "clips"), model, student)
         server = uvicorn.Server(
             uvicorn.Config(application(studio, host), log_level="warning", timeout_graceful_shutdown=2)
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ..checkpoints import default_checkpoint
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -15,12 +17,14 @@ class Recipe:
         prompt (`str`): the first prompt.
         plan (`tuple[str, ...]`): statements that make `plan`, and `prompt` anew where an edit changes it.
         clip (`tuple[str, ...]`): what has to be done to have `clip`, if there is one: statements that make plans among it.
+        student (`str`, *optional*): the student that renders.
     """
 
     model: str | None
     prompt: str
     plan: tuple[str, ...]
     clip: tuple[str, ...] = ()
+    student: str | None = None
 
     def planned(self, *lines: str) -> Recipe:
         """The recipe with another plan. The clip stays, so that a part of it can follow the plan."""
@@ -42,7 +46,12 @@ class Recipe:
         model = "default_checkpoint()" if self.model is None else repr(self.model)
         head = ["from dataclasses import replace", ""] if any("replace(" in line for line in lines) else []
         head += ["import torch", "", f"from baton_diffusers import {', '.join(sorted(names))}", "", ""]
-        first = [f"pipe = BatonPipeline.from_pretrained({model})", f"prompt = {self.prompt!r}"]
+        first = [f"pipe = BatonPipeline.from_pretrained({model})"]
+        if self.student is not None:
+            ships = self.model is None and self.student == str(default_checkpoint() / "turbo")
+            name = 'default_checkpoint() / "turbo"' if ships else repr(self.student)
+            first.append(f"pipe.load_student({name})")
+        first.append(f"prompt = {self.prompt!r}")
         last = 'plan.save("plan.safetensors")' if scale is None else f'clip.save("clip.mp4", scale={scale})'
         return "\n".join([*head, *first, *lines, last]) + "\n"
 

@@ -130,17 +130,20 @@ class Studio:
         pipe ([`BatonPipeline`]): plans and renders.
         folder (`Path`): where clips are kept as long as their session lasts.
         model (`str`, *optional*): the checkpoint's name in scripts; by default the one that comes with the package.
+        student (`str`, *optional*): the name there of the student that the pipeline has loaded.
 
     Raises:
         ValueError: if the pipeline has no planner.
     """
 
-    def __init__(self, pipe: BatonPipeline, folder: Path, model: str | None = None) -> None:
+    def __init__(
+        self, pipe: BatonPipeline, folder: Path, model: str | None = None, student: str | None = None
+    ) -> None:
         if pipe.planner is None:
             raise ValueError(
                 "the studio shows plans, and this checkpoint has no planner: use `baton generate`, or give one that has."
             )
-        self.pipe, self.folder, self.model = pipe, Path(folder), model
+        self.pipe, self.folder, self.model, self.student = pipe, Path(folder), model, student
         self.files: dict[str, File] = {}
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
@@ -162,6 +165,10 @@ class Studio:
     def places(self) -> list[str]:
         """Places that a cast may have, where the plan checker knows them all."""
         return [] if self.pipe.plan_checker is None else list(self.pipe.plan_checker.config.places)
+
+    def recipe(self, prompt: str, *lines: str, clip: tuple[str, ...] = ()) -> Recipe:
+        """A new recipe for this checkpoint, of statements that make a plan."""
+        return Recipe(self.model, prompt, lines, clip, self.student)
 
     @property
     def timestamp_rate(self) -> float | None:
@@ -253,7 +260,7 @@ class Session:
         with self._warnings():
             plan = self.studio.pipe.plan(prompt, generator=_generator(seed))
         line = f"plan = pipe.plan(prompt, {written_generator(seed)})"
-        return self._add("planned", prompt, seed, plan, Recipe(self.studio.model, prompt, (line,)))
+        return self._add("planned", prompt, seed, plan, self.studio.recipe(prompt, line))
 
     def edit(self, request: Request, what: str = "edited") -> Version:
         """Plans anew what a change on the page's timeline changes.
@@ -292,7 +299,7 @@ class Session:
             plan=plan,
             num_frames=self._num_frames(plan),
             generator=_generator(_checked_seed(request.seed)),
-            num_inference_steps=LIVE_STEPS,
+            num_inference_steps=min(LIVE_STEPS, pipe.config.num_inference_steps),
             only="video",
             output_type="np",
         )
@@ -333,7 +340,7 @@ class Session:
                 sheets = pipe.prepare_cues(prompt, number, generator=_generator(seed), given_plan=plan)
             plan = replace(plan, prompts=(prompt,), sheets=tuple(sheets))
             lines.append(f"plan = replace(plan, prompts=(prompt,), sheets={plan.sheets!r})")
-        made = Recipe(self.studio.model, prompt, tuple(lines), tuple(lines))
+        made = self.studio.recipe(prompt, *lines, clip=tuple(lines))
         return self._add(f"opened {name}"[:80], prompt, request.seed, plan, made, clip, opened=key)
 
     def _read_upload(self, path: Path) -> Clip:
@@ -563,7 +570,7 @@ class Session:
             line = f"plan = pipe.plan(prompt, cues={sheet!r})"
             with self._warnings():
                 plan = self.studio.pipe.plan(prompt, cues=sheet)
-            version = self._add("taken up", prompt, request.seed, plan, Recipe(self.studio.model, prompt, (line,)))
+            version = self._add("taken up", prompt, request.seed, plan, self.studio.recipe(prompt, line))
         self.note = FORGOTTEN
         return version
 

@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from baton_diffusers.media import read_audio, read_clip, write_clip
+from baton_diffusers.pipelines.lora import save_adapter
+from baton_diffusers.pipelines.students import StudentPreset
 from baton_diffusers.studio import session as module
 from baton_diffusers.studio.session import Cancelled, Progress, Request, Studio
 
+from ..models.test_lora_conversion import VIDEO, random_lora
 from ..pipelines.test_previews import audio_decoder, video_decoder
 from ..tiny import DURATION, FRAME_RATE, NUM_FRAMES, random_clip, tiny_cue_parts, tiny_pipeline
 
@@ -186,6 +189,24 @@ def test_the_script_repeats_the_clip_byte_for_byte(tmp_path, monkeypatch):
     sheet["cues"][0]["time"] = 0.5
     session.edit(on_page(session, sheet=sheet))
     version = rendered(session, on_page(session, seed=5))
+    monkeypatch.chdir(tmp_path)
+    exec(data(session, version, "script").decode(), {})
+    assert (tmp_path / "clip.mp4").read_bytes() == data(session, version, "clip")
+
+
+def test_a_student_renders_in_its_steps_and_the_script_loads_it(tmp_path, monkeypatch):
+    pipe = tiny_pipeline(**tiny_cue_parts())
+    pipe.save_pretrained(tmp_path / "checkpoint")
+    layers = {}
+    for name, (down, up, _) in random_lora(pipe.transformer, VIDEO).items():
+        layers |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
+    save_adapter(tmp_path / "turbo", layers, {"r": 2, "lora_alpha": 2}, StudentPreset(3, 1.5, 2.5))
+    pipe = tiny_pipeline(**tiny_cue_parts())
+    pipe.load_student(tmp_path / "turbo")
+    session = Studio(pipe, tmp_path, str(tmp_path / "checkpoint"), str(tmp_path / "turbo")).session("a tab")
+    session.plan(ASKED)
+    *reports, version = session.render(on_page(session))
+    assert [report.step for report in reports] == [0, 1, 2, 3]
     monkeypatch.chdir(tmp_path)
     exec(data(session, version, "script").decode(), {})
     assert (tmp_path / "clip.mp4").read_bytes() == data(session, version, "clip")
