@@ -127,7 +127,19 @@ def test_sound_passes_into_the_new_one_inside_the_span_and_not_at_the_clips_ends
 def test_frames_of_a_span_are_replaced_in_the_depth_of_the_clip():
     frames, new = np.full((4, 2, 2, 3), 7, dtype=np.uint8), torch.full((5, 3, 4, 4), 0.5)
     replaced = replace_frames(frames, new, 8.0, [(0.125, 0.25), (0.375, 0.5)])
-    assert replaced.dtype == np.uint8 and replaced[:, 0, 0, 0].tolist() == [7, 128, 7, 128]
+    shown = replaced[:, 0, 0, 0].astype(int)
+    assert replaced.dtype == np.uint8 and shown[[0, 2]].tolist() == [7, 7] and (abs(shown[[1, 3]] - 128) <= 32).all()
+
+
+def test_what_the_autoencoder_changes_fades_and_no_ghost_stays():
+    frames = np.full((20, 1, 2, 3), 0.5, dtype=np.float32)
+    new = torch.full((20, 3, 1, 2), 0.48)
+    new[..., 1] = 1.0  # another picture
+    shown = replace_frames(frames, new, 8.0, [(0.5, 2.0)])[:, 0, :, 0]
+    assert np.abs(np.diff(shown[:, 0])).max() < 0.005 and shown[9, 0] == np.float32(0.48)
+    assert (shown[4:16, 1] >= 0.94).all() and shown[8:12, 1].tolist() == [1.0] * 4
+    alone = replace_frames(frames, new, 8.0, [(0.0, 0.25), (2.25, 2.5)])
+    assert alone[0, 0, 0, 0] == pytest.approx(0.48 + 0.6 * 0.02) and alone[19, 0, 0, 0] == alone[0, 0, 0, 0]
 
 
 def test_spans_of_an_actor_join_and_stay_within_the_span():
