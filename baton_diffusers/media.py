@@ -494,7 +494,7 @@ class ClipWriter:
             self._partial = stack.enter_context(files.replacing(self.path))
             self._picture = stack.enter_context(files.temporary(self.path, ".video.mp4"))
             samples = stack.enter_context(files.temporary(self.path, ".f32"))
-            self._samples, self._sound = samples, stack.enter_context(open(samples, "wb"))
+            self._samples, self._sound = samples, stack.enter_context(open(samples, "wb", buffering=0))
             height, width, _ = self._shape
             arguments = [*_picture_input(height, width, self.frame_rate), *_picture_output(height, width, self.scale)]
             self._encoder = stack.enter_context(ffmpeg.Encoder(arguments, self._picture))
@@ -518,8 +518,14 @@ class ClipWriter:
                 f"a piece has frames of shape {frames.shape} and a waveform of shape {waveform.shape}, but the film has frames of "
                 f"shape {self._shape} and one channel"
             )
-        self._encoder.write(frames)
-        waveform.astype("<f4").tofile(self._sound)
+        try:
+            self._encoder.write(frames)
+            samples = memoryview(waveform.astype("<f4").tobytes())
+            while samples:
+                samples = samples[self._sound.write(samples) :]
+        except (OSError, RuntimeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise OSError(f"{self.path} cannot be written ({reason}): make room, or choose another folder") from error
         self.num_frames += len(frames)
         self.num_samples += waveform.shape[1]
 

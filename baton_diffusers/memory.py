@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from transformers import PreTrainedModel
 
 from . import coordinates
 from .models.checkpoint_files import component_class
+from .pipelines.film import overlap_frames, warm_up_frames
 from .pipelines.pipeline_baton import BatonPipeline
 from .plan import SemanticPlan
 
@@ -265,7 +267,8 @@ def activations(
         height (`int`): of a frame in pixels.
         width (`int`): of a frame in pixels.
         num_frames (`int`): of the clip.
-        given (`str`, *optional*): what the call is given beside a prompt, one of `GIVEN`.
+        given (`str`, *optional*): what the call is given beside a prompt, one of `GIVEN`; or `"film"` for a window of a film, which
+            is given the end of the one before.
         tiled (`bool`, defaults to `False`): whether the video's autoencoder works tile by tile.
         stages (`Sequence[str]`, defaults to all): the stages that are wanted.
 
@@ -313,22 +316,21 @@ def activations(
                 models["planner"](ids, torch.ones_like(ids), duration)
     if "encode" in stages and given is not None:
         with _Stage(peaks, "encode") as live, _each_shape_once(vae.encoder, live):
-            if given in ("image", "video"):
-                pipe.encode_video(
-                    torch.empty(1, 3, 1 if given == "image" else num_frames, height, width, device="meta")
-                )
+            given_frames = {"image": 1, "video": num_frames, "film": min(warm_up_frames(stride), num_frames)}
+            if given in given_frames:
+                pipe.encode_video(torch.empty(1, 3, given_frames[given], height, width, device="meta"))
             else:
                 pipe.encode_audio(torch.empty(1, audio_length * audio_vae.latent_hop_length, device="meta"))
     if "denoise" in stages:
-        # A given picture has a timestep of its own, so that each latent frame gets one. Blocks are alike, and two show what all do.
+        # What is given in part has a timestep of its own, so that each latent gets one. Blocks are alike, and two show what all do.
         timestep = torch.ones(1, device="meta")
         with _Stage(peaks, "denoise"):
             transformer(
                 latents.to(transformer.dtype),
                 audio_latents.to(transformer.dtype),
-                timestep.expand(1, latent_frames) if given == "image" else timestep,
+                timestep.expand(1, latent_frames) if given in ("image", "film") else timestep,
                 text,
-                audio_timestep=timestep,
+                audio_timestep=timestep.expand(1, audio_length) if given == "film" else timestep,
                 plan=plan,
                 skip_layers=range(2, sizes.num_layers),
                 reference_audio_hidden_states=audio_latents.to(transformer.dtype)
@@ -429,6 +431,7 @@ def report(
     width: int | None = None,
     num_frames: int | None = None,
     given: str | None = None,
+    film: float | None = None,
 ) -> str:
     r"""
     Three tables: the weights of each model, in bfloat16 where it is not kept in float32; what is alive besides them in each
@@ -441,6 +444,7 @@ def report(
         width (`int`, *optional*): of a frame in pixels.
         num_frames (`int`, *optional*): of the clip.
         given (`str`, *optional*): what the call is given beside a prompt, one of `GIVEN`.
+        film (`float`, *optional*): seconds of a film, which is made in windows of `num_frames`.
 
     Raises:
         ValueError: if there is no such recipe, kind of `given` or configuration, or it cannot make clips of that size.
@@ -449,6 +453,12 @@ def report(
         raise ValueError(f"`recipe` is {recipe!r}, but must be one of {', '.join(RECIPES)}")
     if given not in (None, *GIVEN):
         raise ValueError(f"`given` is {given!r}, but must be one of {', '.join(GIVEN)}")
+    if film is not None and given is not None:
+        raise ValueError(
+            f"`given` is {given!r}, but the windows of a film are given one another's ends: leave one of both out"
+        )
+    if film is not None and not 0 < film < math.inf:
+        raise ValueError(f"`film` is {film!r}, but must be a number of seconds above 0")
     models, config = load_components(configuration)
     size = {
         name: config[name] if value is None else value
@@ -456,7 +466,8 @@ def report(
     }
     chosen = list(RECIPES) if recipe is None else [recipe]
     by_given = {None: activations(models, config, **size)}
-    for kind in GIVEN:
+    given = "film" if film is not None else given
+    for kind in GIVEN if film is None else (*GIVEN, "film"):
         own = activations(models, config, **size, given=kind, stages=("encode", "denoise", "decode"))
         by_given[kind] = by_given[None] | own
     peaks = {False: by_given[given]}
@@ -471,7 +482,7 @@ def report(
 
     needs = [("given", *STAGES)]
     for kind, of_stages in by_given.items():
-        name = "nothing" if kind is None else kind.replace("_", " ")
+        name = {None: "nothing", "film": "the window before"}.get(kind, str(kind).replace("_", " "))
         needs.append((name, *(_gib(of_stages[stage]) if stage in of_stages else "" for stage in STAGES)))
 
     results = {name: estimate(models, name, peaks[RECIPES[name].tiled]) for name in chosen if not RECIPES[name].fp8}
@@ -483,6 +494,9 @@ def report(
         sizes = (_gib(size) for size in (result.peak, result.weights, result.activations))
         recipes.append((name, *sizes, result.stage, _gib(result.ram) if result.ram else "", RECIPES[name].how))
     clip = f"{size['num_frames']} frames of {size['height']} x {size['width']}"
+    what = "That clip, from its prompt" if given is None else f"That clip, given {given}"
+    if film is not None:
+        what = _film_of(film, size["num_frames"], models)
     return "\n".join(
         [
             f"{configuration}, loaded with dtype=torch.bfloat16",
@@ -491,9 +505,20 @@ def report(
             f"Besides weights, in each stage of one clip of {clip}",
             *_align(needs, numbers=range(1, 1 + len(STAGES))),
             "",
-            f"That clip, {'from its prompt' if given is None else f'given {given}'}; without what other programs and CUDA itself take",
+            f"{what}; without what other programs and CUDA itself take",
             *_align(recipes, numbers=(1, 2, 3, 5)),
         ]
+    )
+
+
+def _film_of(seconds: float, num_frames: int, models: Mapping[str, nn.Module]) -> str:
+    """How a film is made, whose length does not change what its windows need."""
+    rate, stride = models["transformer"].config.frame_rate, models["vae"].config.scale_factor_temporal
+    overlap = overlap_frames(num_frames, rate, stride)
+    windows = coordinates.window_starts(coordinates.num_frames_covering(seconds, rate, stride), num_frames, overlap)
+    return (
+        f"A film of {seconds:g} s, in {len(windows)} such clips that share {coordinates.clip_duration(overlap, rate):.2f} s, one at a "
+        "time"
     )
 
 

@@ -1,5 +1,6 @@
 """`baton memory`: what a configuration needs on a GPU."""
 
+import re
 from typing import Annotated
 
 import typer
@@ -27,8 +28,20 @@ def memory(
             metavar="KIND",
         ),
     ] = None,
+    film: Annotated[
+        str | None,
+        typer.Option(help="A film of this length, made in windows, as 60s or 10min.", metavar="LENGTH"),
+    ] = None,
 ) -> None:
     """Say what a configuration will need on a GPU; nothing is loaded."""
     from ..memory import report
 
-    print(report(model, recipe, height, width, num_frames, given))
+    print(report(model, recipe, height, width, num_frames, given, None if film is None else _seconds(film)))
+
+
+def _seconds(length: str) -> float:
+    """The seconds of a length such as "60", "60s" or "10min"."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min)?", length.strip())
+    if found is None:
+        raise ValueError(f"--film {length} is no length: give seconds or minutes, as 60s or 10min")
+    return float(found[1]) * (60 if found[2] == "min" else 1)

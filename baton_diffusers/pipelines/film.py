@@ -123,6 +123,18 @@ class FilmSettings:
     attention_kwargs: dict[str, Any] | None = None
 
 
+def overlap_frames(num_frames: int, frame_rate: float, temporal_stride: int, seconds: float | None = None) -> int:
+    """Frames that neighbouring windows of `num_frames` share: `seconds`, or by default one, but at most a third of a window."""
+    if seconds is None:
+        seconds = min(KEPT_SECONDS, coordinates.clip_duration(num_frames, frame_rate) / 3)
+    return coordinates.num_frames_nearest(seconds, frame_rate, temporal_stride)
+
+
+def warm_up_frames(temporal_stride: int) -> int:
+    """Frames of the window before that are encoded as the beginning of a window."""
+    return (WARM_UP_LATENTS - 1) * temporal_stride + 1
+
+
 class Film:
     """
     A film that is made as it is read: iterate over its pieces, or [`save`] it, which never hold more than a window.
@@ -216,11 +228,7 @@ class Film:
         return size
 
     def _overlap(self, num_frames: int) -> int:
-        """Frames that neighbouring windows share: about a second, and at most a third of a window."""
-        seconds = self.settings.overlap_seconds
-        if seconds is None:
-            seconds = min(KEPT_SECONDS, self.pipe.clip_duration(num_frames) / 3)
-        return coordinates.num_frames_nearest(seconds, self.frame_rate, self._stride)
+        return overlap_frames(num_frames, self.frame_rate, self._stride, self.settings.overlap_seconds)
 
     def _cut(self) -> list[Take]:
         """The takes of the film. Borders of shots lie on whole frames, without a drift."""
@@ -546,7 +554,7 @@ class Film:
         """Frames of the window before with which this one begins."""
         shift = window.start - before.start
         shared = before.num_frames - shift
-        num_frames = min((WARM_UP_LATENTS - 1) * self._stride + 1, shared)
+        num_frames = min(warm_up_frames(self._stride), shared)
         return self._decode(before)[0][shift : shift + num_frames]
 
     def _shared(self, window: Window, other: Window) -> tuple[range, range]:
@@ -718,7 +726,7 @@ class Film:
             scale (`int`, defaults to 1): every pixel becomes `scale` x `scale` pixels.
 
         Raises:
-            ValueError: as for [`~media.ClipWriter`].
+            ValueError, OSError: as for [`~media.ClipWriter`]; the work folder keeps all windows that were made.
         """
         height, width = self.size.height, self.size.width
         with ClipWriter(path, height, width, self.frame_rate, self.sampling_rate, scale) as writer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -80,12 +81,15 @@ class Work:
             OSError: if it cannot be written; all that was kept before stays.
         """
         tensors = {"latents": latents.contiguous(), "audio_latents": audio_latents.contiguous()}
-        self._write(self._window(take, index), save(tensors, metadata={_FORMAT: json.dumps({"key": key})}))
+        path = self._window(take, index)
+        with self._writing(path):
+            files.write_bytes(path, save(tensors, metadata={_FORMAT: json.dumps({"key": key})}))
         return Kept(**tensors)
 
-    def _write(self, path: Path, data: bytes) -> None:
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
         try:
-            files.write_bytes(path, data)
+            yield
         except OSError as error:
             raise OSError(
                 f"{path} cannot be written ({error.strerror or error}); {self.folder} keeps what was made before: make room, and "
@@ -117,15 +121,16 @@ class Work:
             OSError: as `keep`.
         """
         path = self._plan(take)
-        if plan is not None:
-            plan.save(path.with_suffix(".safetensors"))
         told = {
             "key": key,
             "has_plan": plan is not None,
             "digest": digest_of(plan),
             "sections": [asdict(section) for section in sections],
         }
-        self._write(path.with_suffix(".json"), (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode())
+        with self._writing(path.with_suffix(".safetensors")):
+            if plan is not None:
+                plan.save(path.with_suffix(".safetensors"))
+            files.write_json(path.with_suffix(".json"), told)
 
     def is_written(self, path: str | Path, scale: int) -> bool:
         """Whether `note_written` was called for the film as it is there, and its windows are the same since."""
