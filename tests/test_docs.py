@@ -13,7 +13,7 @@ from baton_diffusers import BatonPipeline
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 # Pages whose Python runs on nano. The others show weights or data of one's own.
-RUNS = ("quickstart", "directions", "plans", "guidance", "memory", "blocks")
+RUNS = ("quickstart", "directions", "plans", "films", "guidance", "memory", "blocks")
 
 
 def test_it_builds_without_a_dead_link(tmp_path):

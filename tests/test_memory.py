@@ -162,9 +162,22 @@ def test_the_command_prints_both_tables(folder, capsys):
     assert "sequential" not in capsys.readouterr().out
 
 
+def test_a_film_needs_what_one_window_needs(folder, capsys):
+    printed = []
+    for length in ("60s", "10min"):
+        assert run("memory", "--model", folder, "--num-frames", 17, "--recipe", "gpu", "--film", length) == 0
+        printed.append(capsys.readouterr().out)
+    assert "A film of 60 s, in 40 such clips that share 0.62 s" in printed[0] and "the window before" in printed[0]
+    assert "A film of 600 s, in 400 such clips" in printed[1]
+    assert printed[0].splitlines()[-1] == printed[1].splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
+        (["--film", "long"], "--film long is no length: give seconds or minutes"),
+        (["--film", "60s", "--given", "image"], "`given` is 'image', but the windows of a film"),
+        (["--film", "0"], "`film` is 0.0, but must be a number of seconds above 0"),
         (["--recipe", "hope"], "`recipe` is 'hope', but must be one of gpu"),
         (["--model", "nowhere"], "nowhere is neither a folder nor a Hub id"),
         (["--model", "."], "has no model_index.json"),

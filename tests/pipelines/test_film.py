@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from baton_diffusers import Shot
+from baton_diffusers.cues import format_sheet, parse_sheet
 from baton_diffusers.media import read_clip
 from baton_diffusers.pipelines.film import WARM_UP_LATENTS
+from baton_diffusers.pipelines.film_plan import film_cast, with_cast
 
-from ..tiny import FRAME_RATE, SAMPLING_RATE, tiny_cue_parts, tiny_pipeline
+from ..tiny import FRAME_RATE, SAMPLING_RATE, random_plan, tiny_cue_parts, tiny_pipeline
 
 
 # Windows of 17 frames that share 9: one of 49 frames has five of them.
@@ -108,6 +110,64 @@ def test_a_film_does_not_depend_on_the_takes_before(pipe, tmp_path):
     half = round(2 * FRAME_RATE)
     assert not np.array_equal(joined(alone)[0][:half], joined(other)[0][:half])
     assert np.array_equal(joined(alone)[0][half:], joined(other)[0][half:])
+
+
+def test_given_sound_stays_and_a_given_picture_begins_a_shot(pipe, tmp_path):
+    rng = np.random.default_rng(0)
+    sound = rng.uniform(-0.5, 0.5, 2 * SAMPLING_RATE).astype(np.float32)
+    picture = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    shots = [SHOTS[0], replace(SHOTS[1], audio=sound), replace(SHOTS[2], cut=True, image=picture)]
+    made, plain = film(pipe, shots, work=tmp_path / "given"), film(pipe, [*SHOTS[:2], replace(SHOTS[2], cut=True)])
+    (frames, waveform), (others, _) = joined(made), joined(plain)
+    start, end = 2 * SAMPLING_RATE, 4 * SAMPLING_RATE
+    margin = 100
+    np.testing.assert_allclose(waveform[0, start + margin : end - margin], sound[margin:-margin], atol=1e-6)
+    first = round(4 * FRAME_RATE)
+    assert not np.array_equal(frames[: first - 8], others[: first - 8])  # the picture follows the sound
+    known = made.work.read_any(1, 0).latents[:, :, :1]
+    encoded = pipe.encode_video(torch.from_numpy(picture).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1)
+    torch.testing.assert_close(known, encoded)
+
+
+def test_voices_hold_until_there_are_others(pipe):
+    voices = [np.full(SAMPLING_RATE, level, np.float32) for level in (0.1, 0.2)]
+    shots = [SHOTS[0], replace(SHOTS[1], voices=voices[0]), replace(SHOTS[2], voices=voices[1])]
+    made = film(pipe, shots)
+    heard = [made._given_in(window).reference_audio for window in made.windows[0]]
+    levels = [None if voice is None else round(float(voice.waveform.max()), 2) for voice in heard]
+    assert levels == [None, 0.1, 0.1, 0.2, 0.2]  # by the middle of each window
+
+
+def test_a_long_shot_is_split_at_its_sentences(pipe):
+    made = film(pipe, "a red circle moves right. the blue star says one.", seconds=SECONDS)
+    sections = made.sections[0]
+    assert [section.start for section in sections] == [0, *np.cumsum([s.num_frames for s in sections])[:-1]]
+    assert sum(section.num_frames for section in sections) == 49
+    assert max(section.num_frames for section in sections) <= 17
+    assert dict.fromkeys(section.prompt for section in sections).keys() == {
+        "a red circle moves right.",
+        "the blue star says one.",
+    }
+    assert all(not parse_sheet(section.sheet).cues for section in sections if section.idle)
+
+
+def test_the_plan_of_a_film_can_be_given(pipe):
+    plan = random_plan(duration=SECONDS)
+    first, other = (joined(film(pipe, plan=plan))[0] for plan in (plan, random_plan(duration=SECONDS, seed=1)))
+    assert not np.array_equal(first, other)
+    assert len(joined(film(pipe, plans="windows"))[0]) == len(joined(film(pipe, plans="none"))[0]) == 49
+    with pytest.raises(ValueError, match="the film lasts 6.1250 seconds"):
+        film(pipe, plan=random_plan(duration=3.0))
+
+
+def test_a_cast_stands_where_it_was_told(pipe):
+    sheets = [parse_sheet(text) for text in ("ball left; face right", "bell left; box middle", "face left")]
+    cast = film_cast(sheets, [{}, {"bell": "left"}, {}], ["left", "middle", "right"])
+    assert cast == {"bell": "left", "ball": "middle", "face": "right"}
+    assert (
+        format_sheet(with_cast(sheets[2], cast, ["left", "middle", "right"])) == "bell left; ball middle; face right"
+    )
+    assert format_sheet(with_cast(sheets[1], cast, ["left", "middle", "right"])) == "bell left; box middle; face right"
 
 
 def test_a_film_is_saved_piece_by_piece(pipe, tmp_path):
