@@ -40,6 +40,7 @@ LEAP = 1.5  # pixels by which an actor that nobody hits moves within a frame
 QUIET_PART = 160  # samples over which loudness is measured
 QUIET_SPAN = 16000  # samples to both sides of a seam whose background is compared
 TAIL = 800  # samples after a sound that may still be its own
+TOGETHER = 0.15  # seconds within which a word belongs to a mouth that opens
 QUIETEST = -70.0  # dB that count as silence
 STEP = 6.0  # dB
 
@@ -132,9 +133,12 @@ class FilmScorer:
 
     - *number*: as many actors are there as the cast has: nobody is lost or doubled;
 
+    of each face in a shot in which it speaks, and not for the first time
+
+    - *voice*: it speaks in the voice of its colour, here and where it spoke last;
+
     of each action
 
-    - *voice*: a face that spoke in an earlier shot speaks in the voice of its colour, there and here;
     - *sequence*: what was seen and what was heard over the whole film has this action in its place of the script;
     - *callback*: an actor that the prompt calls by what it did before does what it should.
 
@@ -320,15 +324,34 @@ class FilmScorer:
     def _voices(self) -> list[Fact]:
         facts, spoke = [], {}
         for number, scene in enumerate(self.film.shots):
-            said = [i for i, action in enumerate(scene.script) if action.verb == "say"]
-            for step in said:
-                name = scene.actors[scene.script[step].actor].name
-                own = self._holds(number, step, ("pitch",))
-                if spoke.get(name, (number, True))[0] < number:
-                    facts.append(Fact("voice", self._subject(number, step), own and spoke[name][1]))
-            for step in said:
-                spoke[scene.actors[scene.script[step].actor].name] = (number, self._holds(number, step, ("pitch",)))
+            steps: dict[str, int] = {}
+            for step, action in enumerate(scene.script):
+                if action.verb == "say":
+                    steps.setdefault(scene.actors[action.actor].name, step)
+            for name, step in steps.items():
+                own = self._in_own_voice(number, step)
+                if name in spoke:
+                    facts.append(Fact("voice", self._subject(number, step), own and spoke[name]))
+                spoke[name] = own
         return facts
+
+    def _in_own_voice(self, number: int, step: int) -> bool:
+        """Whether what is heard while a mouth is open in a shot has the voice of its face; of a mouth that stays shut, whether the words
+        that count as its own have it."""
+        scene, shot = self.film.shots[number], self._shots[number]
+        actor = scene.actors[scene.script[step].actor]
+        look = shot.looks[actor.name]
+        words = [sound for sound in shot.sounds if sound.kind == "word"]
+        voices = [
+            sound.colour
+            for sight in shot.sights
+            if sight.actor == actor.name and sight.kind == "word"
+            for sound in words
+            if abs(sound.time - sight.time) < TOGETHER
+        ]
+        if not voices:
+            return self._holds(number, step, ("pitch",))
+        return all(voice == (actor if look is None else look).colour for voice in voices)
 
     def _sequence(self) -> tuple[list[bool], list[bool]]:
         """Whether each action of the film has its place in what was seen, and in what was heard."""
