@@ -156,7 +156,7 @@ def evaluate(
             "--tier film makes films in several --ways: leave --measure, --direction and other controls out"
         )
     if tier == "film":
-        _evaluate_films(model, split, scenes_per_tier, seconds, ways, style, steps, guidance, seed, json_file)
+        _evaluate_films(model, split, scenes_per_tier, seconds, ways, style, steps, guidance, student, seed, json_file)
         return
 
     loading.import_pipeline()
@@ -244,6 +244,7 @@ def _evaluate_films(
     style: str,
     steps: int | None,
     guidance: str | None,
+    student: str | None,
     seed: int,
     json_file: Path | None,
 ) -> None:
@@ -277,7 +278,14 @@ def _evaluate_films(
         f"{kept.measured} films made in {taken:.0f} s on {pipe.device.type}; 95% bootstrap intervals over films in brackets"
     )
     if json_file is not None:
-        told = {"model": str(model or "baton-nano"), "split": split, "seed": seed, "style": style, "seconds": seconds}
+        told = {
+            "model": str(model or "baton-nano"),
+            "student": student,
+            "split": split,
+            "seed": seed,
+            "style": style,
+            "seconds": seconds,
+        }
         write_json(
             json_file, {"settings": told | {"steps": steps or pipe.config.num_inference_steps}, "ways": summary}
         )
