@@ -6,6 +6,20 @@ from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, Video
 from tests.tiny import seeded
 
 
+# A video autoencoder of strides 16 and 4 that learns in seconds.
+VIDEO_VAE = {
+    "base_dim": 8,
+    "z_dim": 6,
+    "dim_mult": [1, 2, 2],
+    "num_res_blocks": 1,
+    "temperal_downsample": [True, True],
+    "patch_size": 4,
+    "in_channels": 48,
+    "out_channels": 48,
+    "scale_factor_spatial": 16,
+}
+
+
 def codecs() -> tuple[AutoencoderKLWan, MMAudioVAE]:
     """Strides of 16 in space and 4 in time; 31.25 audio latents per second."""
     vae = seeded(

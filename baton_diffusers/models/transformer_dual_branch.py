@@ -467,8 +467,9 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
 
         Args:
             config (`FirstBlockCacheConfig` or `TaylorSeerCacheConfig`): the first skips all blocks but the first one if the
-                first block's video stream has changed little. The second extrapolates the attention layers, by default all
-                of them; it must be in its full form.
+                first block's video stream has changed little. To compare, diffusers reads one value from the device in each pass
+                (`.item()`), so the CPU waits for the GPU there. The second extrapolates the attention layers, by default all of
+                them; it must be in its full form.
 
         Raises:
             ValueError: if it is another cache, TaylorSeer's lite mode, or one is enabled already.

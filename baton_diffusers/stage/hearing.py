@@ -42,13 +42,10 @@ class Sound:
 @cache
 def _mel_bands() -> np.ndarray:
     """Triangles of equal width on the mel scale, each of unit sum: (513, 80)."""
-    edges = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + SAMPLING_RATE / 1400), NUM_BANDS + 2) / 2595) - 1)
-    frequencies = np.fft.rfftfreq(WINDOW, 1 / SAMPLING_RATE)[:, None]
-    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
-    width = np.maximum(centre - low, SAMPLING_RATE / WINDOW)
-    bands = np.maximum(
-        0, np.minimum((frequencies - low) / width, (high - frequencies) / np.maximum(high - centre, width))
-    )
+    from transformers.audio_utils import mel_filter_bank  # slow to import
+
+    limits = 0.0, SAMPLING_RATE / 2
+    bands = mel_filter_bank(WINDOW // 2 + 1, NUM_BANDS, *limits, SAMPLING_RATE, norm=None, mel_scale="htk")
     return (bands / bands.sum(axis=0)).astype(np.float32)
 
 

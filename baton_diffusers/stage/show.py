@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from ..figure import font, wrap
 from .hearing import Sound, loudness
 from .scene import FRAME_RATE, SAMPLING_RATE, Event
 from .sight import Sight
@@ -48,7 +49,7 @@ def contact_sheet(
     events = events or ()
     duration = len(frames) / FRAME_RATE
     tile_height = round(TILE_WIDTH * frames.shape[1] / frames.shape[2])
-    caption = _wrap(prompt, _font(21), WIDTH) if prompt else []
+    caption = wrap(prompt, font(21), WIDTH) if prompt else []
     strip_top = MARGIN + 30 * len(caption) + (12 if caption else 0)
     strip_bottom = strip_top + tile_height
     sound_top = strip_bottom + GAP_HEIGHT
@@ -58,7 +59,7 @@ def contact_sheet(
     sheet = Image.new("RGB", (WIDTH + 2 * MARGIN, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     for i, line in enumerate(caption):
-        draw.text((MARGIN, MARGIN - 6 + 30 * i), line, INK, _font(21))
+        draw.text((MARGIN, MARGIN - 6 + 30 * i), line, INK, font(21))
     for tile, index in enumerate(_chosen_frames(len(frames), events)):
         picture = Image.fromarray(frames[index]).resize((TILE_WIDTH - 2, tile_height), Image.Resampling.BICUBIC)
         sheet.paste(picture, (MARGIN + tile * TILE_WIDTH + 1, strip_top))
@@ -70,7 +71,7 @@ def contact_sheet(
     for half_second in range(int(2 * duration) + 1):
         time = half_second / 2
         draw.line((x(time), sound_bottom, x(time), sound_bottom + 5), FAINT, 1)
-        draw.text((x(time), axis_top + 8), f"{time:g} s", FAINT, _font(13), anchor="ma" if half_second else "la")
+        draw.text((x(time), axis_top + 8), f"{time:g} s", FAINT, font(13), anchor="ma" if half_second else "la")
     for event in events:
         colour, at = MARKS[event.kind], x(event.time)
         draw.polygon([(at - 5, strip_bottom + 9), (at + 5, strip_bottom + 9), (at, strip_bottom + 1)], colour)
@@ -79,10 +80,10 @@ def contact_sheet(
             draw.line((at, y, at, y + 3), (255, 255, 255), 1)
         draw.line((at, sound_bottom, at, sound_bottom + 12), colour, 2)
         label, middle = getattr(event, "word", None) or event.kind, sound_bottom + 20
-        half = _font(14).getlength(label) / 2
+        half = font(14).getlength(label) / 2
         centre = min(max(at, MARGIN + half + 7), MARGIN + WIDTH - half - 7)
         draw.rounded_rectangle((centre - half - 7, middle - 10, centre + half + 7, middle + 10), 9, colour)
-        draw.text((centre, middle), label, (255, 255, 255), _font(14), anchor="mm")
+        draw.text((centre, middle), label, (255, 255, 255), font(14), anchor="mm")
     return sheet
 
 
@@ -116,21 +117,6 @@ def film_sheet(
     for number, strip in enumerate(strips):
         sheet.paste(strip, (0, sum(other.height for other in strips[:number])))
     return sheet
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
-
-
-def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
 
 
 def _chosen_frames(num_frames: int, events: Sequence[Event | Sight | Sound]) -> list[int]:

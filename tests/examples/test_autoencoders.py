@@ -22,19 +22,9 @@ from baton_diffusers.models.wan_clip import encode_clip
 from baton_diffusers.stage.clips import StageClips
 from baton_diffusers.training.config import TrainerConfig
 from baton_diffusers.training.trainer import Trainer
+from tests.stage_parts import VIDEO_VAE
 
 
-VIDEO = {
-    "base_dim": 8,
-    "z_dim": 6,
-    "dim_mult": [1, 2, 2],
-    "num_res_blocks": 1,
-    "temperal_downsample": [True, True],
-    "patch_size": 4,
-    "in_channels": 48,
-    "out_channels": 48,
-    "scale_factor_spatial": 16,
-}
 AUDIO = {
     "mel_bins": 16,
     "latent_channels": 4,
@@ -51,11 +41,11 @@ AUDIO = {
 @torch.no_grad()
 def test_built_video_autoencoder_sees_single_frames_and_has_a_fixed_posterior():
     torch.manual_seed(0)
-    vae = build_video_vae(0.1, **VIDEO)
+    vae = build_video_vae(0.1, **VIDEO_VAE)
     frame = torch.rand(1, 3, 1, 32, 32)
     posterior = vae.encode(frame.expand(-1, -1, 9, -1, -1)).latent_dist
     torch.testing.assert_close(posterior.std, torch.full_like(posterior.std, 0.1))
-    assert len(vae.config.latents_mean) == len(vae.config.latents_std) == VIDEO["z_dim"]
+    assert len(vae.config.latents_mean) == len(vae.config.latents_std) == VIDEO_VAE["z_dim"]
     assert encode_clip(vae, frame).shape == (1, 12, 1, 2, 2)
 
 
@@ -97,7 +87,7 @@ def train(tmp_path, codec, objective, dataset, **kwargs):
 
 def test_video_codec_learns_through_its_curriculum(tmp_path):
     torch.manual_seed(0)
-    vae = build_video_vae(0.1, **VIDEO)
+    vae = build_video_vae(0.1, **VIDEO_VAE)
     config = VideoCodecConfig(latent_noise=0.1, windows=((0, 1, 4), (30, 9, 1)))
     before, after = train(tmp_path, VideoCodec(vae), VideoCodecObjective(config, vae), StageClips(foreground=True))
     assert after["squared"] < 0.5 * before["squared"]
@@ -106,7 +96,7 @@ def test_video_codec_learns_through_its_curriculum(tmp_path):
 
 def test_decoder_alone_leaves_the_latents(tmp_path):
     torch.manual_seed(0)
-    vae = build_video_vae(0.1, **VIDEO)
+    vae = build_video_vae(0.1, **VIDEO_VAE)
     encoder = {name: value.clone() for name, value in vae.state_dict().items() if name.startswith(("enc", "quant"))}
     config = VideoCodecConfig(windows=((0, 5, 1),), train_encoder=False)
     codec = VideoCodec(vae, config.train_encoder)

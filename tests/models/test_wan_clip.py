@@ -5,24 +5,12 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from baton_diffusers.models.wan_clip import decode_clip, encode_clip
-
-
-VIDEO = {
-    "base_dim": 8,
-    "z_dim": 6,
-    "dim_mult": [1, 2, 2],
-    "num_res_blocks": 1,
-    "temperal_downsample": [True, True],
-    "patch_size": 4,
-    "in_channels": 48,
-    "out_channels": 48,
-    "scale_factor_spatial": 16,
-}
+from tests.stage_parts import VIDEO_VAE
 
 
 def video_vae(**kwargs):
     torch.manual_seed(0)
-    vae = AutoencoderKLWan(**(VIDEO | kwargs | {"latents_mean": [0.0] * 6, "latents_std": [1.0] * 6})).eval()
+    vae = AutoencoderKLWan(**(VIDEO_VAE | kwargs | {"latents_mean": [0.0] * 6, "latents_std": [1.0] * 6})).eval()
     return vae
 
 
