@@ -38,6 +38,16 @@ def command(function):
     return app.command(cls=_Command)(function)
 
 
+def group(name, help_text):
+    """A group of commands `baton NAME COMMAND`, and what registers a function as one of them."""
+    commands = typer.Typer(name=name, cls=_Group, help=help_text, no_args_is_help=True)
+
+    def register(function):
+        return commands.command(cls=_Command)(function)
+
+    return commands, register
+
+
 Model = Annotated[
     str | None,
     typer.Option(

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import typer
 
-from . import cache, evaluate, film, generate, memory, retake, stage, studio  # noqa: F401 (each registers its command)
+from . import cache, evaluate, film, generate, memory, plan, retake, stage, studio  # noqa: F401 (each registers its command)
 from .app import app
 
 
