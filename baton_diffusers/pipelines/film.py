@@ -544,9 +544,11 @@ class Film:
         video = Stream(latents, known, pipe.scheduler, timesteps, generator, still)
         audio = Stream(audio_latents, audio_known, pipe.audio_scheduler, audio_timesteps, generator, silence)
         denoiser = Denoiser(pipe, video, audio, embeds, plan, reference, None, self._denoising)
-        for i in range(denoiser.num_steps):
+        for i, t in enumerate(timesteps):
+            pipe._current_timestep = t
             denoiser.step(i)
             progress.update()
+        pipe._current_timestep = None
         denoiser.check_finite()
         return self.work.keep(window.take, window.index, self._key(window), video.latents.cpu(), audio.latents.cpu())
 
@@ -773,7 +775,8 @@ def _overlaid(known: KnownLatents, latents: torch.Tensor, shared: range, shift: 
     """Known latents, and in the places `shared` those of another window, which has them `shift` later."""
     mask, placed = known.mask.flatten().cpu().clone(), known.latents.clone()
     mask[shared.start : shared.stop] = True
-    placed.narrow(dim, shared.start, len(shared)).copy_(latents.narrow(dim, shared.start + shift, len(shared)))
+    others = latents.narrow(dim, shared.start + shift, len(shared)).to(placed.device)
+    placed.narrow(dim, shared.start, len(shared)).copy_(others)
     return KnownLatents.place(placed, mask, dim)
 
 

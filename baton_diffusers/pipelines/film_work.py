@@ -235,8 +235,7 @@ def _adapters(module: torch.nn.Module) -> dict[str, Any]:
 def _sampled(weight: torch.Tensor) -> list[Any]:
     values = weight.detach().flatten()
     if not values.is_meta and len(values):
-        values = values[torch.linspace(0, len(values) - 1, min(_SAMPLES, len(values)), dtype=torch.float64).long()]
-        values = values.to("cpu", torch.float32)
+        values = values[:: max(len(values) // _SAMPLES, 1)].to("cpu", torch.float32)
         return [str(weight.dtype), tuple(weight.shape), values]
     return [str(weight.dtype), tuple(weight.shape)]
 

@@ -6,7 +6,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from peft import LoraConfig
 from transformers import AutoTokenizer
 
-from baton_diffusers import BatonPipeline, default_checkpoint
+from baton_diffusers import BatonPipeline, Shot, default_checkpoint
 from baton_diffusers.guiders import presets
 from baton_diffusers.memory import COMPONENTS, load_components
 
@@ -137,6 +137,39 @@ def test_the_transformer_is_one_graph_there(given):
         program = torch.export.export(transformer, (latents, audio_latents, timestep, text), inputs, strict=True)
     *_, output = program.graph.nodes
     assert [node.meta["val"].device for node in output.args[0]] == [device()] * 2
+
+
+def check_film(pipe, seconds, num_windows, **settings):
+    with on_device() as trace:
+        pipe.to(device())
+        trace.counts = lambda: getattr(pipe, "_current_timestep", None) is not None
+        film = pipe.film([Shot(PROMPT, seconds), Shot("a star", seconds, cut=True)], stream=True, **settings)
+        pieces = list(film)
+    assert not trace.reads
+    assert [len(windows) for windows in film.windows] == [num_windows] * 2
+    assert sum(len(piece.frames) for piece in pieces) == film.num_frames
+    return film
+
+
+def test_a_film_reads_nothing_within_the_loop():
+    check_film(tiny_pipeline(num_frames=17, **tiny_cue_parts()), seconds=3, num_windows=2)
+
+
+@pytest.mark.slow  # a minute
+def test_films_are_made_in_windows_of_full_size():
+    models, config = load_components("baton-11b")
+    tokenizer = AutoTokenizer.from_pretrained(default_checkpoint() / "tokenizer")
+    pipe = BatonPipeline(
+        **{name: models[name] for name in COMPONENTS},
+        tokenizer=tokenizer,
+        planner_tokenizer=tokenizer,
+        scheduler=unipc(),
+        audio_scheduler=unipc(),
+        **{name: config[name] for name in ("max_sequence_length", "negative_prompt", "prompt_form", "num_frames")},
+    )
+    pipe.set_progress_bar_config(disable=True)
+    film = check_film(pipe, seconds=19, num_windows=2, height=96, width=160, num_inference_steps=2)
+    assert film.windows[0][0].num_frames == config["num_frames"]
 
 
 @pytest.mark.slow  # 15 s each
