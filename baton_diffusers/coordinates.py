@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 
 
-# Slack, in tokens, with which a duration is compared with a token's time: durations are often computed in floating
+# Slack, in tokens, when a duration is compared with a token's time: durations are often computed in floating
 # point from frame numbers, and 3 seconds must not hold a 19th keyframe because of a last bit.
 _SLACK = 1e-6
 
@@ -139,7 +139,7 @@ def latent_frames_of(frame_mask: torch.Tensor, temporal_stride: int) -> torch.Te
 def latent_time(frame: torch.Tensor, temporal_stride: int) -> torch.Tensor:
     """Latent coordinate of a (fractional) frame number.
 
-    Piecewise linear through the centres of what the latent frames cover: `(0, 0)`, `((s + 1) / 2, 1)`,
+    Piecewise linear through the centres of the latent frames' pixel frames: `(0, 0)`, `((s + 1) / 2, 1)`,
     `((s + 1) / 2 + s, 2)`, ... ; the first piece is continued to the left of 0. Ours.
 
     Args:
@@ -393,7 +393,7 @@ def rotary_axes_dims(attention_head_dim: int) -> tuple[int, int, int]:
 def rotary_embedding(
     coordinates: torch.Tensor, axes_dims: tuple[int, ...], theta: float = 10000.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines by which queries and keys at `coordinates` are rotated.
+    """Cosines and sines that rotate queries and keys at `coordinates`.
 
     Axis `a` with `d_a` channels rotates pair `i` by `coordinate_a * theta ** (-2 i / d_a)`. A coordinate of zero leaves
     its channels as they are, which is how audio tokens, which have no place, pass the spatial channels through.

@@ -453,9 +453,9 @@ def _decode(source: Source, kind: str, arguments: Sequence[str], max_bytes: int,
 
 
 def _check_whole(source: Source, run: _Run, seconds: float) -> None:
-    """Refuses a file that was cut short, of which a stream was decoded to its end, after `seconds`.
+    """Refuses a file that was cut short. One of its streams was decoded to the end, after `seconds`.
 
-    What has no header that says a length cannot be judged: transport streams, MP3 and AC-3 without one.
+    A file whose header says no length cannot be judged, such as a transport stream, or MP3 and AC-3 without a header.
     """
     if _ends_within_page(source):
         raise Unreadable("is truncated: its last page is not whole; download or export it again")

@@ -58,7 +58,7 @@ class Clip(NamedTuple):
 
     @property
     def duration(self) -> float:
-        """Seconds of picture; where there is none, of sound."""
+        """Seconds of the picture, or without a picture of the sound."""
         if self.frames is None:
             return self.waveform.shape[1] / self.sampling_rate
         return len(self.frames) / self.frame_rate
@@ -127,7 +127,7 @@ def read_video(
 
     Raises:
         ValueError: the file is missing, empty, truncated, damaged, has no picture, is a playlist, lasts longer than
-            `max_seconds`, or its frames need more than [`ffmpeg.MAX_BYTES`]; the rate or size is none.
+            `max_seconds`, or its frames need more than [`ffmpeg.MAX_BYTES`]; or the rate or size is not valid.
     """
     if frame_rate is not None:
         _check_frame_rate(frame_rate)
@@ -270,7 +270,7 @@ def read_audio(
 
     Raises:
         ValueError: the file is missing, empty, truncated, damaged, has no sound, is a playlist, lasts longer than
-            `max_seconds`, or needs more than [`ffmpeg.MAX_BYTES`]; the rate is none.
+            `max_seconds`, or needs more than [`ffmpeg.MAX_BYTES`]; or the rate is not valid.
     """
     if sampling_rate is not None:
         _check_sampling_rate(sampling_rate)
@@ -293,7 +293,7 @@ def fit_sound(
         waveform: float of shape `(..., num_samples)`.
         sampling_rate: samples per second.
         seconds: how long the picture lasts.
-        tolerance: seconds by which the lengths may differ without a word: the waveform stays as it is.
+        tolerance: seconds by which the lengths may differ; the waveform then stays unchanged, without a warning.
         name: what a warning or an error calls the clip.
 
     Returns:
@@ -354,7 +354,7 @@ def resample(waveform: np.ndarray, sampling_rate: int, new_sampling_rate: int) -
         float32 of shape `(num_channels, new_num_samples)`. A waveform that reaches -1 or 1 may reach a little beyond.
 
     Raises:
-        ValueError: a rate is none, or the result needs more than [`ffmpeg.MAX_BYTES`].
+        ValueError: a rate is not valid, or the result needs more than [`ffmpeg.MAX_BYTES`].
     """
     for rate in (sampling_rate, new_sampling_rate):
         _check_sampling_rate(rate)
@@ -366,8 +366,8 @@ def resample(waveform: np.ndarray, sampling_rate: int, new_sampling_rate: int) -
 
 
 def to_aac_rate(waveform: np.ndarray, sampling_rate: int) -> tuple[np.ndarray, int]:
-    """A waveform `(num_channels, num_samples)` and its rate, converted to the next higher of [`AAC_SAMPLING_RATES`] if it is none
-    of them."""
+    """A waveform `(num_channels, num_samples)` and its rate, converted to the next higher of [`AAC_SAMPLING_RATES`] unless it is
+    one of them."""
     rate = aac_rate(sampling_rate)
     return (waveform, rate) if rate == sampling_rate else (resample(waveform, sampling_rate, rate).clip(-1, 1), rate)
 
@@ -581,7 +581,7 @@ def write_audio(path: str | Path, waveform: np.ndarray, sampling_rate: int) -> P
 
 
 def check_kept(video: str | Path | None, audio: str | Path | None, scale: int = 1) -> None:
-    """Refuse files whose picture or sound [`write_clip`] could not write as it is, before the work whose result goes with it.
+    """Refuse files whose picture or sound [`write_clip`] could not write unchanged, before any other work.
 
     Args:
         video: a film whose picture is kept, if there is one.
@@ -602,7 +602,7 @@ def check_kept(video: str | Path | None, audio: str | Path | None, scale: int = 
 
 @contextmanager
 def _named(path: str | Path) -> Iterator[None]:
-    """Puts the name of a file in front of what cannot be read."""
+    """Puts the name of the file in front of an error."""
     try:
         yield
     except ffmpeg.Unreadable as error:

@@ -45,7 +45,7 @@ class PromptLanguage:
         The language that a tokenizer carries, if any.
 
         Raises:
-            ValueError: if it is none.
+            ValueError: if it is not a prompt language.
         """
         data = tokenizer.init_kwargs.get(KEY)
         if data is None:
@@ -81,7 +81,7 @@ class PromptLanguage:
 
     def remark(self, prompts: Sequence[str]) -> str | None:
         """
-        A sentence on the prompts that will not be understood, with an example of what works; `None` if there are none.
+        A sentence on the prompts that will not be understood, with an example of what works; `None` if all are understood.
 
         Args:
             prompts (`Sequence[str]`): what clips are to show. The empty prompt asks for nothing, and is no fault.

@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--audio-latent-rate", type=float, default=31.25)
     parser.add_argument("--worker", type=int, default=0, help="number of this process")
     parser.add_argument("--num-workers", type=int, default=1, help="processes that share the work")
-    parser.add_argument("--device", help="default: a GPU where there is one")
+    parser.add_argument("--device", help="default: a GPU, if there is one")
     arguments = parser.parse_args()
     try:
         cache_features(

@@ -119,7 +119,7 @@ def generate(
         str | None,
         typer.Option(
             help="Load in bfloat16, and run on the GPU by this recipe: `baton memory` lists them, with what each will need.",
-            show_default="float32, all of it on the GPU where there is one",
+            show_default="float32, on the GPU if there is one",
             metavar="NAME",
         ),
     ] = None,

@@ -86,7 +86,7 @@ def import_pipeline():
 
 
 def load_pipeline(model: str | None, recipe: str | None = None):
-    """The pipeline of a folder or Hub id, or of baton-nano: in float32 on the GPU where there is one, or by a recipe."""
+    """The pipeline of a folder or Hub id, or of baton-nano: in float32, on the GPU if there is one; or by a recipe."""
     BatonPipeline = import_pipeline()
 
     import logging

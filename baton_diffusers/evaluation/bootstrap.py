@@ -34,7 +34,7 @@ def bootstrap(
         seed: Seed of the draws; the same clips and seed give the same interval.
 
     Returns:
-        `value`, `low` and `high`, or None where there is no value.
+        `value`, `low` and `high`, or None without a value.
 
     Raises:
         ValueError: If there is no clip, or not one scene for each.

@@ -149,7 +149,7 @@ def draw_chains(number: int, links: int, split: str = "validation", seed: int = 
 
 
 def _go_on(actors: tuple[Actor, ...], acting: Sequence[int], rng: np.random.Generator) -> Scene | None:
-    """A scene of one or two actions of these actors that may begin after the kept second, or None if what was drawn is none."""
+    """A scene of one or two actions of these actors that may begin after the kept second, or None if the draw makes none."""
     script = []
     for i in rng.permutation(acting)[: rng.integers(1, 3)]:
         verb, count = VERBS[actors[i].kind], int(rng.integers(1, MAX_COUNT + 1))

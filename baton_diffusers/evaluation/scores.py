@@ -451,7 +451,7 @@ def markdown_table(lines: Sequence[Sequence[str]]) -> str:
 
 
 def format_estimate(estimate: Estimate | None, form: str = ".3f") -> str:
-    """A value with its interval in brackets, or a dash where there is none."""
+    """A value with its interval in brackets, or a dash for None."""
     if estimate is None:
         return "-"
     value, low, high = (format(estimate[name], form) for name in ("value", "low", "high"))

@@ -10,7 +10,7 @@ import torch
 class KeysValues:
     """Keys and values of one attention layer, `(batch_size, num_tokens, heads, head_dim)`, from the first forward on.
 
-    It is no tensor and no container, so the hooks of an offloaded layer pass it on unchanged.
+    It is neither a tensor nor a container, so the hooks of an offloaded layer pass it on unchanged.
     """
 
     def __init__(self) -> None:
@@ -29,8 +29,8 @@ class CleanStream:
     A modality at timestep 0 that does not read the other one: it is the same at every denoising step.
 
     Give one to each `forward` of a call with these latents, text, plan and `skip_layers`, as `clean_video` or `clean_audio`.
-    The first forward runs the stream and keeps the keys and values by which the other modality reads it, if it does; the later
-    ones do not run it. The transformer compares nothing: make a new object for other inputs or other weights. A
+    The first forward runs the stream and keeps its keys and values for the other modality, if that reads them; later forwards
+    do not run it. The transformer compares nothing: make a new object for other inputs or other weights. A
     pipeline keeps one for each anchor of guidance, `defaultdict(CleanStream)["video", anchor.name]`, for the time of a call.
 
     The cost is memory, see [`DualBranchTransformer.cache_bytes`].

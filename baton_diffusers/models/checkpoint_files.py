@@ -255,7 +255,7 @@ def check_component(folder: str | os.PathLike, model_class: type[torch.nn.Module
     Args:
         folder (`str` or `os.PathLike`): the component's, with config.json and safetensors, in shards or not.
         model_class (`type`): a `ModelMixin` or `PreTrainedModel`; any other class has no weights.
-        variant (`str`, *optional*): as in `from_pretrained`; where there is no such file, the other counts.
+        variant (`str`, *optional*): as in `from_pretrained`; without such a file, the plain one counts.
 
     Raises:
         ValueError: naming the first tensor that is missing, misshapen, unexpected or not finite, and its file.
@@ -317,7 +317,7 @@ def weight_files(folder: Path, model_class: type, variant: str | None = None) ->
     """The files that `from_pretrained` would read: one, or the shards of an index.
 
     Raises:
-        ValueError: if there are none, or the index names others than safetensors beside it.
+        ValueError: if there are none, or the index names other files than safetensors beside it.
     """
     is_diffusers = issubclass(model_class, ModelMixin)
     stem = "diffusion_pytorch_model" if is_diffusers else "model"

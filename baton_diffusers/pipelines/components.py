@@ -1,4 +1,4 @@
-"""The components of a pipeline together: whether they fit, which sizes and rates they give the clips, and whose turn it is."""
+"""The components of a pipeline together: whether they fit, the sizes and rates of the clips, and one call at a time."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ CHECKED = (
 
 
 def latent_format(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Rates, strides and channels of the latents, as far as the configurations of these components tell them."""
+    """Rates, strides and channels of the latents that the configurations of these components say."""
     found: dict[str, Any] = {}
     if (transformer := _config(parts, "transformer")) is not None:
         for name in ("frame_rate", "temporal_stride", "audio_latent_rate", "audio_latent_min_coverage"):
@@ -84,10 +84,10 @@ class ClipGeometry:
 
     @property
     def latent_format(self) -> dict[str, Any]:
-        """Rates, strides and channels of the latents, from the loaded components; what these do not say, from the pipeline's configuration.
+        """Rates, strides and channels of the latents, from the loaded components, else from the pipeline's configuration.
 
         Raises:
-            ValueError: if neither tells the frame rate.
+            ValueError: if neither says the frame rate.
         """
         names = ("transformer", "vae", "audio_vae")
         found = latent_format({name: getattr(self, name, None) for name in names})
@@ -111,7 +111,7 @@ class ClipGeometry:
 
     @property
     def size_multiples(self) -> tuple[int, int]:
-        """What height and width in pixels must be multiples of."""
+        """The numbers of pixels that height and width must be multiples of."""
         found = self.latent_format
         return tuple(found["spatial_stride"] * patch for patch in found["patch_size"][1:])
 
@@ -144,9 +144,10 @@ class ClipGeometry:
 
 
 class PipelineParts(ClipGeometry):
-    """What the functions and objects of this folder read of a pipeline: its components and configuration, some of which may be
-    `None`. [`BatonPipeline`] and the pipeline of the modular blocks are such; so is any object with the components that a function
-    names."""
+    """The components and configuration of a pipeline, as the functions and objects of this folder read them; any may be `None`.
+
+    [`BatonPipeline`] inherits this, and so does what the modular blocks hand over. Any object with the components that a function
+    names will do."""
 
     config: Any
     transformer: Any
@@ -229,7 +230,7 @@ def require_components(pipe: Any) -> None:
 
 
 def check_components(parts: Mapping[str, Any]) -> None:
-    """Refuses components that do not fit one another; those that are missing are not judged.
+    """Refuses components that do not fit one another. Missing ones are not judged.
 
     Args:
         parts (`Mapping`): components by name.
@@ -335,7 +336,7 @@ class CheckedComponents:
             self.register_to_config(latent_format=self.latent_format)
 
     def register_settings(self, **settings: Any) -> None:
-        """Registers settings; those that are `None` are the ones of the last pipeline that had the transformer, or the defaults."""
+        """Registers settings. A setting of `None` is taken from the transformer's last pipeline, else from the defaults."""
         remembered = getattr(self.transformer, "pipeline_settings", {})
         settings = {name: value for name, value in settings.items() if value is not None}
         self.register_to_config(**{**SETTINGS, **remembered, **settings})
@@ -344,7 +345,7 @@ class CheckedComponents:
         )
 
     def register_to_config(self, **kwargs: Any) -> None:
-        """As in diffusers. The transformer remembers the settings for pipelines that are made of this one's components."""
+        """As in diffusers. The transformer remembers the settings for later pipelines with the same components."""
         super().register_to_config(**kwargs)
         transformer = self.__dict__.get("transformer")
         if transformer is not None and SETTINGS.keys() <= self.config.keys():
@@ -373,7 +374,7 @@ class CheckedComponents:
 
 
 def cast(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Casts a model as `from_pretrained` would load it: what a model of diffusers keeps in float32 stays in float32."""
+    """Casts a model as `from_pretrained` would load it: layers that a model of diffusers keeps in float32 stay in float32."""
     kept = getattr(model, "_keep_in_fp32_modules", None) or ()
     if not isinstance(model, ModelMixin) or getattr(model, "is_quantized", False):
         model.to(dtype)
@@ -388,7 +389,7 @@ def in_float32(
 ) -> torch.nn.Module | None:
     """A sound component in float32, if it was loaded in half precision together with the transformer; a warning says so.
 
-    `DiffusionPipeline.from_pretrained` puts all components into one dtype, which is heard in the sound.
+    `DiffusionPipeline.from_pretrained` puts all components into one dtype, and half precision is audible.
     """
     half = (torch.float16, torch.bfloat16)
     if model is None or model.dtype not in half or transformer is None or transformer.dtype != model.dtype:
@@ -409,7 +410,7 @@ def check_device(device: Any) -> None:
     try:
         device = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"the device {device!r} is none that torch knows: use 'cuda', 'mps' or 'cpu'.") from error
+        raise ValueError(f"torch knows no device {device!r}: use 'cuda', 'mps' or 'cpu'.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         reason = "this torch is built without CUDA" if torch.version.cuda is None else "no GPU is visible"
         raise ValueError(f"the device {str(device)!r} was asked for, but {reason}: leave out `.to`, or use 'cpu'.")
@@ -422,7 +423,7 @@ _LOCKS_GUARD = threading.Lock()
 
 
 class _Turn:
-    """A lock that knows the thread that holds it."""
+    """A lock that knows which thread holds it."""
 
     def __init__(self) -> None:
         self.lock, self.owner = threading.Lock(), None
@@ -433,14 +434,14 @@ def one_at_a_time(components: Iterable[Any]) -> Iterator[None]:
     """Lets one thread at a time work with these components; others wait. Schedulers, guiders, caches and tokenizers keep a state.
 
     Raises:
-        RuntimeError: if the thread works with one of them already, as a callback does.
+        RuntimeError: if this thread works with one of them already, for example in a callback.
     """
     with _LOCKS_GUARD:
         turns = {id(part): _LOCKS.setdefault(part, _Turn()) for part in components if part is not None}
     turns = [turns[key] for key in sorted(turns)]  # one order for all threads: no two of them wait for one another
     if any(turn.owner == threading.get_ident() for turn in turns):
         raise RuntimeError(
-            "the pipeline was called within a call of its own, for example by a callback, which would disturb the clip that is "
+            "the pipeline was called within its own call, for example by a callback, which would disturb the clip that is "
             "being made: call it afterwards, or give the callback a pipeline of its own."
         )
     taken = []
@@ -457,7 +458,7 @@ def one_at_a_time(components: Iterable[Any]) -> Iterator[None]:
 
 
 def one_call_at_a_time(call: Callable) -> Callable:
-    """Decorates a pipeline's `__call__`: threads take turns, and whatever happens, no state of a call is left behind."""
+    """Decorates a pipeline's `__call__`: threads take turns, and no call leaves state behind, even if it raises."""
 
     @functools.wraps(call)
     def wrapped(pipe: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Conditions on the model's grid: what is given of a clip becomes clean latents, and stays as it is while the rest is denoised.
+"""Conditions on the model's grid: given media become clean latents, and stay fixed while the rest is denoised.
 
 Every direction of generation is one mechanism: known latents are clean and lie at timestep 0. [`KnownLatents`] holds them through
 the denoising loop. The functions take a pipeline, or another object with its components, see [`~components.PipelineParts`].
@@ -67,7 +67,7 @@ class KnownLatents:
     def nothing(
         cls, pipe: PipelineParts, given: Given, size: ClipSize, device: torch.device
     ) -> tuple[KnownLatents, KnownLatents]:
-        """Both modalities of clips of which nothing is known; with `only`, all of the other modality counts as known."""
+        """Both modalities of clips with nothing known; with `only`, all of the other modality counts as known."""
         shapes, masks = pipe.latent_shapes(1, size), given.settled_masks(pipe, size.num_frames)
         return tuple(
             cls.place(torch.zeros(shape, device=device), mask, dim)
@@ -83,7 +83,7 @@ class KnownLatents:
         return torch.where(self.mask, self.latents, latents) if self.any else latents
 
     def without_velocity(self, velocity: torch.Tensor) -> torch.Tensor:
-        """`velocity`, zero where latents are known: these do not move, and no guider measures them."""
+        """`velocity`, zero where latents are known: known latents do not move, and no guider counts them."""
         return velocity.masked_fill(self.mask, 0.0) if self.any else velocity
 
     def timestep(self, timestep: torch.Tensor) -> torch.Tensor:
@@ -139,8 +139,8 @@ def decode_video(
 
 
 def _as_output(video: torch.Tensor, output_type: str, processor: VideoProcessor) -> Any:
-    """Decoded frames `(num_clips, 3, num_frames, height, width)` in [-1, 1] as an output holds them, some at a time: in float32 a
-    film is large, and only "pt" stays on the device.
+    """Decoded frames `(num_clips, 3, num_frames, height, width)` in [-1, 1], in the form of the output. They are converted a few at a
+    time, since a film in float32 is large. Only "pt" stays on the device.
 
     Raises:
         ValueError: if they hold NaN.
@@ -384,8 +384,8 @@ def model_frames(video: GivenVideo, num_frames: int, frame_rate: float, height: 
     r"""
     The given frames as the video autoencoder takes them: at the model's rate and size, in [-1, 1].
 
-    Frames that are made anew are not looked at: the frame before them stands in their place, or the first that is known. So it is
-    beyond the end of what is given.
+    Frames that are made anew are not read: the last known frame before them takes their place, or else the first known one. The same
+    holds beyond the end of what is given.
 
     Args:
         video ([`GivenVideo`]): what is given.
@@ -423,7 +423,7 @@ def model_waveform(audio: GivenAudio, num_samples: int, sampling_rate: int) -> t
     r"""
     The given sound as the audio autoencoder takes it: one channel at the model's rate.
 
-    Samples that are made anew are not heard: silence stands in their place, and beyond the end of what is given.
+    Samples that are made anew are not read: silence takes their place, and follows the end of what is given.
 
     Args:
         audio ([`GivenAudio`]): what is given.

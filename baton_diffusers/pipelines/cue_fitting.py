@@ -1,4 +1,4 @@
-"""Cues for clips of which something is given: sheets that the planner writes, chosen and moved until their plan agrees with it.
+"""Cues for given media: the planner samples sheets; the one whose plan agrees best with the media is kept, and its times are moved.
 
 A prompt does not say when things happen; a film, a sound or a beginning does. No part of the planner reads them, but semantic
 encoders do, in the same terms in which it plans. So cues can be found by analysis through synthesis: many sheets are written,
@@ -48,7 +48,7 @@ def fit_cues(
         planner (`VAPlannerModel`): a planner that writes cues.
         tokenizer (`PreTrainedTokenizerBase`): its tokenizer.
         prompt (`str`): what happens in the clip.
-        given (`SemanticPlan`): one clip's plan as the semantic encoders read it; its masks say of which tokens they could.
+        given (`SemanticPlan`): one clip's plan as the semantic encoders read it; its masks mark the tokens that they could read.
         num_candidates (`int`, defaults to 64): sheets to choose from. Moving the best one takes up to half as many plans again for
             each of its cues.
         generator (`torch.Generator`, *optional*): what sheets are drawn from.

@@ -61,10 +61,10 @@ class Denoising:
         timesteps: Sequence[float] | None,
         **settings: Any,
     ) -> Self:
-        """What a call asks for; without a number of steps it is that of its `sigmas` or `timesteps`, or the pipeline's.
+        """What a call asks for. The number of steps is by default the length of `sigmas` or `timesteps`, else the pipeline's.
 
         Raises:
-            ValueError: if the grid is none, or has another number of steps.
+            ValueError: if `sigmas` or `timesteps` are no grid, or their length is not the number of steps.
         """
         length = check_grid(sigmas, timesteps)
         if num_inference_steps is None:
@@ -81,7 +81,7 @@ class Denoising:
         return set_timesteps(scheduler, self.num_inference_steps, device, self.sigmas, self.timesteps)
 
     def check(self, pipe: PipelineParts, given: Given, num_frames: int) -> tuple[GuidancePass, ...]:
-        """Refuses guiders, schedulers and caches that do not work, or not together.
+        """Refuses guiders, schedulers and caches that do not work, or do not work together.
 
         Returns:
             The passes of all steps.
@@ -95,8 +95,8 @@ class Denoising:
             (anchor.mute or anchor.static) and not anchor.clean_reads for anchor in anchors
         ):
             logger.warning(
-                "In guidance by a silent or still clip, that clip reads nothing of the other modality, which a transformer without "
-                "context tokens has usually not been trained for: set `clean_reads=True` in the `SyncGuidance` of both modalities."
+                "In guidance by a silent or still clip, that clip does not read the other modality, and a transformer without "
+                "context tokens has usually not been trained for that: set `clean_reads=True` in the `SyncGuidance` of both modalities."
             )
         encodes_sound = given.audio is not None or given.reference_audio is not None
         if (encodes_sound or any(anchor.mute for anchor in anchors)) and pipe.audio_vae.dtype != torch.float32:
@@ -135,7 +135,7 @@ class Denoising:
         return tuple(guidance_pass for step in steps for guidance_pass in step)
 
     def _check_caches(self, pipe: PipelineParts, given: Given, passes: Sequence[GuidancePass]) -> None:
-        """What the caches of diffusers for whole blocks do not go with. They compare the video stream from step to step."""
+        """Refuses what does not work with diffusers' caches of whole blocks. They compare the video stream from step to step."""
         if not pipe.transformer.is_cache_enabled:
             return
         config, remedy = pipe.transformer.config, "call `pipe.transformer.disable_cache()`"
@@ -182,7 +182,7 @@ def warn_of_lost_guidance(pipe: PipelineParts, only: str | None) -> None:
     anchors = [anchor for anchor, weight in anchors.items() if weight]
     if anchors and all(anchor.resolve(has_other=False) == JOINT for anchor in anchors):
         logger.warning(
-            f"`{name}` (`{type(guider).__name__}`) guides by the other modality alone, which a clip of {only} alone is without: "
+            f"`{name}` (`{type(guider).__name__}`) guides by the other modality alone, but the clip has {only} alone: "
             "it is made without guidance. For guidance by the prompt, set the guider's `guidance_scale`."
         )
 
@@ -223,7 +223,7 @@ class Stream:
         self._step_kwargs = step_kwargs(self.scheduler, self.generator)
 
     def begin_step(self, index: int, guider: BaseGuidance) -> None:
-        """Puts the stream at a step. One that has arrived before the other is from then on as if it were given."""
+        """Begins a step. A stream that has arrived before the other counts as given from then on."""
         self.timestep, self.predictions = self.timesteps[index], {}
         self.guider = guider if self._is_noisy[index] and not self.known.all else None
         if self.guider is not None:
@@ -250,7 +250,7 @@ class Stream:
 
 class Denoiser:
     """
-    Both streams of a call and all that they are conditioned on; [`step`] advances them by one step.
+    Both streams of a call with their conditions; [`step`] advances them by one step.
 
     Args:
         pipe: with `transformer`, `guider` and `audio_guider`. Guiders are looked up at each step, so that a callback may exchange
@@ -279,7 +279,7 @@ class Denoiser:
         self.attention_kwargs = request.attention_kwargs
         self.reference = None if reference is None else reference.to(pipe.transformer.dtype)
         self._given_reads, self._use_cache = _given_reads(pipe), request.use_cache
-        # Clean streams by modality and pass. What no prediction needs is not run, unless diffusers' caches watch both streams.
+        # Clean streams by modality and pass. A stream that no prediction needs is skipped, unless diffusers' caches watch both.
         self._clean: dict[tuple[str, str], CleanStream] = defaultdict(CleanStream)
         # Nor do they carry gradients, for training.
         self._skips_unread = not (pipe.transformer.is_cache_enabled or torch.is_grad_enabled())

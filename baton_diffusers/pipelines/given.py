@@ -1,6 +1,6 @@
 """What is given of a clip besides its prompt: pictures and sounds of any kind, size and rate are read and checked.
 
-[`read_given`] turns them into one [`Given`]: arrays, and the spans of time that are made anew. It refuses what cannot be used.
+[`read_given`] turns them into one [`Given`]: arrays, and the spans of time to make anew. It refuses what cannot be used.
 `conditions.py` puts them on the model's grid.
 """
 
@@ -49,7 +49,7 @@ Spans = tuple[tuple[float, float], ...]
 
 KEPT_SECONDS = 1.0
 MODALITIES = ("video", "audio")
-# Rates that recordings have; with others a clip would be of no length, or fill the memory when it is converted.
+# Rates of recordings. At other rates a clip would have no length, or fill the memory when it is converted.
 FRAME_RATES = (1, 1000)
 SAMPLING_RATES = (1000, 768_000)
 
@@ -67,7 +67,7 @@ class GivenMedia(TypedDict, total=False):
             width)`, an array `(num_frames, height, width, 3)`, or a tensor `(num_frames, 3, height, width)`; uint8, or floating
             point in [0, 1].
         audio (*optional*): the sound: a file, or an array or tensor `(num_samples,)` or `(num_channels, num_samples)` of one or two
-            channels in [-1, 1]. Beside a `video`, up to half a second more or less is cut or filled with silence.
+            channels in [-1, 1]. Beside a `video`, up to half a second more or less is cut or padded with silence.
         reference_audio (*optional*): a sound whose style (voice, timbre, room) the clip is to have, as `audio` takes it and of any
             length (Harmony's global path, arXiv:2511.21579). A checkpoint must have been trained with it.
         continue_from (*optional*): the clip that goes on: a file, a [`BatonPipelineOutput`], a [`~media.Clip`], or a pair of what
@@ -174,7 +174,7 @@ class Given:
     Args:
         video ([`GivenVideo`], *optional*): pictures.
         audio ([`GivenAudio`], *optional*): sounds.
-        duration (`float`, *optional*): seconds that the clips last, where what is given decides about it.
+        duration (`float`, *optional*): seconds that the clips last, if the media decide that.
         reference_audio ([`GivenAudio`], *optional*): sounds whose style the clips are to have, with a time axis of their own.
         only (`str`, *optional*): "video" or "audio" for clips of that modality alone.
     """
@@ -203,7 +203,7 @@ class Given:
         return video | {name: len(sound.waveform) for name, sound in sounds.items() if sound is not None}
 
     def known_masks(self, pipe: ClipGeometry, num_frames: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which latents are known, those all of whose frames or samples are: bool, `(num_latent_frames,)` and `(audio_length,)`."""
+        """Which latents are known: bool, `(num_latent_frames,)` and `(audio_length,)`. A latent is known if all its frames or samples are."""
         latents = pipe.latent_format
         duration, rate = pipe.clip_duration(num_frames), latents["audio_latent_rate"]
         return (
@@ -217,7 +217,7 @@ class Given:
         return mask | (self.only == "audio"), audio_mask | (self.only == "video")
 
     def fixes_timing(self, pipe: ClipGeometry, num_frames: int) -> bool:
-        """Whether the media show when things happen: a sound does, or a picture beyond its first frame."""
+        """Whether the media fix when things happen, as a sound does, or a picture beyond its first frame."""
         mask, audio_mask = self.known_masks(pipe, num_frames)
         return bool(mask[1:].any() or audio_mask.any())
 
@@ -334,7 +334,7 @@ def read_given(
     for name, value in foreign.get(only, {}).items():
         if value is not None:
             raise ValueError(
-                f"`{name}` was given with `only={only!r}`, but a clip of {only} alone does not read it: leave out one of them."
+                f"`{name}` was given with `only={only!r}`, but a clip of {only} alone does not read it: leave one of them out."
             )
     for name, other in (
         ("image", "video"),
@@ -477,14 +477,14 @@ def _continuation(
 
 
 def _pairs(clips: Any) -> list[tuple]:
-    """The pairs (frames, audio) among the clips that go on; clips of other kinds say their own rates."""
+    """The pairs (frames, audio) among the clips to continue; other kinds of clips say their own rates."""
     if isinstance(clips, list):
         return [pair for clip in clips for pair in _pairs(clip)]
     return [clips] if isinstance(clips, tuple) and not isinstance(clips, Clip) and len(clips) == 2 else []
 
 
 def _lacks_rate(part: Any) -> bool:
-    """Whether anything in it does not say its own rate."""
+    """Whether any part of it needs a rate from the call."""
     if isinstance(part, (list, tuple)):
         return any(_lacks_rate(one) for one in part)
     return isinstance(part, (np.ndarray, torch.Tensor, PIL.Image.Image))
@@ -559,8 +559,8 @@ def read_clips(
     name: str = "continue_from",
     seconds: float = math.inf,
 ) -> list[Clip]:
-    """Clips with the modalities that are needed; one that is not is `None`, whether there is one or not. Of a long file, no more than
-    the last `seconds` and a little before them are read."""
+    """Clips with the modalities that are needed; the other one is `None`. Of a long file, only the last `seconds` and a little more are
+    read."""
     if isinstance(clip, list) and clip:
         return [part for one in clip for part in read_clips(one, frame_rate, sampling_rate, only, name, seconds)]
     if isinstance(clip, (str, Path)):
@@ -692,7 +692,7 @@ def _read_mask(name: str, mask: Any, num_units: int, rate: float) -> Spans:
         )
     if coordinates.units_in_spans(spans, rate, num_units).all():
         raise ValueError(
-            f"`{name}` keeps nothing of what is given: keep more, or leave out `{name}` and what it is for."
+            f"`{name}` keeps nothing of the given medium: keep more, or leave out both `{name}` and the medium."
         )
     # What is new up to the end stays new where the model's clip is a few frames longer than what is given.
     return tuple((start, math.inf if end > duration - 0.5 / rate else end) for start, end in spans)
@@ -704,7 +704,7 @@ def _read_mask(name: str, mask: Any, num_units: int, rate: float) -> Spans:
 def known_latent_frames(
     video: GivenVideo | None, num_frames: int, frame_rate: float, temporal_stride: int
 ) -> torch.Tensor:
-    """Which video latent frames of a clip are known: those all of whose pixel frames are. Bool, `(num_latent_frames,)`."""
+    """Which video latent frames of a clip are known, bool, `(num_latent_frames,)`. A latent frame is known if all its pixel frames are."""
     new = ((0.0, math.inf),) if video is None else video.new
     return ~coordinates.latent_frames_of(coordinates.units_in_spans(new, frame_rate, num_frames), temporal_stride)
 
@@ -712,8 +712,8 @@ def known_latent_frames(
 def known_audio_latents(
     audio: GivenAudio | None, duration: float, audio_latent_rate: float, min_coverage: float = 0.0
 ) -> torch.Tensor:
-    """Which audio latents of a clip are known: those all of whose samples within the clip are. Bool, `(num_latents,)`, as
-    many as `coordinates.num_audio_latents` says."""
+    """Which audio latents of a clip are known, bool, `(num_latents,)`, see `coordinates.num_audio_latents`. A latent is known if all its
+    samples within the clip are."""
     new = ((0.0, math.inf),) if audio is None else audio.new
     within = [(start, end) for start, end in new if start < duration]
     num_latents = coordinates.num_audio_latents(duration, audio_latent_rate, min_coverage)

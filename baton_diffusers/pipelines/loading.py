@@ -140,7 +140,7 @@ class BatonLoadingMixin:
 
     @classmethod
     def _check_checkpoint(cls, folder: Path, kwargs: dict[str, Any]) -> None:
-        """Refuses a folder of which some component would not be loaded whole."""
+        """Refuses a folder if a component would not be loaded whole."""
         index = folder / cls.config_name
         if not index.is_file():
             raise ValueError(f"{folder} has no {cls.config_name}: it is not the folder of a saved pipeline.")

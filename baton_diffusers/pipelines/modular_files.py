@@ -1,4 +1,4 @@
-"""The files of a checkpoint by which `ModularPipeline.from_pretrained(folder, trust_remote_code=True)` loads it."""
+"""The files that let `ModularPipeline.from_pretrained(folder, trust_remote_code=True)` load a checkpoint."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["BatonAutoBlocks"]
 
 def write_modular_files(folder: str | os.PathLike, config: Mapping[str, Any], repo_id: str | None = None) -> None:
     r"""
-    Writes beside `model_index.json` what `ModularPipeline.from_pretrained(folder, trust_remote_code=True)` reads.
+    Writes the files that `ModularPipeline.from_pretrained(folder, trust_remote_code=True)` reads, beside `model_index.json`.
 
     Args:
         folder (`str` or `os.PathLike`): the folder of a saved `BatonPipeline`.

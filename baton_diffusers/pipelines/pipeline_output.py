@@ -42,7 +42,7 @@ class BatonPipelineOutput(BaseOutput):
         plan (`SemanticPlan`, *optional*):
             The plan that the clips follow, or `None` where they follow none.
         output_type (`str`, *optional*):
-            That of the call. `"latent"` says that frames and audio are latents; what else they are, they say themselves.
+            The call's. `"latent"` means that frames and audio are latents; otherwise the type of `frames` tells.
     """
 
     frames: list[list[PIL.Image.Image]] | np.ndarray | torch.Tensor | None
@@ -106,7 +106,7 @@ class BatonPipelineOutput(BaseOutput):
 
         Returns:
             `tuple[np.ndarray, np.ndarray]`: frames, uint8 of shape `(num_frames, height, width, 3)`, and waveform, float32
-            of shape `(num_channels, num_samples)`; `None` for a modality that the clips are without.
+            of shape `(num_channels, num_samples)`; `None` for a modality that was not made.
 
         Raises:
             ValueError: there is no such clip, or the output holds latents or values that are not finite.

@@ -23,7 +23,7 @@ from .components import PipelineParts
 
 logger = logging.get_logger(__name__)
 
-# By name: how a description `{}` of the sound is written, and what shows that a text has one in this form.
+# By name: how a description `{}` of the sound is written, and what marks it in a text.
 PROMPT_FORMS = {
     "audcap": ("<AUDCAP>{}<ENDAUDCAP>", re.compile("<AUDCAP>|<ENDAUDCAP>")),
     "audio": ("Audio: {}", re.compile(r"\bAudio:")),
@@ -36,7 +36,7 @@ class TextEmbeddings(NamedTuple):
     Args:
         prompt: of the prompts.
         negative: of the negative prompts; `None` without guidance by the text.
-        audio_negative: of what the sound reads in their place; `None` where it reads the same.
+        audio_negative: of the sound's negative prompts; `None` if it reads the picture's.
     """
 
     prompt: torch.Tensor
@@ -46,7 +46,7 @@ class TextEmbeddings(NamedTuple):
     def for_clips(
         self, num_videos_per_prompt: int, length: int, device: torch.device, dtype: torch.dtype
     ) -> TextEmbeddings:
-        """Embeddings of `length` tokens, each as often in a row as there are videos per prompt; one negative prompt serves all."""
+        """Embeddings of `length` tokens, each repeated in a row for the videos per prompt; one negative prompt serves all."""
         batch_size = len(self.prompt)
 
         def expand(embeds: torch.Tensor | None) -> torch.Tensor | None:
@@ -80,7 +80,7 @@ class Texts:
 
     @property
     def prompts(self) -> list[str] | None:
-        """The prompts as a list, or `None` where only their embeddings are given."""
+        """The prompts as a list, or `None` if only their embeddings are given."""
         return [self.prompt] if isinstance(self.prompt, str) else self.prompt
 
     def check(self, pipe: PipelineParts) -> None:
@@ -152,7 +152,7 @@ class Texts:
         device: torch.device,
         dtype: torch.dtype,
     ) -> TextEmbeddings:
-        """Embeds the texts, each as often in a row as there are videos per prompt.
+        """Embeds the texts, each repeated in a row for the videos per prompt.
 
         Args:
             pipe: with `text_encoder` and `tokenizer`, unless all embeddings are given.
@@ -211,7 +211,7 @@ def read_texts(pipe: PipelineParts, texts: list[str], device: torch.device) -> t
 
 
 def _beyond(tokenizer: PreTrainedTokenizerBase, text: str, length: int) -> str:
-    """What a tokenizer cuts off a text to make it `length` tokens long."""
+    """The end of a text that a tokenizer cuts off at `length` tokens."""
     kept = length - tokenizer.num_special_tokens_to_add()
     if not tokenizer.is_fast:
         return tokenizer.decode(tokenizer(text, add_special_tokens=False, verbose=False).input_ids[kept:])
@@ -310,7 +310,7 @@ def unknown_words(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> l
 
 
 def _unread(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[str]:
-    """The parts of the texts that the vocabulary of a tokenizer lacks, if it is a fast one that tells."""
+    """The parts of the texts that a tokenizer's vocabulary lacks; only fast tokenizers know them."""
     if not texts or not tokenizer.is_fast or tokenizer.unk_token_id is None:
         return []
     tokens = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)

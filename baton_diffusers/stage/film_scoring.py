@@ -467,7 +467,7 @@ def _background(samples: np.ndarray, sounds: Sequence[Sound]) -> np.ndarray:
 
 
 def _middle(loudness: np.ndarray) -> float | None:
-    """The median where there is one."""
+    """The median, if there are values."""
     known = loudness[~np.isnan(loudness)]
     return float(np.median(known)) if len(known) else None
 

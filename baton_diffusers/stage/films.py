@@ -1,4 +1,4 @@
-"""Films of Stage: one cast in shot after shot, each of which is a scene of its own, so that each may be held out as a scene is."""
+"""Films of Stage: one cast in shot after shot. Each shot is a scene of its own, so it can be held out like any scene."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -252,7 +252,7 @@ def _draw_cast(rng: np.random.Generator, idea: str) -> tuple[Actor, ...] | None:
 def _try_shot(
     rng: np.random.Generator, idea: str, cast: tuple[Actor, ...], before: list[Scene], may_hit: bool
 ) -> Scene | None:
-    """A scene of this cast that may follow those before, or None if what was drawn is none."""
+    """A scene of this cast that may follow those before, or None if the draw makes none."""
     last = before[-1].ends_with if before else None
     spoken = [s.actors[a.actor].name for s in before for a in s.script if a.verb == "say"]
     script: list[Action] = []

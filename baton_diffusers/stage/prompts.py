@@ -246,7 +246,7 @@ class _Writer:
     # Names
 
     def name(self, index: int, subject: bool = False, place: bool = True) -> str:
-        """An actor as it is called at this point of the text."""
+        """The name of an actor at this point of the text."""
         if index in self.introduced:
             return self._name_again(index, subject)
         self.introduced.append(index)
@@ -290,7 +290,7 @@ class _Writer:
         return f"the {core}"
 
     def _speaker(self, index: int) -> str:
-        """An actor as it is called in a note; a face may be no more than its colour, since nothing else is orange or purple."""
+        """The name of an actor in a note. A face may be its colour alone, since nothing else is orange or purple."""
         if self.scene.actors[index].kind == "face" and self.tells_colour[index] and self.chance() < 0.25:
             if index not in self.introduced:
                 self.introduced.append(index)

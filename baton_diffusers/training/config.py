@@ -180,7 +180,7 @@ class TransformerTraining:
             pipeline. Their configurations are those given here, except for `new_layers`.
         initial_text_encoder: Folder of a text encoder to start from instead of `initial`'s, such as the one that
             `examples/nano/reading.py` trains.
-        train_text_encoder: False leaves the text encoder as it is, so that a plan checker that reads with it stays right.
+        train_text_encoder: False keeps the text encoder frozen, so that a plan checker that reads with it stays right.
         new_layers: Parts of parameter names. `initial` may lack these parameters; they then start as in a fresh model.
         fresh_layers: Parts of parameter names. These parameters start as in a fresh model even if `initial` has them, and the
             configuration may lack them. `("fusion", "context_tokens")` learns anew how the modalities read each other, on

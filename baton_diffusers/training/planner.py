@@ -344,7 +344,7 @@ def explained_variance(
     target, prediction = SemanticPlan.collate(targets), SemanticPlan.collate(predictions)
 
     def shares(name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        # per token: what the planner leaves unexplained, what the scene's mean does, and what there is
+        # per token: the variance that the planner leaves unexplained, that the scene's mean leaves, and the whole
         real = getattr(target, name).double().unflatten(0, (-1, 2))
         predicted = getattr(prediction, name).to(real).unflatten(0, (-1, 2))
         variance = (real - real.mean(dim=(0, 1))).square().mean(dim=(0, 1, 3))

@@ -1,4 +1,4 @@
-"""Seeds of what is drawn at a step of a run."""
+"""Seeds of the random draws at each step of a run."""
 
 import numpy as np
 

@@ -3,7 +3,7 @@
 python examples/nano/assemble_nano.py --parts runs/export --transformer runs/transformer/export --output my_checkpoint
 
 With `--overwrite`, the parts of the pipeline that lies in the folder make way for the new ones; its card and everything else
-stays as it is. Weights are stored in float16. Spectrograms become sound by the vocoder that was trained, or by Griffin-Lim where none was.
+stays as it is. Weights are stored in float16. The trained vocoder, or without one Griffin-Lim, turns spectrograms into sound.
 """
 
 import baton_diffusers.interrupts  # noqa: F401

@@ -33,7 +33,7 @@ VERBS = {EVENT_VERBS[event]: verb for verb, event in EVENTS.items()}
 
 @dataclass(frozen=True)
 class Right:
-    """A scene that a prompt may mean; `places` and `colours` say of which actors the prompt tells them."""
+    """A scene that a prompt may mean; `places` and `colours` list the actors whose place and colour the prompt says."""
 
     scene: Scene
     places: tuple[bool, ...]

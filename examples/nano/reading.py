@@ -57,7 +57,7 @@ class Reading:
         text_encoder: Arguments of `UMT5Config`.
         initial: Folder with a `text_encoder` to start from, and a `plan_checker` if it has one; None starts from fresh ones.
         train_text_encoder: False trains the checker alone, on the encoder of `initial`.
-        position_learning_rate: Learning rate of the relative attention biases, by which alone a UMT5 knows the order of words.
+        position_learning_rate: Learning rate of the relative attention biases; a UMT5 knows the order of words from them alone.
             They start near zero, and have to come to several units.
         keep_weight: Weight of the distance from the embeddings of the `initial` text encoder, so that a transformer that reads them
             needs no new training.

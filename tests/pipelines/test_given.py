@@ -313,8 +313,8 @@ def test_a_size_keeps_its_shape_and_takes_the_models_area(size, expected):
         ),
         ({"image": PIL.Image.new("RGB", (0, 0))}, "`image` has 0x0 pixels"),
         ({"audio": WAVEFORM, "audio_sampling_rate": 4000.5}, "`audio_sampling_rate` is 4000.5, .* whole number"),
-        ({"video": FRAMES, "video_mask": [1] * 9}, "`video_mask` keeps nothing of what is given"),
-        ({"audio": WAVEFORM, "audio_mask": [(0, 1.125)]}, "`audio_mask` keeps nothing of what is given"),
+        ({"video": FRAMES, "video_mask": [1] * 9}, "`video_mask` keeps nothing of the given medium"),
+        ({"audio": WAVEFORM, "audio_mask": [(0, 1.125)]}, "`audio_mask` keeps nothing of the given medium"),
         ({"video": FRAMES, "video_mask": [0] * 8}, r"`video_mask` has shape \(8,\), but must hold 9 values"),
         (
             {"video": FRAMES, "video_mask": [0.5] * 9},

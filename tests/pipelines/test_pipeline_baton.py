@@ -779,7 +779,7 @@ def test_threads_take_turns(own_pipe):
 
 
 def test_a_call_within_a_call_is_refused(own_pipe):
-    with pytest.raises(RuntimeError, match="called within a call of its own, for example by a callback"):
+    with pytest.raises(RuntimeError, match="called within its own call, for example by a callback"):
         make(own_pipe, callback_on_step_end=lambda *_: make(own_pipe))
     make(own_pipe)  # its turn has ended
 

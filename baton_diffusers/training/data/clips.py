@@ -380,7 +380,7 @@ def open_clips(source: str | Path, clip_format: ClipFormat) -> ClipFolder | Clip
     """Clips of a folder, of a folder of tar files, or of one tar file.
 
     Raises:
-        ValueError: If it is none of them.
+        ValueError: If it is neither of these.
     """
     source = Path(source)
     if source.suffix == ".tar" and source.is_file():
@@ -469,7 +469,7 @@ def _read_metadata(path: Path) -> list[tuple[int, dict[str, Any]]]:
 
 
 def _name_within(name: Any) -> tuple[str, str | None]:
-    """A name of `metadata.jsonl` as a path within the folder, or the reason why it is none."""
+    """A name of `metadata.jsonl` as a path within the folder, or the reason for a refusal."""
     if not isinstance(name, str) or not name or "\0" in name:
         return "", f"its file_name is {name!r}, not the name of a file"
     try:
