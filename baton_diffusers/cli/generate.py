@@ -172,7 +172,8 @@ def generate(
     if student is not None and (guidance is not None or guidance_scale is not None):
         raise ValueError("a student needs no guidance: leave --guidance and --guidance-scale out")
 
-    loading.import_pipeline()
+    # diffusers and transformers import both if they are there; nano has no use for them: a fifth off the imports.
+    loading.import_pipeline(without=("scipy", "peft") if model is None else ())
 
     import torch
 

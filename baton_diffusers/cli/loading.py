@@ -69,16 +69,21 @@ def find_checkpoint(model: str | None) -> tuple[Path | str, Path]:
         raise ValueError(f"{model} is no folder here, and could not be loaded from the Hub: {error}") from error
 
 
-def import_pipeline():
-    """`BatonPipeline`. While all that it takes is imported, the garbage collector rests, and it never looks at those hundreds of
+def import_pipeline(without: tuple[str, ...] = ()):
+    """`BatonPipeline`, with its libraries as if the optional packages `without` were not installed. While all that it takes is imported, the garbage collector rests, and it never looks at those hundreds of
     thousands of objects again: a third off the time of a cold start."""
     import gc
 
     cold = "torch" not in sys.modules
+    hidden = [name for name in without if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # to Python, None is a module that is not there
     if cold:
         gc.disable()
-    from ..pipelines.pipeline_baton import BatonPipeline
-
+    try:
+        from ..pipelines.pipeline_baton import BatonPipeline
+    finally:
+        for name in hidden:
+            del sys.modules[name]
     if cold:
         gc.freeze()
         gc.enable()

@@ -277,7 +277,8 @@ class Denoiser:
         self.pipe, self.video, self.audio, self.texts, self.plan = pipe, video, audio, texts, plan
         self.has_plan, self.has_other = plan is not None, only is None
         self.attention_kwargs = request.attention_kwargs
-        self.reference = None if reference is None else reference.to(pipe.transformer.dtype)
+        self._dtype = pipe.transformer.dtype  # looks through all modules
+        self.reference = None if reference is None else reference.to(self._dtype)
         self._given_reads, self._use_cache = _given_reads(pipe), request.use_cache
         # Clean streams by modality and pass. A stream that no prediction needs is skipped, unless diffusers' caches watch both.
         self._clean: dict[tuple[str, str], CleanStream] = defaultdict(CleanStream)
@@ -316,8 +317,8 @@ class Denoiser:
         for guidance_pass in passes:
             anchor = guidance_pass.anchor
             self._require_conditions(anchor)
-            latents, timestep = video.inputs(anchor.static, transformer.dtype)
-            audio_latents, audio_timestep = audio.inputs(anchor.mute, transformer.dtype)
+            latents, timestep = video.inputs(anchor.static, self._dtype)
+            audio_latents, audio_timestep = audio.inputs(anchor.mute, self._dtype)
             with transformer.cache_context(anchor.name):
                 velocity, audio_velocity = transformer(
                     hidden_states=latents,

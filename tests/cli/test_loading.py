@@ -19,6 +19,13 @@ def test_what_is_imported_is_not_collected():
     assert enabled == "True" and int(count) > 100_000
 
 
+@pytest.mark.slow
+def test_what_is_not_needed_is_not_imported_and_is_there_later():
+    code = "import sys; from baton_diffusers.cli.loading import import_pipeline; import_pipeline(('scipy', 'peft'))"
+    code += "; assert not {'scipy', 'peft'} & set(sys.modules); import scipy, peft; from baton_diffusers import BatonPipeline"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize("model", [(), ("--model", "baton-nano")])
 def test_a_scheme_for_deeper_transformers_is_refused_before_weights_are_loaded(tmp_path, monkeypatch, capsys, model):
     monkeypatch.setattr(loading, "load_pipeline", loaded_in_vain)
