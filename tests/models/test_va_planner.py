@@ -12,6 +12,7 @@ from baton_diffusers.models.va_planner import (
     VAPlannerModel,
     add_timestamps,
     check_sheet_tokens,
+    plan_prompts,
     tokenize_cues,
     tokenize_prompts,
 )
@@ -417,3 +418,11 @@ def test_timestamps_that_cannot_be_are_refused(planner, prompt):
 def test_a_negative_temperature_is_refused(cue_planner, prompt):
     with pytest.raises(ValueError, match="temperature.*-1"):
         cue_planner.generate_cues(*prompt, DURATION, temperature=-1)
+
+
+def test_a_planner_of_sheets_reads_what_a_sheet_with_a_cast_says():
+    prompts = ["balll bounce!!", "A red ball bounces.", "A red ball bounces."]
+    sheets = ["red ball left <|0.50|> red ball bounces", "<|0.50|> red ball bounces", ""]
+    said = "A red ball is on the left. The red ball bounces once."
+    assert plan_prompts(prompts, sheets, True) == [said, *prompts[1:]]
+    assert plan_prompts(prompts, sheets, False) == prompts
