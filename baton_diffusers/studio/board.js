@@ -96,23 +96,22 @@ function showStill() {
 }
 
 function clock() {
-  const video = media("a")
-  if (playing && !video.hidden) {
-    position = video.currentTime
-    const other = media("b")
-    const ahead = other.hidden ? 0 : other.currentTime - position
+  if (!playing) return
+  const [video, other] = [media("a"), media("b")]
+  const player = !video.hidden ? video : view.files?.sound ? find("audio") : null
+  position = player ? player.currentTime : (performance.now() - started) / 1000
+  if (player === video && !other.hidden) {
+    const ahead = other.currentTime - position // the other one is led to the same time
     if (Math.abs(ahead) > 0.25) other.currentTime = position
     other.playbackRate = Math.abs(ahead) > 0.02 ? 1 - Math.max(-0.3, Math.min(0.3, 2 * ahead)) : 1
   }
-  else if (playing && view.files?.sound) position = find("audio").currentTime
-  else if (playing) position = (performance.now() - started) / 1000
-  if (position >= view.duration - 1e-3) {
-    if (playing) seek(0)
-    if (playing && !video.hidden) play()
-    started = performance.now()
+  if (player ? player.ended : position >= view.duration) {
+    seek(0)
+    play()
+    return
   }
   showPosition()
-  if (playing) requestAnimationFrame(clock)
+  requestAnimationFrame(clock)
 }
 
 function showPosition() {
@@ -469,6 +468,12 @@ function show() {
     if (sound) audio.src = sound
     else audio.removeAttribute("src")
   }
+  // After a restart or a reload, the page begins with this.
+  if (view.version)
+    sessionStorage.setItem(
+      "baton-studio",
+      JSON.stringify({ prompt: view.prompt, seed: view.seed, page: window.batonStudio.page() })
+    )
   find(".baton-position").max = view.duration || 1
   find(".baton-canvas").style.minWidth = `${Math.min(100 * (view.duration || 0), 20000)}px`
   find(".baton-play").disabled = !view.version
@@ -528,7 +533,6 @@ for (const side of ["from", "to"])
   })
 find(".baton-nowhere").addEventListener("click", () => setSpan(null, null))
 element.addEventListener("baton-drafted", (event) => showStrip(event.detail))
-for (const type of ["ended", "error"]) media("a").addEventListener(type, () => type === "ended" && playing && (seek(0), play()))
 
 watch("value", () => {
   const before = view.version

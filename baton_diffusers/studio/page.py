@@ -39,6 +39,10 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 _PAGE_STATE = "(...values) => [...values.slice(0, -1), window.batonStudio.page()]"
 _BUSY = _PAGE_STATE.replace("=> [", "=> document.body.classList.add('baton-busy') ?? [")
+_KEPT = """() => {
+  const kept = JSON.parse(sessionStorage.getItem('baton-studio') || '{}')
+  return [kept.prompt || '', kept.seed || 0, kept.page || '']
+}"""
 _STATUS = """
 <div class="baton-status" role="status" aria-live="polite"><progress hidden max="1" aria-label="Progress of the render"></progress><span></span></div>
 <div class="baton-error" role="alert" hidden></div>
@@ -178,8 +182,8 @@ def build(studio: Studio) -> gr.Blocks:
         def on_go(tab: gr.Request, event: gr.EventData) -> tuple:
             return _answer(studio, tab, lambda session: session.go(event._data["number"]))
 
-        def on_load(tab: gr.Request) -> tuple:
-            return _answer(studio, tab, lambda session: None)
+        def on_load(prompt: str, seed: float, sent: str, tab: gr.Request) -> tuple:
+            return _answer(studio, tab, lambda session: session.resume(_request(prompt, seed, sent)) if sent else None)
 
         def on_leave(tab: gr.Request) -> None:
             studio.leave(tab.session_hash)
@@ -195,7 +199,7 @@ def build(studio: Studio) -> gr.Blocks:
         board.edit(on_edit, trigger_mode="multiple", **by_board)
         board.live(on_live, trigger_mode="always_last", **by_board | {"outputs": status})
         board.go(on_go, **by_board | {"inputs": []})
-        page.load(on_load, **asked)
+        page.load(on_load, **by_button | {"js": _KEPT})
         page.unload(on_leave)
     page.queue(default_concurrency_limit=4, max_size=_MAX_WAITING, api_open=False)
     return page
@@ -341,7 +345,7 @@ def serve(
         os.environ["GRADIO_TEMP_DIR"] = str(files.make_folder(folder / "uploads"))  # read while the page is built
         studio = Studio(pipe, files.make_folder(folder / "clips"), model, student)
         server = uvicorn.Server(
-            uvicorn.Config(application(studio, host), log_level="warning", timeout_graceful_shutdown=2)
+            uvicorn.Config(application(studio, host), log_level="critical", timeout_graceful_shutdown=2)
         )
         over = threading.Event()
 

@@ -44,8 +44,8 @@ LIVE_STEPS = 4
 _LONGEST_STEP = 60  # seconds
 
 FORGOTTEN = (
-    "The studio does not know this tab any more: it was restarted, or you were away for an hour. Your prompt and plan were still on "
-    "the page and are taken up; the clips of before are gone."
+    "The studio does not know this tab any more: it was restarted, the page was reloaded, or you were away for an hour. Your prompt and "
+    "your plan were still here and are taken up; the clips of before are gone."
 )
 
 
@@ -477,6 +477,14 @@ class Session:
             self._cancel.set()  # nobody waits any more
 
     # Versions
+
+    def resume(self, request: Request) -> Version:
+        """Takes up what a page of before showed, after a restart or a reload.
+
+        Raises:
+            ValueError: as `plan`.
+        """
+        return self._shown(request)
 
     def undo(self) -> Version:
         """Goes to the version that the current one was made from.
