@@ -92,7 +92,7 @@ function showStill() {
     ? "Nothing to see yet"
     : view.has_decoder
       ? ""
-      : "This checkpoint has no plan decoder, which draws the storyboard of a plan: press Render to see the clip."
+      : "No storyboard: this checkpoint has no plan decoder (examples/nano/plan_decoders.py trains one). Press Render to see the clip."
 }
 
 function clock() {

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import socket
 import tempfile
 import threading
@@ -160,7 +159,7 @@ def build(studio: Studio) -> gr.Blocks:
                 name = Path(path).name
                 return _answer(studio, tab, lambda session: session.open(path, name, _request(prompt, seed, sent)))
             finally:
-                shutil.rmtree(Path(path).parent, ignore_errors=True)
+                Path(path).unlink(missing_ok=True)
 
         def on_edit(prompt: str, seed: float, tab: gr.Request, event: gr.EventData) -> tuple:
             sent, what = event._data["page"], str(event._data["what"])
@@ -267,6 +266,8 @@ def _words(error: Exception) -> dict[str, str]:
 def studio_folder() -> Iterator[Path]:
     """A folder for clips and uploads, which is gone when the studio is; one of a studio that was killed, too."""
     parent = files.make_folder(Path(tempfile.gettempdir()) / f"baton-studio-{os.getuid()}")
+    if parent.is_symlink() or parent.stat().st_uid != os.getuid():
+        raise ValueError(f"{parent} belongs to somebody else: remove it, or set TMPDIR to another folder")
     parent.chmod(0o700)
     with files.temporary_folder(parent / "studio") as folder:
         yield folder

@@ -147,7 +147,7 @@ def test_from_a_prompt_to_a_film_that_its_script_repeats(nano, opened, tmp_path)
     page = opened(nano)
     plan(page, "A red ball on the left bounces twice, then a purple face on the right says three nine.")
     assert seconds(page, "red ball bounces") < seconds(page, "red ball bounces", 1)
-    assert page.locator(".baton-strip img").count() > 3 or page.get_by_text("no plan decoder").is_visible()
+    assert page.locator(".baton-strip img").count() > 3 or page.get_by_text("has no plan decoder").is_visible()
 
     before, box = seconds(page, "red ball bounces"), event(page, "red ball bounces").bounding_box()
     page.mouse.move(box["x"] + 12, box["y"] + 12)

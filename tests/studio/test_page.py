@@ -122,3 +122,11 @@ def test_the_folder_is_gone_when_the_studio_is(tmp_path, monkeypatch):
         (folder / "clip.mp4").touch()
         assert folder.is_relative_to(tmp_path) and folder.parent.stat().st_mode & 0o77 == 0
     assert not folder.exists()
+
+
+def test_a_folder_that_somebody_else_has_laid_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(page.tempfile, "gettempdir", lambda: str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / f"baton-studio-{page.os.getuid()}").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="belongs to somebody else"), page.studio_folder():
+        pass
