@@ -317,12 +317,10 @@ class Film:
         texts = self._texts(prompts[0])
         for prompt in prompts:
             self._texts(prompt).check(pipe)
-        for given in (
-            *self._given,
-            Given(self._anchor(np.zeros((1, self.size.height, self.size.width, 3), np.float32))),
-        ):
-            num_frames = self.size.num_frames
-            passes = self._denoising.check(pipe, replace(given, audio=None), num_frames)
+        voices = self._voices[0][1] if self._voices else None
+        going_on = Given(self._anchor(np.zeros((1, self.size.height, self.size.width, 3), np.float32)))
+        for given in (*self._given, going_on):
+            passes = self._denoising.check(pipe, replace(given, reference_audio=voices), self.size.num_frames)
             if not all(guidance_pass.anchor.text for guidance_pass in passes):
                 texts.check_negative(pipe)
         PlanRequest(num_plan_candidates=settings.num_plan_candidates).check(
@@ -337,7 +335,7 @@ class Film:
                 raise ValueError(
                     f"`plan` is {found}, but the film lasts {duration:.4f} seconds: give a plan for all of it."
                 )
-            plan.check_values()
+            PlanRequest(plan.check_values()).check_widths(pipe)
         if settings.plans == "film" and plan is None:
             for number, shot in enumerate(self.shots):
                 section = Section(shot.prompt, 0, min(self._length(number), self.size.num_frames), number)
@@ -481,8 +479,6 @@ class Film:
             offset = first / self.sampling_rate
             new = tuple((max(start - offset, 0.0), end - offset) for start, end in audio.new if end > offset)
             audio = GivenAudio(waveform, self.sampling_rate, new)
-            if not audio.new and audio.duration < length / self.sampling_rate:
-                audio = None
         return Given(given.video if window.index == 0 else None, audio, reference_audio=voices[-1] if voices else None)
 
     def _anchor(self, frames: np.ndarray) -> GivenVideo:

@@ -235,6 +235,7 @@ def check_section(pipe: PipelineParts, section: Section, shot: Shot) -> None:
                     f"its `plan` is for {plan.batch_size} clips of {plan.duration:.4f} seconds, but the shot is one of "
                     f"{duration:.4f}: use `plan.slice` or another `seconds`."
                 )
+            PlanRequest(plan).check_widths(pipe)
         elif pipe.planner is not None:
             ids, _ = tokenize_prompts(pipe.planner_tokenizer, [section.prompt], pipe.planner.config.system_prompt)
             longest = max(duration, pipe.clip_duration(pipe.config.num_frames))

@@ -10,7 +10,6 @@ import math
 import os
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import Any
 
 import numpy as np
 import torch
@@ -141,7 +140,7 @@ class PlanRequest:
         if not self.use_plan:
             raise ValueError("`plan` was given together with `use_plan=False`: leave one of them out.")
         if pipe.transformer is not None:
-            self._check_widths(pipe.transformer.config)
+            self.check_widths(pipe)
         duration = pipe.clip_duration(num_frames)
         if abs(plan.duration - duration) > 0.5 / pipe.frame_rate:
             raise ValueError(
@@ -155,7 +154,13 @@ class PlanRequest:
             )
         plan.check_values()
 
-    def _check_widths(self, config: Any) -> None:
+    def check_widths(self, pipe: PipelineParts) -> None:
+        """Refuses a given plan whose tokens the transformer does not take.
+
+        Raises:
+            ValueError: naming the widths.
+        """
+        config = pipe.transformer.config
         if config.video_plan_dim is None:
             raise ValueError("`plan` was given, but the transformer has no plan layers: leave it out.")
         widths = self.plan.video_tokens.shape[2], self.plan.audio_tokens.shape[2]

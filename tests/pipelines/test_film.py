@@ -156,6 +156,10 @@ def test_the_plan_of_a_film_can_be_given(pipe):
     first, other = (joined(film(pipe, plan=plan))[0] for plan in (plan, random_plan(duration=SECONDS, seed=1)))
     assert not np.array_equal(first, other)
     assert len(joined(film(pipe, plans="windows"))[0]) == len(joined(film(pipe, plans="none"))[0]) == 49
+    wide = replace(plan, video_tokens=plan.video_tokens.repeat(1, 1, 2))
+    for shots, settings in ((SHOTS, {"plan": wide}), ([Shot("a star", SECONDS, plan=wide)], {})):
+        with pytest.raises(ValueError, match="tokens of width 12"):
+            film(pipe, shots, **settings)
     with pytest.raises(ValueError, match="the film lasts 6.1250 seconds"):
         film(pipe, plan=random_plan(duration=3.0))
 
