@@ -215,12 +215,13 @@ def full_pipeline(day: Day, stays: bool) -> BatonPipeline:
                 tensor.data.add_(1)
         if not stays:
             model.to("cpu")
-    tokenizer = AutoTokenizer.from_pretrained(default_checkpoint() / "tokenizer")
+    tokenizers = {
+        name: AutoTokenizer.from_pretrained(default_checkpoint() / name) for name in ("tokenizer", "planner_tokenizer")
+    }
     schedule = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 5.0}
     pipe = BatonPipeline(
         **models,
-        tokenizer=tokenizer,
-        planner_tokenizer=tokenizer,
+        **tokenizers,
         scheduler=UniPCMultistepScheduler(**schedule),
         audio_scheduler=UniPCMultistepScheduler(**schedule),
         guider=PlanGuidance(guidance_scale=1.0),

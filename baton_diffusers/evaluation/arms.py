@@ -17,13 +17,13 @@ from diffusers import DiffusionPipeline
 from transformers import UMT5EncoderModel
 
 from .. import guiders
-from ..files import write_bytes
 from ..models.checkpoint_files import load_component
 from ..models.transformer_dual_branch import DualBranchTransformer
 from ..schedulers import lead_schedulers
 from ..stage.scene import TIERS
 from ..stage.scoring import ClipScore, Fact
 from .bootstrap import Estimate, bootstrap, ratio
+from .kept import KeptScores
 from .plan_variants import PLAN_ROPES, load_planner, set_plan_rope
 from .scores import (
     ASPECTS,
@@ -291,51 +291,28 @@ def _read(arm: Arm, path: Path) -> dict[str, Any]:
 # Scores that are kept
 
 
-class ScoreFile:
+class ScoreFile(KeptScores):
     """
-    Scores of clips in a file of JSON lines, one for each clip, written as they are measured.
+    Scores of clips in a file of JSON lines, one for each clip, see [`KeptScores`].
 
     The key of a score holds all that determines its clip: the contents of the components, how they are used, the scene with its
     seed, and the prompt. So a retrained checkpoint is measured anew, and an interrupted evaluation goes on. The key does not hold
     the code: if a change of the code changes clips or scores, delete the file.
-
-    Args:
-        path: The file; `None` keeps the scores in memory alone.
-
-    Attributes:
-        measured: How many scores were added to what was there.
     """
 
-    def __init__(self, path: str | Path | None = None) -> None:
-        self.path = None if path is None else Path(path)
-        self.measured = 0
-        self._scores: dict[tuple, ClipScore] = {}
-        if self.path is None or not self.path.is_file():
-            return
-        text = self.path.read_text()
-        whole = text[: text.rfind("\n") + 1]  # what was being written when the process ended is measured again
-        if whole != text:
-            write_bytes(self.path, whole.encode())
-        for number, line in enumerate(whole.splitlines(), start=1):
-            try:
-                row = json.loads(line)
-                self._scores[row["settings"], row["scene"], row["seed"], row["prompt"]] = score_from(row)
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"{self.path}, line {number} holds no score ({error!r}): delete the line.") from error
+    columns = ("settings", "scene", "seed", "prompt")
+
+    def read(self, row: dict[str, Any]) -> ClipScore:
+        """The score of a row."""
+        return score_from(row)
 
     def get(self, settings: str, example: Example) -> ClipScore | None:
         """The score of a scene under these settings, or `None`."""
-        return self._scores.get(self._key(settings, example))
+        return self.find(self._key(settings, example))
 
     def add(self, settings: str, arm: str, example: Example, score: ClipScore) -> None:
         """Keeps a score. `arm` is for those who read the file."""
-        key = self._key(settings, example)
-        self._scores[key] = score
-        self.measured += 1
-        if self.path is not None:
-            row = dict(zip(("settings", "scene", "seed", "prompt"), key, strict=True)) | {"arm": arm} | row_of(score)
-            with self.path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+        self.keep(self._key(settings, example), score, {"arm": arm} | row_of(score))
 
     @staticmethod
     def _key(settings: str, example: Example) -> tuple:

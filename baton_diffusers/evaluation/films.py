@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +12,6 @@ import torch
 from tqdm import tqdm
 
 from .. import coordinates
-from ..files import write_bytes
 from ..media import Clip
 from ..shots import Shot
 from ..stage.film_scoring import ASPECTS_ACROSS, FilmScore, FilmScorer, Level, Seam
@@ -23,6 +20,7 @@ from ..stage.prompts import Prompt
 from ..stage.scoring import Fact, score_clip
 from .arms import row_of, score_from
 from .bootstrap import Estimate, bootstrap, ratio
+from .kept import KeptScores
 from .scores import format_estimate, markdown_table, reconstruct
 
 
@@ -206,49 +204,25 @@ def _score_clips(pipe: BatonPipeline, example: FilmExample, steps: int | None) -
 # Scores that are kept
 
 
-class FilmScoreFile:
+class FilmScoreFile(KeptScores):
     """
-    Scores of films in a file of JSON lines, one for each film and way, written as they are measured: an interrupted evaluation goes
-    on where it was. The key is all that determines a film, as in [`~evaluation.arms.ScoreFile`].
-
-    Args:
-        path: The file; `None` keeps the scores in memory alone.
-
-    Attributes:
-        measured: How many scores were added to what was there.
+    Scores of films in a file of JSON lines, one for each film and way, see [`KeptScores`]. The key is all that determines a film, as in
+    [`~evaluation.arms.ScoreFile`].
     """
 
-    def __init__(self, path: str | Path | None = None) -> None:
-        self.path = None if path is None else Path(path)
-        self.measured = 0
-        self._scores: dict[tuple, FilmScore] = {}
-        if self.path is None or not self.path.is_file():
-            return
-        text = self.path.read_text()
-        whole = text[: text.rfind("\n") + 1]  # what was being written when the process ended is measured again
-        if whole != text:
-            write_bytes(self.path, whole.encode())
-        for number, line in enumerate(whole.splitlines(), start=1):
-            try:
-                row = json.loads(line)
-                key = row["settings"], row["way"], row["seconds"], row["seed"], row["style"]
-                self._scores[key] = film_score_from(row)
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"{self.path}, line {number} holds no score ({error!r}): delete the line.") from error
+    columns = ("settings", "way", "seconds", "seed", "style")
+
+    def read(self, row: dict[str, Any]) -> FilmScore:
+        """The score of a row."""
+        return film_score_from(row)
 
     def get(self, settings: str, way: str, example: FilmExample) -> FilmScore | None:
         """The score of a film under these settings, or `None`."""
-        return self._scores.get(self._key(settings, way, example))
+        return self.find(self._key(settings, way, example))
 
     def add(self, settings: str, way: str, example: FilmExample, score: FilmScore) -> None:
         """Keeps a score."""
-        key = self._key(settings, way, example)
-        self._scores[key] = score
-        self.measured += 1
-        if self.path is not None:
-            row = dict(zip(("settings", "way", "seconds", "seed", "style"), key, strict=True)) | film_row_of(score)
-            with self.path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+        self.keep(self._key(settings, way, example), score, film_row_of(score))
 
     @staticmethod
     def _key(settings: str, way: str, example: FilmExample) -> tuple:
