@@ -3,7 +3,7 @@ import pytest
 
 from baton_diffusers.stage import render_clip, sample_scene, timeline, write_prompt
 from baton_diffusers.stage.hearing import hear
-from baton_diffusers.stage.show import HEAT, MARGIN, TILE_WIDTH, contact_sheet
+from baton_diffusers.stage.show import HEAT, MARGIN, TILE_WIDTH, contact_sheet, film_sheet
 from baton_diffusers.stage.sight import watch
 
 
@@ -33,3 +33,15 @@ def test_wrong_arrays_are_named():
         contact_sheet(clip.frames / 255, clip.waveform)
     with pytest.raises(ValueError, match="`waveform`"):
         contact_sheet(clip.frames, clip.waveform[None])
+
+
+def test_a_films_sheet_has_a_strip_for_some_shots_each():
+    scene = sample_scene(3)
+    clip, events = render_clip(scene, 0), timeline(scene, 0)
+    frames, waveform = np.concatenate([clip.frames[:48]] * 3), np.concatenate([clip.waveform[:48000]] * 3)
+    sheet = np.asarray(film_sheet(frames, waveform, events, ["one", "two", "three"], 3.0))
+    alone = [
+        np.asarray(contact_sheet(frames[:96], waveform[:96000], events, "0 s: one   |   two")),
+        np.asarray(contact_sheet(frames[96:], waveform[96000:], [], "6 s: three")),
+    ]
+    assert (sheet == np.concatenate(alone)).all()
