@@ -90,7 +90,7 @@ def contact_sheet(
 def film_sheet(
     frames: np.ndarray,
     waveform: np.ndarray,
-    events: Sequence[Event | Sight | Sound],
+    events: Sequence[Sight | Sound],
     prompts: Sequence[str],
     shot_seconds: float,
     shots_a_strip: int = 2,

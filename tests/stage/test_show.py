@@ -37,7 +37,8 @@ def test_wrong_arrays_are_named():
 
 def test_a_films_sheet_has_a_strip_for_some_shots_each():
     scene = sample_scene(3)
-    clip, events = render_clip(scene, 0), timeline(scene, 0)
+    clip = render_clip(scene, 0)
+    events = hear(clip.waveform)
     frames, waveform = np.concatenate([clip.frames[:48]] * 3), np.concatenate([clip.waveform[:48000]] * 3)
     sheet = np.asarray(film_sheet(frames, waveform, events, ["one", "two", "three"], 3.0))
     alone = [
