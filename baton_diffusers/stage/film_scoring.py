@@ -40,6 +40,7 @@ LEAP = 1.5  # pixels by which an actor that nobody hits moves within a frame
 QUIET_PART = 160  # samples over which loudness is measured
 QUIET_SPAN = 16000  # samples to both sides of a seam whose background is compared
 TAIL = 800  # samples after a sound that may still be its own
+UNKNOWN = 40  # pieces; longer than any sound
 TOGETHER = 0.15  # seconds within which a word belongs to a mouth that opens
 QUIETEST = -70.0  # dB that count as silence
 STEP = 6.0  # dB
@@ -243,6 +244,8 @@ class FilmScorer:
         self._shots.append(_Shot(looks, len(cast), sights, tuple(replace(s, time=s.time + in_film) for s in sounds)))
         within = slice(still, still + SHOT_FRAMES)
         loudness = _background(samples, heard)
+        if low_sample:
+            loudness[:UNKNOWN] = np.nan  # a sound from before may end here
         spoken = round(-offset * FRAME_RATE) * SAMPLES_A_FRAME
         noise = _middle(loudness[spoken // QUIET_PART : (spoken + SHOT_FRAMES * SAMPLES_A_FRAME) // QUIET_PART])
         gain = _gain(samples, [replace(sound, time=sound.time - offset) for sound in sounds])
