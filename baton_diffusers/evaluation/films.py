@@ -122,7 +122,9 @@ def score_way(
             pieces, seams = _continued(pipe, made, example, num_inference_steps), _continued_seams(made)
         else:
             pieces, seams = ((piece.frames, piece.waveform) for piece in made), film_seams(made)
-    scorer = FilmScorer(example.film, example.told, seams)
+    ends = np.arange(1, len(example.film.shots) + 1) * SHOT_SECONDS
+    between = [seam + STRIDE / 2 for seam in seams if np.abs(ends - seam - STRIDE / 2).min() > 1 / 8]
+    scorer = FilmScorer(example.film, example.told, seams, between)
     for frames, waveform in pieces:
         scorer.add(frames, waveform)
     return scorer.finish()
@@ -236,6 +238,7 @@ def film_row_of(score: FilmScore) -> dict[str, Any]:
         "across": [[fact.aspect, fact.subject, bool(fact.holds)] for fact in score.across],
         "seams": [asdict(seam) for seam in score.seams],
         "levels": [asdict(level) for level in score.levels],
+        "elsewhere": [asdict(seam) for seam in score.elsewhere],
     }
 
 
@@ -246,6 +249,7 @@ def film_score_from(row: dict[str, Any]) -> FilmScore:
         tuple(Fact(*fact) for fact in row["across"]),
         tuple(Seam(**seam) for seam in row["seams"]),
         tuple(Level(**level) for level in row["levels"]),
+        tuple(Seam(**seam) for seam in row["elsewhere"]),
     )
 
 
@@ -294,7 +298,7 @@ def summarise_films(scores: dict[str, Sequence[FilmScore]]) -> dict[str, dict[st
     Returns:
         For each way `films`, `shots` and `seconds` of each film; `p_acc`, `strict` (of shots), `m_wer` and `desync` as for clips;
         `against_clips`, P-Acc less that of the way "clips", drawn over pairs; `across`, the share of the facts across shots, and
-        `aspects`, by aspect; `seams`, the share of seams with each fault, and `number_of_seams`; `quarters`, P-Acc of each quarter of
+        `aspects`, by aspect; `seams`, the share of seams with each fault, `elsewhere`, of instants between them, and `number_of_seams`; `quarters`, P-Acc of each quarter of
         the films, and `last_quarter`, the last one less the first; `drift`, the change of each level per minute. None where there is
         nothing.
     """
@@ -334,11 +338,15 @@ def _summarise(scores: Sequence[FilmScore], clips: Sequence[FilmScore] | None) -
             if any(fact.aspect == aspect for fact in across)
         },
         "number_of_seams": len(seams),
-        "seams": {
-            fault: mean(
-                [sum(getattr(seam, fault) for seam in s.seams) for s in scores], [len(s.seams) for s in scores]
-            )
-            for fault in SEAM_FAULTS
+        **{
+            of: {
+                fault: mean(
+                    [sum(getattr(seam, fault) for seam in getattr(s, of)) for s in scores],
+                    [len(getattr(s, of)) for s in scores],
+                )
+                for fault in SEAM_FAULTS
+            }
+            for of in ("seams", "elsewhere")
         },
         "drift": {},
     }
@@ -382,7 +390,7 @@ def format_films(summary: dict[str, dict[str, Any]]) -> str:
     facts = [
         ["way", "films", "P-Acc", "against clips", "strict shots", "across shots", *aspects, "M-WER", "DeSync (s)"]
     ]
-    seams = [["way", "seams", *SEAM_FAULTS]]
+    seams = [["way", "seams", *(f"{fault}{of}" for fault in SEAM_FAULTS for of in ("", " elsewhere"))]]
     drift = [
         [
             "way",
@@ -407,7 +415,7 @@ def format_films(summary: dict[str, dict[str, Any]]) -> str:
             ]
         )
         if values["number_of_seams"]:
-            rates = [format_estimate(values["seams"][fault]) for fault in SEAM_FAULTS]
+            rates = [format_estimate(values[of][fault]) for fault in SEAM_FAULTS for of in ("seams", "elsewhere")]
             seams.append([way, str(values["number_of_seams"]), *rates])
         if values["drift"]:
             slopes = [format_estimate(values["drift"].get(level), "+.2f") for level in LEVELS]

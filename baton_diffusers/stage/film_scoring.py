@@ -86,6 +86,7 @@ class FilmScore:
         shots: The score of each shot, as of a clip.
         across: The facts across shots, see [`FilmScorer`].
         seams: What is seen and heard at each seam.
+        elsewhere: The same at instants that are no seams, for comparison: what happens in a film looks and sounds like a seam at times.
         levels: What drifts, for each shot.
     """
 
@@ -93,6 +94,7 @@ class FilmScore:
     across: tuple[Fact, ...]
     seams: tuple[Seam, ...]
     levels: tuple[Level, ...]
+    elsewhere: tuple[Seam, ...] = ()
 
     @property
     def p_acc(self) -> float:
@@ -147,21 +149,29 @@ class FilmScorer:
         film: What the film was to show.
         prompts: What each shot's prompt tells; by default everything.
         seams: Times in seconds at which a window ends and the next begins.
+        elsewhere: Times in seconds that are compared with seams.
 
     A part is frames, uint8 `(frames, 64, 64, 3)`, at 16 frames/s, and samples, `(samples,)` or `(channels, samples)`, at 16 kHz; a part may
     have any length. What exceeds the film's length is not scored.
     """
 
-    def __init__(self, film: FilmScene, prompts: Sequence[Prompt] | None = None, seams: Sequence[float] = ()) -> None:
+    def __init__(
+        self,
+        film: FilmScene,
+        prompts: Sequence[Prompt] | None = None,
+        seams: Sequence[float] = (),
+        elsewhere: Sequence[float] = (),
+    ) -> None:
         self.film = film
         self.prompts = prompts
-        self.seams = tuple(seams)
+        self.seams, self.elsewhere = tuple(seams), tuple(elsewhere)
         self._frames = np.empty((0, 64, 64, 3), dtype=np.uint8)  # from frame `_first` on
         self._samples = np.empty(0, dtype=np.float32)  # from sample `_first * SAMPLES_A_FRAME` on
         self._first = 0
         self._shots: list[_Shot] = []
         self._scores: list[ClipScore] = []
         self._seams: list[Seam] = []
+        self._elsewhere: list[Seam] = []
         self._levels: list[Level] = []
         self._wall = np.zeros(3)  # of the first shot of the take
 
@@ -191,7 +201,9 @@ class FilmScorer:
             )
         while len(self._shots) < len(self.film.shots):
             self._score()
-        return FilmScore(tuple(self._scores), tuple(self._across()), tuple(self._seams), tuple(self._levels))
+        return FilmScore(
+            tuple(self._scores), tuple(self._across()), tuple(self._seams), tuple(self._levels), tuple(self._elsewhere)
+        )
 
     def _has(self, frame: int) -> bool:
         """Whether picture and sound reach to a frame."""
@@ -236,10 +248,10 @@ class FilmScorer:
 
         places, colours = self._told(shot)
         self._scores.append(judge(scene, picture, sounds, stray, places, colours))
-        found = recognise(scene.actors, cast, places, colours)
-        looks = {actor.name: cast[found[i]] if i in found else None for i, actor in enumerate(scene.actors)}
+        players = recognise(scene.actors, cast, places, colours)
+        looks = {actor.name: cast[players[i]] if i in players else None for i, actor in enumerate(scene.actors)}
         in_film = shot * SHOT_SECONDS
-        names = {j: scene.actors[i].name for i, j in found.items()}
+        names = {j: scene.actors[i].name for i, j in players.items()}
         sights = tuple(replace(s, time=s.time + in_film, actor=names.get(s.actor, -1)) for s in picture.sights)
         self._shots.append(_Shot(looks, len(cast), sights, tuple(replace(s, time=s.time + in_film) for s in sounds)))
         within = slice(still, still + SHOT_FRAMES)
@@ -254,11 +266,11 @@ class FilmScorer:
             cast, tracks, [s for s in interpret(frames, cast, tracks, explained).sights if s.target is not None]
         )
         rest = frames - explained
-        for time in self.seams:
-            if start <= time * FRAME_RATE < end:
-                self._seams.append(
-                    _seam(time, rest, leaps, time * FRAME_RATE - low, samples, time - in_film - offset, loudness)
-                )
+        for times, found in ((self.seams, self._seams), (self.elsewhere, self._elsewhere)):
+            for time in times:
+                if start <= time * FRAME_RATE < end:
+                    at = time * FRAME_RATE - low, time - in_film - offset
+                    found.append(_seam(time, rest, leaps, at[0], samples, at[1], loudness))
         keep = max(end - FRAME_RATE, 0)
         self._frames = self._frames[keep - self._first :]
         self._samples = self._samples[(keep - self._first) * SAMPLES_A_FRAME :]

@@ -87,6 +87,7 @@ def test_the_truth_has_full_marks_and_what_is_kept_is_not_measured_again(example
     again = FilmScoreFile(path)
     found = again.get("weights", "render", examples[0])
     assert found.p_acc == 1 and found.across == truths[0].across and found.seams == truths[0].seams
+    assert found.elsewhere == truths[0].elsewhere and len(found.elsewhere) > 1
     assert again.get("other", "render", examples[0]) is None and again.get("weights", "film", examples[0]) is None
     again.add("weights", "film", examples[0], truths[0])
     assert run_films(loaded_in_vain, examples[:1], ["render", "film"], "weights", kept=FilmScoreFile(path))["film"]
@@ -115,7 +116,12 @@ def test_figures_tell_ways_apart(truths):
     assert film["drift"]["noise"]["value"] == pytest.approx(60)
     assert summary["clips"]["across"] is None and summary["clips"]["against_clips"] is None
     table = format_films(summary)
-    assert "| film | 2 of 12 s | 0.750 " in table and "| film | 4 | 0.500 " in table and "+120.00 [" in table
+    assert (
+        "| film | 2 of 12 s | 0.750 " in table
+        and "| film | 4 | 0.500 " in table
+        and "click elsewhere" in table
+        and "+120.00 [" in table
+    )
     assert table.count("| clips |") == 1  # it has no seams, and nothing drifts
 
 
