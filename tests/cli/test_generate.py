@@ -3,13 +3,11 @@ import copy
 import numpy as np
 import PIL.Image
 import pytest
-import torch
 
+from baton_diffusers.checkpoints import default_checkpoint
 from baton_diffusers.cli import loading
 from baton_diffusers.media import read_audio, read_clip, read_video, write_clip
 from baton_diffusers.memory import RECIPES
-from baton_diffusers.pipelines.lora import save_adapter
-from baton_diffusers.pipelines.students import StudentPreset
 from baton_diffusers.stage import render_clip, sample_scene
 from tests.cli.commands import PROMPT, loaded_in_vain, run
 
@@ -74,20 +72,15 @@ def test_what_the_checkpoint_is_not_made_for_is_refused(tmp_path, nano, capsys):
 
 
 def test_a_student_takes_few_steps_without_guidance(tmp_path, nano, capsys):
-    layers = {
-        "blocks.0.attn1.to_q.lora_A.weight": torch.ones(1, 176),
-        "blocks.0.attn1.to_q.lora_B.weight": torch.ones(176, 1),
-    }
-    save_adapter(tmp_path / "turbo", layers, {"r": 1, "lora_alpha": 1}, StudentPreset(2, 2.0, 2.0))
-    path, student = tmp_path / "clip.mp4", ("--student", tmp_path / "turbo")
+    path, student = tmp_path / "clip.mp4", ("--student", default_checkpoint() / "turbo")
     before, steps, parts = (
         copy.deepcopy(nano.transformer.state_dict()),
         nano.config.num_inference_steps,
         nano.components,
     )
     try:
-        assert run("generate", PROMPT, "-o", path, *student) == 0
-        assert nano.config.num_inference_steps == 2 and path.is_file()
+        assert run("generate", PROMPT, "-o", path, "--turbo") == 0
+        assert nano.config.num_inference_steps == 4 and path.is_file()
     finally:  # the fixture is other tests', too
         nano.transformer.load_state_dict(before)
         nano.register_modules(**{name: parts[name] for name in ("scheduler", "audio_scheduler")})
@@ -95,7 +88,7 @@ def test_a_student_takes_few_steps_without_guidance(tmp_path, nano, capsys):
     for wrong, message in (
         ((*student, "--guidance-scale", 2), "a student needs no guidance"),
         ((*student, "--turbo"), "--turbo and --student both name a student"),
-        (("--turbo", "--model", tmp_path / "turbo"), "has no folder turbo"),
+        (("--turbo", "--model", tmp_path), "has no folder turbo"),
         (("--student", "nowhere"), "the student 'nowhere' is neither a folder nor a Hub id"),
     ):
         assert run("generate", PROMPT, "-o", path, *wrong) == 2
