@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from diffusers.utils import logging
 
 from ..cues import Sheet, format_sheet, parse_sheet
+from ..models.plan_checker import PlanChecker
 from ..models.va_planner import snap_cues, tokenize_prompts
 from ..plan import SemanticPlan
 from .checks import check_texts
@@ -20,6 +22,9 @@ logger = logging.get_logger(__name__)
 
 # Tokens that the planner writes differently, in root mean square over their own spread, are those that an edit changes.
 CHANGED = 0.1
+
+# Seconds by which times may differ and still be the same: those of a plan that was cut and joined differ in the last bit.
+_SLACK = 1e-5
 
 
 @torch.no_grad()
@@ -47,6 +52,7 @@ def edit_plan(
     length = tokenize_prompts(pipe.planner_tokenizer, prompts, pipe.planner.config.system_prompt)[0].shape[1]
     check_cues(pipe, sheets, length, plan.duration)
     _warn_of_crowded_cues(pipe, after)
+    _warn_of_unknown_facts(pipe, after)
 
     num_frames = round(plan.duration * pipe.frame_rate)
     written = [  # one by one, so that they are what the planner gives for each prompt alone
@@ -54,9 +60,10 @@ def edit_plan(
         for text, cues in zip(prompts, sheets, strict=True)
     ]
     plan = ready_plan(pipe, plan, None, device)
-    if any(
-        not torch.equal(getattr(plan, name), getattr(written[1], name))
-        for name in ("video_times", "video_centres", "audio_times")
+    layouts = [(one.video_times, one.video_centres, one.audio_times) for one in (plan, written[1])]
+    if not all(
+        ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=0, atol=_SLACK)
+        for ours, theirs in zip(*layouts, strict=True)
     ):
         raise ValueError(
             "the plan's tokens do not lie where the planner writes them, so that an edit cannot keep any: edit the sheet first, and "
@@ -92,3 +99,26 @@ def _warn_of_crowded_cues(pipe: PipelineParts, sheet: Sheet) -> None:
                 f"{cue.text!r} at {cue.time:g} and {later.text!r} at {later.time:g} seconds lie closer together than the "
                 f"{gap:g} seconds that this planner has learnt, and one of them may be missing: move them apart."
             )
+
+
+def _warn_of_unknown_facts(pipe: PipelineParts, sheet: Sheet) -> None:
+    """Warns of an actor, a place or a deed that the plan checker has never read, and the planner hardly written."""
+    if not isinstance(pipe.plan_checker, PlanChecker):
+        return
+    config = pipe.plan_checker.config
+    for member in sheet.cast:
+        for fact, known in ((member.name, config.names), (member.place, config.places)):
+            if fact not in known:
+                _warn_of_unknown(fact, known)
+    for number, cue in enumerate(sheet.cues):
+        if (actor := sheet.actor_of(number)) is not None:
+            deed, known = cue.text[len(actor) :].strip(), config.deeds.get(actor.split()[-1], [])
+            if deed not in known:
+                _warn_of_unknown(f"{actor} {deed}", [f"{actor} {other}" for other in known])
+
+
+def _warn_of_unknown(fact: str, known: Sequence[str]) -> None:
+    logger.warning(
+        f"the sheet has {fact!r}, which the plan checker does not know, so that the planner has hardly learnt it: choose among "
+        f"{', '.join(known[:12])}{', ...' if len(known) > 12 else ''}."
+    )

@@ -1,5 +1,6 @@
 """Plans that are corrected on their sheet: the planner plans anew what an edit changes, and only that."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -88,6 +89,11 @@ def test_a_plan_or_a_sheet_that_cannot_be_edited_is_refused(cue_pipe, plan, chan
         cue_pipe.edit_plan(plan, plan.sheet if edit is None else edit)
 
 
+def test_a_plan_that_was_cut_and_joined_can_still_be_edited(cue_pipe, plan):
+    joined = replace(plan, video_times=plan.video_times + 1e-6)  # rounding
+    assert cue_pipe.edit_plan(joined, joined.sheet.delete(0)).sheet == plan.sheet.delete(0)
+
+
 def test_tokens_that_were_moved_cannot_be_kept(cue_pipe, plan):
     with pytest.raises(ValueError, match="edit the sheet first"):
         cue_pipe.edit_plan(plan.shift(0.1), plan.sheet)
@@ -114,6 +120,20 @@ def test_a_plan_that_shows_something_else_than_the_prompt_says_is_warned_of(nano
     nano.edit_plan(plan, plan.sheet.recolour("red ball", "blue"), prompt=prompt)
     assert "shows 'blue ball left" in caplog.text and "reads as 'A red ball is on the left." in caplog.text
     assert "ask for 'A blue ball is on the left. The blue ball bounces twice.'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "command, message",
+    [
+        ("reword 0 rings", "has 'red ball rings', which .* choose among red ball bounces."),
+        ("move_actor 'red ball' two", "has 'two', which .* choose among left, middle, right."),
+        ("recolour 'red ball' orange", "has 'orange ball', which .* choose among red ball, .*, ..."),
+    ],
+)
+def test_what_the_planner_has_hardly_learnt_is_warned_of(nano, caplog, command, message):
+    plan = nano.plan("A red ball on the left bounces once.", cues="red ball left <|0.62|> red ball bounces")
+    nano.edit_plan(plan, plan.sheet.edit(command))
+    assert re.search(message, caplog.text)
 
 
 def test_an_edit_on_nano_changes_the_tokens_of_its_moment_and_no_others(nano):
