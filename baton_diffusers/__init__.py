@@ -19,7 +19,7 @@ _MODULES = {
     "SemanticPlan": "plan",
     "Shot": "shots",
     "VAPlannerModel": "models.va_planner",
-    "default_checkpoint": "checkpoints",
+    "default_checkpoint": "shipped",
     "read_audio": "media",
     "read_clip": "media",
     "write_audio": "media",

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from . import coordinates
-from .models.checkpoint_files import component_class
+from .models.component_files import component_class
 from .pipelines.film import overlap_frames, warm_up_frames
 from .pipelines.pipeline_baton import BatonPipeline
 from .plan import SemanticPlan

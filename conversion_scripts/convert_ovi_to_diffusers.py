@@ -46,7 +46,7 @@ from baton_diffusers import BatonPipeline
 from baton_diffusers.guiders import presets
 from baton_diffusers.models import conversion
 from baton_diffusers.models.audio_16khz import MMAudioVAE16kHz, MMAudioVocoder16kHz
-from baton_diffusers.models.checkpoint_files import (
+from baton_diffusers.models.component_files import (
     PublishedWeights,
     check_component,
     check_keys,

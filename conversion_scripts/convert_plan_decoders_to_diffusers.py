@@ -16,7 +16,7 @@ from pathlib import Path
 
 from baton_diffusers.files import read_json
 from baton_diffusers.models import conversion
-from baton_diffusers.models.checkpoint_files import PublishedWeights, check_keys, load_component, new_folder
+from baton_diffusers.models.component_files import PublishedWeights, check_keys, load_component, new_folder
 from baton_diffusers.models.published_plan_decoders import RAEPlanDecoder, WavTokenizerPlanDecoder
 from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
 

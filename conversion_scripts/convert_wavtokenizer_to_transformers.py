@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from baton_diffusers.models import conversion
-from baton_diffusers.models.checkpoint_files import PublishedWeights, check_keys, new_folder
+from baton_diffusers.models.component_files import PublishedWeights, check_keys, new_folder
 from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder
 
 

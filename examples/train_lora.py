@@ -25,7 +25,7 @@ def main(config: LoraTraining) -> None:
     from transformers import AutoTokenizer
 
     from baton_diffusers import VAPlannerModel
-    from baton_diffusers.models.checkpoint_files import load_component
+    from baton_diffusers.models.component_files import load_component
     from baton_diffusers.training.data.dataset import CachedFeatures
     from baton_diffusers.training.flow_matching import FeatureCollator, FlowMatchingLoss
     from baton_diffusers.training.lora import build_lora, save_lora

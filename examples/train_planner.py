@@ -19,7 +19,7 @@ def main(config: PlannerTraining, export: bool = False, build=None) -> None:
     from transformers import AutoTokenizer
 
     from baton_diffusers import VAPlannerModel
-    from baton_diffusers.models.checkpoint_files import load_component
+    from baton_diffusers.models.component_files import load_component
     from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
     from baton_diffusers.stage.clips import StageClips
     from baton_diffusers.training.checkpoint import load_checkpoint

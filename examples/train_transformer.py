@@ -39,7 +39,7 @@ def main(config: TransformerTraining, build=None) -> None:
     from transformers import AutoTokenizer
 
     from baton_diffusers import VAPlannerModel
-    from baton_diffusers.models.checkpoint_files import load_component
+    from baton_diffusers.models.component_files import load_component
     from baton_diffusers.stage.clips import StageClips
     from baton_diffusers.training.data.dataset import CachedFeatures
     from baton_diffusers.training.flow_matching import FeatureCollator, FlowMatchingLoss, mean_losses

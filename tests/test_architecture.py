@@ -75,7 +75,7 @@ def test_the_public_names_are_there():
 
 # Modules without a test file of their name, and the file that tests them.
 TESTED_IN = {
-    "checkpoints": "cli/test_loading",
+    "shipped": "cli/test_loading",
     "evaluation/kept": "evaluation/test_arms",
     "cli/measured": "cli/test_generate",
     "cli/memory": "test_memory",

@@ -34,7 +34,7 @@ def check_guidance(guidance: str | None, guiders: dict, model: str | None) -> No
 
 def find_folder(model: str | None) -> Path:
     """The folder that a name stands for: one here, or a checkpoint that comes with the package; it need not exist."""
-    from ..checkpoints import default_checkpoint
+    from ..shipped import default_checkpoint
 
     if model is None:
         return default_checkpoint()

@@ -17,7 +17,7 @@ from diffusers import DiffusionPipeline
 from transformers import UMT5EncoderModel
 
 from .. import guiders
-from ..models.checkpoint_files import load_component
+from ..models.component_files import load_component
 from ..models.transformer_dual_branch import DualBranchTransformer
 from ..schedulers import lead_schedulers
 from ..stage.scene import TIERS

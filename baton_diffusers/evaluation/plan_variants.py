@@ -11,7 +11,7 @@ from torch import nn
 from .. import coordinates
 from ..files import read_json
 from ..models.attention_dual_branch import PlanAttention, RotaryEmbedding, RSRoPEAttnProcessor
-from ..models.checkpoint_files import load_component
+from ..models.component_files import load_component
 from ..models.transformer_dual_branch import DualBranchTransformer
 from ..models.va_planner import VAPlannerModel
 

@@ -18,7 +18,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_mmaudio import normalize
 from huggingface_hub import hf_hub_download
 
-from .checkpoint_files import PublishedWeights, Shapes, check_keys
+from .component_files import PublishedWeights, Shapes, check_keys
 
 
 OVI_NUM_ATTENTION_HEADS = 24

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from .checkpoint_files import is_finite
+from .component_files import is_finite
 from .conversion import published_ovi_key
 
 

@@ -15,7 +15,7 @@ import torch
 from diffusers.utils import logging
 
 from ..files import read_json, write_json
-from ..models.checkpoint_files import check_component, check_configuration, component_class
+from ..models.component_files import check_component, check_configuration, component_class
 from .modular_files import write_modular_files
 
 

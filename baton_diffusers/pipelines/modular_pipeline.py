@@ -12,7 +12,7 @@ from diffusers.modular_pipelines import ComponentsManager, ComponentSpec, Modula
 from huggingface_hub import snapshot_download
 
 from ..files import write_json
-from ..models.checkpoint_files import check_component
+from ..models.component_files import check_component
 from .components import SOUND, PipelineParts
 from .lora import BatonLoraLoaderMixin
 from .modular_files import write_blocks

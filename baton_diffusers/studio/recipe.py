@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..checkpoints import default_checkpoint
+from ..shipped import default_checkpoint
 
 
 @dataclass(frozen=True)

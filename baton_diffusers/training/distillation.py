@@ -34,7 +34,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderMode
 
 from ..files import read_json
 from ..guiders import Anchor, check_guiders, combine, passes_of_steps, presets
-from ..models.checkpoint_files import component_class, load_component
+from ..models.component_files import component_class, load_component
 from ..models.transformer_dual_branch import DualBranchTransformer
 from ..models.va_planner import VAPlannerModel
 from ..pipelines.conditions import KnownLatents

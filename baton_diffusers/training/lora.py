@@ -9,7 +9,7 @@ from diffusers.training_utils import cast_training_params
 from peft import LoraConfig, get_peft_model_state_dict
 from transformers import UMT5EncoderModel
 
-from ..models.checkpoint_files import load_component
+from ..models.component_files import load_component
 from ..models.transformer_dual_branch import DualBranchTransformer
 from ..pipelines.lora import save_adapter
 from .config import LoraTraining

@@ -14,7 +14,7 @@ import torch.nn as nn
 from peft import LoraConfig
 from transformers import PreTrainedTokenizerBase, Qwen3Model
 
-from ..models.checkpoint_files import load_component
+from ..models.component_files import load_component
 from ..models.latents import to_video
 from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder, read_plan
 from ..models.va_planner import VAPlannerModel, check_sheet_tokens, plan_prompts, tokenize_cues, tokenize_prompts

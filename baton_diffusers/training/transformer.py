@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import UMT5Config, UMT5EncoderModel
 
-from ..models.checkpoint_files import load_component
+from ..models.component_files import load_component
 from ..models.transformer_dual_branch import DualBranchTransformer
 from ..plan import SemanticPlan
 from .config import TransformerTraining

@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.data import default_collate
 from transformers import AutoTokenizer
 
-from baton_diffusers.models.checkpoint_files import load_component
+from baton_diffusers.models.component_files import load_component
 from baton_diffusers.models.plan_decoder import AudioPlanDecoder, VideoPlanDecoder
 from baton_diffusers.models.va_planner import VAPlannerModel
 from baton_diffusers.stage.clips import FOREGROUND_THRESHOLD, StageClips

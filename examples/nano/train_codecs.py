@@ -28,7 +28,7 @@ from nano_configs import AudioConfig, SoundConfig, VideoConfig
 from torch import nn
 from vocoder import VocoderObjective, build_vocoder, check_vocoder
 
-from baton_diffusers.models.checkpoint_files import load_component
+from baton_diffusers.models.component_files import load_component
 from baton_diffusers.models.latents import to_video
 from baton_diffusers.models.wan_clip import encode_clip
 from baton_diffusers.stage.clips import StageClips

@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from baton_diffusers.checkpoints import default_checkpoint
 from baton_diffusers.cli import loading
+from baton_diffusers.shipped import default_checkpoint
 from baton_diffusers.stage.scene import COLOURS
 from tests.cli.commands import loaded_in_vain, run
 

@@ -5,9 +5,9 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from baton_diffusers.checkpoints import default_checkpoint
 from baton_diffusers.cli import loading
 from baton_diffusers.memory import RECIPES
+from baton_diffusers.shipped import default_checkpoint
 from tests.cli.commands import PROMPT, loaded_in_vain, run
 
 

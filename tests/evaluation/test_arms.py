@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from baton_diffusers import BatonPipeline
-from baton_diffusers.checkpoints import default_checkpoint
 from baton_diffusers.cli import loading
 from baton_diffusers.evaluation import arms as ablation
 from baton_diffusers.evaluation.scores import (
@@ -21,6 +20,7 @@ from baton_diffusers.evaluation.scores import (
 from baton_diffusers.guiders import PlanGuidance, presets
 from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
 from baton_diffusers.schedulers import LeadFlowMatchScheduler
+from baton_diffusers.shipped import default_checkpoint
 from baton_diffusers.stage.scoring import score_clip
 from tests.cli.commands import run
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from baton_diffusers import BatonPipeline
-from baton_diffusers.checkpoints import default_checkpoint
 from baton_diffusers.evaluation.films import (
     FilmScoreFile,
     draw_films,
@@ -17,6 +16,7 @@ from baton_diffusers.evaluation.films import (
     summarise_films,
 )
 from baton_diffusers.guiders import presets
+from baton_diffusers.shipped import default_checkpoint
 from baton_diffusers.stage.film_scoring import Level, Seam
 from baton_diffusers.stage.films import SHOT_SECONDS
 from baton_diffusers.stage.scoring import Fact

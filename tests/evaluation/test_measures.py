@@ -2,7 +2,6 @@ import numpy as np
 import torch
 
 from baton_diffusers import BatonPipeline
-from baton_diffusers.checkpoints import default_checkpoint
 from baton_diffusers.evaluation.measures import (
     KEPT_FRAMES,
     Trip,
@@ -20,6 +19,7 @@ from baton_diffusers.evaluation.measures import (
 )
 from baton_diffusers.evaluation.scores import draw_examples, rendered_clips
 from baton_diffusers.pipelines.pipeline_output import BatonPipelineOutput
+from baton_diffusers.shipped import default_checkpoint
 from baton_diffusers.stage import render_clip, timeline
 from baton_diffusers.stage.scene import COLOURS, JUMP
 from baton_diffusers.stage.scoring import ASPECTS

@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from baton_diffusers import BatonPipeline
-from baton_diffusers.checkpoints import default_checkpoint
 from baton_diffusers.evaluation.scores import (
     DIRECTIONS,
     Example,
@@ -21,6 +20,7 @@ from baton_diffusers.evaluation.scores import (
 )
 from baton_diffusers.guiders import presets
 from baton_diffusers.pipelines.pipeline_output import BatonPipelineOutput
+from baton_diffusers.shipped import default_checkpoint
 from baton_diffusers.stage import Action, Actor, Scene
 from baton_diffusers.stage.prompts import describe
 from baton_diffusers.stage.scene import VERBS

@@ -5,8 +5,8 @@ import torch
 from diffusers import MMAudioVocoder
 
 from baton_diffusers import BatonPipeline
-from baton_diffusers.checkpoints import default_checkpoint
 from baton_diffusers.models.vocoder_griffin_lim import GriffinLimVocoder
+from baton_diffusers.shipped import default_checkpoint
 from tests.scripts import load_script
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from baton_diffusers.checkpoints import default_checkpoint
+from baton_diffusers.shipped import default_checkpoint
 from tests.scripts import load_script
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from baton_diffusers import BatonPipeline
-from baton_diffusers.checkpoints import default_checkpoint
 from baton_diffusers.cues import format_cues, parse_cues
 from baton_diffusers.models.va_planner import tokenize_cues, tokenize_prompts
 from baton_diffusers.pipelines.cue_fitting import _moved, disagreement, fit_cues
 from baton_diffusers.pipelines.given import read_given
+from baton_diffusers.shipped import default_checkpoint
 from baton_diffusers.stage import render_clip, sample_scene, write_cues, write_prompt
 
 from ..tiny import (

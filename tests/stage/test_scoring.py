@@ -10,9 +10,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from baton_diffusers import BatonPipeline
-from baton_diffusers.checkpoints import default_checkpoint
 from baton_diffusers.evaluation.scores import Example, reconstructed_clips, summarise, through_mp4
 from baton_diffusers.media import read_clip, write_clip
+from baton_diffusers.shipped import default_checkpoint
 from baton_diffusers.stage import (
     Action,
     Actor,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from baton_diffusers.models.checkpoint_files import check_component, is_finite
+from baton_diffusers.models.component_files import check_component, is_finite
 from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
 
 from ..tiny import tiny_transformer
