@@ -611,7 +611,10 @@ class Session:
         changed: tuple[float, float] | None = None,
     ) -> Version:
         """Adds a version after its parent, by default the current one, writes its files, and goes to it."""
-        parent, number = parent or self.current, self._next_number
+        parent = parent or self.current
+        with self._lock:  # edits may overtake each other
+            number = self._next_number
+            self._next_number += 1
         source = number if clip is not None else parent and parent.source
         version = Version(
             number, parent.number if parent else None, what, prompt, seed, plan, made, clip, source, changed
@@ -632,7 +635,6 @@ class Session:
         version = replace(version, pictures=look.pictures, peaks=peaks, files=files)
         with self._lock:
             self.versions[number] = self.current = version
-            self._next_number += 1
             self._redo.pop(version.parent, None)
             while len(self.versions) > MAX_VERSIONS or (
                 len(self.versions) > 1 and sum(one.num_bytes for one in self.versions.values()) > MAX_CLIP_BYTES
