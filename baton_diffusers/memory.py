@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from . import coordinates
 from .models.component_files import component_class
-from .pipelines.film import overlap_frames, warm_up_frames
+from .pipelines.film import overlap_frames
 from .pipelines.pipeline_baton import BatonPipeline
 from .plan import SemanticPlan
 
@@ -316,7 +316,11 @@ def activations(
                 models["planner"](ids, torch.ones_like(ids), duration)
     if "encode" in stages and given is not None:
         with _Stage(peaks, "encode") as live, _each_shape_once(vae.encoder, live):
-            given_frames = {"image": 1, "video": num_frames, "film": min(warm_up_frames(stride), num_frames)}
+            given_frames = {
+                "image": 1,
+                "video": num_frames,
+                "film": overlap_frames(num_frames, sizes.frame_rate, stride),
+            }
             if given in given_frames:
                 pipe.encode_video(torch.empty(1, 3, given_frames[given], height, width, device="meta"))
             else:

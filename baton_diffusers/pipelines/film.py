@@ -46,6 +46,8 @@ PLANS = ("film", "windows", "none")
 WARM_UP_LATENTS = 3
 # Sound passes from one window to the next in so many seconds, and begins and ends in so many at a hard cut.
 _CROSSFADE, _FADE = 0.04, 0.004
+# A background that changes by less within a window drifts, and is held.
+_MOST_DRIFT = 0.016
 # A shot's prompt belongs to the text of a window if it lasts for this share of the window.
 _LEAST_SHARE = 0.15
 
@@ -128,11 +130,6 @@ def overlap_frames(num_frames: int, frame_rate: float, temporal_stride: int, sec
     if seconds is None:
         seconds = min(KEPT_SECONDS, coordinates.clip_duration(num_frames, frame_rate) / 3)
     return coordinates.num_frames_nearest(seconds, frame_rate, temporal_stride)
-
-
-def warm_up_frames(temporal_stride: int) -> int:
-    """Frames of the window before that are encoded as the beginning of a window."""
-    return (WARM_UP_LATENTS - 1) * temporal_stride + 1
 
 
 class Film:
@@ -506,17 +503,22 @@ class Film:
         after = [other for other in windows[window.index + 1 :] if other.start < window.start + window.num_frames]
 
         # 1. What is given: the shots' media, the window before, and those after it that are kept
-        given = self._given_in(window)
+        given, frames, shared, colours = self._given_in(window), None, None, None
         if before is not None:
-            given = replace(given, video=self._anchor(self._warm_up(before, window)))
+            whole = self._decode(before)[0]
+            frames = whole[window.start - before.start :]
+            given = replace(given, video=self._anchor(frames))
         known = conditions.encode_given_video(pipe, given, 1, size, device)
         audio_known = conditions.encode_given_audio(pipe, given, 1, size, device)
         for other in after:
             if (kept := self.work.read(other.take, other.index, self._key(other))) is not None:
                 known, audio_known = self._join(known, audio_known, window, other, kept)
         if before is not None:
-            kept = self.work.read_any(before.take, before.index)
+            kept, encoded = self.work.read_any(before.take, before.index), known.latents
             known, audio_known = self._join(known, audio_known, window, before, kept)
+            colours = _held_colours(_colours(whole) if kept.colours is None else kept.colours, _colours(frames))
+            known = self._match(known, encoded, frames, colours)
+            shared = self._part_shared(kept.latents, before, window)
 
         # 2. Text, plan, noise
         texts = self._texts(window.prompt)
@@ -546,14 +548,34 @@ class Film:
             progress.update()
         pipe._current_timestep = None
         denoiser.check_finite()
-        return self.work.keep(window.take, window.index, self._key(window), video.latents.cpu(), audio.latents.cpu())
+        kept = Kept(video.latents.cpu(), audio.latents.cpu(), shared, colours)
+        return self.work.keep(window.take, window.index, self._key(window), kept)
 
-    def _warm_up(self, before: Window, window: Window) -> np.ndarray:
-        """Frames of the window before with which this one begins."""
-        shift = window.start - before.start
-        shared = before.num_frames - shift
-        num_frames = min(warm_up_frames(self._stride), shared)
-        return self._decode(before)[0][shift : shift + num_frames]
+    def _match(
+        self, known: KnownLatents, encoded: torch.Tensor, frames: np.ndarray, colours: torch.Tensor
+    ) -> KnownLatents:
+        """The known latents, so that what a window begins with has the background that it had.
+
+        The same latents are decoded a little brighter or darker early in a clip than late in it, and what is made anew differs by as
+        little. What is a hair's breadth in one window would add up over many. The encoder tells how latents change with the
+        colour of a frame.
+
+        Args:
+            known ([`KnownLatents`]): of the window.
+            encoded (`torch.Tensor`): latents that begin with those of `frames`.
+            frames (`np.ndarray` of shape `(num_frames, height, width, 3)`): what is shared, float in [0, 1].
+            colours (`torch.Tensor` of shape `(3,)`): of the background, in [0, 1].
+        """
+        pipe, device = self.pipe, known.latents.device
+        length = coordinates.num_latent_frames(len(frames), self._stride)
+        shared = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].to(device) * 2 - 1
+        off = (_colours(frames) - colours).to(device).view(1, 3, 1, 1, 1) * 2
+        found = pipe.decode_latents(known.latents[:, :, :length], None, len(frames))[0].transpose(1, 2) * 2 - 1
+        off = off + (found - shared).flatten(3).median(dim=3).values[..., None, None]
+        change = pipe.encode_video(shared - off) - encoded[:, :, :length]
+        latents = known.latents.clone()
+        latents[:, :, :length] += change
+        return replace(known, latents=latents)
 
     def _shared(self, window: Window, other: Window) -> tuple[range, range]:
         """Latents of a window that another one has, too, of the video and of the audio; `i` here is the other's `i + shift`.
@@ -575,27 +597,30 @@ class Film:
     def _warm_up_latents(self, window: Window) -> int:
         return WARM_UP_LATENTS if window.index else 1
 
+    def _part_shared(self, latents: torch.Tensor, window: Window, other: Window) -> torch.Tensor:
+        """Of a window's video latents those that another one shares with it."""
+        shared = self._shared(window, other)[0]
+        return latents.narrow(2, shared.start, len(shared))
+
     def _join(
         self, known: KnownLatents, audio_known: KnownLatents, window: Window, other: Window, kept: Kept
     ) -> tuple[KnownLatents, KnownLatents]:
-        """What is known of a window, with the latents that it shares with another one."""
-        shared, shifts = self._shared(window, other), self._shifts(window, other)
-        return (
-            _overlaid(known, kept.latents, shared[0], shifts[0], dim=2),
-            _overlaid(audio_known, kept.audio_latents, shared[1], shifts[1], dim=1),
-        )
+        """What is known of a window, with what it shares with another one."""
+        (shared, audio_shared), (_, audio_shift) = self._shared(window, other), self._shifts(window, other)
+        if other.index < window.index:
+            known = _overlaid(known, self._part_shared(kept.latents, other, window), shared, dim=2)
+        elif other.index == window.index + 1:
+            known = _overlaid(known, kept.shared, shared, dim=2)
+        sound = kept.audio_latents.narrow(1, audio_shared.start + audio_shift, len(audio_shared))
+        return known, _overlaid(audio_known, sound, audio_shared, dim=1)
 
-    def _are_joined(self, window: Window, kept: Kept, other: Window, others: Kept) -> bool:
-        """Whether two windows agree in what they share."""
-        shared, shifts = self._shared(window, other), self._shifts(window, other)
-        ours, theirs = (kept.latents, kept.audio_latents), (others.latents, others.audio_latents)
-        return all(
-            torch.equal(
-                ours[i].narrow(dim, shared[i].start, len(shared[i])),
-                theirs[i].narrow(dim, shared[i].start + shifts[i], len(shared[i])),
-            )
-            for i, dim in ((0, 2), (1, 1))
-        )
+    def _are_joined(self, window: Window, kept: Kept, before: Window, kept_before: Kept) -> bool:
+        """Whether a window goes on from the one before as that one is now."""
+        shared, shift = self._shared(window, before)[1], self._shifts(window, before)[1]
+        sound = kept.audio_latents.narrow(1, shared.start, len(shared))
+        sound_before = kept_before.audio_latents.narrow(1, shared.start + shift, len(shared))
+        picture = self._part_shared(kept_before.latents, before, window)
+        return kept.shared is not None and torch.equal(kept.shared, picture) and torch.equal(sound, sound_before)
 
     def _decode(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Frames of a window, float in [0, 1], and its waveform. The last one that was asked for stays at hand."""
@@ -767,12 +792,21 @@ def _gaps(spans: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]
     yield end, math.inf
 
 
-def _overlaid(known: KnownLatents, latents: torch.Tensor, shared: range, shift: int, dim: int) -> KnownLatents:
-    """Known latents, and in the places `shared` those of another window, which has them `shift` later."""
+def _colours(frames: np.ndarray) -> torch.Tensor:
+    """Red, green and blue of the background: medians over all pixels, of which it has the most."""
+    return torch.from_numpy(np.median(frames, axis=(0, 1, 2)).astype(np.float32))
+
+
+def _held_colours(before: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
+    """The colours to which a window is held: those from before, unless the picture has become another one."""
+    return now if ((now - before).abs() > _MOST_DRIFT).any() else before
+
+
+def _overlaid(known: KnownLatents, latents: torch.Tensor, shared: range, dim: int) -> KnownLatents:
+    """Known latents, and in the places `shared` those of another window."""
     mask, placed = known.mask.flatten().cpu().clone(), known.latents.clone()
     mask[shared.start : shared.stop] = True
-    others = latents.narrow(dim, shared.start + shift, len(shared)).to(placed.device)
-    placed.narrow(dim, shared.start, len(shared)).copy_(others)
+    placed.narrow(dim, shared.start, len(shared)).copy_(latents.to(placed.device))
     return KnownLatents.place(placed, mask, dim)
 
 

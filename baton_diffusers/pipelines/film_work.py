@@ -21,7 +21,7 @@ from .components import PipelineParts
 from .film_plan import Section
 
 
-_FORMAT = "baton_diffusers.film.1"
+_FORMAT = "baton_diffusers.film.2"
 _SAMPLES = 64  # values of each weight that tell it from another
 
 
@@ -32,10 +32,14 @@ class Kept:
     Args:
         latents (`torch.Tensor` of shape `(1, num_channels, num_latent_frames, latent_height, latent_width)`): on the CPU.
         audio_latents (`torch.Tensor` of shape `(1, audio_length, audio_channels)`): on the CPU.
+        shared (`torch.Tensor`, *optional*): the video latents that the window before shares with it, as that one has them.
+        colours (`torch.Tensor` of shape `(3,)`, *optional*): of the background, to which it was held.
     """
 
     latents: torch.Tensor
     audio_latents: torch.Tensor
+    shared: torch.Tensor | None = None
+    colours: torch.Tensor | None = None
 
 
 class Work:
@@ -69,22 +73,22 @@ class Work:
         try:
             with safe_open(path, framework="pt") as file:
                 told = json.loads((file.metadata() or {})[_FORMAT])
-                kept = Kept(file.get_tensor("latents"), file.get_tensor("audio_latents"))
+                kept = Kept(**{name: file.get_tensor(name) for name in file.keys()})
             return kept, told["key"]
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
             return None, None
 
-    def keep(self, take: int, index: int, key: str, latents: torch.Tensor, audio_latents: torch.Tensor) -> Kept:
+    def keep(self, take: int, index: int, key: str, kept: Kept) -> Kept:
         """Writes a window.
 
         Raises:
             OSError: if it cannot be written; all that was kept before stays.
         """
-        tensors = {"latents": latents.contiguous(), "audio_latents": audio_latents.contiguous()}
+        tensors = {name: tensor.contiguous() for name, tensor in vars(kept).items() if tensor is not None}
         path = self._window(take, index)
         with self._writing(path):
             files.write_bytes(path, save(tensors, metadata={_FORMAT: json.dumps({"key": key})}))
-        return Kept(**tensors)
+        return kept
 
     @contextmanager
     def _writing(self, path: Path) -> Iterator[None]:

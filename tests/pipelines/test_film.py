@@ -9,7 +9,7 @@ import torch
 from baton_diffusers import Shot
 from baton_diffusers.cues import format_sheet, parse_sheet
 from baton_diffusers.media import read_clip
-from baton_diffusers.pipelines.film import WARM_UP_LATENTS
+from baton_diffusers.pipelines.film import WARM_UP_LATENTS, _held_colours
 from baton_diffusers.pipelines.film_plan import film_cast, with_cast
 
 from ..tiny import FRAME_RATE, SAMPLING_RATE, random_plan, tiny_cue_parts, tiny_pipeline
@@ -52,18 +52,24 @@ def test_pieces_make_up_the_film(pipe):
     assert made.plan.duration == pytest.approx(SECONDS)
 
 
-def test_windows_share_their_latents(pipe, tmp_path):
-    made = film(pipe, work=tmp_path)
+def test_windows_share_their_latents(tmp_path):
+    long = tiny_pipeline(num_frames=33)
+    made = long.film(SHOTS, overlap_seconds=17 / FRAME_RATE, stream=True, work=tmp_path)
     list(made)
     first, second = (made.work.read_any(0, index) for index in (0, 1))
-    torch.testing.assert_close(
-        first.latents[:, :, 2 + WARM_UP_LATENTS :], second.latents[:, :, WARM_UP_LATENTS:3], rtol=0, atol=0
-    )
+    assert torch.equal(first.latents[:, :, 4 + WARM_UP_LATENTS :], second.shared) and second.shared.shape[2] == 2
+    # In the second window they are moved, so that its background keeps its colours.
+    moved = second.latents[:, :, WARM_UP_LATENTS:5] - second.shared
+    assert 0 < moved.abs().max() < 0.2 * second.shared.abs().max()
     shift = made.windows[0][1].audio_start
     shared = range(shift + 1, first.audio_latents.shape[1] - 2)
-    torch.testing.assert_close(
-        first.audio_latents[:, shared], second.audio_latents[:, [i - shift for i in shared]], rtol=0, atol=0
-    )
+    assert torch.equal(first.audio_latents[:, shared], second.audio_latents[:, [i - shift for i in shared]])
+
+
+def test_a_background_is_held_unless_it_becomes_another():
+    first = torch.tensor([0.5, 0.5, 0.5])
+    assert torch.equal(_held_colours(first, first + 0.01), first)
+    assert torch.equal(_held_colours(first, first + 0.1), first + 0.1)
 
 
 def test_an_interrupted_film_goes_on_with_the_same_bytes(pipe, tmp_path):
