@@ -1,6 +1,6 @@
 """Makes the README's looping pictures: frames over the spectrogram of their sound, with a line that runs with the time.
 
-python examples/nano/animate.py docs/assets/clip.webp [--model FOLDER] [--prompt TEXT] [--seed 0]
+python examples/nano/animate.py clip.webp [--model FOLDER] [--prompt TEXT] [--seed 0]
 python examples/nano/animate.py docs/assets/film.webp --film examples/nano/film.toml [--sheet film.png] [--save film.mp4] [--work FOLDER]
 """
 
