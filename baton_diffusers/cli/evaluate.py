@@ -275,7 +275,7 @@ def _evaluate_films(
     print(films.format_films(summary))
     taken = time.perf_counter() - start
     print(
-        f"{kept.measured} films made in {taken:.0f} s on {pipe.device.type}; 95% bootstrap intervals over films in brackets"
+        f"{kept.measured} films made in {taken:.0f} s on {pipe.device.type}; 95% bootstrap intervals over shots in brackets (of drift, over films)"
     )
     if json_file is not None:
         told = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -290,14 +290,15 @@ def run_films(
 
 def summarise_films(scores: dict[str, Sequence[FilmScore]]) -> dict[str, dict[str, Any]]:
     """
-    The figures of films, way by way. Intervals are 95% bootstrap intervals over films.
+    The figures of films, way by way. Intervals are 95% bootstrap intervals over shots, over the shots' borders for facts across them, over
+    seams, and over films for drift.
 
     Args:
         scores: By way, a score for each film; all ways have the same films.
 
     Returns:
         For each way `films`, `shots` and `seconds` of each film; `p_acc`, `strict` (of shots), `m_wer` and `desync` as for clips;
-        `against_clips`, P-Acc less that of the way "clips", drawn over pairs; `across`, the share of the facts across shots, and
+        `against_clips`, P-Acc less that of the way "clips", drawn over pairs of shots; `across`, the share of the facts across shots, and
         `aspects`, by aspect; `seams`, the share of seams with each fault, `elsewhere`, of instants between them, and `number_of_seams`; `quarters`, P-Acc of each quarter of
         the films, and `last_quarter`, the last one less the first; `drift`, the change of each level per minute. None where there is
         nothing.
@@ -306,44 +307,45 @@ def summarise_films(scores: dict[str, Sequence[FilmScore]]) -> dict[str, dict[st
 
 
 def _summarise(scores: Sequence[FilmScore], clips: Sequence[FilmScore] | None) -> dict[str, Any]:
-    films = range(len(scores))
-
-    def mean(*parts: Sequence[float], share: bool = True) -> Estimate | None:
-        return bootstrap(ratio, [np.array(part, dtype=float) for part in parts], films, share=share)
-
-    def difference(own: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> Estimate | None:
-        parts = [np.array(part, dtype=float) for part in (*own, *other)]
-        return bootstrap(lambda a, b, c, d: ratio(a, b) - ratio(c, d), parts, films)
-
-    accurate = [sum(shot.p_acc for shot in score.shots) for score in scores], [len(score.shots) for score in scores]
-    errors, words = zip(*[_word_errors(score) for score in scores], strict=True)
+    shots = [shot for score in scores for shot in score.shots]
+    places = [(place, len(score.shots)) for score in scores for place in range(len(score.shots))]
+    accuracy, one = np.array([shot.p_acc for shot in shots]), np.ones(len(shots))
+    errors, words = np.array([shot.word_errors for shot in shots], dtype=float).T
     across = [fact for score in scores for fact in score.across]
-    seams = [seam for score in scores for seam in score.seams]
-    quarters = [_part(scores, quarter, 4) for quarter in range(4)]
+    borders = [(number, fact.subject.split(":")[0]) for number, score in enumerate(scores) for fact in score.across]
+    quarters = [np.array([4 * place // number == quarter for place, number in places], float) for quarter in range(4)]
+    long = min(number for _, number in places) >= 4
     summary: dict[str, Any] = {
         "films": len(scores),
-        "shots": sum(accurate[1]),
+        "shots": len(shots),
         "seconds": len(scores[0].shots) * SHOT_SECONDS,
-        "p_acc": mean(*accurate),
-        "strict": mean([sum(shot.strict for shot in score.shots) for score in scores], accurate[1]),
-        "m_wer": mean(errors, words, share=False),
-        "desync": mean([sum(s.desync for s in score.shots) for score in scores], accurate[1], share=False),
-        "quarters": [mean(*quarter) for quarter in quarters] if min(accurate[1]) >= 4 else None,
-        "last_quarter": difference(quarters[3], quarters[0]) if min(accurate[1]) >= 4 else None,
+        "p_acc": _mean(accuracy),
+        "strict": _mean([shot.strict for shot in shots]),
+        "m_wer": bootstrap(ratio, [errors, words], range(len(shots))),
+        "desync": bootstrap(ratio, [np.array([shot.desync for shot in shots]), one], range(len(shots))),
+        "quarters": [
+            bootstrap(ratio, [accuracy * quarter, quarter], range(len(shots)), share=True) for quarter in quarters
+        ]
+        if long
+        else None,
+        "last_quarter": bootstrap(
+            _difference,
+            [accuracy * quarters[3], quarters[3], accuracy * quarters[0], quarters[0]],
+            range(len(shots)),
+        )
+        if long
+        else None,
         "against_clips": None,
-        "across": mean([sum(f.holds for f in s.across) for s in scores], [len(s.across) for s in scores]),
+        "across": _mean([fact.holds for fact in across], borders),
         "aspects": {
             aspect: float(np.mean([fact.holds for fact in across if fact.aspect == aspect]))
             for aspect in ASPECTS_ACROSS
             if any(fact.aspect == aspect for fact in across)
         },
-        "number_of_seams": len(seams),
+        "number_of_seams": sum(len(score.seams) for score in scores),
         **{
             of: {
-                fault: mean(
-                    [sum(getattr(seam, fault) for seam in getattr(s, of)) for s in scores],
-                    [len(getattr(s, of)) for s in scores],
-                )
+                fault: _mean([getattr(seam, fault) for score in scores for seam in getattr(score, of)])
                 for fault in SEAM_FAULTS
             }
             for of in ("seams", "elsewhere")
@@ -351,8 +353,8 @@ def _summarise(scores: Sequence[FilmScore], clips: Sequence[FilmScore] | None) -
         "drift": {},
     }
     if clips is not None and clips is not scores:
-        of_clips = [sum(shot.p_acc for shot in score.shots) for score in clips], [len(score.shots) for score in clips]
-        summary["against_clips"] = difference(accurate, of_clips)
+        alone = np.array([shot.p_acc for score in clips for shot in score.shots])
+        summary["against_clips"] = bootstrap(_difference, [accuracy, one, alone, one], range(len(shots)))
     for level in LEVELS:
         slopes = [slope for score in scores if (slope := _slope(score.levels, level)) is not None]
         if slopes:
@@ -361,18 +363,16 @@ def _summarise(scores: Sequence[FilmScore], clips: Sequence[FilmScore] | None) -
     return summary
 
 
-def _word_errors(score: FilmScore) -> tuple[int, int]:
-    errors = [shot.word_errors for shot in score.shots]
-    return sum(error for error, _ in errors), sum(words for _, words in errors)
+def _mean(holds: Sequence[float], units: Sequence[Hashable] | None = None) -> Estimate | None:
+    """A share with its interval over units, or None where there is nothing."""
+    if not len(holds):
+        return None
+    units = range(len(holds)) if units is None else units
+    return bootstrap(ratio, [np.asarray(holds, dtype=float), np.ones(len(holds))], units, share=True)
 
 
-def _part(scores: Sequence[FilmScore], part: int, of: int) -> tuple[list[float], list[float]]:
-    """P-Acc summed over a part of each film, and its shots."""
-    chosen = []
-    for score in scores:
-        borders = [round(len(score.shots) * border / of) for border in (part, part + 1)]
-        chosen.append(score.shots[slice(*borders)])
-    return [sum(shot.p_acc for shot in shots) for shots in chosen], [float(len(shots)) for shots in chosen]
+def _difference(own: np.ndarray, number: np.ndarray, other: np.ndarray, other_number: np.ndarray) -> np.ndarray:
+    return ratio(own, number) - ratio(other, other_number)
 
 
 def _slope(levels: Sequence[Level], name: str) -> float | None:
