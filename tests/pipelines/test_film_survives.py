@@ -59,6 +59,7 @@ def kept(folder: Path) -> dict[Path, bytes]:
     return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.glob("work/take-*"))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("most", "file"), [(2_000, "work/take-"), (20_000, "film.mp4")])
 def test_a_full_disk_leaves_everything_kept(tmp_path, most, file):
     begin(tmp_path, most).join()
