@@ -66,8 +66,11 @@ def test_the_scripts_write_and_score_clips_as_they_train(tmp_path, capsys):
     parts = [f"{name}={model}/{name}" for name in ("vae", "audio_vae", "tokenizer", "planner", "planner_tokenizer")]
     precision = ["trainer.mixed_precision=no", "trainer.compile=false", "trainer.max_minutes=null"]
 
-    unplanned = ["validation.use_plan=false"]
-    for stage, overrides in {"transformer": unplanned, "transformer_stage3": [f"initial={model}"]}.items():
+    unplanned = ["validation.use_plan=false", f"initial_text_encoder={model / 'text_encoder'}"]
+    for stage, overrides in {
+        "transformer": unplanned,
+        "transformer_stage3": [f"initial={tmp_path}/transformer/export"],
+    }.items():
         run_dir = tmp_path / stage
         overrides += [f"trainer.run_dir={run_dir}", f"validation.model={model}", "validation.scenes_per_tier=1"]
         used = parts if stage == "transformer_stage3" else parts[:3]
