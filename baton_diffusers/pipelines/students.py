@@ -153,9 +153,11 @@ class StudentsMixin:
     @contextmanager
     def _as_teacher(self) -> Iterator[None]:
         """Within it, the settings are those of the pipeline without a preset."""
+        if self._teacher is None:
+            yield
+            return
         current = self._current()
-        if self._teacher is not None:
-            self._set(self._teacher)
+        self._set(self._teacher)
         try:
             yield
         finally:
@@ -189,7 +191,7 @@ def find_student(source: str | os.PathLike) -> tuple[str, dict[str, str]]:
 
 def student_presets(transformer: Any) -> dict[str, StudentPreset]:
     """Presets of a transformer's adapters, by name."""
-    if "student_presets" not in transformer.__dict__:
+    if not hasattr(transformer, "student_presets"):
         transformer.student_presets = {}
     return transformer.student_presets
 

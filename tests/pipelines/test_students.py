@@ -1,6 +1,7 @@
 """Few steps: grids of one's own, and students whose presets set steps, schedulers and guiders."""
 
 import pytest
+import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from baton_diffusers import BatonPipeline
@@ -97,6 +98,13 @@ def test_a_fused_student_is_the_pipeline_itself(own_pipe, turbo, tmp_path):
     saved = BatonPipeline.from_pretrained(tmp_path / "saved")
     saved.set_progress_bar_config(disable=True)
     assert_same(make(saved, output_type="latent"), student, atol=1e-4)
+
+
+def test_a_compiled_transformer_keeps_its_students(own_pipe, turbo):
+    own_pipe.load_lora_weights(turbo, adapter_name="turbo")
+    own_pipe.transformer = torch.compile(own_pipe.transformer)
+    own_pipe.use_preset("turbo")
+    assert own_pipe.config.num_inference_steps == 3
 
 
 def test_a_student_replaces_a_solver_of_higher_order(own_pipe, turbo):
