@@ -199,6 +199,7 @@ def test_a_stranger_gets_no_more_of_ffmpeg_than_a_decoder():
 def test_an_interrupted_run_leaves_no_process():
     code = (
         "import os, signal, threading, time; from baton_diffusers import ffmpeg\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # also below a `nohup`
         "threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
         "try: ffmpeg._run(['-re', '-f', 'lavfi', '-i', 'testsrc2=duration=60', '-f', 'null', '-'], None, None)\n"
         "except KeyboardInterrupt: print('threads left:', threading.active_count() - 1)"

@@ -258,7 +258,7 @@ def test_guidance_by_the_other_modality_falls_away(own_pipe, caplog):
     with caplog.at_level(logging.WARNING):
         make(own_pipe, only="video", num_inference_steps=2)
     assert len(calls) == 2
-    assert "`guider` (`SyncGuidance`) guides by the other modality alone, which a clip of video alone" in caplog.text
+    assert "`guider` (`SyncGuidance`) guides by the other modality alone, but the clip has video alone" in caplog.text
 
 
 def test_one_modality_alone_goes_on_from_what_is_given_of_it(pipe, tmp_path):

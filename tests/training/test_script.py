@@ -47,7 +47,8 @@ def test_a_wrong_input_is_one_sentence(tmp_path, script, arguments, code, messag
 
 @pytest.mark.parametrize("seconds", [0.0, 1.5])
 def test_ctrl_c_leaves_no_traceback(seconds):
-    code = "import time; from baton_diffusers.training import script; print(1, flush=True); "
+    code = "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler); "  # also below a `nohup`
+    code += "from baton_diffusers.training import script; print(1, flush=True); "
     code += "from baton_diffusers.training.config import PlannerTraining; "
     code += "script.run(lambda config: time.sleep(60), PlannerTraining, None)"
     command = [sys.executable, "-c", code, str(CONFIGS / "planner.yaml")]
