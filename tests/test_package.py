@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from baton_diffusers import BatonPipeline, checkpoints, default_checkpoint
+from baton_diffusers import BatonPipeline, default_checkpoint, shipped
 from baton_diffusers.media import read_clip
 
 
@@ -21,7 +21,7 @@ def test_a_source_tree_finds_its_checkpoint(monkeypatch, tmp_path):
     assert default_checkpoint() == ROOT / "model_cards" / "baton-nano"
     # An installed wheel has the folder inside the package, and that one comes first.
     inside = tmp_path / "baton_diffusers" / "model_cards" / "baton-nano"
-    monkeypatch.setattr(checkpoints, "__file__", str(tmp_path / "baton_diffusers" / "checkpoints.py"))
+    monkeypatch.setattr(shipped, "__file__", str(tmp_path / "baton_diffusers" / "shipped.py"))
     with pytest.raises(ValueError, match="no checkpoint in .*install the wheel"):
         default_checkpoint()
     inside.mkdir(parents=True)

@@ -4,10 +4,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from baton_diffusers.checkpoints import default_checkpoint
 from baton_diffusers.cli import loading
 from baton_diffusers.media import read_audio, read_clip, read_video, write_clip
 from baton_diffusers.memory import RECIPES
+from baton_diffusers.shipped import default_checkpoint
 from baton_diffusers.stage import render_clip, sample_scene
 from tests.cli.commands import PROMPT, loaded_in_vain, run
 
