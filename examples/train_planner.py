@@ -42,6 +42,9 @@ def main(config: PlannerTraining, export: bool = False, build=None) -> None:
         load_component(config.video_semantic_encoder, VideoSemanticEncoder),
         load_component(config.audio_semantic_encoder, AudioSemanticEncoder),
     )
+    if config.planner.get("cast_separator_id") is not None:
+        # a tokenizer that was trained anew has a number of its own
+        (config.planner["cast_separator_id"],) = tokenizer(";", add_special_tokens=False).input_ids
     planner = (build or build_planner)(config)
     if export:
         step = load_checkpoint(config.trainer.run_dir, planner)
