@@ -17,6 +17,7 @@ from ..cues import Sheet, parse_sheet, sheet_turns
 
 # What a name that the checker does not know, or a fact beyond its steps, counts: as unlikely as the least likely answer.
 _UNKNOWN = 1e-6
+_SURE = 0.8  # probability of a name that a prompt tells
 
 
 @dataclass
@@ -159,6 +160,25 @@ class PlanChecker(ModelMixin, ConfigMixin):
                     break
                 cues.append(f"{name} {self.deeds[best - 1]}")
         return {name: [places[place]] if place < len(places) else places for name, place in cast.items()}, cues
+
+    def open_names(self, read: PlanCheckerOutput, row: int) -> list[list[str]]:
+        """
+        Names between which one prompt leaves the choice, such as those of a bell whose colour it does not tell.
+
+        Args:
+            read ([`PlanCheckerOutput`]): what was read in the prompts.
+            row (`int`): which of them.
+
+        Returns:
+            For each actor of the likeliest cast whose name is unsure, all names that end with the same word.
+        """
+        names, probabilities = self.config.names, read.cast[row].exp()
+        unsure = [
+            name
+            for name in self._likeliest_cast(probabilities)
+            if 1 - float(probabilities[names.index(name), 0]) < _SURE
+        ]
+        return [[other for other in names if other.split()[-1] == name.split()[-1]] for name in unsure]
 
     def _likeliest_cast(self, probabilities: torch.Tensor) -> dict[str, int]:
         """Names with the number of their place, or the number of places for one that is open. Of names that end with the same word

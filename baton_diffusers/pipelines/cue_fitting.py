@@ -36,13 +36,14 @@ def fit_cues(
     generator: torch.Generator | None = None,
     outline: SheetOutline | None = None,
     places: Sequence[str] = (),
+    open_names: Sequence[Sequence[str]] = (),
 ) -> str:
     """
     The cue sheet under which a planner's plan of a prompt agrees best with what is given of the clip.
 
     The planner writes `num_candidates` sheets. The best of them is then improved: each of its cues that lies within what is given,
-    alone or with all later ones, is moved by one or two timestamps as long as that helps. What happens where nothing is given is
-    left as it was written.
+    alone or with all later ones, is moved by one or two timestamps as long as that helps; likewise actors whose names the prompt
+    leaves open take other colours. What happens where nothing is given is left as it was written.
 
     Args:
         planner (`VAPlannerModel`): a planner that writes cues.
@@ -54,6 +55,7 @@ def fit_cues(
         generator (`torch.Generator`, *optional*): what sheets are drawn from.
         outline ([`SheetOutline`], *optional*): what every sheet has to say; what is given tells nothing of the rest of the clip.
         places (`Sequence[str]`): places of a cast, in the order in which the planner writes them.
+        open_names (`Sequence[Sequence[str]]`): groups of names between which the prompt leaves the choice.
 
     Returns:
         `str`: the sheet.
@@ -88,8 +90,8 @@ def fit_cues(
         if not values.min() < (1 - _LEAST_GAIN) * least:
             break
         best, least = candidates[int(values.argmin())], float(values.min())
-        moved = _moved(best, given, config.keyframe_rate, config.timestamp_rate)
-        candidates = [sheet for sheet in moved if sheet not in measured]
+        changed = _moved(best, given, config.keyframe_rate, config.timestamp_rate) + _recoloured(best, open_names)
+        candidates = [sheet for sheet in changed if sheet not in measured]
         if not candidates:
             break
     return best
@@ -152,3 +154,13 @@ def _moved(sheet: str, given: SemanticPlan, keyframe_rate: float, timestamp_rate
                 if times == sorted(times) and times[0] >= 0 and times[-1] <= last and is_known.all():
                     sheets.append(format_sheet(written._replace(cues=tuple(moved))))
     return list(dict.fromkeys(sheets))
+
+
+def _recoloured(sheet: str, open_names: Sequence[Sequence[str]]) -> list[str]:
+    """Sheets in which one actor has another colour, if the prompt leaves its name open."""
+    written, sheets = parse_sheet(sheet), []
+    taken = {member.name for member in written.cast}
+    for name in taken:
+        others = {other for group in open_names if name in group for other in group} - taken
+        sheets += [format_sheet(written.recolour(name, other.split()[0])) for other in sorted(others)]
+    return sorted(sheets)

@@ -397,10 +397,12 @@ def fit_to_plan(
     generator = _for_cues(generator)
     generators = generator if isinstance(generator, list) else [generator] * num_clips
     outlines: list[SheetOutline | None] = [None] * len(prompts)
+    open_names: list[list[list[str]]] = [[] for _ in prompts]
     can_read = pipe.plan_checker is not None and pipe.text_encoder is not None
     if can_read and pipe.planner.config.cast_separator_id is not None:
         read = _read_prompts(pipe, prompts, device)
         outlines = [_outline(pipe, read, row) for row in range(len(prompts))]
+        open_names = [pipe.plan_checker.open_names(read, row) for row in range(len(prompts))]
     return [
         fit_cues(
             pipe.planner,
@@ -411,6 +413,7 @@ def fit_to_plan(
             generators[clip],
             outlines[clip // repeats],
             places_of(pipe),
+            open_names[clip // repeats],
         )
         for clip in range(num_clips)
     ]

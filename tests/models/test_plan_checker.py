@@ -84,3 +84,12 @@ def test_the_outline_is_what_was_read(checker, read):
 def test_an_outline_gives_nobody_a_deed_of_others(checker, read):
     read.deeds[0, 0] = certain(2, 2, number=3)[0]  # a ball that hits, to the reader
     assert checker.outline(read, 0)[1][0] == "red ball bounces"
+
+
+def test_names_are_open_where_the_prompt_leaves_the_colour_open():
+    names = ["red ball", "blue ball", "blue box"]
+    torch.manual_seed(0)
+    checker = PlanChecker(8, names, PLACES, DEEDS, max_steps=2, max_deeds=2, num_attention_heads=2).eval()
+    shares = torch.tensor([[[0.5, 0.5, 1e-9, 1e-9], [0.51, 0.49, 1e-9, 1e-9], [0.02, 0.98, 1e-9, 1e-9]]])
+    read = PlanCheckerOutput(cast=shares.log(), actors=certain(1, 2, number=4), deeds=None)
+    assert checker.open_names(read, 0) == [["red ball", "blue ball"]]

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from baton_diffusers import BatonPipeline
-from baton_diffusers.cues import format_cues, parse_cues
+from baton_diffusers.cues import format_cues, parse_cues, parse_sheet
 from baton_diffusers.models.va_planner import tokenize_cues, tokenize_prompts
-from baton_diffusers.pipelines.cue_fitting import _moved, disagreement, fit_cues
+from baton_diffusers.pipelines.cue_fitting import _moved, _recoloured, disagreement, fit_cues
 from baton_diffusers.pipelines.given import read_given
 from baton_diffusers.shipped import default_checkpoint
-from baton_diffusers.stage import render_clip, sample_scene, write_cues, write_prompt
+from baton_diffusers.stage import Action, Actor, Scene, render_clip, sample_scene, write_cues, write_prompt
 
 from ..tiny import (
     DURATION,
@@ -111,6 +111,29 @@ def test_only_cues_within_what_is_given_are_moved():
         assert all(0 <= cue.time < DURATION for cue in cues)
     assert any(cues[2].time == 1.0 for cues in moved)
     assert {cues[2].time for cues in map(parse_cues, _moved(sheet, plan, 6.0, FRAME_RATE))} > {1.0, 0.75}
+
+
+def test_actors_whose_names_are_open_take_other_colours():
+    sheet = "red ball left; red box right <|0.50|> red box hits red ball"
+    assert _recoloured(sheet, [["red ball", "blue ball", "green ball"]]) == [
+        "blue ball left; red box right <|0.50|> red box hits blue ball",
+        "green ball left; red box right <|0.50|> red box hits green ball",
+    ]
+    assert _recoloured("red ball left; blue ball right", [["red ball", "blue ball"]]) == []
+    assert _recoloured(sheet, []) == []
+
+
+def test_nano_reads_a_colour_that_is_not_told_off_the_picture():
+    pipe = quiet(BatonPipeline.from_pretrained(default_checkpoint()))
+    scene = Scene((Actor("ball", "green", "middle"),), (Action("bounce", 0, 2),))
+    clip = render_clip(scene, 3)
+    plan = pipe.prepare_given_plan(
+        read_given(pipe.frame_rate, pipe.sampling_rate, STRIDE, video=clip.frames),
+        *clip.frames.shape[1:3],
+        len(clip.frames),
+    )
+    (sheet,) = pipe.prepare_cues("A ball bounces twice.", generator=seeds(0), given_plan=plan)
+    assert [member.name for member in parse_sheet(sheet).cast] == ["green ball"]
 
 
 def test_the_given_plan_is_what_the_encoders_read(cue_pipe):
