@@ -447,10 +447,10 @@ class Session:
             raise ValueError("This tab is rendering already: wait for it, or press Cancel.")
         reports: SimpleQueue = SimpleQueue()
         glimpse = Glimpse(self.studio.pipe)
-        self._cancel.clear()
+        cancelled = self._cancel = threading.Event()  # of this run alone: an earlier one may still be closing
 
         def watch(pipe: BatonPipeline, index: int, timestep: torch.Tensor, tensors: dict) -> None:
-            if self._cancel.is_set():
+            if cancelled.is_set():
                 raise Cancelled
             reports.put(Progress(index + 1, steps, glimpse.look(index, tensors["latents"])))
 
@@ -470,11 +470,11 @@ class Session:
                 yield report
             if isinstance(report, BaseException):
                 raise report
-            if self._cancel.is_set():
+            if cancelled.is_set():
                 raise Cancelled
             yield report
         finally:
-            self._cancel.set()  # nobody waits any more
+            cancelled.set()  # nobody waits any more
 
     # Versions
 
