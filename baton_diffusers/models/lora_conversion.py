@@ -23,10 +23,12 @@ import torch.nn as nn
 
 from .component_files import is_finite
 from .conversion import published_ovi_key
+from .transformer_dual_branch import TimeTextEmbedding
 
 
 PREFIXES = ("transformer.", "diffusion_model.", "base_model.model.", "model.", "unet.", "dit.", "pipe.")
 FLAT_PREFIXES = ("lora_unet_", "lora_transformer_", "lycoris_", "lora_")
+STEP_EMBEDDER = "step_embedder"  # the layers of a flow map, which a transformer gets with its adapter
 # Modules that wrap a layer while it is trained or compiled.
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module", "base_layer"}
 _TENSOR = re.compile(
@@ -80,6 +82,11 @@ class LoraMatch:
         """Names of the transformer's layers that get something added."""
         return tuple(self.layers)
 
+    @property
+    def is_flow_map(self) -> bool:
+        """Whether the adapter makes the transformer a flow map."""
+        return any(name.endswith(STEP_EMBEDDER) for name in self.layers)
+
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The tensors under PEFT's names."""
         tensors = {}
@@ -98,11 +105,13 @@ class LoraMatch:
         Raises:
             ValueError: if it has magnitudes (DoRA), which do more than add.
         """
+        if any(layer.magnitude is not None for layer in self.layers.values()):
+            raise ValueError(
+                "this adapter has DoRA magnitudes, which are not added to weights: load it as an adapter."
+            )
+        if self.is_flow_map:
+            transformer.make_flow_map()
         for name, layer in self.layers.items():
-            if layer.magnitude is not None:
-                raise ValueError(
-                    "this adapter has DoRA magnitudes, which are not added to weights: load it as an adapter."
-                )
             module = transformer.get_submodule(name)
             module = getattr(module, "base_layer", module)
             weight, bias = module.weight, module.bias
@@ -193,6 +202,9 @@ def _layer_sizes(transformer: nn.Module) -> dict[str, tuple[tuple[int, ...], tup
     sizes = {}
     for name, module in transformer.named_modules():
         name = name.removesuffix(".base_layer")
+        if isinstance(module, TimeTextEmbedding):
+            size = module.time_embedder.linear_1.weight.shape
+            sizes[f"{name}.{STEP_EMBEDDER}"] = (size[1],), (size[0],)
         if isinstance(module, nn.Linear) and "lora_" not in name:
             sizes[name] = (module.in_features,), (module.out_features,)
         elif isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and "lora_" not in name:

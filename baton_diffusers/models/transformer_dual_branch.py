@@ -65,25 +65,42 @@ class TimeTextEmbedding(nn.Module):
     The timestep is `(batch_size,)`, which counts as one row, or `(batch_size, num_rows)`. Each row serves an equal number of
     neighbouring tokens. Returned are the time embedding `(batch_size, num_rows, dim)` for the output head, its projection
     `(batch_size, num_rows, 6, dim)` for the blocks, and the text `(batch_size, text_length, dim)`.
+
+    A flow map also embeds the length of the step, shaped like the timestep. Its layer `step_embedder` starts at zero, and all that a
+    student learns of lengths can be a LoRA on it.
     """
 
-    def __init__(self, dim: int, freq_dim: int, text_dim: int) -> None:
+    def __init__(self, dim: int, freq_dim: int, text_dim: int, has_step: bool = False) -> None:
         super().__init__()
         self.time_proj = Timesteps(freq_dim, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedder = TimestepEmbedding(freq_dim, dim)
+        if has_step:
+            self.add_step_embedder()
         self.act = nn.SiLU()
         self.modulation_proj = nn.Linear(dim, 6 * dim)
         self.text_embedder = PixArtAlphaTextProjection(text_dim, dim, act_fn="gelu_tanh")
 
+    def add_step_embedder(self) -> None:
+        """Adds the layer for lengths of steps, at zero."""
+        weight = self.time_embedder.linear_1.weight
+        self.step_embedder = nn.Linear(weight.shape[1], weight.shape[0], bias=False).to(weight.dtype)
+        nn.init.zeros_(self.step_embedder.weight).requires_grad_(weight.requires_grad)
+        if not weight.is_meta:  # offloaded weights are brought in by hooks
+            self.step_embedder.to(weight.device)
+
     def forward(
-        self, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor
+        self, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor, step: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        dtype = encoder_hidden_states.dtype
-        timestep = timestep.reshape(timestep.shape[0], -1)
-        sinusoids = self.time_proj(timestep.flatten()).unflatten(0, timestep.shape)
-        temb = self.time_embedder(sinusoids.to(self.time_embedder.linear_1.weight.dtype)).to(dtype)
+        dtype, time_dtype = encoder_hidden_states.dtype, self.time_embedder.linear_1.weight.dtype
+        temb = self.time_embedder(self._sinusoids(timestep).to(time_dtype)).to(dtype)
+        if step is not None:
+            temb = temb + self.step_embedder(self._sinusoids(step).to(time_dtype)).to(dtype)
         modulation = self.modulation_proj(self.act(temb)).unflatten(-1, (6, -1))
         return temb, modulation, self.text_embedder(encoder_hidden_states)
+
+    def _sinusoids(self, timestep: torch.Tensor) -> torch.Tensor:
+        timestep = timestep.reshape(timestep.shape[0], -1)
+        return self.time_proj(timestep.flatten()).unflatten(0, timestep.shape)
 
 
 class GatedConvMLP(nn.Module):
@@ -327,6 +344,8 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
             the clip, each video token reads all of the audio.
         audio_cross_modal_window (`int`, *optional*): how many video latent frames an audio token reads (TARP: 1), an odd
             number, see `coordinates.video_windows`. Give it if and only if you give `cross_modal_window`.
+        is_flow_map (`bool`, defaults to `False`): whether the model takes the noise level at which a step ends, and predicts the mean
+            velocity until there. See [`make_flow_map`].
 
     Raises:
         ValueError: if a value is out of the range described here.
@@ -343,6 +362,7 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
     _skip_layerwise_casting_patterns = ["patch_embedding", "condition_embedder", "plan_embedder", "norm", "proj_out"]
     _keep_in_fp32_modules = [
         "time_embedder",
+        "step_embedder",
         "scale_shift_table",
         "audio_scale_shift_table",
         "norm1",
@@ -383,6 +403,7 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         num_context_tokens: int = 0,
         cross_modal_window: int | None = None,
         audio_cross_modal_window: int | None = None,
+        is_flow_map: bool = False,
     ) -> None:
         super().__init__()
         if patch_size[0] != 1:
@@ -423,8 +444,8 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         self.audio_patch_embedding = AudioPatchEmbedding(audio_in_channels, dim, audio_patch_hidden_dim)
 
         # 2. Time, text, plan
-        self.condition_embedder = TimeTextEmbedding(dim, freq_dim, text_dim)
-        self.audio_condition_embedder = TimeTextEmbedding(dim, freq_dim, text_dim)
+        self.condition_embedder = TimeTextEmbedding(dim, freq_dim, text_dim, is_flow_map)
+        self.audio_condition_embedder = TimeTextEmbedding(dim, freq_dim, text_dim, is_flow_map)
         has_plan = video_plan_dim is not None
         if has_plan:
             self.plan_embedder = PixArtAlphaTextProjection(video_plan_dim, dim, act_fn="gelu_tanh")
@@ -450,6 +471,20 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         self.shard = nn.Identity()
 
         self.gradient_checkpointing = False
+
+    def make_flow_map(self, is_flow_map: bool = True) -> None:
+        """
+        Adds the layers for the end of a step, at zero: the model predicts what it did before, bit for bit, until they are trained or
+        a flow map's adapter is loaded onto them. `False` takes them away.
+        """
+        if is_flow_map == self.config.is_flow_map:
+            return
+        for embedder in (self.condition_embedder, self.audio_condition_embedder):
+            if is_flow_map:
+                embedder.add_step_embedder()
+            else:
+                del embedder.step_embedder
+        self.register_to_config(is_flow_map=is_flow_map)
 
     def cache_bytes(self, num_tokens: int, batch_size: int = 1) -> int:
         """Bytes of the keys and values of a [`CleanStream`] of so many tokens, in all blocks and in the model's dtype.
@@ -503,6 +538,8 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         reference_audio_hidden_states: torch.Tensor | None = None,
         clean_video: CleanStream | None = None,
         clean_audio: CleanStream | None = None,
+        next_timestep: torch.Tensor | None = None,
+        audio_next_timestep: torch.Tensor | None = None,
         attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool = True,
     ) -> DualBranchTransformerOutput | tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -534,6 +571,9 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
                 every forward with this object. The first forward runs the video's branch, if the audio reads it; later ones
                 do not. The video's velocity is `None`. Needs `video_reads_audio=False` and no gradients.
             clean_audio (`CleanStream`, *optional*): the mirror.
+            next_timestep (`torch.Tensor`, shaped like `timestep`, *optional*): for a flow map, the noise level of the video at the end of
+                the step. The velocity is then the mean one from `timestep` to there.
+            audio_next_timestep (`torch.Tensor`, shaped like `audio_timestep`, *optional*): the mirror. Give both or neither.
             attention_kwargs (`dict`, *optional*): `scale` is the weight of loaded LoRA layers.
             return_dict (`bool`, defaults to `True`): whether to return an output object instead of a tuple.
 
@@ -543,7 +583,7 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         Raises:
             ValueError: if a shape, a visibility, the plan's widths or `skip_layers` do not fit this model or the latents; if
                 a clean stream reads the other one, or is given while gradients are recorded or while one of diffusers' caches
-                is enabled.
+                is enabled; if the end of a step is given to a model that is no flow map.
         """
         self._check_inputs(
             hidden_states,
@@ -557,6 +597,7 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
             skip_layers,
             reference_audio_hidden_states,
             (clean_video, clean_audio),
+            (next_timestep, audio_next_timestep),
         )
         batch_size, _, num_frames, height, width = hidden_states.shape
         p_t, p_h, p_w = self.config.patch_size
@@ -572,11 +613,15 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
 
         # A clean stream is run only if the other modality reads it, and by the first forward.
         has_video, has_audio = clean_video is None, clean_audio is None
+        step = audio_step = None  # a flow map's
+        if next_timestep is not None:
+            step, audio_step = timestep - next_timestep, audio_timestep - audio_next_timestep
         if clean_video is not None:
-            timestep = torch.zeros_like(timestep)
+            timestep, step = torch.zeros_like(timestep), None if step is None else torch.zeros_like(step)
             has_video = audio_reads_video is not False and not clean_video.is_filled(layers)
         if clean_audio is not None:
             audio_timestep = torch.zeros_like(audio_timestep)
+            audio_step = None if audio_step is None else torch.zeros_like(audio_step)
             has_audio = video_reads_audio is not False and not clean_audio.is_filled(layers)
 
         # 1. Patches, with the reference audio before the audio
@@ -588,8 +633,12 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
             if reference_audio_hidden_states is not None:
                 reference_states = self.audio_patch_embedding(reference_audio_hidden_states)
                 audio_states = torch.cat([reference_states, audio_states], dim=1)
-                audio_timestep = audio_timestep.reshape(batch_size, -1).expand(-1, audio_length)
-                audio_timestep = F.pad(audio_timestep, (reference_length, 0))
+                audio_timestep, audio_step = (
+                    None
+                    if x is None
+                    else F.pad(x.reshape(batch_size, -1).expand(-1, audio_length), (reference_length, 0))
+                    for x in (audio_timestep, audio_step)
+                )
 
         # 2. Positions in the shared frame, and windows around them
         rotary_emb = self._rotary_embedding(coordinates.video_latent_coordinates(*grid), device)
@@ -604,17 +653,20 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
             num_tokens = states.shape[1]
             states = self.shard(states)
             if timestep.ndim == 2 and states.shape[1] < num_tokens:
-                timestep = self.shard(timestep.repeat_interleave(num_tokens // timestep.shape[1], dim=1))
+                timestep, step = (
+                    None if x is None else self.shard(x.repeat_interleave(num_tokens // x.shape[1], dim=1))
+                    for x in (timestep, step)
+                )
 
         # 4. Time, text, plan
         modulation = audio_modulation = text_states = audio_text_states = video_plan = audio_plan = None
         if has_video:
-            temb, modulation, text_states = self.condition_embedder(timestep, encoder_hidden_states)
+            temb, modulation, text_states = self.condition_embedder(timestep, encoder_hidden_states, step)
             if plan is not None:
                 video_plan = self._embed_video_plan(plan, grid, hidden_states)
         if has_audio:
             audio_temb, audio_modulation, audio_text_states = self.audio_condition_embedder(
-                audio_timestep, audio_encoder_hidden_states
+                audio_timestep, audio_encoder_hidden_states, audio_step
             )
             if plan is not None:
                 audio_plan = self._embed_audio_plan(plan, audio_hidden_states)
@@ -749,6 +801,7 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         skip_layers: Sequence[int] | None,
         reference_audio_hidden_states: torch.Tensor | None,
         clean_streams: tuple[CleanStream | None, CleanStream | None],
+        ends: tuple[torch.Tensor | None, torch.Tensor | None],
     ) -> None:
         config = self.config
         batch_size, channels, num_frames, height, width = hidden_states.shape
@@ -784,6 +837,18 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
                     f"`{name}` has shape {tuple(value.shape)}, but must be one of {', '.join(map(str, shapes))}."
                 )
 
+        if any(end is not None for end in ends):
+            if not config.is_flow_map:
+                raise ValueError(
+                    "`next_timestep` is for a flow map, but this model is none: leave it out, or call `make_flow_map()` and train it."
+                )
+            starts = timestep, timestep if audio_timestep is None else audio_timestep
+            for name, value, start in zip(("next_timestep", "audio_next_timestep"), ends, starts, strict=True):
+                found = None if value is None else tuple(value.shape)
+                if found != tuple(start.shape):
+                    raise ValueError(
+                        f"`{name}` has shape {found}, but must have its timestep's, {tuple(start.shape)}."
+                    )
         for name, value in (
             ("encoder_hidden_states", encoder_hidden_states),
             ("audio_encoder_hidden_states", audio_encoder_hidden_states),

@@ -215,25 +215,34 @@ class Stream:
         default=None, init=False
     )  # of the current step; `None` if nothing is generated
     timestep: torch.Tensor | None = field(default=None, init=False)
+    next_timestep: torch.Tensor | None = field(default=None, init=False)  # at the end of the step, for a flow map
     predictions: dict[Anchor, torch.Tensor] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.latents = self.known.keep(self.latents)
         self._is_noisy = (self.scheduler.sigmas[: len(self.timesteps)] > 0).tolist()  # read once, before the loop
         self._step_kwargs = step_kwargs(self.scheduler, self.generator)
+        self._ends = torch.cat([self.timesteps, torch.zeros_like(self.timesteps[:1])])
 
-    def begin_step(self, index: int, guider: BaseGuidance) -> None:
-        """Begins a step. A stream that has arrived before the other counts as given from then on."""
+    def begin_step(self, index: int, guider: BaseGuidance, end: int | None = None) -> None:
+        """Begins a step, to the next timestep or to that of index `end`. A stream that has arrived before the other counts as given from
+        then on."""
         self.timestep, self.predictions = self.timesteps[index], {}
+        self.next_timestep = self._ends[index + 1 if end is None else end]
         self.guider = guider if self._is_noisy[index] and not self.known.all else None
         if self.guider is not None:
             self.guider.set_state(step=index, num_inference_steps=len(self.timesteps), timestep=self.timestep)
 
-    def inputs(self, is_replaced: bool, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents and timestep for one pass, which may replace them by the clean stand-in."""
+    def inputs(self, is_replaced: bool, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Latents, timestep and the timestep at the end of the step for one pass, which may replace them by the clean stand-in."""
         if is_replaced:
-            return self.stand_in.to(dtype), torch.zeros(len(self.latents), device=self.latents.device)
-        return self.latents.to(dtype), self.known.timestep(self.timestep)
+            clean = torch.zeros(len(self.latents), device=self.latents.device)
+            return self.stand_in.to(dtype), clean, clean
+        return (
+            self.latents.to(dtype),
+            self.known.timestep(self.timestep),
+            self.known.timestep(self.next_timestep),
+        )
 
     def keep_prediction(self, anchor: Anchor, velocity: torch.Tensor) -> None:
         """Keeps what one pass predicts, for the guider."""
@@ -280,6 +289,7 @@ class Denoiser:
         self._dtype = pipe.transformer.dtype  # looks through all modules
         self.reference = None if reference is None else reference.to(self._dtype)
         self._given_reads, self._use_cache = _given_reads(pipe), request.use_cache
+        self._is_flow_map = pipe.transformer.config.is_flow_map
         # Clean streams by modality and pass. A stream that no prediction needs is skipped, unless diffusers' caches watch both.
         self._clean: dict[tuple[str, str], CleanStream] = defaultdict(CleanStream)
         # Nor do they carry gradients, for training.
@@ -308,17 +318,17 @@ class Denoiser:
         self.predict(index)
         self.advance(index)
 
-    def predict(self, index: int) -> None:
-        """Runs the transformer once for each pass of a step."""
+    def predict(self, index: int, end: int | None = None) -> None:
+        """Runs the transformer once for each pass of a step, which goes to the next timestep or to that of index `end`."""
         video, audio, transformer = self.video, self.audio, self.pipe.transformer
-        video.begin_step(index, self.pipe.guider)
-        audio.begin_step(index, self.pipe.audio_guider)
+        video.begin_step(index, self.pipe.guider, end)
+        audio.begin_step(index, self.pipe.audio_guider, end)
         passes = guidance_passes(video.guider, audio.guider, self.has_plan, self.has_other, self._given_reads)
         for guidance_pass in passes:
             anchor = guidance_pass.anchor
             self._require_conditions(anchor)
-            latents, timestep = video.inputs(anchor.static, self._dtype)
-            audio_latents, audio_timestep = audio.inputs(anchor.mute, self._dtype)
+            latents, timestep, next_timestep = video.inputs(anchor.static, self._dtype)
+            audio_latents, audio_timestep, audio_next_timestep = audio.inputs(anchor.mute, self._dtype)
             with transformer.cache_context(anchor.name):
                 velocity, audio_velocity = transformer(
                     hidden_states=latents,
@@ -338,6 +348,8 @@ class Denoiser:
                     clean_audio=self._clean_stream(
                         "audio", anchor, guidance_pass.keeps_audio, guidance_pass.runs_audio
                     ),
+                    next_timestep=next_timestep if self._is_flow_map else None,
+                    audio_next_timestep=audio_next_timestep if self._is_flow_map else None,
                     attention_kwargs=self.attention_kwargs,
                     return_dict=False,
                 )

@@ -66,6 +66,8 @@ class BatonLoraLoaderMixin(StudentsMixin, CogVideoXLoraLoaderMixin):
         own = {f"{self.transformer_name}.{key}": tensor for key, tensor in match.state_dict().items()}
         metadata = {f"{self.transformer_name}.{key}": value for key, value in match.peft_config().items()}
         before = set(getattr(self.transformer, "peft_config", {}))
+        if match.is_flow_map:
+            self.transformer.make_flow_map()
         self.load_lora_into_transformer(
             own,
             transformer=self.transformer,

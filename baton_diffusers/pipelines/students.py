@@ -140,11 +140,13 @@ class StudentsMixin:
         """As in diffusers. What a preset has set becomes what it was."""
         super().unload_lora_weights(*args, **kwargs)
         self.transformer.student_presets = {}
+        _forget_ends_of_steps(self.transformer)
         self.use_preset(None)
 
     def delete_adapters(self, adapter_names: list[str] | str) -> None:
         """As in diffusers. What the preset of one of them has set becomes what it was."""
         super().delete_adapters(adapter_names)
+        _forget_ends_of_steps(self.transformer)
         known = student_presets(self.transformer)
         for name in [adapter_names] if isinstance(adapter_names, str) else adapter_names:
             if known.pop(name, None) is not None:
@@ -194,6 +196,16 @@ def student_presets(transformer: Any) -> dict[str, StudentPreset]:
     if not hasattr(transformer, "student_presets"):
         transformer.student_presets = {}
     return transformer.student_presets
+
+
+def _forget_ends_of_steps(transformer: Any) -> None:
+    """Makes a transformer no flow map again once nothing but deleted adapters has made it one."""
+    if not transformer.config.is_flow_map:
+        return
+    layer = transformer.condition_embedder.step_embedder
+    weight = layer.weight
+    if not getattr(layer, "lora_A", None) and not weight.is_meta and not weight.any():
+        transformer.make_flow_map(False)
 
 
 def warn_of_students(pipe: PipelineParts, num_inference_steps: int, passes: Sequence[GuidancePass]) -> None:

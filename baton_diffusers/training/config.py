@@ -23,6 +23,7 @@ Config = TypeVar("Config")
 OPTIMIZERS = ("adamw", "muon")
 PRECISIONS = ("no", "fp16", "bf16")
 DTYPES = ("float32", "bfloat16", "float16")
+DISTILLATIONS = ("consistency", "flow_map")
 PLAN_SOURCES = ("encoders", "planner", "none")
 
 # The projections of self-attention, of text, cross-modal and plan attention, and their outputs, in both branches.
@@ -388,11 +389,14 @@ class DistillationTraining:
         model: Folder of the pipeline. Its transformer is the teacher, under its guiders and with the shifts of its schedulers.
         features: Folder of cached features, made with the pipeline's own encoders.
         output: Folder to which the student is saved: an adapter for `pipe.load_lora_weights`, or with `rank` null a pipeline.
-        student_steps: Steps of the student, one for each segment of the grid.
-        teacher_steps: Steps of the teacher, a multiple of the student's; None takes the pipeline's.
-        target_steps: Steps that the teacher takes to a target, a divisor of a segment's; None takes the whole segment.
+        method: "consistency": the student takes `student_steps`. "flow_map": it takes any number of steps up to the teacher's, and is
+            given the end of each. See [`~training.distillation_methods`].
+        student_steps: Steps of the student, and by default of its clips.
+        teacher_steps: Steps of the teacher; None takes the pipeline's. For "consistency" a multiple of the student's.
+        target_steps: Steps that the teacher takes to a target; None takes all of a student's step. For "consistency" a divisor of these.
         own_share: Share of batches that start at the student's own states, the others at noised clips.
         rank: Rank of the adapter; None trains a copy of all weights.
+        initial: Folder of an adapter of that rank to start from, of either method; None starts at the teacher.
         alpha: The adapter is scaled by `alpha / rank`; None takes the rank, a scale of 1.
         targets: Ends of the names of the adapted layers, as peft reads them.
         dtype: Data type of the frozen weights: "float32", "bfloat16" or "float16". The trained ones are float32.
@@ -418,11 +422,13 @@ class DistillationTraining:
     model: str
     features: str
     output: str
+    method: str = "consistency"
     student_steps: int = 4
     teacher_steps: int | None = None
     target_steps: int | None = None
     own_share: float = 0.5
     rank: int | None = 64
+    initial: str | None = None
     alpha: float | None = None
     targets: tuple[str, ...] = (*ATTENTION, *FEED_FORWARD)
     dtype: str = "float32"
@@ -445,22 +451,36 @@ class DistillationTraining:
         index = read_json(Path(self.model) / "model_index.json")
         if self.teacher_steps is None:
             self.teacher_steps = index["num_inference_steps"]
+        if self.method not in DISTILLATIONS:
+            raise ValueError(f"`method` must be one of {', '.join(DISTILLATIONS)}, got {self.method!r}.")
         for name in ("student_steps", "teacher_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        if self.teacher_steps % self.student_steps:
+        if self.student_steps > self.teacher_steps:
             raise ValueError(
-                f"`teacher_steps` is {self.teacher_steps}, but must be a multiple of `student_steps`, {self.student_steps}."
+                f"`student_steps` is {self.student_steps}, but the teacher takes {self.teacher_steps} steps: set fewer."
             )
         segment = self.teacher_steps // self.student_steps
         if self.target_steps is None:
             self.target_steps = segment
-        if self.target_steps < 1 or segment % self.target_steps:
+        if not 1 <= self.target_steps <= self.teacher_steps:
+            raise ValueError(
+                f"`target_steps` is {self.target_steps}, but must be from 1 to the teacher's {self.teacher_steps} steps."
+            )
+        if self.method == "consistency" and self.teacher_steps % self.student_steps:
+            raise ValueError(
+                f"`teacher_steps` is {self.teacher_steps}, but must be a multiple of `student_steps`, {self.student_steps}."
+            )
+        if self.method == "consistency" and segment % self.target_steps:
             raise ValueError(
                 f"`target_steps` is {self.target_steps}, but must divide the {segment} steps of the teacher in one of the student."
             )
         if self.rank is not None and self.rank < 1:
             raise ValueError(f"`rank` must be at least 1, or None to train all weights, got {self.rank}.")
+        if self.initial is not None and self.rank is None:
+            raise ValueError(
+                f"`initial` {self.initial} is an adapter, but `rank` is null: set the rank, or leave it out."
+            )
         for name in ("dtype", "save_dtype"):
             if getattr(self, name) not in DTYPES:
                 raise ValueError(f"`{name}` must be one of {', '.join(DTYPES)}, got {getattr(self, name)!r}.")

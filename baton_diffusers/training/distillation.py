@@ -1,16 +1,15 @@
 """Distillation: a student makes in a few steps, without guidance, what its teacher makes in many steps with guidance.
 
 Teacher and student are the same weights, with an adapter off and on, or a frozen copy and the weights that are trained. Both walk one
-grid of `teacher_steps` equal parts of *unshifted* time. Each modality has its own shift there, as in the pipeline, so that one step means
-the same for picture and sound. The grid has `student_steps` segments, and the student learns to cross each of them in one step:
+grid of equal parts of *unshifted* time. Each modality has its own shift there, as in the pipeline, so that one step means the same for
+picture and sound. The student learns to cross a part of the grid in one step:
 
     x(i)      a state at a point i of the grid
-    target    from there the teacher takes `target_steps` guided steps; the student's moving average goes on to the end of the segment
-    student   crosses from i to the end of the segment in one step, with one pass
+    target    from there the teacher takes some guided steps; the student's moving average goes on to the end
+    student   crosses from i to the end in one step, with one pass
 
-If `target_steps` are a whole segment, the target is the teacher's own: progressive distillation (arXiv:2202.00512) in one round. If they
-are fewer, the student has to be consistent along a segment: consistency distillation (arXiv:2303.01469, in latent space with guidance
-arXiv:2310.04378) over segments (arXiv:2403.06807). The loss is the pseudo-Huber distance (arXiv:2310.14189) of mean velocities.
+Which steps these are, and how far the teacher goes, is the method's: see [`~training.distillation_methods`]. The loss is the pseudo-Huber
+distance (arXiv:2310.14189) of mean velocities.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderMode
 from ..files import read_json
 from ..guiders import Anchor, check_guiders, combine, passes_of_steps, presets
 from ..models.component_files import component_class, load_component
+from ..models.lora_conversion import STEP_EMBEDDER, match_lora
 from ..models.transformer_dual_branch import DualBranchTransformer
 from ..models.va_planner import VAPlannerModel
 from ..pipelines.conditions import KnownLatents
@@ -48,6 +48,7 @@ from ..schedulers import set_timesteps
 from .average import WeightAverage
 from .config import DistillationTraining
 from .data.dataset import CachedFeatures
+from .distillation_methods import Consistency, FlowMap
 from .flow_matching import FeatureCollator, FlowMatchingLoss, held_latents, mute_latents, static_latents
 from .seeds import step_seed
 from .validation import Validation
@@ -88,31 +89,53 @@ class Student(nn.Module):
                 self.transformer.enable_adapters()
 
     def forward(self, **inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the transformer returns."""
-        if self._is_teacher and self.teacher is not None:
-            return self.teacher(**inputs)
-        return self.transformer(**inputs)
+        """What the transformer returns. The teacher is not told where a step ends."""
+        if not self._is_teacher:
+            return self.transformer(**inputs)
+        teacher = self.transformer if self.teacher is None else self.teacher
+        return teacher(**{**inputs, "next_timestep": None, "audio_next_timestep": None})
 
 
 def build_student(config: DistillationTraining) -> Student:
-    """The pipeline's transformer with a fresh adapter; or, with `config.rank` null, a trained copy beside the frozen one.
+    """The pipeline's transformer with an adapter, fresh or `config.initial`; or, with `config.rank` null, a trained copy beside the
+    frozen one. For a flow map it has layers for the end of a step.
 
     Raises:
-        ValueError: if no layer has one of `config.targets` in its name.
+        ValueError: if no layer has one of `config.targets` in its name, or `config.initial` does not fit.
     """
     dtype, folder = getattr(torch, config.dtype), Path(config.model) / "transformer"
     transformer = load_component(folder, DualBranchTransformer, dtype=dtype).requires_grad_(False)
+    is_flow_map, targets = _method(config).is_flow_map, list(config.targets)
     if config.rank is None:
-        return Student(copy.deepcopy(transformer).float().requires_grad_(True), transformer)
-    transformer.add_adapter(
-        LoraConfig(
-            r=config.rank,
-            lora_alpha=config.rank if config.alpha is None else config.alpha,
-            target_modules=list(config.targets),
-        )
-    )
+        student = copy.deepcopy(transformer).float()
+        student.make_flow_map(is_flow_map)
+        return Student(student.requires_grad_(True), transformer)
+    if is_flow_map:
+        transformer.make_flow_map()
+        targets.append(STEP_EMBEDDER)
+    alpha = config.rank if config.alpha is None else config.alpha
+    transformer.add_adapter(LoraConfig(r=config.rank, lora_alpha=alpha, target_modules=targets))
     cast_training_params(transformer, torch.float32)
+    if config.initial is not None:
+        _start_from(transformer, config.initial, alpha / config.rank)
     return Student(transformer)
+
+
+@torch.no_grad()
+def _start_from(transformer: DualBranchTransformer, source: str, scale: float) -> None:
+    """Gives the adapter the weights of a saved one; layers that this one lacks stay fresh, and add nothing."""
+    state_dict, config = BatonPipeline._read_lora(source, {})
+    match = match_lora(state_dict, transformer, config=config)
+    weights = dict(transformer.named_parameters())
+    for name, layer in match.layers.items():
+        down, up = (weights.get(f"{name}.lora_{part}.default.weight") for part in "AB")
+        if down is None or down.shape != layer.down.shape or layer.magnitude is not None or layer.bias is not None:
+            raise ValueError(
+                f"`initial` {source} has a layer {name!r} of rank {layer.rank}, which this adapter has not: set `rank` and `targets` as "
+                "they were for it."
+            )
+        down.copy_(layer.down)
+        up.copy_(layer.scale / scale * layer.up)
 
 
 class Grid:
@@ -126,6 +149,7 @@ class Grid:
     """
 
     def __init__(self, num_steps: int, shifts: tuple[float, float], device: torch.device) -> None:
+        self.num_steps = num_steps
         self.schedulers = [FlowMatchEulerDiscreteScheduler(shift=shift) for shift in shifts]
         self.timesteps = [set_timesteps(scheduler, num_steps, device) for scheduler in self.schedulers]
         for scheduler in self.schedulers:
@@ -158,13 +182,19 @@ class _Transformer:
         return self._module(**inputs)
 
 
+def _method(config: DistillationTraining) -> Consistency | FlowMap:
+    if config.method == "flow_map":
+        return FlowMap(config.teacher_steps, config.target_steps, config.own_share)
+    return Consistency(config.student_steps, config.teacher_steps, config.target_steps, config.own_share)
+
+
 class DistillationLoss:
     r"""
     How far the student's steps are from where the teacher goes.
 
-    A batch has one task, one part that is given, and one point of the grid at which it starts. It starts at noised clips, or with a
-    probability of `own_share` at the student's own states, as they are when clips are made. The student's states and the ends of
-    targets are of the moving average of its weights, see `average`.
+    A batch has one task, one part that is given, and one [`Crossing`]. It starts at noised clips, or with a probability of `own_share` at
+    the student's own states, as they are when clips are made. The student's states and the ends of targets are of the moving average
+    of its weights, see `average`.
 
     The teacher is guided by the pipeline's guiders, whatever passes these need; each batch starts them anew.
 
@@ -199,16 +229,17 @@ class DistillationLoss:
         audio_vae: MMAudioVAE | None = None,
     ) -> None:
         check_guiders(**guiders, num_layers=student.transformer.config.num_layers)
-        self.config, self.student, self.features = config, student, features
+        self.config, self.student, self.features, self.method = config, student, features, _method(config)
         self.guiders, self.shifts, self._no_guiders = guiders, shifts, presets()["none"]
         self.text_encoder, self.tokenizer, self.vae, self.audio_vae = text_encoder, tokenizer, vae, audio_vae
         self.training = config.transformer_training()
         self.average: WeightAverage | None = None  # the trainer sets it
         self._flow = FlowMatchingLoss(self.training, features, planner)
-        self._grid: Grid | None = None
+        self._device: torch.device | None = None
+        self._grids: dict[int, Grid] = {}
         self._kept: dict[Any, torch.Tensor] = {}
-        self._drops_text = not all(anchor.text for anchor in _anchors(guiders, config.teacher_steps))
-        self._replaced = replaced_modalities(guiders, config.teacher_steps)
+        self._drops_text = not all(anchor.text for anchor in _anchors(guiders, self.method.grids))
+        self._replaced = replaced_modalities(guiders, self.method.grids)
         for modality, name, model in (("video", "vae", vae), ("audio", "audio_vae", audio_vae)):
             if modality in self._replaced and model is None:
                 raise ValueError(
@@ -226,7 +257,7 @@ class DistillationLoss:
         for model in (self.text_encoder, self.vae, self.audio_vae):
             if model is not None:
                 model.to(device)
-        self._grid = Grid(self.config.teacher_steps, self.shifts, device)
+        self._device = device
 
     def __call__(
         self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator, step: int
@@ -238,37 +269,31 @@ class DistillationLoss:
         host = torch.Generator().manual_seed(step_seed(config.trainer.seed, step, _DRAWS))
 
         # 1. What is made of what, and where on the grid
-        clips = self._clips(batch, generator, host)
-        segment = config.teacher_steps // config.student_steps
-        is_own, place = torch.rand(2, generator=host).tolist()
-        is_own = is_own < config.own_share
-        stride = segment if is_own else config.target_steps
-        start = stride * int(place * (config.teacher_steps // stride))
-        end = (start // segment + 1) * segment
-        middle = min(start + config.target_steps, end)
+        clips, crossing = self._clips(batch, generator, host), self.method.draw(host)
+        grid, start, middle, end = self._grid(crossing.num_parts), crossing.start, crossing.middle, crossing.end
 
         # 2. The state there
         state = [torch.randn(x.shape, generator=generator, device=x.device) for x in data]
         with torch.no_grad():
-            if is_own:
+            if crossing.own_stride is not None:
                 with self._averaged():
-                    state = self._walk(module, clips, state, range(0, start + 1, segment))
+                    state = self._walk(module, clips, grid, state, range(0, start + 1, crossing.own_stride))
             else:
-                sigmas = [levels[start] for levels in self._grid.sigmas]
+                sigmas = [levels[start] for levels in grid.sigmas]
                 state = [(1 - s) * x + s * noise for x, noise, s in zip(data, state, sigmas, strict=True)]
 
             # 3. The target: some steps of the teacher; then the student's average goes on
             with self.student.as_teacher():
-                target = self._walk(module, clips, state, range(start, middle + 1), self.guiders)
+                target = self._walk(module, clips, grid, state, range(start, middle + 1), self.guiders)
             if middle < end:
                 with self._averaged():
-                    target = self._walk(module, clips, target, (middle, end))
+                    target = self._walk(module, clips, grid, target, (middle, end))
 
         # 4. The student's one step, and its distance as a mean velocity
-        reached = self._walk(module, clips, state, (start, end))
+        reached = self._walk(module, clips, grid, state, (start, end))
         losses = [
             _pseudo_huber(x - goal, known, levels[start] - levels[end], config.huber)
-            for x, goal, known, levels in zip(reached, target, clips.known, self._grid.sigmas, strict=True)
+            for x, goal, known, levels in zip(reached, target, clips.known, grid.sigmas, strict=True)
         ]
         return {"loss": losses[0] + config.audio_weight * losses[1], "video": losses[0], "audio": losses[1]}
 
@@ -276,6 +301,7 @@ class DistillationLoss:
         self,
         module: nn.Module,
         clips: _Clips,
+        grid: Grid,
         state: list[torch.Tensor],
         points: Sequence[int],
         guiders: dict[str, BaseGuidance] | None = None,
@@ -283,21 +309,26 @@ class DistillationLoss:
         """Euler's steps from point to point of the grid, both modalities together, without guidance or under `guiders`."""
         guiders = copy.deepcopy(guiders or self._no_guiders)  # some remember earlier steps
         parts = SimpleNamespace(transformer=_Transformer(module, self.student.transformer), **guiders)
-        grid, request = self._grid, Denoising(self.config.teacher_steps)
         streams = [
             Stream(*given, stand_in=stand_in)
             for *given, stand_in in zip(
                 state, clips.known, grid.schedulers, grid.timesteps, clips.stand_ins, strict=True
             )
         ]
+        request = Denoising(grid.num_steps)
         denoiser = Denoiser(parts, *streams, clips.texts, clips.plan, clips.reference, clips.only, request)
         for here, there in pairwise(points):
-            denoiser.predict(here)
+            denoiser.predict(here, there)
             for stream, sigmas in zip(streams, grid.sigmas, strict=True):
                 if stream.guider is not None:
                     velocity = combine(stream.guider, stream.predictions, denoiser.has_plan, denoiser.has_other)
                     stream.latents = stream.known.keep(stream.latents + (sigmas[there] - sigmas[here]) * velocity)
         return [stream.latents for stream in streams]
+
+    def _grid(self, num_steps: int) -> Grid:
+        if num_steps not in self._grids:
+            self._grids[num_steps] = Grid(num_steps, self.shifts, self._device)
+        return self._grids[num_steps]
 
     def _averaged(self) -> AbstractContextManager[None]:
         return nullcontext() if self.average is None else self.average.applied()
@@ -425,7 +456,7 @@ def build_loss(
         parts["planner"] = frozen("planner", VAPlannerModel)
         planner_tokenizer = AutoTokenizer.from_pretrained(training.planner_tokenizer)
         collate = FeatureCollator(training.max_sequence_length, None, planner_tokenizer, parts["planner"].config)
-    replaced = replaced_modalities(guiders, config.teacher_steps)
+    replaced = replaced_modalities(guiders, _method(config).grids)
     if "video" in replaced:
         parts["vae"] = frozen("vae", AutoencoderKLWan)
     if "audio" in replaced:
@@ -433,15 +464,16 @@ def build_loss(
     return DistillationLoss(config, student, features, guiders, load_shifts(model), **parts), collate
 
 
-def replaced_modalities(guiders: dict[str, BaseGuidance], num_steps: int) -> set[str]:
+def replaced_modalities(guiders: dict[str, BaseGuidance], sizes: Sequence[int]) -> set[str]:
     """The modalities in whose place the guiders put a still clip or silence."""
-    anchors = _anchors(guiders, num_steps)
+    anchors = _anchors(guiders, sizes)
     found = {"video": any(anchor.static for anchor in anchors), "audio": any(anchor.mute for anchor in anchors)}
     return {name for name, is_replaced in found.items() if is_replaced}
 
 
-def _anchors(guiders: dict[str, BaseGuidance], num_steps: int) -> set[Anchor]:
-    return {p.anchor for step in passes_of_steps(*guiders.values(), num_steps) for p in step}
+def _anchors(guiders: dict[str, BaseGuidance], sizes: Sequence[int]) -> set[Anchor]:
+    steps = [step for num_steps in sizes for step in passes_of_steps(*guiders.values(), num_steps)]
+    return {guidance_pass.anchor for step in steps for guidance_pass in step}
 
 
 def build_validation(config: DistillationTraining) -> Validation | None:

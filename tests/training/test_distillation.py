@@ -89,8 +89,8 @@ def test_the_target_is_where_the_pipeline_goes(model, tmp_path, rank):
     loss, walks = trainer.loss_fn, []
     walk = loss._walk
 
-    def recorded(module, clips, state, points, guiders=None):
-        walks.append((state, walk(module, clips, state, points, guiders), guiders))
+    def recorded(module, clips, grid, state, points, guiders=None):
+        walks.append((state, walk(module, clips, grid, state, points, guiders), guiders))
         return walks[-1][1]
 
     loss._walk = recorded
@@ -140,7 +140,11 @@ def test_other_guiders_are_what_is_distilled(model, tmp_path):
     assert losses[0] != losses[1]
 
 
-@pytest.mark.parametrize("changes", [{}, {"target_steps": 1}, {"rank": None}], ids=["segments", "consistency", "full"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"target_steps": 1}, {"rank": None}, {"method": "flow_map"}, {"method": "flow_map", "rank": None}],
+    ids=["segments", "consistency", "full", "flow map", "full flow map"],
+)
 def test_it_resumes_exactly(model, tmp_path, changes):
     whole = make_trainer(settings(model, tmp_path / "whole", **changes))
     whole.fit()
