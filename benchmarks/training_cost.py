@@ -43,6 +43,7 @@ from baton_diffusers.models.va_planner import VAPlannerModel
 from baton_diffusers.models.wan_clip import encode_clip
 from baton_diffusers.plan import SemanticPlan
 from baton_diffusers.training.config import ATTENTION, FEED_FORWARD
+from baton_diffusers.training.distillation_methods import Consistency, FlowMap
 
 
 # Of a trained parameter: bfloat16 weight and gradient, float32 master weight and AdamW's two moments.
@@ -282,14 +283,14 @@ def count_models(clip: Clip) -> dict[str, Model]:
     }
 
 
-def distillation_forwards(
-    student_steps: int, teacher_steps: int, target_steps: int, passes: int, own_share: float = 0.5
-) -> float:
+def distillation_forwards(method: Consistency | FlowMap, passes: int, draws: int = 20_000) -> float:
     """Forward passes without gradient for one sample of a distillation, on average: of the teacher under guidance of so many `passes`, of
-    the student on its way to its own states, and where a target ends before its segment does."""
-    targets = teacher_steps // student_steps // target_steps  # in a segment
-    to_the_end = 0.0 if targets == 1 else own_share + (1 - own_share) * (targets - 1) / targets
-    return passes * target_steps + own_share * (student_steps - 1) / 2 + to_the_end
+    the student on its way to its own states, and where a target ends before its step does."""
+    host = torch.Generator().manual_seed(0)
+    crossings = [method.draw(host) for _ in range(draws)]
+    own = sum(c.start // c.own_stride for c in crossings if c.own_stride is not None)
+    targets = sum(passes * (c.middle - c.start) + (c.middle < c.end) for c in crossings)
+    return (own + targets) / draws
 
 
 def adapter_parameters(config: dict[str, Any], rank: int) -> int:
@@ -393,18 +394,24 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"{'all':28}{'':9}{totals[0]:>10.0f} GPU-h{totals[1]:>10.0f} GPU-h")
     student, teacher, target = arguments.distill
     adapter = adapter_parameters(config, arguments.rank)
-    without_gradient = distillation_forwards(student, teacher, target, arguments.passes)
-    # The frozen weights have no gradients: the backward pass is one forward pass's work, not two.
-    work = arguments.distilled * (without_gradient + 2) * transformer.forward
-    taken = hours * (work + arguments.distilled * planner.forward)
-    uncached = taken + hours * arguments.distilled * sum(model.forward for model in (*autoencoders, text))
     alone = argparse.Namespace(**{**vars(arguments), "gpus": 1, "batch_size": arguments.batch_size / arguments.gpus})
     held = Model(adapter, 0), [transformer, planner]
     gigabytes = memory(*held, *shape, alone) / 1e9
-    print(f"{'distillation':28}{work / 1e18:>9.1f}{taken:>10.0f} GPU-h{uncached:>10.0f} GPU-h{gigabytes:>15.1f} GB")
+    methods = {
+        "distillation, consistency": Consistency(student, teacher, target, own_share=0.5),
+        "distillation, flow map": FlowMap(teacher, target, own_share=0.5),
+    }
+    without_gradient = {name: distillation_forwards(method, arguments.passes) for name, method in methods.items()}
+    for name, passes in without_gradient.items():
+        # The frozen weights have no gradients: the backward pass is one forward pass's work, not two.
+        work = arguments.distilled * (passes + 2) * transformer.forward
+        taken = hours * (work + arguments.distilled * planner.forward)
+        uncached = taken + hours * arguments.distilled * sum(model.forward for model in (*autoencoders, text))
+        print(f"{name:28}{work / 1e18:>9.1f}{taken:>10.0f} GPU-h{uncached:>10.0f} GPU-h{gigabytes:>15.1f} GB")
     print(
-        f"  {student} steps without guidance from {teacher} of {arguments.passes} passes, targets of {target}: {arguments.distilled:,} samples of "
-        f"{without_gradient:.4g} passes without gradient and one with; an adapter of rank {arguments.rank}, {adapter / 1e6:.4g} M parameters"
+        f"  from {teacher} steps of {arguments.passes} passes, targets of {target}: {arguments.distilled:,} samples of "
+        f"{' and '.join(f'{passes:.4g}' for passes in without_gradient.values())} passes without gradient and one with, for {student} steps "
+        f"without guidance or any number of them; an adapter of rank {arguments.rank}, {adapter / 1e6:.4g} M parameters"
     )
     size = clip.feature_bytes(with_text=not text_learns)
     print(f"\ncached features: {size / 1e6:.2f} MB a clip, {size * arguments.clips / 1e12:.2f} TB in all")

@@ -7,7 +7,8 @@ Interrupted, the same command goes on from the last checkpoint. Then
 
     pipe.load_student("runs/turbo")      # or: baton generate --student runs/turbo
 
-`target_steps=1` makes it consistency distillation along the teacher's path: two passes of the teacher for a step, not eight, and more
+`method=flow_map` makes a student that takes any number of steps, each of which it is given the end of; `initial=FOLDER` starts from the
+adapter of another. `target_steps=1` makes it consistency distillation along the teacher's path: two passes of the teacher for a step, not eight, and more
 steps until it is good. `rank=null` trains a copy of all weights, and saves a pipeline of its own.
 """
 

@@ -13,6 +13,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.utils import logging
 
 from ..guiders import GuidancePass, presets
+from ..schedulers import EULER
 from .components import PipelineParts
 
 
@@ -209,12 +210,18 @@ def _forget_ends_of_steps(transformer: Any) -> None:
 
 
 def warn_of_students(pipe: PipelineParts, num_inference_steps: int, passes: Sequence[GuidancePass]) -> None:
-    """Warns of a student that is guided, and of a teacher that has few steps."""
+    """Warns of a student that is guided or takes other steps than Euler's, and of a teacher that has few steps."""
     active = [name for name in student_presets(pipe.transformer) if name in _active_adapters(pipe.transformer)]
     if active and len(passes) > num_inference_steps:
         logger.warning(
             f"the adapter {active[0]!r} was distilled to need no guidance, but the guiders take {len(passes)} passes for "
             f"{num_inference_steps} steps: call `pipe.use_preset({active[0]!r})`, which sets steps, schedulers and guiders."
+        )
+    solver = next((name for name in _PARTS[:2] if not isinstance(getattr(pipe, name), EULER)), None)
+    if solver is not None and (active or pipe.transformer.config.is_flow_map):
+        remedy = f"call `pipe.use_preset({active[0]!r})`" if active else "set a `FlowMatchEulerDiscreteScheduler`"
+        logger.warning(
+            f"the student takes Euler's steps, but `{solver}` is a `{type(getattr(pipe, solver)).__name__}`: {remedy}."
         )
     if not active and 3 * num_inference_steps < pipe.config.num_inference_steps:
         logger.warning(

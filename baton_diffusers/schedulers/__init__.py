@@ -17,11 +17,12 @@ The velocity points from the sample to the noise: `latents = (1 - sigma) sample 
 velocities are float32, since the flow-matching schedulers return the dtype of the velocity.
 """
 
-from .flow_schedulers import check_grid, check_schedulers, set_timesteps, step_kwargs
+from .flow_schedulers import EULER, check_grid, check_schedulers, set_timesteps, step_kwargs
 from .lead_flow_match import LeadFlowMatchScheduler, lead_schedulers
 
 
 __all__ = [
+    "EULER",
     "LeadFlowMatchScheduler",
     "check_grid",
     "check_schedulers",

@@ -11,14 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import (
+    FlowMapEulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchLCMScheduler,
     SchedulerMixin,
     UniPCMultistepScheduler,
 )
 
+from .lead_flow_match import NUM_TRAIN_TIMESTEPS, LeadFlowMatchScheduler
 
-NUM_TRAIN_TIMESTEPS = 1000
+
+# Their step follows the velocity of one forward to the next noise level.
+EULER = (FlowMatchEulerDiscreteScheduler, FlowMapEulerDiscreteScheduler, LeadFlowMatchScheduler)
+_GRID_FROM_ONE = (FlowMatchEulerDiscreteScheduler, FlowMapEulerDiscreteScheduler, FlowMatchLCMScheduler)
 _ACCEPTED = (
     "`FlowMatchEulerDiscreteScheduler`, `FlowMatchHeunDiscreteScheduler`, `UniPCMultistepScheduler` and "
     '`DPMSolverMultistepScheduler` with `use_flow_sigmas=True, prediction_type="flow_prediction"`, or '
@@ -78,7 +83,7 @@ def set_timesteps(
 
 def _first_sigma(scheduler: SchedulerMixin) -> float | None:
     """The noise level, before the shift, at which a scheduler that takes a grid can start; None for one that takes none."""
-    if isinstance(scheduler, (FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler)):
+    if isinstance(scheduler, _GRID_FROM_ONE):
         return 1.0
     if isinstance(scheduler, UniPCMultistepScheduler) and scheduler.config.use_flow_sigmas:
         return 1.0 - 1.0 / NUM_TRAIN_TIMESTEPS

@@ -9,7 +9,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers import SchedulerMixin
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteSchedulerOutput
 
-from .flow_schedulers import NUM_TRAIN_TIMESTEPS
+
+NUM_TRAIN_TIMESTEPS = 1000
 
 
 class LeadFlowMatchScheduler(SchedulerMixin, ConfigMixin):

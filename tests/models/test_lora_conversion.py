@@ -207,3 +207,18 @@ def test_files_that_do_not_fit_are_refused(transformer, spoil, message):
 def test_alphas_that_are_no_numbers_are_refused(transformer, config):
     with pytest.raises(ValueError, match="alpha"):
         match_lora(in_form(random_lora(transformer, VIDEO), "DiffSynth, Wan"), transformer, config=config)
+
+
+def test_a_flow_maps_layers_are_found_before_they_are_there(transformer):
+    names = "condition_embedder.step_embedder", "audio_condition_embedder.step_embedder"
+    size = transformer.condition_embedder.time_embedder.linear_1.weight.shape
+    file = {}
+    for name in names:
+        file |= {f"{name}.lora_A.weight": torch.randn(2, size[1]), f"{name}.lora_B.weight": torch.randn(size[0], 2)}
+    match = match_lora(file, transformer)
+    assert match.is_flow_map and set(match.matched) == set(names) and not transformer.config.is_flow_map
+    copied = copy.deepcopy(transformer)
+    match.add_to(copied)
+    for name in names:
+        layer = match.layers[name]
+        torch.testing.assert_close(copied.get_submodule(name).weight, layer.scale * layer.up @ layer.down)

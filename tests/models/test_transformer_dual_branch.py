@@ -250,6 +250,70 @@ def test_fresh_plan_layers_leave_the_output_unchanged_bit_for_bit(inputs):
 # Training
 
 
+# Ends of steps
+
+
+@pytest.fixture(scope="module")
+def flow_map():
+    """Its layers for the end of a step are trained."""
+    model = tiny_transformer(is_flow_map=True)
+    for embedder in (model.condition_embedder, model.audio_condition_embedder):
+        torch.nn.init.normal_(embedder.step_embedder.weight, generator=torch.Generator().manual_seed(1))
+    return model
+
+
+def ends(video=50.0, audio=20.0):
+    return {"next_timestep": torch.full((2,), video), "audio_next_timestep": torch.full((2,), audio)}
+
+
+def test_fresh_layers_for_the_end_of_a_step_leave_the_output_unchanged_bit_for_bit(inputs):
+    model = tiny_transformer()
+    before, names = run(model, inputs), set(model.state_dict())
+    model.make_flow_map()
+    assert model.config.is_flow_map and set(model.state_dict()) - names
+    assert_equal(run(model, inputs, **ends()), before)
+    assert_equal(run(model, inputs), before)
+    model.make_flow_map(False)
+    assert not model.config.is_flow_map and set(model.state_dict()) == names
+
+
+def test_each_modality_is_given_the_end_of_its_own_step(flow_map, inputs):
+    alone = {"video_reads_audio": False, "audio_reads_video": False}
+    before = run(flow_map, inputs, **ends(), **alone)
+    for change, moved in (({"video": 60.0}, 0), ({"audio": 10.0}, 1)):
+        after = run(flow_map, inputs, **ends(**change), **alone)
+        assert differ(after[moved], before[moved]) and torch.equal(after[1 - moved], before[1 - moved])
+
+
+def test_ends_for_each_frame_and_latent_are_those_of_the_sample(flow_map, inputs):
+    before = run(flow_map, inputs, **ends())
+    lengths = {"timestep": 3, "audio_timestep": AUDIO_LATENTS[0], "next_timestep": 3}
+    lengths["audio_next_timestep"] = AUDIO_LATENTS[0]
+    given = {**inputs, **ends()}
+    spread = {name: given[name][:, None].expand(-1, length) for name, length in lengths.items()}
+    assert_close(run(flow_map, {**inputs, **spread}), before)
+    reference = torch.zeros(2, 2, AUDIO_CHANNELS)
+    whole = run(flow_map, inputs, **ends(), reference_audio_hidden_states=reference)
+    assert_close(run(flow_map, {**inputs, **spread}, reference_audio_hidden_states=reference), whole)
+
+
+def test_a_flow_map_is_saved_and_loaded(flow_map, inputs, tmp_path):
+    flow_map.save_pretrained(tmp_path)
+    loaded = DualBranchTransformer.from_pretrained(tmp_path)
+    assert_equal(run(loaded, inputs, **ends()), run(flow_map, inputs, **ends()))
+    half = DualBranchTransformer.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    assert half.condition_embedder.step_embedder.weight.dtype == torch.float32
+
+
+def test_ends_of_steps_that_do_not_fit_are_refused(transformer, flow_map, inputs):
+    with pytest.raises(ValueError, match="`next_timestep` is for a flow map, but this model is none"):
+        run(transformer, inputs, **ends())
+    with pytest.raises(ValueError, match="`audio_next_timestep` has shape None, but must have its timestep's"):
+        run(flow_map, inputs, next_timestep=torch.zeros(2))
+    with pytest.raises(ValueError, match=r"`next_timestep` has shape \(2, 3\), but must have its timestep's, \(2,\)"):
+        run(flow_map, inputs, **{**ends(), "next_timestep": torch.zeros(2, 3)})
+
+
 def test_gradient_checkpointing_gives_the_same_gradients(inputs):
     model, plan = tiny_transformer(), random_plan(BATCH_SIZE)
     gradients = []

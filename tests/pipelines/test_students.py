@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers import FlowMapEulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from baton_diffusers import BatonPipeline
 from baton_diffusers.pipelines.lora import save_adapter
@@ -10,6 +10,9 @@ from baton_diffusers.pipelines.students import StudentPreset
 
 from ..models.test_lora_conversion import VIDEO, random_lora
 from .calls import assert_same, differ, make, record
+
+
+SCHEDULERS = "scheduler", "audio_scheduler"
 
 
 @pytest.fixture
@@ -20,6 +23,20 @@ def turbo(tmp_path, own_pipe):
         layers |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
     save_adapter(tmp_path / "turbo", layers, {"r": 2, "lora_alpha": 2}, StudentPreset(3, 1.5, 2.5))
     return tmp_path / "turbo"
+
+
+@pytest.fixture
+def flow_map(tmp_path, own_pipe):
+    """The folder of a student of any number of steps, which is given the end of each."""
+    layers, generator = {}, torch.Generator().manual_seed(3)
+    for name, (down, up, _) in random_lora(own_pipe.transformer, VIDEO).items():
+        layers |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
+    size = own_pipe.transformer.condition_embedder.time_embedder.linear_1.weight.shape
+    for embedder in ("condition_embedder", "audio_condition_embedder"):
+        layers[f"{embedder}.step_embedder.lora_A.weight"] = torch.randn(2, size[1], generator=generator)
+        layers[f"{embedder}.step_embedder.lora_B.weight"] = torch.randn(size[0], 2, generator=generator)
+    save_adapter(tmp_path / "flow_map", layers, {"r": 2, "lora_alpha": 2}, StudentPreset(3, 1.5, 2.5))
+    return tmp_path / "flow_map"
 
 
 def warnings(caplog):
@@ -98,6 +115,83 @@ def test_a_fused_student_is_the_pipeline_itself(own_pipe, turbo, tmp_path):
     saved = BatonPipeline.from_pretrained(tmp_path / "saved")
     saved.set_progress_bar_config(disable=True)
     assert_same(make(saved, output_type="latent"), student, atol=1e-4)
+
+
+def test_a_flow_map_is_given_the_end_of_each_step(own_pipe, flow_map):
+    own_pipe.load_student(flow_map)
+    calls = record(own_pipe.transformer)
+    for steps in (1, 2, 5):
+        make(own_pipe, num_inference_steps=steps, output_type="latent")
+    make(own_pipe, timesteps=[1000, 300], output_type="latent")
+    first = 0
+    for steps in (1, 2, 5, 2):
+        own, first = calls[first : first + steps], first + steps
+        for name in ("timestep", "audio_timestep"):
+            begins, ends = ([call[key][0].item() for call in own] for key in (name, name.replace("time", "next_time")))
+            assert ends == [*begins[1:], 0.0]
+
+
+def test_given_parts_of_a_clip_take_no_step(own_pipe, flow_map):
+    own_pipe.load_student(flow_map)
+    calls = record(own_pipe.transformer)
+    image = torch.rand(3, 16, 16)
+    make(own_pipe, image=image, num_inference_steps=2, output_type="latent")
+    for call in calls:
+        assert (call["timestep"][0, 0], call["next_timestep"][0, 0]) == (0, 0)
+        assert (call["timestep"][0, 1:] > call["next_timestep"][0, 1:]).all()
+
+
+def test_a_flow_map_leaves_no_trace(own_pipe, flow_map, turbo, tmp_path):
+    before = make(own_pipe, output_type="latent")
+    own_pipe.load_student(flow_map)
+    student = make(own_pipe, output_type="latent")
+    own_pipe.use_preset(None)
+    own_pipe.disable_lora()
+    assert_same(make(own_pipe, output_type="latent"), before)
+    for remove in (lambda: own_pipe.delete_adapters("turbo"), own_pipe.unload_lora_weights):
+        own_pipe.enable_lora()
+        own_pipe.load_lora_weights(turbo, adapter_name="other")
+        own_pipe.set_adapters("other")
+        own_pipe.delete_adapters("other")
+        assert own_pipe.transformer.config.is_flow_map, "the flow map's adapter is still there"
+        remove()
+        assert not own_pipe.transformer.config.is_flow_map
+        assert_same(make(own_pipe, output_type="latent"), before)
+        own_pipe.load_student(flow_map)
+        assert_same(make(own_pipe, output_type="latent"), student)
+
+
+def test_a_fused_flow_map_is_the_pipeline_itself(own_pipe, flow_map, tmp_path):
+    own_pipe.load_student(flow_map)
+    student = make(own_pipe, output_type="latent")
+    own_pipe.unload_lora_weights()
+    own_pipe.load_student(flow_map, fuse=True)
+    assert_same(make(own_pipe, output_type="latent"), student, atol=1e-4)
+    own_pipe.save_pretrained(tmp_path / "saved")
+    saved = BatonPipeline.from_pretrained(tmp_path / "saved")
+    saved.set_progress_bar_config(disable=True)
+    assert_same(make(saved, output_type="latent"), student, atol=1e-4)
+    saved.unload_lora_weights()
+    assert saved.transformer.config.is_flow_map, "a checkpoint that is a flow map stays one"
+
+
+def test_flow_maps_take_diffusers_scheduler_for_them_too(own_pipe, flow_map, caplog):
+    own_pipe.load_student(flow_map)
+    student = make(own_pipe, output_type="latent")
+    schedulers = {
+        name: FlowMapEulerDiscreteScheduler(shift=getattr(own_pipe, name).config.shift) for name in SCHEDULERS
+    }
+    own_pipe.register_modules(**schedulers)
+    assert_same(make(own_pipe, output_type="latent"), student, atol=1e-3)
+    assert not warnings(caplog)
+    solver = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+    own_pipe.register_modules(**{name: UniPCMultistepScheduler(**solver) for name in SCHEDULERS})
+    make(own_pipe, output_type="latent")
+    (message,) = warnings(caplog)
+    assert (
+        "takes Euler's steps, but `scheduler` is a `UniPCMultistepScheduler`: call `pipe.use_preset('turbo')`"
+        in message
+    )
 
 
 def test_a_compiled_transformer_keeps_its_students(own_pipe, turbo):

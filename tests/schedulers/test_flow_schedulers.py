@@ -7,6 +7,7 @@ from diffusers import (
     DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    FlowMapEulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
     FlowMatchLCMScheduler,
@@ -22,6 +23,7 @@ FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 
 FIRST_ORDER = {
     "euler": lambda shift: FlowMatchEulerDiscreteScheduler(shift=shift),
+    "flow map": lambda shift: FlowMapEulerDiscreteScheduler(shift=shift),
     "lead": lambda shift: LeadFlowMatchScheduler(shift=shift),
     "unipc": lambda shift: UniPCMultistepScheduler(flow_shift=shift, **FLOW),
     "dpm": lambda shift: DPMSolverMultistepScheduler(flow_shift=shift, **FLOW),

@@ -159,8 +159,9 @@ def test_it_resumes_exactly(model, tmp_path, changes):
         assert torch.equal(value, trained(resumed)[name]), name
 
 
-def test_the_student_is_loaded_with_its_preset_and_unloaded_without_a_trace(model, tmp_path):
-    config = settings(model, tmp_path, save_dtype="float16")
+@pytest.mark.parametrize("method", ["consistency", "flow_map"])
+def test_the_student_is_loaded_with_its_preset_and_unloaded_without_a_trace(model, tmp_path, method):
+    config = settings(model, tmp_path, save_dtype="float16", method=method)
     trainer = make_trainer(config)
     save_student(trainer.fit(), config)
     pipe = BatonPipeline.from_pretrained(model)
@@ -174,17 +175,66 @@ def test_the_student_is_loaded_with_its_preset_and_unloaded_without_a_trace(mode
     pipe.use_preset("turbo")
     assert pipe.config.num_inference_steps == 2 and load_shifts(model) == (3.0, 2.0)
     assert pipe.scheduler.config.shift == 3.0 and not torch.equal(make(), before)
+    assert pipe.transformer.config.is_flow_map == (method == "flow_map")
     pipe.unload_lora_weights()
     assert torch.equal(make(), before)
 
 
-def test_without_an_adapter_it_is_a_pipeline_of_its_own(model, tmp_path):
-    config = settings(model, tmp_path, rank=None)
+def test_a_flow_map_is_trained_as_it_is_used(model, tmp_path):
+    """Where the student crosses from noise to a sample, the pipeline with its adapter gets in one step."""
+    config = settings(
+        model, tmp_path, method="flow_map", own_share=1.0, plan_dropout=1.0, given_share=0.0, task_weights={"joint": 1}
+    )
+    trainer = make_trainer(config)
+    for name, value in trained(trainer).items():
+        value.data = 0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(len(name)))
+    loss, walks = trainer.loss_fn, []
+    walk = loss._walk
+    loss._walk = lambda *arguments: walks.append((arguments, walk(*arguments))) or walks[-1][1]
+    for step in range(8):
+        loss(trainer.module, next(trainer._batches()), torch.Generator().manual_seed(0), step)
+    save_student(trainer.module, config)
+    pipe = BatonPipeline.from_pretrained(model)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.load_student(config.output)
+    noise, reached = next(
+        (state, reached)
+        for (_, _, grid, state, points, *_), reached in walks
+        if tuple(points) == (0, grid.num_steps) and reached[0].requires_grad
+    )
+    output = pipe(
+        [Features().clips[0]["prompt"]] * 4, latents=noise[0], audio_latents=noise[1], use_plan=False,
+        num_inference_steps=1, output_type="latent",
+    )  # fmt: skip
+    torch.testing.assert_close(reached[0].detach(), output.frames, rtol=0, atol=1e-4)
+    torch.testing.assert_close(reached[1].detach(), output.audio, rtol=0, atol=1e-4)
+
+
+def test_it_starts_from_a_student_of_the_other_method(model, tmp_path):
+    first = settings(model, tmp_path / "first")
+    student = build_student(first)
+    for parameter in student.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1
+    save_student(student, first)
+    config = settings(model, tmp_path, method="flow_map", initial=first.output, alpha=4)
+    started = build_student(config)
+    before, after = dict(student.named_parameters()), dict(started.named_parameters())
+    for name, value in before.items():
+        torch.testing.assert_close(after[name] * (2 if "lora_B" in name else 1), value)
+    with pytest.raises(ValueError, match="of rank 2, which this adapter has not: set `rank` and `targets`"):
+        build_student(settings(model, tmp_path, initial=first.output, rank=3))
+
+
+@pytest.mark.parametrize("method", ["consistency", "flow_map"])
+def test_without_an_adapter_it_is_a_pipeline_of_its_own(model, tmp_path, method):
+    config = settings(model, tmp_path, rank=None, method=method)
     trainer = make_trainer(config)
     save_student(trainer.fit(), config)
     pipe = BatonPipeline.from_pretrained(config.output)
     assert pipe.config.num_inference_steps == 2 and pipe.guider.guidance_scale == 1.0
     assert not torch.equal(pipe.transformer.proj_out.weight, trainer.module.teacher.proj_out.weight)
+    assert pipe.transformer.config.is_flow_map == (method == "flow_map")
 
 
 @pytest.mark.parametrize(
@@ -193,6 +243,13 @@ def test_without_an_adapter_it_is_a_pipeline_of_its_own(model, tmp_path):
         ({"student_steps": 3}, "`teacher_steps` is 4, but must be a multiple of `student_steps`, 3"),
         ({"student_steps": 0}, "`student_steps` must be at least 1, got 0"),
         ({"target_steps": 3}, "`target_steps` is 3, but must divide the 2 steps"),
+        ({"method": "dmd"}, "`method` must be one of consistency, flow_map, got 'dmd'"),
+        (
+            {"method": "flow_map", "target_steps": 5},
+            "`target_steps` is 5, but must be from 1 to the teacher's 4 steps",
+        ),
+        ({"student_steps": 5}, "`student_steps` is 5, but the teacher takes 4 steps"),
+        ({"rank": None, "initial": "somewhere"}, "`initial` somewhere is an adapter, but `rank` is null"),
         ({"rank": 0}, "`rank` must be at least 1, or None"),
         ({"save_dtype": "int8"}, "`save_dtype` must be one of"),
         ({"own_share": 2.0}, "`own_share` is a share"),
@@ -207,27 +264,31 @@ def test_wrong_settings_are_named(model, tmp_path, changes, message):
         settings(changes.pop("model", model), tmp_path, **changes)
 
 
-def train(model, tmp_path, gradient_accumulation=1):
-    make_trainer(settings(model, tmp_path, 6, gradient_accumulation)).fit()
+def train(model, tmp_path, method, gradient_accumulation=1):
+    make_trainer(settings(model, tmp_path, 6, gradient_accumulation, method=method)).fit()
 
 
-@pytest.mark.parametrize("target_steps", [1, 2])
-def test_a_step_costs_what_the_benchmark_counts(model, tmp_path, target_steps):
+@pytest.mark.parametrize("method, target_steps", [("consistency", 1), ("consistency", 2), ("flow_map", 1)])
+def test_a_step_costs_what_the_benchmark_counts(model, tmp_path, method, target_steps):
     cost = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "training_cost.py"))
-    config = settings(model, tmp_path, target_steps=target_steps, given_share=0.0, task_weights={"joint": 1})
-    trainer, passes = make_trainer(config), []
+    config = settings(
+        model, tmp_path, method=method, target_steps=target_steps, given_share=0.0, task_weights={"joint": 1}
+    )
+    trainer, passes, draws = make_trainer(config), [], 16
     batch = next(trainer._batches())
     trainer.module.register_forward_pre_hook(lambda *_: passes.append(torch.is_grad_enabled()))
-    for step in range(16):
+    for step in range(draws):
         trainer.loss_fn(trainer.module, batch, torch.Generator().manual_seed(step), step)
-    assert sum(passes) == 16
-    assert (len(passes) - 16) / 16 == pytest.approx(cost["distillation_forwards"](2, 4, target_steps, 2), rel=0.15)
+    assert sum(passes) == draws
+    expected = cost["distillation_forwards"](trainer.loss_fn.method, 2)
+    assert (len(passes) - draws) / draws == pytest.approx(expected, rel=0.2)
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_losses_of_one(model, tmp_path):
-    train(model, tmp_path / "one", 2)
-    processes.run_together(2, train, model, tmp_path / "two")
+@pytest.mark.parametrize("method", ["consistency", "flow_map"])
+def test_two_processes_make_the_losses_of_one(model, tmp_path, method):
+    train(model, tmp_path / "one", method, 2)
+    processes.run_together(2, train, model, tmp_path / "two", method)
     rows = [(tmp_path / name / "run" / "log.csv").read_text().splitlines() for name in ("one", "two")]
     for one, two in zip(*rows, strict=True):
         one, two = (
