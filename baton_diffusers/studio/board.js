@@ -48,8 +48,13 @@ const deedOf = (text) => text.slice((actorOf(text) || "").length).trim()
 
 // What the page sends along with its buttons
 window.batonStudio = {
+  attempts: 0, // renders that this page has asked for
+  attempt: () => {
+    window.batonStudio.attempts += 1
+    document.body.classList.add("baton-busy")
+  },
   page: () =>
-    JSON.stringify({ session: view.session || null, version: view.version ?? null, sheet, span, compared }),
+    JSON.stringify({ session: view.session || null, version: view.version ?? null, sheet, span, attempt: window.batonStudio.attempts }),
 }
 const send = (type, data) => trigger(type, { ...data, page: window.batonStudio.page() })
 
@@ -523,7 +528,7 @@ find(".baton-enter").addEventListener("click", () => {
 })
 find(".baton-retake").addEventListener("click", () => {
   if (!span) return say("Mark a span first: drag on the ruler, or write its seconds.")
-  document.body.classList.add("baton-busy")
+  window.batonStudio.attempt()
   send("retake", {})
 })
 for (const side of ["from", "to"])

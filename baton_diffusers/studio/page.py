@@ -25,7 +25,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from .. import files
 from ..pipelines.pipeline_baton import BatonPipeline
-from .session import Cancelled, Progress, Request, Session, Studio, Version
+from .session import MAX_SESSIONS, Cancelled, Progress, Request, Session, Studio, Version
 
 
 logger = logging.getLogger(__name__)
@@ -34,10 +34,11 @@ MAX_UPLOAD = 64 * 2**20  # bytes
 _MAX_PAGE = 200_000  # letters of what the page says of itself
 _MAX_WAITING = 64  # actions
 _SWEEP_SECONDS = 30
+CANCELLED = "Cancelled"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 _PAGE_STATE = "(...values) => [...values.slice(0, -1), window.batonStudio.page()]"
-_BUSY = _PAGE_STATE.replace("=> [", "=> document.body.classList.add('baton-busy') ?? [")
+_ATTEMPT = "(...values) => window.batonStudio.attempt() ?? [...values.slice(0, -1), window.batonStudio.page()]"
 _KEPT = """() => {
   const kept = JSON.parse(sessionStorage.getItem('baton-studio') || '{}')
   return [kept.prompt || '', kept.seed || 0, kept.page || '']
@@ -51,17 +52,20 @@ const bar = element.querySelector('progress'), words = element.querySelector('sp
 watch('value', () => {
   const now = props.value || {}, board = document.querySelector('#baton-board .baton-top')
   const glimpse = board?.querySelector('.baton-glimpse')
+  if (now.draft) return board.dispatchEvent(new CustomEvent('baton-drafted', { detail: now.draft, bubbles: true }))
+  if ('attempt' in now) { // it is about a render
+    if (now.attempt < window.batonStudio.attempts) return // and the page has begun another one
+    bar.hidden = !now.steps
+    if (now.steps) { bar.max = now.steps; bar.value = now.step }
+    document.body.classList.toggle('baton-busy', Boolean(now.steps))
+    if (glimpse) {
+      glimpse.hidden = !now.picture
+      if (now.picture) glimpse.src = now.picture
+    }
+  } else if (!bar.hidden && !now.error) return
   alert.hidden = !now.error
   alert.textContent = now.error || ''
   words.textContent = now.words || ''
-  bar.hidden = !now.steps
-  if (now.steps) { bar.max = now.steps; bar.value = now.step }
-  document.body.classList.toggle('baton-busy', Boolean(now.steps))
-  if (glimpse) {
-    glimpse.hidden = !now.picture
-    if (now.picture) glimpse.src = now.picture
-  }
-  if (now.draft) board.dispatchEvent(new CustomEvent('baton-drafted', { detail: now.draft, bubbles: true }))
 })
 """
 _PAGE_CSS = """
@@ -132,7 +136,7 @@ def build(studio: Studio) -> gr.Blocks:
         asked = {"outputs": shown, "api_visibility": "private", "show_progress": "minimal", "show_progress_on": status}
         by_button = asked | {"inputs": [prompt, seed, sent], "js": _PAGE_STATE}
         by_board = asked | {"inputs": [prompt, seed], "show_progress": "hidden"}
-        by_render = by_button | {"js": _BUSY, "concurrency_id": "render", "concurrency_limit": 1}
+        as_render = {"trigger_mode": "multiple", "concurrency_limit": None}  # the studio has its own line of renders
 
         # Every handler reads what the page says, does one thing in the tab's session, and shows the session.
 
@@ -143,10 +147,12 @@ def build(studio: Studio) -> gr.Blocks:
             return _answer(studio, tab, lambda session: session.plan(_request(prompt, seed + 1, sent)))
 
         def on_render(prompt: str, seed: float, sent: str, tab: gr.Request) -> Iterator[tuple]:
-            yield from _follow(studio, tab, lambda session: session.render(_request(prompt, seed, sent)))
+            yield from _follow(studio, tab, Session.render, prompt, seed, sent)
 
-        def on_cancel(tab: gr.Request) -> dict:
-            return _answer(studio, tab, Session.cancel)[-1] or _words(Cancelled())
+        def on_cancel(sent: str, tab: gr.Request) -> dict:
+            attempt = _request("", 0, sent).attempt
+            studio.session(tab.session_hash).cancel(attempt)
+            return {"attempt": attempt, "words": CANCELLED}
 
         def on_undo(tab: gr.Request) -> tuple:
             return _answer(studio, tab, Session.undo)
@@ -174,9 +180,7 @@ def build(studio: Studio) -> gr.Blocks:
                 return _words(error)
 
         def on_retake(prompt: str, seed: float, tab: gr.Request, event: gr.EventData) -> Iterator[tuple]:
-            yield from _follow(
-                studio, tab, lambda session: session.retake(_request(prompt, seed, event._data["page"]))
-            )
+            yield from _follow(studio, tab, Session.retake, prompt, seed, event._data["page"])
 
         def on_go(tab: gr.Request, event: gr.EventData) -> tuple:
             return _answer(studio, tab, lambda session: session.go(event._data["number"]))
@@ -189,9 +193,9 @@ def build(studio: Studio) -> gr.Blocks:
 
         gr.on([plan.click, prompt.submit], on_plan, **by_button)
         another.click(on_another, **by_button)
-        rendering = render.click(on_render, **by_render)
-        retaking = board.retake(on_retake, **by_board | {"concurrency_id": "render", "concurrency_limit": 1})
-        cancel.click(on_cancel, outputs=status, cancels=[rendering, retaking], queue=False, api_visibility="private")
+        render.click(on_render, **by_button | as_render | {"js": _ATTEMPT})
+        board.retake(on_retake, **by_board | as_render)
+        cancel.click(on_cancel, sent, status, js=_PAGE_STATE, queue=False, api_visibility="private")
         undo.click(on_undo, **asked)
         redo.click(on_redo, **asked)
         upload.upload(on_open, **by_button | {"inputs": [upload, prompt, seed, sent]})
@@ -200,6 +204,7 @@ def build(studio: Studio) -> gr.Blocks:
         board.go(on_go, **by_board | {"inputs": []})
         page.load(on_load, **by_button | {"js": _KEPT})
         page.unload(on_leave)
+    page.max_threads = 2 * MAX_SESSIONS  # each render holds one
     page.queue(default_concurrency_limit=4, max_size=_MAX_WAITING, api_open=False)
     return page
 
@@ -215,9 +220,10 @@ def _request(prompt: Any, seed: Any, sent: str) -> Request:
             raise TypeError
         page = json.loads(sent)
         span = None if page["span"] is None else tuple(map(float, page["span"]))
-        if not isinstance(page["version"], int | None) or (span is not None and len(span) != 2):
+        version, attempt = page["version"], page["attempt"]
+        if not isinstance(version, int | None) or type(attempt) is not int or (span is not None and len(span) != 2):
             raise TypeError
-        return Request(prompt, seed, page["sheet"], page["session"], page["version"], span)
+        return Request(prompt, seed, page["sheet"], page["session"], version, span, attempt)
     except (TypeError, KeyError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError("The page sent something that the studio does not read: reload it.") from error
 
@@ -237,25 +243,39 @@ def _answer(studio: Studio, tab: gr.Request, do: Callable[[Session], Any]) -> tu
     return view, view.get("prompt", gr.skip()), view.get("seed", gr.skip()), status
 
 
-def _follow(studio: Studio, tab: gr.Request, do: Callable[[Session], Iterator[Progress | Version]]) -> Iterator[tuple]:
-    """The same for what takes longer, with a status for each report."""
+def _follow(
+    studio: Studio,
+    tab: gr.Request,
+    do: Callable[[Session, Request], Iterator[Progress | Version]],
+    *asked: Any,
+) -> Iterator[tuple]:
+    """The same for a render, with a status for each report. `asked` is what `_request` takes."""
     status: dict[str, Any] = {}
-    picture = None
+    picture, attempt = None, 0
     try:
-        for report in do(studio.session(tab.session_hash)):
+        request = _request(*asked)
+        attempt = request.attempt
+        for report in do(studio.session(tab.session_hash), request):
             if isinstance(report, Progress):
                 picture = report.picture or picture
-                words = f"Step {report.step} of {report.steps}" if report.step else "Starting"
-                yield gr.skip(), gr.skip(), gr.skip(), {**report._asdict(), "picture": picture, "words": words}
+                told = report._asdict() | {"picture": picture, "words": _progress(report), "attempt": attempt}
+                yield gr.skip(), gr.skip(), gr.skip(), told
     except Exception as error:
         status = _words(error)
-    yield *_answer(studio, tab, lambda session: None)[:3], status
+    yield *_answer(studio, tab, lambda session: None)[:3], status | {"attempt": attempt}
+
+
+def _progress(report: Progress) -> str:
+    """What the status says of a render."""
+    if report.before:
+        return f"Waiting: {report.before} render{'' if report.before == 1 else 's'} of others before yours"
+    return f"Step {report.step} of {report.steps}" if report.step else "Starting"
 
 
 def _words(error: Exception) -> dict[str, str]:
     """What the status says of an error."""
     if isinstance(error, Cancelled):
-        return {"words": "Cancelled"}
+        return {"words": CANCELLED}
     if isinstance(error, ValueError):
         return {"error": " ".join(str(error).split())}
     logger.exception("The studio failed", exc_info=error)

@@ -41,7 +41,6 @@ MAX_LETTERS = 2000  # of a prompt
 MAX_UPLOAD_SECONDS = 30
 SIDE = 512  # pixels: smaller clips are enlarged to about that, larger uploads are reduced to it
 LIVE_STEPS = 4
-_LONGEST_STEP = 60  # seconds
 
 FORGOTTEN = (
     "The studio does not know this tab any more: it was restarted, the page was reloaded, or you were away for an hour. Your prompt and "
@@ -54,11 +53,13 @@ class Cancelled(Exception):
 
 
 class Progress(NamedTuple):
-    """How far a render is: `step` of `steps`, and where there is a new one, a small picture as an address that holds it."""
+    """How far a render is: `step` of `steps`, where there is a new one a small picture as an address that holds it, and how many
+    renders are to be done before it."""
 
     step: int
     steps: int
     picture: str | None = None
+    before: int = 0
 
 
 class File(NamedTuple):
@@ -85,6 +86,7 @@ class Request(NamedTuple):
         sheet: the page's timeline as JSON; `None` for a plan without cues.
         session, version: the ids of the session and version that the page shows.
         span: the seconds that are marked on the timeline, from and to.
+        attempt: which render of this page it is, so that `cancel` can be told which one it ends.
     """
 
     prompt: str
@@ -93,6 +95,59 @@ class Request(NamedTuple):
     session: str | None = None
     version: int | None = None
     span: tuple[float, float] | None = None
+    attempt: int = 0
+
+
+class Run:
+    """A render that is under way. Whoever waits for its reports gets `Cancelled` among them as soon as it is cancelled."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.is_cancelled = steps, False
+        self.reports: SimpleQueue = SimpleQueue()
+
+    def cancel(self) -> None:
+        """Ends it at its next step, or before it begins."""
+        self.is_cancelled = True
+        self.reports.put(Cancelled())
+
+
+class Line:
+    """The renders of all tabs take turns: first come, first served."""
+
+    def __init__(self) -> None:
+        self._runs: list[Run] = []
+        self._moved = threading.Condition()
+
+    @contextmanager
+    def turn(self, run: Run) -> Iterator[None]:
+        """
+        Waits for the turn of a run, and keeps it. The run reports how many are before it.
+
+        Raises:
+            Cancelled: if the run was cancelled before its turn.
+        """
+        with self._moved:
+            self._runs.append(run)
+        try:
+            with self._moved:
+                reported = 0
+                while (before := self._runs.index(run)) and not run.is_cancelled:
+                    if before != reported:
+                        run.reports.put(Progress(0, run.steps, before=before))
+                        reported = before
+                    self._moved.wait()
+            if run.is_cancelled:
+                raise Cancelled
+            yield
+        finally:
+            with self._moved:
+                self._runs.remove(run)
+                self._moved.notify_all()
+
+    def wake(self) -> None:
+        """Lets runs that wait see that they are cancelled."""
+        with self._moved:
+            self._moved.notify_all()
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +200,7 @@ class Studio:
             )
         self.pipe, self.folder, self.model, self.student = pipe, Path(folder), model, student
         self.files: dict[str, File] = {}
+        self.line = Line()
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
 
@@ -233,8 +289,8 @@ class Session:
         self._next_number = 1
         self._redo: dict[int | None, int] = {}  # from a version to the one that `redo` goes to
         self._lock = threading.Lock()
-        self._rendering = threading.Lock()
-        self._cancel = threading.Event()
+        self._run: Run | None = None
+        self._cancelled_attempt = -1
         self._is_closed = False
         self._ends_at = time.monotonic() + IDLE_SECONDS
 
@@ -396,7 +452,7 @@ class Session:
         made = base.recipe.rendered(
             f"clip = pipe(prompt, plan=plan, num_frames={num_frames}, {written_generator(seed)})"
         )
-        for report in self._run(work, pipe.config.num_inference_steps):
+        for report in self._follow(request, work, pipe.config.num_inference_steps):
             if not isinstance(report, Progress):
                 report = self._add("rendered", prompt, seed, base.plan, made, report, base)
             yield report
@@ -431,50 +487,65 @@ class Session:
         span, told = f"{start:g}, {end:g}", "prompt" if base.prompt else repr(prompt)
         made = base.recipe.retaken(f"clip = pipe.retake(clip, {span}, {told}, plan=plan, {written_generator(seed)})")
         what = f"retook {start:.2f} to {end:.2f} s"
-        for report in self._run(work, pipe.config.num_inference_steps):
+        for report in self._follow(request, work, pipe.config.num_inference_steps):
             if not isinstance(report, Progress):
                 report = self._add(what, prompt, seed, base.plan, made, report, base)
             yield report
 
-    def cancel(self) -> None:
-        """Ends what is being rendered, at its next step."""
-        self._cancel.set()
+    def cancel(self, attempt: int = -1) -> None:
+        """
+        Ends what is being rendered.
 
-    def _run(self, work: Callable, steps: int) -> Iterator[Progress | BatonPipelineOutput]:
+        Args:
+            attempt (`int`): of the page's renders, the last one that is not wanted: it may be on its way still.
+        """
+        with self._lock:
+            self._cancelled_attempt = max(self._cancelled_attempt, attempt)
+            run, self._run = self._run, None
+        if run is not None:
+            run.cancel()
+            self.studio.line.wake()
+
+    def _follow(self, request: Request, work: Callable, steps: int) -> Iterator[Progress | BatonPipelineOutput]:
         """Runs a call of the pipeline in a thread of its own, and reports what it does. `work` is given the callback to hand on."""
-        # What was cancelled ends with its step.
-        if not self._rendering.acquire(timeout=_LONGEST_STEP if self._cancel.is_set() else 0):
-            raise ValueError("This tab is rendering already: wait for it, or press Cancel.")
-        reports: SimpleQueue = SimpleQueue()
+        run = Run(steps)
+        with self._lock:
+            if self._run is not None:
+                raise ValueError("This tab is rendering already: wait for it, or press Cancel.")
+            if 0 < request.attempt <= self._cancelled_attempt:
+                raise Cancelled
+            self._run = run
         glimpse = Glimpse(self.studio.pipe)
-        cancelled = self._cancel = threading.Event()  # of this run alone: an earlier one may still be closing
 
         def watch(pipe: BatonPipeline, index: int, timestep: torch.Tensor, tensors: dict) -> None:
-            if cancelled.is_set():
+            if run.is_cancelled:
                 raise Cancelled
-            reports.put(Progress(index + 1, steps, glimpse.look(index, tensors["latents"])))
+            run.reports.put(Progress(index + 1, steps, glimpse.look(index, tensors["latents"])))
 
-        def run() -> None:
+        def render() -> None:
             try:
-                with self._warnings():
+                with self.studio.line.turn(run), self._warnings():
                     result = work(watch)
             except BaseException as error:  # the thread that waits raises it
                 result = error
-            self._rendering.release()
-            reports.put(result)
+            run.reports.put(result)
 
-        threading.Thread(target=run, name="baton-render", daemon=True).start()
+        threading.Thread(target=render, name="baton-render", daemon=True).start()
         try:
             yield Progress(0, steps)
-            while isinstance(report := reports.get(), Progress):
+            while isinstance(report := run.reports.get(), Progress):
                 yield report
             if isinstance(report, BaseException):
                 raise report
-            if cancelled.is_set():
+            if run.is_cancelled:
                 raise Cancelled
             yield report
         finally:
-            cancelled.set()  # nobody waits any more
+            with self._lock:
+                if self._run is run:
+                    self._run = None
+            run.is_cancelled = True  # nobody waits any more
+            self.studio.line.wake()
 
     # Versions
 
@@ -558,9 +629,9 @@ class Session:
 
     def close(self) -> None:
         """Ends the session: cancels what it renders, and deletes its files."""
+        self.cancel()
         with self._lock:
             self._is_closed = True
-            self._cancel.set()
             for number in list(self.versions):
                 self._drop(number)
 

@@ -11,7 +11,7 @@ from baton_diffusers.media import read_audio, read_clip, write_clip
 from baton_diffusers.pipelines.lora import save_adapter
 from baton_diffusers.pipelines.students import StudentPreset
 from baton_diffusers.studio import session as module
-from baton_diffusers.studio.session import Cancelled, Progress, Request, Studio
+from baton_diffusers.studio.session import Cancelled, Progress, Request, Run, Studio
 
 from ..models.test_lora_conversion import VIDEO, random_lora
 from ..pipelines.test_previews import audio_decoder, video_decoder
@@ -229,6 +229,37 @@ def test_a_cancelled_render_leaves_nothing_and_the_next_one_is_the_same(session)
         list(reports)
     assert len(session.versions) == 2
     assert data(session, rendered(session, on_page(session)), "clip") == data(session, whole, "clip")
+
+
+def test_a_render_that_is_cancelled_before_it_is_asked_for_does_not_begin(session):
+    session.plan(ASKED)
+    session.cancel(3)
+    for attempt in (2, 3):
+        with pytest.raises(Cancelled):
+            list(session.render(on_page(session, attempt=attempt)))
+    assert rendered(session, on_page(session, attempt=4)).clip is not None
+
+
+def test_renders_of_tabs_stand_in_line_and_one_that_waits_can_be_cancelled(studio):
+    first, second, third = (studio.session(name) for name in "abc")
+    for tab in (first, second, third):
+        tab.plan(ASKED)
+    busy = Run(1)
+    with studio.line.turn(busy):
+        runs = [tab.render(on_page(tab)) for tab in (first, second, third)]
+        for before, reports in enumerate(runs, 1):
+            assert next(reports).before == 0 and next(reports).before == before
+        second.cancel()
+        with pytest.raises(Cancelled):
+            list(runs[1])
+        assert next(runs[2]).before == 2
+        third.cancel()
+        third.cancel()
+        with pytest.raises(Cancelled):
+            list(runs[2])
+        again = third.render(on_page(third))  # at once, while the others still stand there
+        assert next(again).before == 0 and next(again).before == 2
+    assert list(runs[0])[-1].clip is not None and list(again)[-1].clip is not None
 
 
 def test_a_tab_renders_one_clip_at_a_time(session):
