@@ -6,6 +6,7 @@ alone as well: `BatonTextEncoderStep().init_pipeline(folder)` needs the text enc
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, ClassVar
 
 import torch
@@ -31,7 +32,20 @@ from .components import REQUIRED, ClipSize, PipelineParts, one_at_a_time
 from .conditions import KnownLatents, Noise
 from .denoise import Denoiser, Denoising, Stream, warn_of_lost_guidance
 from .given import Given, read_given
-from .modular_parameters import COMPONENTS, CONFIGS, EMBEDS, INPUTS, MEDIA, NOISE, OUTPUTS, PLAN, SIZE
+from .modular_parameters import (
+    CLIP,
+    COMPONENTS,
+    CONFIGS,
+    EMBEDS,
+    INPUTS,
+    MEDIA,
+    NOISE,
+    OUTPUTS,
+    PLAN,
+    PROMPTS,
+    SIZE,
+    STAND_INS,
+)
 from .modular_pipeline import BatonModularPipeline
 from .pipeline_baton import BatonPipeline
 from .planning import PlanRequest, ready_plan
@@ -49,7 +63,13 @@ class Parts(PipelineParts):
 
 
 class BatonBlocks:
-    """Blocks that make a [`BatonModularPipeline`]."""
+    """Blocks that make a [`BatonModularPipeline`], described by their docstrings."""
+
+    model_name = "baton"
+
+    @property
+    def description(self) -> str:
+        return self.__doc__
 
     def init_pipeline(self, pretrained_model_name_or_path=None, components_manager=None, collection=None):
         """A pipeline of these blocks, whose `load_components` loads what they need."""
@@ -59,14 +79,9 @@ class BatonBlocks:
 class _Step(BatonBlocks, ModularPipelineBlocks):
     """A block that names what it needs and does its work in `run`."""
 
-    model_name = "baton"
     parts: ClassVar[tuple[str, ...]] = ()
     reads: ClassVar[tuple[str, ...]] = ()
     writes: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def description(self) -> str:
-        return self.__doc__
 
     @property
     def expected_components(self) -> list[ComponentSpec]:
@@ -99,22 +114,23 @@ class _Step(BatonBlocks, ModularPipelineBlocks):
 # What blocks share
 
 
-def _given(pipe: Parts, s: BlockState) -> Given:
-    """The media of a state: those that the first block has read, or, in a block that runs alone, those that it is given."""
-    if s.given is not None:
+def _given(pipe: Parts, s: BlockState, max_seconds: float | None = None) -> Given:
+    """The media of a state: read by the first block, or by a block that runs alone."""
+    if s["given"] is not None:
         return s.given
     rates = pipe.frame_rate, pipe.sampling_rate, pipe.latent_format["temporal_stride"]
-    return read_given(*rates, **{name: s[name] for name in MEDIA})
-
-
-def _size(pipe: Parts, s: BlockState, given: Given) -> ClipSize:
-    return given.default_size(pipe, s.height, s.width, s.num_frames)
+    return read_given(*rates, **{name: s[name] for name in MEDIA}, max_seconds=max_seconds)
 
 
 def _clip(pipe: Parts, s: BlockState) -> tuple[Given, ClipSize, torch.device]:
-    """The media of a state, the size of its clips, and where they are made."""
+    """The media of a state, the size of its clips, and the device on which they are made."""
     given = _given(pipe, s)
-    return given, _size(pipe, s, given), pipe._execution_device
+    return given, given.default_size(pipe, *(s[name] for name in SIZE)), pipe._execution_device
+
+
+def _texts(pipe: Parts, s: BlockState) -> Texts:
+    prompt = format_prompts(s.prompt, s.audio_prompt, pipe.config.prompt_form)
+    return Texts(prompt, s.negative_prompt, s.audio_negative_prompt, *(s[name] for name in EMBEDS))
 
 
 def _request(s: BlockState) -> PlanRequest:
@@ -131,27 +147,24 @@ def _denoising(pipe: Parts, s: BlockState) -> Denoising:
 
 
 class BatonInputStep(_Step):
-    """Reads the media that are given, settles the size of the clips, and refuses what cannot work before any model runs."""
+    """Reads the given media, sets the size of the clips, and refuses what cannot work before any model runs."""
 
     reads = (
-        *("prompt", "audio_prompt", "negative_prompt", "audio_negative_prompt", *EMBEDS, *SIZE, *MEDIA, *NOISE, *PLAN),
-        *("num_inference_steps", "sigmas", "num_videos_per_prompt", "use_cache", "attention_kwargs", "output_type"),
+        *(*PROMPTS, *EMBEDS, *SIZE, *MEDIA, *NOISE, *PLAN, "num_videos_per_prompt"),
+        *("num_inference_steps", "sigmas", "use_cache", "attention_kwargs", "output_type"),
     )
     writes = ("given", *SIZE, "frame_rate", "sampling_rate")
 
     def run(self, pipe: Parts, s: BlockState) -> None:
         request = _request(s)
-        rates = pipe.frame_rate, pipe.sampling_rate, pipe.latent_format["temporal_stride"]
-        given = read_given(*rates, **{name: s[name] for name in MEDIA}, max_seconds=request.longest_clip(pipe))
-        size = _size(pipe, s, given)
+        s.given = given = _given(pipe, s, request.longest_clip(pipe))
+        size = given.default_size(pipe, *(s[name] for name in SIZE))
         if all(getattr(pipe, name) is not None for name in REQUIRED):  # a whole pipeline, not a part of it
-            prompt = format_prompts(s.prompt, s.audio_prompt, pipe.config.prompt_form)
-            texts = Texts(prompt, s.negative_prompt, s.audio_negative_prompt, *(s[name] for name in EMBEDS))
-            noise = Noise(s.generator, s.latents, s.audio_latents)
-            denoising, num_videos = _denoising(pipe, s), s.num_videos_per_prompt
+            texts, noise, denoising = _texts(pipe, s), Noise(*(s[name] for name in NOISE)), _denoising(pipe, s)
+            num_videos = s.num_videos_per_prompt
             BatonPipeline.check_inputs(pipe, texts, size, given, noise, request, denoising, num_videos, s.output_type)
             warn_of_lost_guidance(pipe, given.only)
-        s.given, s.height, s.width, s.num_frames = given, size.height, size.width, size.num_frames
+        s.height, s.width, s.num_frames = size.height, size.width, size.num_frames
         s.frame_rate, s.sampling_rate = pipe.frame_rate, pipe.sampling_rate
 
 
@@ -159,21 +172,16 @@ class BatonTextEncoderStep(_Step):
     """Embeds the prompts and the negative prompts."""
 
     parts = ("text_encoder", "tokenizer")
-    reads = ("prompt", "audio_prompt", "negative_prompt", "audio_negative_prompt", *EMBEDS)
+    reads = (*PROMPTS, *EMBEDS)
     writes = EMBEDS
 
     def run(self, pipe: Parts, s: BlockState) -> None:
-        prompt = format_prompts(s.prompt, s.audio_prompt, pipe.config.prompt_form)
-        texts = Texts(prompt, s.negative_prompt, s.audio_negative_prompt, *(s[name] for name in EMBEDS))
+        texts = _texts(pipe, s)
         texts.check(pipe)
-        needs_negative = pipe.text_encoder is not None and pipe.tokenizer is not None
-        reader = pipe.transformer or pipe.text_encoder
-        dtype = texts.prompt_embeds.dtype if reader is None else reader.dtype
-        if needs_negative:
+        if pipe.text_encoder is not None and pipe.tokenizer is not None:
+            dtype = (pipe.transformer or pipe.text_encoder).dtype
             embeds = texts.encode(pipe, True, 1, pipe._execution_device, dtype)
-        else:
-            embeds = TextEmbeddings(*(s[name] for name in EMBEDS))
-        s.prompt_embeds, s.negative_prompt_embeds, s.audio_negative_prompt_embeds = embeds
+            s.prompt_embeds, s.negative_prompt_embeds, s.audio_negative_prompt_embeds = embeds
 
 
 class BatonPlannerStep(_Step):
@@ -183,28 +191,16 @@ class BatonPlannerStep(_Step):
         *("planner", "planner_tokenizer", "plan_checker", "text_encoder", "tokenizer"),
         *("video_semantic_encoder", "audio_semantic_encoder"),
     )
-    reads = (
-        "prompt",
-        "audio_prompt",
-        "prompt_embeds",
-        *PLAN,
-        "generator",
-        "num_videos_per_prompt",
-        "given",
-        *SIZE,
-        *MEDIA,
-    )
+    reads = ("prompt", "audio_prompt", "prompt_embeds", *PLAN, "generator", "num_videos_per_prompt", *CLIP)
     writes = ("plan", "cues", "plan_candidates")
 
     def run(self, pipe: Parts, s: BlockState) -> None:
-        given, request = _given(pipe, s), _request(s)
-        size = _size(pipe, s, given)
+        (given, size, device), request = _clip(pipe, s), _request(s)
         prompt = format_prompts(s.prompt, s.audio_prompt, pipe.config.prompt_form)
         texts = Texts(prompt, prompt_embeds=s.prompt_embeds if prompt is None else None)
         request.check(pipe, texts, s.num_videos_per_prompt, size.num_frames)
         num_clips = texts.batch_size * s.num_videos_per_prompt
-        device = pipe._execution_device
-        plan = s.plan = request.make(pipe, texts.prompts, given, num_clips, size, s.generator, device)
+        s.plan = plan = request.make(pipe, texts.prompts, given, num_clips, size, s.generator, device)
         s.cues = None if plan is None or plan.sheets is None else list(plan.sheets)
         s.plan_candidates = None if plan is None or plan.candidates is None else list(plan.candidates)
 
@@ -216,7 +212,7 @@ class BatonVideoEncoderStep(_Step):
     """Encodes the given picture: what is known of it becomes clean latents."""
 
     parts = ("vae",)
-    reads = ("given", *SIZE, *MEDIA)
+    reads = CLIP
     writes = ("known_video",)
 
     def run(self, pipe: Parts, s: BlockState) -> None:
@@ -228,7 +224,7 @@ class BatonAudioEncoderStep(_Step):
     """Encodes the given sound: what is known of it becomes clean latents."""
 
     parts = ("audio_vae",)
-    reads = ("given", *SIZE, *MEDIA)
+    reads = CLIP
     writes = ("known_audio",)
 
     def run(self, pipe: Parts, s: BlockState) -> None:
@@ -250,7 +246,7 @@ class BatonReferenceEncoderStep(_Step):
 
 
 class _IfGiven(ConditionalPipelineBlocks):
-    """Runs its block if one of the trigger inputs is there."""
+    """Runs its block if one of the trigger inputs is given."""
 
     @property
     def description(self) -> str:
@@ -297,16 +293,13 @@ class BatonStandInStep(_Step):
     """Encodes a still picture or silence, if guidance puts them in a modality's place (Harmony)."""
 
     parts = ("vae", "audio_vae", "guider", "audio_guider")
-    reads = ("given", *SIZE, *MEDIA, "timesteps")
+    reads = (*CLIP, "timesteps")
     writes = ("still_latents", "silence_latents")
 
     def run(self, pipe: Parts, s: BlockState) -> None:
         given, size, device = _clip(pipe, s)
         steps = passes_of_steps(pipe.guider, pipe.audio_guider, len(s.timesteps), has_other=given.only is None)
-        passes, num_clips = (
-            [guidance_pass for step in steps for guidance_pass in step],
-            given.num_clips.get("video", 1),
-        )
+        passes, num_clips = itertools.chain.from_iterable(steps), given.num_clips.get("video", 1)
         s.still_latents, s.silence_latents = conditions.stand_ins(pipe, passes, given, num_clips, size, device)
 
 
@@ -314,35 +307,25 @@ class BatonPrepareLatentsStep(_Step):
     """Draws the noise, and repeats what the clips are conditioned on, for each clip."""
 
     parts = ("transformer",)
-    reads = (
-        *(*EMBEDS, *NOISE, *SIZE, *MEDIA, "given", "num_videos_per_prompt", "known_video", "known_audio", "plan"),
-        *("reference_latents", "still_latents", "silence_latents"),
-    )
-    writes = (
-        *(*EMBEDS, "latents", "audio_latents", "known_video", "known_audio", "plan"),
-        *("reference_latents", "still_latents", "silence_latents"),
-    )
+    writes = (*EMBEDS, "latents", "audio_latents", "plan", "known_video", "known_audio", *STAND_INS)
+    reads = (*writes, *CLIP, "generator", "num_videos_per_prompt")
 
     def run(self, pipe: Parts, s: BlockState) -> None:
         given, size, device = _clip(pipe, s)
         num_clips = len(s.prompt_embeds) * s.num_videos_per_prompt
         size.check(pipe)
-        noise = Noise(s.generator, s.latents, s.audio_latents)
+        noise = Noise(*(s[name] for name in NOISE))
         noise.check(pipe, num_clips, size, given.only)
         embeds = TextEmbeddings(*(s[name] for name in EMBEDS)).for_clips(
             s.num_videos_per_prompt, pipe.config.max_sequence_length, device, pipe.transformer.dtype
         )
         s.prompt_embeds, s.negative_prompt_embeds, s.audio_negative_prompt_embeds = embeds
         s.plan = None if s.plan is None else ready_plan(pipe, s.plan, num_clips, device)
-        if s.known_video is None:
-            s.known_video = KnownLatents.nothing(pipe, given, size, device)[0]
-        if s.known_audio is None:
-            s.known_audio = KnownLatents.nothing(pipe, given, size, device)[1]
-        s.known_video, s.known_audio = s.known_video.for_clips(num_clips), s.known_audio.for_clips(num_clips)
-        s.reference_latents, s.still_latents, s.silence_latents = (
-            conditions.repeated(latents, num_clips)
-            for latents in (s.reference_latents, s.still_latents, s.silence_latents)
-        )
+        nothing = KnownLatents.nothing(pipe, given, size, device)
+        s.known_video = (s.known_video or nothing[0]).for_clips(num_clips)
+        s.known_audio = (s.known_audio or nothing[1]).for_clips(num_clips)
+        for name in STAND_INS:
+            s[name] = conditions.repeated(s[name], num_clips)
         s.latents, s.audio_latents = noise.draw(pipe, num_clips, size, device)
 
 
@@ -371,23 +354,12 @@ class BatonLoopAdvanceStep(_Step):
 class BatonDenoiseStep(BatonBlocks, LoopSequentialPipelineBlocks):
     """The denoising loop: two streams advance together; `sub_blocks` holds the parts of a step."""
 
-    model_name = "baton"
     block_classes = [BatonLoopPredictStep, BatonLoopAdvanceStep]
     block_names = ["predict", "advance"]
     reads = (
-        *("latents", "audio_latents", *EMBEDS, "plan", "given", *MEDIA, "generator", "known_video", "known_audio"),
-        *("reference_latents", "still_latents", "silence_latents", "timesteps", "audio_timesteps"),
+        *(*EMBEDS, *NOISE, "plan", "given", *MEDIA, "known_video", "known_audio", *STAND_INS),
         *("num_inference_steps", "sigmas", "use_cache", "attention_kwargs"),
     )
-
-    @property
-    def description(self) -> str:
-        return self.__doc__
-
-    @property
-    def loop_expected_configs(self) -> list[ConfigSpec]:
-        """The pipeline's settings."""
-        return CONFIGS
 
     @property
     def loop_inputs(self) -> list[InputParam]:
@@ -423,13 +395,8 @@ class BatonDenoiseStep(BatonBlocks, LoopSequentialPipelineBlocks):
 class BatonCoreDenoiseStep(BatonBlocks, SequentialPipelineBlocks):
     """From embeddings, a plan and what is known to finished latents."""
 
-    model_name = "baton"
     block_classes = [BatonSetTimestepsStep, BatonStandInStep, BatonPrepareLatentsStep, BatonDenoiseStep]
     block_names = ["set_timesteps", "stand_ins", "prepare_latents", "denoise"]
-
-    @property
-    def description(self) -> str:
-        return self.__doc__
 
 
 # Decoding
@@ -439,7 +406,7 @@ class BatonVideoDecoderStep(_Step):
     """Decodes the video latents; a picture that is given whole is returned as it is."""
 
     parts = ("vae",)
-    reads = ("latents", "given", *SIZE, *MEDIA, "output_type")
+    reads = ("latents", *CLIP, "output_type")
     writes = ("videos", "frame_rate")
 
     def run(self, pipe: Parts, s: BlockState) -> None:
@@ -453,7 +420,7 @@ class BatonAudioDecoderStep(_Step):
     """Decodes the audio latents; a sound that is given whole is returned as it is."""
 
     parts = ("audio_vae", "vocoder")
-    reads = ("audio_latents", "given", *SIZE, *MEDIA, "output_type")
+    reads = ("audio_latents", *CLIP, "output_type")
     writes = ("audio", "sampling_rate")
 
     def run(self, pipe: Parts, s: BlockState) -> None:
@@ -463,28 +430,26 @@ class BatonAudioDecoderStep(_Step):
         s.audio, s.sampling_rate = finished
 
 
-class BatonAutoVideoDecoderStep(ConditionalPipelineBlocks):
-    block_classes, block_names = [BatonVideoDecoderStep], ["video_decoder"]
-    block_trigger_inputs = ["only"]
+class _UnlessExcluded(ConditionalPipelineBlocks):
+    """Runs its block unless `only` names the other modality."""
+
+    block_trigger_inputs: ClassVar[list[str]] = ["only"]
+    other: ClassVar[str]
 
     @property
     def description(self) -> str:
-        return f'{BatonVideoDecoderStep.__doc__} It is skipped with only="audio".'
+        return f'{self.block_classes[0].__doc__} It is skipped with only="{self.other}".'
 
     def select_block(self, only: str | None = None) -> str | None:
-        return None if only == "audio" else "video_decoder"
+        return None if only == self.other else self.block_names[0]
 
 
-class BatonAutoAudioDecoderStep(ConditionalPipelineBlocks):
-    block_classes, block_names = [BatonAudioDecoderStep], ["audio_decoder"]
-    block_trigger_inputs = ["only"]
+class BatonAutoVideoDecoderStep(_UnlessExcluded):
+    block_classes, block_names, other = [BatonVideoDecoderStep], ["video_decoder"], "audio"
 
-    @property
-    def description(self) -> str:
-        return f'{BatonAudioDecoderStep.__doc__} It is skipped with only="video".'
 
-    def select_block(self, only: str | None = None) -> str | None:
-        return None if only == "video" else "audio_decoder"
+class BatonAutoAudioDecoderStep(_UnlessExcluded):
+    block_classes, block_names, other = [BatonAudioDecoderStep], ["audio_decoder"], "video"
 
 
 # Everything
@@ -493,7 +458,6 @@ class BatonAutoAudioDecoderStep(ConditionalPipelineBlocks):
 class BatonAutoBlocks(BatonBlocks, SequentialPipelineBlocks):
     """Plans a clip from a prompt, then denoises picture and sound together under that plan, in every direction."""
 
-    model_name = "baton"
     block_classes = [
         *(BatonInputStep, BatonTextEncoderStep, BatonPlannerStep),
         *(BatonAutoVideoEncoderStep, BatonAutoAudioEncoderStep, BatonAutoReferenceEncoderStep),
@@ -514,10 +478,6 @@ class BatonAutoBlocks(BatonBlocks, SequentialPipelineBlocks):
         "inpaint": {"prompt": True, "video": True, "audio": True},
         "reference2av": {"prompt": True, "reference_audio": True},
     }
-
-    @property
-    def description(self) -> str:
-        return self.__doc__
 
     @property
     def outputs(self) -> list[OutputParam]:

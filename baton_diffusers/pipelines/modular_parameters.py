@@ -21,11 +21,14 @@ from .given import Given, GivenMedia
 from .planning import PlanRequest
 
 
-MEDIA = tuple(GivenMedia.__annotations__)
+PROMPTS = ("prompt", "audio_prompt", "negative_prompt", "audio_negative_prompt")
 EMBEDS = ("prompt_embeds", "negative_prompt_embeds", "audio_negative_prompt_embeds")
 SIZE = ("height", "width", "num_frames")
+MEDIA = tuple(GivenMedia.__annotations__)
+CLIP = ("given", *SIZE, *MEDIA)
 PLAN = tuple(field.name for field in fields(PlanRequest))
 NOISE = ("generator", "latents", "audio_latents")
+STAND_INS = ("reference_latents", "still_latents", "silence_latents")
 
 
 def _guider(name: str, scale: float) -> ComponentSpec:
@@ -33,74 +36,69 @@ def _guider(name: str, scale: float) -> ComponentSpec:
     return ComponentSpec(name, PlanGuidance, config=config, default_creation_method="from_config")
 
 
+_MODELS = {
+    "text_encoder": UMT5EncoderModel,
+    "tokenizer": PreTrainedTokenizerBase,
+    "planner": VAPlannerModel,
+    "planner_tokenizer": PreTrainedTokenizerBase,
+    "plan_checker": PlanChecker,
+    "video_semantic_encoder": VideoSemanticEncoder,
+    "audio_semantic_encoder": AudioSemanticEncoder,
+    "vae": AutoencoderKLWan,
+    "audio_vae": MMAudioVAE,
+    "vocoder": MMAudioVocoder,
+    "transformer": DualBranchTransformer,
+    "scheduler": FlowMatchEulerDiscreteScheduler,
+    "audio_scheduler": FlowMatchEulerDiscreteScheduler,
+}
 COMPONENTS = {
-    spec.name: spec
-    for spec in (
-        ComponentSpec("text_encoder", UMT5EncoderModel),
-        ComponentSpec("tokenizer", PreTrainedTokenizerBase),
-        ComponentSpec("planner", VAPlannerModel),
-        ComponentSpec("planner_tokenizer", PreTrainedTokenizerBase),
-        ComponentSpec("plan_checker", PlanChecker),
-        ComponentSpec("video_semantic_encoder", VideoSemanticEncoder),
-        ComponentSpec("audio_semantic_encoder", AudioSemanticEncoder),
-        ComponentSpec("vae", AutoencoderKLWan),
-        ComponentSpec("audio_vae", MMAudioVAE),
-        ComponentSpec("vocoder", MMAudioVocoder),
-        ComponentSpec("transformer", DualBranchTransformer),
-        ComponentSpec("scheduler", FlowMatchEulerDiscreteScheduler),
-        ComponentSpec("audio_scheduler", FlowMatchEulerDiscreteScheduler),
-        _guider("guider", 4.0),
-        _guider("audio_guider", 3.0),
-    )
+    **{name: ComponentSpec(name, model_class) for name, model_class in _MODELS.items()},
+    "guider": _guider("guider", 4.0),
+    "audio_guider": _guider("audio_guider", 3.0),
 }
 
-_GIVEN, _CALL = "see `GivenMedia`", "see `BatonPipeline.__call__`"
+_TYPES_AND_MEANINGS = {
+    "prompt": (str | list[str], "What happens in each clip."),
+    "audio_prompt": (str | list[str], "What is heard, for checkpoints with a form for it."),
+    "negative_prompt": (str | list[str], "Read where guidance drops the text."),
+    "audio_negative_prompt": (str | list[str], "What the sound reads in its place."),
+    "prompt_embeds": (torch.Tensor, "Embeddings of the prompts, zero where there is no text."),
+    "negative_prompt_embeds": (torch.Tensor, "Embeddings of the negative prompts."),
+    "audio_negative_prompt_embeds": (torch.Tensor, "What the sound reads in their place."),
+    "height": (int, "Height of a frame in pixels."),
+    "width": (int, "Width of a frame in pixels."),
+    "num_frames": (int, "Frames of a clip: the VAE's stride times k, plus one."),
+    "num_inference_steps": (int, "Denoising steps."),
+    "sigmas": (list, "Noise levels of the steps before the schedulers' shifts."),
+    "num_videos_per_prompt": (int, "Clips for each prompt."),
+    **{name: (None, "What is given, see `GivenMedia`.") for name in MEDIA},
+    "audio": (None, "A given sound, or the waveforms of the clips."),
+    "given": (Given, "The media that were read."),
+    "generator": (torch.Generator, "Makes the clips repeatable; or a list, one for each clip."),
+    "latents": (torch.Tensor, "Video noise."),
+    "audio_latents": (torch.Tensor, "Audio noise."),
+    **{name: (None, "Of the plan, see `BatonPipeline.__call__`.") for name in PLAN},
+    "use_cache": (bool, "Run a clean stream once for the call."),
+    "attention_kwargs": (dict, "Handed to the transformer; `scale` weighs LoRA layers."),
+    "output_type": (str, '"pil", "np", "pt" or "latent".'),
+    "known_video": (KnownLatents, "The given picture as clean latents."),
+    "known_audio": (KnownLatents, "The given sound as clean latents."),
+    "reference_latents": (torch.Tensor, "The reference audio as clean latents."),
+    "still_latents": (torch.Tensor, "A still picture, for guidance by a static clip."),
+    "silence_latents": (torch.Tensor, "Silence, for guidance by a mute clip."),
+    "timesteps": (torch.Tensor, "Timesteps of the video."),
+    "audio_timesteps": (torch.Tensor, "Timesteps of the audio."),
+    "videos": (None, "Frames of each clip, as `BatonPipelineOutput` holds them."),
+    "plan_candidates": (list, "The sheets that were scored, the best first."),
+    "frame_rate": (float, "Frames per second."),
+    "sampling_rate": (int, "Samples per second."),
+}
+_DEFAULTS = {"num_videos_per_prompt": 1, "use_cache": False, "output_type": "pil"}
+_DEFAULTS |= {field.name: field.default for field in fields(PlanRequest)}
+
 INPUTS = {
-    param.name: param
-    for param in (
-        InputParam("prompt", str | list[str], description="What happens in each clip."),
-        InputParam("audio_prompt", str | list[str], description="What is heard, for checkpoints with a form for it."),
-        InputParam("negative_prompt", str | list[str], description="Read where guidance drops the text."),
-        InputParam("audio_negative_prompt", str | list[str], description="What the sound reads in its place."),
-        InputParam(
-            "prompt_embeds", torch.Tensor, description="Embeddings of the prompts, zero where there is no text."
-        ),
-        InputParam("negative_prompt_embeds", torch.Tensor, description="Embeddings of the negative prompts."),
-        InputParam("audio_negative_prompt_embeds", torch.Tensor, description="What the sound reads in their place."),
-        InputParam("height", int, description="Height of a frame in pixels."),
-        InputParam("width", int, description="Width of a frame in pixels."),
-        InputParam("num_frames", int, description="Frames of a clip: the VAE's stride times k, plus one."),
-        InputParam("num_inference_steps", int, description="Denoising steps."),
-        InputParam("sigmas", list, description="Noise levels of the steps before the schedulers' shifts."),
-        InputParam("num_videos_per_prompt", int, default=1, description="Clips for each prompt."),
-        *(InputParam(name, description=f"What is given, {_GIVEN}.") for name in MEDIA),
-        InputParam("given", Given, description="The media that were read."),
-        InputParam(
-            "generator", torch.Generator, description="Makes the clips repeatable; or a list, one for each clip."
-        ),
-        InputParam("latents", torch.Tensor, description="Video noise."),
-        InputParam("audio_latents", torch.Tensor, description="Audio noise."),
-        *(InputParam(f.name, default=f.default, description=f"Of the plan, {_CALL}.") for f in fields(PlanRequest)),
-        InputParam("use_cache", bool, default=False, description="Run a clean stream once for the call."),
-        InputParam("attention_kwargs", dict, description="Handed to the transformer; `scale` weighs LoRA layers."),
-        InputParam("output_type", str, default="pil", description='"pil", "np", "pt" or "latent".'),
-        InputParam("known_video", KnownLatents, description="The given picture as clean latents."),
-        InputParam("known_audio", KnownLatents, description="The given sound as clean latents."),
-        InputParam("reference_latents", torch.Tensor, description="The reference audio as clean latents."),
-        InputParam("still_latents", torch.Tensor, description="A still picture, for guidance by a static clip."),
-        InputParam("silence_latents", torch.Tensor, description="Silence, for guidance by a mute clip."),
-        InputParam("timesteps", torch.Tensor, description="Timesteps of the video."),
-        InputParam("audio_timesteps", torch.Tensor, description="Timesteps of the audio."),
-    )
+    name: InputParam(name, kind, default=_DEFAULTS.get(name), description=meaning)
+    for name, (kind, meaning) in _TYPES_AND_MEANINGS.items()
 }
-OUTPUTS = {
-    "videos": OutputParam("videos", description="Frames of each clip, as `BatonPipelineOutput` holds them."),
-    "audio": OutputParam("audio", description="Waveforms of the clips."),
-    "plan_candidates": OutputParam(
-        "plan_candidates", list, description="The sheets that were scored, the best first."
-    ),
-    "frame_rate": OutputParam("frame_rate", float, description="Frames per second."),
-    "sampling_rate": OutputParam("sampling_rate", int, description="Samples per second."),
-    **{name: OutputParam(name, param.type_hint, description=param.description) for name, param in INPUTS.items()},
-}
+OUTPUTS = {name: OutputParam(name, kind, description=meaning) for name, (kind, meaning) in _TYPES_AND_MEANINGS.items()}
 CONFIGS = [ConfigSpec(name, default) for name, default in SETTINGS.items()]
