@@ -3,6 +3,9 @@
 Every factory is deterministic. Weights that a fresh model sets to zero are made random, so that nothing is left unread.
 """
 
+import copy
+import functools
+
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, MMAudioVAE
@@ -183,7 +186,8 @@ def tiny_video_semantic_encoder() -> VideoSemanticEncoder:
     return seeded(VideoSemanticEncoder, vision_config, video_grid=VIDEO_GRID, keyframe_rate=KEYFRAME_RATE)
 
 
-def tiny_audio_semantic_encoder() -> AudioSemanticEncoder:
+@functools.cache
+def _audio_semantic_encoder() -> AudioSemanticEncoder:
     audio_config = {
         "sampling_rate": SAMPLING_RATE,
         "hidden_size": AUDIO_PLAN_DIM,
@@ -194,6 +198,10 @@ def tiny_audio_semantic_encoder() -> AudioSemanticEncoder:
         "codebook_dim": AUDIO_PLAN_DIM,
     }
     return seeded(AudioSemanticEncoder, audio_config, tokens_per_chunk=TOKENS_PER_CHUNK)
+
+
+def tiny_audio_semantic_encoder() -> AudioSemanticEncoder:
+    return copy.deepcopy(_audio_semantic_encoder())  # a tenth of the time of making it
 
 
 def tiny_pipeline(**overrides) -> BatonPipeline:

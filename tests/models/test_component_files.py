@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from baton_diffusers.models.component_files import check_component, is_finite
+from baton_diffusers.models.component_files import check_component, is_finite, load_component
 from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
 
 from ..tiny import tiny_transformer
@@ -67,3 +67,8 @@ def test_quantised_weights_are_known_by_their_layers(tmp_path, quantise):
     )
     with pytest.raises(ValueError, match=f"lacks '{stem}.weight'"):
         check_component(tmp_path, DualBranchTransformer)
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(ValueError, match=f"{tmp_path} is not the folder of a DualBranchTransformer"):
+        load_component(tmp_path, DualBranchTransformer)

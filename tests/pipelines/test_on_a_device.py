@@ -41,12 +41,12 @@ def euler():
     return FlowMatchEulerDiscreteScheduler(shift=5.0)
 
 
-def call(pipe, prompt=PROMPT, **arguments):
+def call(pipe, prompt=PROMPT, output_type="pt", **arguments):
     """What the call returns, and what the host read within the loop."""
     with on_device() as trace:
         pipe.to(device())
         trace.counts = lambda: getattr(pipe, "_current_timestep", None) is not None
-        frames, audio = pipe(prompt, generator=seeds(0), output_type="pt", return_dict=False, **arguments)
+        frames, audio = pipe(prompt, generator=seeds(0), output_type=output_type, return_dict=False, **arguments)
     return frames, audio, trace
 
 
@@ -59,35 +59,34 @@ def check(pipe, given=(), num_clips=1, **arguments):
 
 
 slow = pytest.mark.slow  # a call takes two seconds: some stand for all in the fast suite
+CONTEXT = {"num_context_tokens": 2}
 
 
 @pytest.mark.parametrize(
-    "arguments, parts",
+    "arguments, transformer, parts",
     [
-        ({}, {}),
-        pytest.param({}, WITHOUT_A_PLANNER, marks=slow),
-        pytest.param({"plan": random_plan()}, {}, marks=slow),
-        ({"image": FRAMES[0], "use_cache": True}, {}),
-        ({"video": FRAMES}, {}),
-        ({"video": FRAMES, "use_cache": True}, {"transformer": {"num_context_tokens": 2}}),
-        pytest.param({"audio": WAVEFORM}, {}, marks=slow),
-        pytest.param({"audio": WAVEFORM, "use_cache": True}, {"transformer": {"num_context_tokens": 2}}, marks=slow),
-        ({"reference_audio": WAVEFORM}, {}),
-        pytest.param({"continue_from": (FRAMES, WAVEFORM), "continue_seconds": 0.5}, {}, marks=slow),
-        pytest.param({"video": FRAMES, "video_mask": LATE, "audio": WAVEFORM, "audio_mask": LATE}, {}, marks=slow),
-        ({"only": "video"}, {"transformer": {"num_context_tokens": 2}}),
-        pytest.param({"only": "audio"}, {"transformer": {"num_context_tokens": 2}}, marks=slow),
-        pytest.param({"cue_temperature": 0.0}, "cues", marks=slow),
-        ({"video": FRAMES, "num_cue_candidates": 1}, "cues"),
+        ({"image": FRAMES[0], "reference_audio": WAVEFORM, "use_cache": True}, {}, dict),
+        ({"video": FRAMES, "use_cache": True, "num_cue_candidates": 1}, CONTEXT, tiny_cue_parts),
+        ({"only": "video"}, CONTEXT, dict),
+        pytest.param({"plan": random_plan()}, {}, dict, marks=slow),
+        pytest.param({"video": FRAMES}, {}, dict, marks=slow),
+        pytest.param({"audio": WAVEFORM}, {}, dict, marks=slow),
+        pytest.param({"audio": WAVEFORM, "use_cache": True}, CONTEXT, dict, marks=slow),
+        pytest.param({"continue_from": (FRAMES, WAVEFORM), "continue_seconds": 0.5}, {}, dict, marks=slow),
+        pytest.param(
+            {"video": FRAMES, "video_mask": LATE, "audio": WAVEFORM, "audio_mask": LATE}, {}, dict, marks=slow
+        ),
+        pytest.param({"only": "audio"}, CONTEXT, dict, marks=slow),
+        pytest.param({"cue_temperature": 0.0}, {}, tiny_cue_parts, marks=slow),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, dict) else value,
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else value.__name__,
 )
-def test_no_direction_mixes_devices_or_waits(arguments, parts):
-    parts = tiny_cue_parts() if parts == "cues" else dict(parts)
-    if isinstance(parts.get("transformer"), dict):
-        parts["transformer"] = tiny_transformer(**parts["transformer"])
+def test_no_direction_mixes_devices_or_waits(arguments, transformer, parts):
     given = [name for name in ("video", "audio") if name in arguments and f"{name}_mask" not in arguments]
-    check(tiny_pipeline(**parts), given, **arguments)
+    check(tiny_pipeline(transformer=tiny_transformer(**transformer), **parts()), given, **arguments)
+
+
+LOOP = {"output_type": "latent"}  # the loop alone is judged
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "harmony" else slow) for name in presets()])
@@ -96,30 +95,26 @@ def test_no_guidance_does(name):
     num_layers = 2 + max((layer for guider in guiders.values() for layer in guider.skip_layers), default=0)
     windows = {"cross_modal_window": 3, "audio_cross_modal_window": 1}
     transformer = tiny_transformer(num_context_tokens=2, num_layers=num_layers, **windows)
-    check(tiny_pipeline(transformer=transformer, **guiders), use_cache=True)
+    check(tiny_pipeline(transformer=transformer, **guiders), use_cache=True, **LOOP)
 
 
 @pytest.mark.parametrize("audio_scheduler", [unipc, pytest.param(euler, marks=slow)])
-def test_no_scheduler_does_in_a_batch(audio_scheduler):
-    pipe = tiny_pipeline(scheduler=unipc(), audio_scheduler=audio_scheduler())
-    check(pipe, num_clips=4, prompt=[PROMPT, "a blue star"], num_videos_per_prompt=2, num_inference_steps=3)
-
-
-def test_no_lora_does():
-    pipe = tiny_pipeline()
+def test_no_scheduler_and_no_lora_do_in_a_batch(audio_scheduler):
+    pipe = tiny_pipeline(scheduler=unipc(), audio_scheduler=audio_scheduler(), **WITHOUT_A_PLANNER)
     pipe.transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"]))
-    check(pipe, attention_kwargs={"scale": 0.5}, image=FRAMES[0])
+    batch = {"prompt": [PROMPT, "a blue star"], "num_videos_per_prompt": 2, "num_clips": 4}
+    check(pipe, **batch, num_inference_steps=3, attention_kwargs={"scale": 0.5}, **LOOP)
 
 
 def test_a_mix_of_devices_and_a_read_are_found():
-    pipe = tiny_pipeline()
+    pipe = tiny_pipeline(**WITHOUT_A_PLANNER)
     reading = pipe.transformer.proj_out.register_forward_pre_hook(lambda _, args: print(args[0].isnan().any().item()))
-    reads = call(pipe)[2].reads
+    reads = call(pipe, **LOOP)[2].reads
     assert sum(reads.values()) == 2 * pipe.config.num_inference_steps  # with two passes a step
     reading.remove()
     pipe.transformer.proj_out.register_forward_pre_hook(lambda _, args: args[0] + torch.zeros(1, 1, 24))
     with pytest.raises(Exception, match="two devices, pretended:0 and cpu"):
-        call(pipe)
+        call(pipe, **LOOP)
 
 
 @pytest.mark.slow
@@ -143,16 +138,16 @@ def check_film(pipe, seconds, num_windows, **settings):
     with on_device() as trace:
         pipe.to(device())
         trace.counts = lambda: getattr(pipe, "_current_timestep", None) is not None
-        film = pipe.film([Shot(PROMPT, seconds), Shot("a star", seconds, cut=True)], stream=True, **settings)
+        film = pipe.film([Shot(PROMPT, seconds[0]), Shot("a star", seconds[1], cut=True)], stream=True, **settings)
         pieces = list(film)
     assert not trace.reads
-    assert [len(windows) for windows in film.windows] == [num_windows] * 2
+    assert [len(windows) for windows in film.windows] == num_windows
     assert sum(len(piece.frames) for piece in pieces) == film.num_frames
     return film
 
 
 def test_a_film_reads_nothing_within_the_loop():
-    check_film(tiny_pipeline(num_frames=17, **tiny_cue_parts()), seconds=3, num_windows=2)
+    check_film(tiny_pipeline(), seconds=(1.5, 1), num_windows=[2, 1], num_inference_steps=1)
 
 
 @pytest.mark.slow  # a minute
@@ -168,7 +163,7 @@ def test_films_are_made_in_windows_of_full_size():
         **{name: config[name] for name in ("max_sequence_length", "negative_prompt", "prompt_form", "num_frames")},
     )
     pipe.set_progress_bar_config(disable=True)
-    film = check_film(pipe, seconds=19, num_windows=2, height=96, width=160, num_inference_steps=2)
+    film = check_film(pipe, seconds=(19, 19), num_windows=[2, 2], height=96, width=160, num_inference_steps=2)
     assert film.windows[0][0].num_frames == config["num_frames"]
 
 

@@ -65,7 +65,7 @@ def transformer_training(tmp_path="unused", transformer=None, trainer=None, **ch
     return TransformerTraining(
         trainer=trainer
         or TrainerConfig(
-            run_dir=str(tmp_path), steps=80, batch_size=4, learning_rate=1e-2, warmup_steps=5, ema_decay=None
+            run_dir=str(tmp_path), steps=50, batch_size=4, learning_rate=1e-2, warmup_steps=5, ema_decay=None
         ),
         features="unused",
         tokenizer="unused",

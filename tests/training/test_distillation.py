@@ -58,14 +58,14 @@ def trained(trainer):
 
 def test_the_student_becomes_its_teacher_by_heart(model, tmp_path):
     config = settings(
-        model, tmp_path, steps=60, student_steps=1, own_share=1.0, rank=12, plan_dropout=0.0, given_share=0.0,
+        model, tmp_path, steps=16, student_steps=1, own_share=1.0, rank=12, plan_dropout=0.0, given_share=0.0,
         task_weights={"joint": 1},
     )  # fmt: skip
     trainer = make_trainer(config)
     before = {name: value.clone() for name, value in trainer.module.state_dict().items()}
     batch = next(trainer._batches())
     losses = []
-    for step in range(60):
+    for step in range(16):
         generator = torch.Generator().manual_seed(0)  # the same noise each time
         loss = trainer.loss_fn(trainer.module, batch, generator, step)["loss"]
         loss.backward()
@@ -142,8 +142,8 @@ def test_other_guiders_are_what_is_distilled(model, tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"target_steps": 1}, {"rank": None}, {"method": "flow_map"}, {"method": "flow_map", "rank": None}],
-    ids=["segments", "consistency", "full", "flow map", "full flow map"],
+    [{"target_steps": 1}, {"rank": None}, {"method": "flow_map"}],
+    ids=["consistency", "full segments", "flow map"],
 )
 def test_it_resumes_exactly(model, tmp_path, changes):
     whole = make_trainer(settings(model, tmp_path / "whole", **changes))

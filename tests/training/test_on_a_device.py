@@ -34,23 +34,19 @@ def step(trainer):
     return learning, trace.reads
 
 
-@pytest.mark.parametrize("stage", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
-def test_no_stage_mixes_devices_or_waits(stage, tmp_path):
-    learning, reads = step(make_trainer(stage, tmp_path))
-    assert len(learning) > 20 and not reads
-
-
-def test_stage_three_encodes_its_still_conditions_where_it_trains(tmp_path):
-    """With all that a loss can hold: a planner and both autoencoders, which come along."""
-    trainer = make_trainer(3, tmp_path)
+def with_all_that_a_loss_can_hold(trainer):
+    """Both autoencoders, for conditions that are still or silent; pictures that are given are held."""
     loss = trainer.loss_fn
     loss.vae, loss.audio_vae = tiny.tiny_vae().requires_grad_(False), tiny.tiny_audio_vae().requires_grad_(False)
-    loss.config.task_weights, loss.config.given_share = (
-        {"static": 0.5, "mute": 0.5},
-        0.5,
-    )  # pictures that are given are held
-    learning, reads = step(trainer)
-    assert len(learning) > 20 and not reads
+    loss.config.task_weights, loss.config.given_share = {"static": 0.5, "mute": 0.5}, 0.5
+    return trainer
+
+
+def test_no_stage_mixes_devices_or_waits(tmp_path):
+    for stage in (1, 2, 3):
+        trainer = make_trainer(stage, tmp_path / str(stage), batch_size=2)
+        learning, reads = step(trainer if stage < 3 else with_all_that_a_loss_can_hold(trainer))
+        assert len(learning) > 20 and not reads, f"stage {stage}"
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ def test_a_few_steps_lower_the_loss_and_the_export_loads(tmp_path):
         before = mean_loss()
     trained = Trainer(settings.trainer, module, loss, features, collate_fn=COLLATE).fit()
     with torch.no_grad():
-        assert mean_loss() < 0.93 * before
+        assert mean_loss() < 0.97 * before
     export_transformer(trained, tmp_path / "export")
     loaded = type(trained.transformer).from_pretrained(tmp_path / "export" / "transformer")
     for name, value in trained.transformer.state_dict().items():
