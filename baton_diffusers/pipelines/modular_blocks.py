@@ -69,6 +69,7 @@ class BatonBlocks:
 
     @property
     def description(self) -> str:
+        """What the block does."""
         return self.__doc__
 
     def init_pipeline(self, pretrained_model_name_or_path=None, components_manager=None, collection=None):
