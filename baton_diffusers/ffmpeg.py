@@ -21,6 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .containers import ends_within_a_unit
+
 
 # Containers that hold what they show. Not among them, on purpose: hls, dash, concat, image2, lavfi, sdp and their like.
 FORMATS = (
@@ -56,7 +58,6 @@ _MISSING_SECONDS = 0.25
 
 _SMALL_BYTES = 2**28  # of decoded frames or samples: a file of fewer is read whole
 _FIRST_SAMPLES = ("-frames:a", "1", "-c:a", "pcm_f32be", "-f", "au")
-_MAX_PAGE = 65_307  # bytes of a page of Ogg
 
 # Rates that cameras and screens have: measured ones are rounded to the nearest of them.
 _USUAL_RATES = (
@@ -410,6 +411,12 @@ class _Run(NamedTuple):
         return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
 
     @property
+    def container(self) -> str:
+        """ffmpeg's name of the format."""
+        found = self._says(r"Input #0, (.+), from ")
+        return found[1] if found else ""
+
+    @property
     def only_sound(self) -> bool:
         """Whether the file has no film."""
         return not self._says(r"  Stream #0:\d+.*: Video: (?!.*\(attached pic\))")
@@ -455,10 +462,12 @@ def _decode(source: Source, kind: str, arguments: Sequence[str], max_bytes: int,
 def _check_whole(source: Source, run: _Run, seconds: float) -> None:
     """Refuses a file that was cut short. One of its streams was decoded to the end, after `seconds`.
 
-    A file whose header says no length cannot be judged, such as a transport stream, or MP3 and AC-3 without a header.
+    A file whose header says no length, and that was cut between two of its units, cannot be judged.
     """
-    if _ends_within_page(source):
-        raise Unreadable("is truncated: its last page is not whole; download or export it again")
+    with source.path.open("rb") as file:
+        end = file.seek(0, 2) if source.size is None else source.start + source.size
+        if ends_within_a_unit(file, source.start, end, run.container):
+            raise Unreadable("is truncated: it ends within a unit of its format; download or export it again")
     if run.seconds is None or (expected := run.seconds - source.skip) - seconds < _MISSING_SECONDS:
         return
     end = seconds if run.only_sound else _last_packet(source)  # sound and picture may end apart
@@ -477,19 +486,6 @@ def _last_packet(source: Source) -> float:
     return max(
         (float((int(pts) + int(length)) * units[stream]) for stream, _, pts, length, *_ in packets), default=0.0
     )
-
-
-def _ends_within_page(source: Source) -> bool:
-    """Whether the file is Ogg, which says no length, and ends within a page of it."""
-    with source.path.open("rb") as file:
-        file.seek(source.start)
-        if file.read(4) != b"OggS":
-            return False
-        end = file.seek(0, 2) if source.size is None else source.start + source.size
-        file.seek(max(source.start, end - _MAX_PAGE))
-        tail = file.read(end - file.tell())
-    page = tail[tail.rfind(b"OggS\0") :]
-    return len(page) < 27 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])
 
 
 def _measured_rate(source: Source) -> Fraction | None:
