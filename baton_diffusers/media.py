@@ -329,17 +329,31 @@ def convert_frame_rate(frames: np.ndarray, frame_rate: float, new_frame_rate: fl
         ValueError: anything above does not hold, or the result needs more than [`ffmpeg.MAX_BYTES`].
     """
     frames = _check_frames(frames)
+    return frames[shown_frames(len(frames), frame_rate, new_frame_rate, frames[0].nbytes)]
+
+
+def shown_frames(num_frames: int, frame_rate: float, new_frame_rate: float, frame_bytes: int = 3) -> np.ndarray:
+    """Which frames stand at another rate: for each new instant the number of the nearest one, int of shape `(new_num_frames,)`.
+
+    Args:
+        num_frames: how many there are.
+        frame_rate: frames per second that they have.
+        new_frame_rate: frames per second to convert to.
+        frame_bytes: of one frame.
+
+    Raises:
+        ValueError: a rate is not valid, or the new frames need more than [`ffmpeg.MAX_BYTES`].
+    """
     rates = []
     for rate in (frame_rate, new_frame_rate):
         _check_frame_rate(rate)
         rates.append(Fraction(rate).limit_denominator(1001))
-    _check_converted(frames.nbytes * rates[1] / rates[0])
-    height, width = frames.shape[1:3]
+    _check_converted(num_frames * frame_bytes * rates[1] / rates[0])
+    # ffmpeg is given the numbers as frames of one pixel.
+    numbers = np.arange(num_frames, dtype="<u4").view(np.uint8).reshape(-1, 4)[:, :3]
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24"]
-    data = ffmpeg.convert(
-        [*raw, "-s", f"{width}x{height}", "-r", str(rates[0])], frames, ["-vf", f"fps={rates[1]}", *raw]
-    )
-    return np.frombuffer(data, np.uint8).reshape(-1, height, width, 3)
+    data = ffmpeg.convert([*raw, "-s", "1x1", "-r", str(rates[0])], numbers, ["-vf", f"fps={rates[1]}", *raw])
+    return np.frombuffer(data, np.uint8).reshape(-1, 3) @ (1, 256, 65536)
 
 
 def resample(waveform: np.ndarray, sampling_rate: int, new_sampling_rate: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from accelerate import init_empty_weights
 from diffusers import ConfigMixin
@@ -222,8 +224,10 @@ def check_configuration(folder: str | os.PathLike, component_class: type) -> Non
         folder (`str` or `os.PathLike`): the component's.
         component_class (`type`): its class; one without a configuration of diffusers is not judged.
 
+    A class of diffusers may have gained settings since another version of diffusers saved the file: those may be missing.
+
     Raises:
-        ValueError: if the file is missing or damaged, holds no setting of the class, or is another class's.
+        ValueError: if the file is missing or damaged, lacks settings of the class, or is another class's.
     """
     if issubclass(component_class, PreTrainedTokenizerBase):
         needed = {"tokenizer.json": {"model", "added_tokens"}, "tokenizer_config.json": {"tokenizer_class"}}
@@ -243,6 +247,12 @@ def check_configuration(folder: str | os.PathLike, component_class: type) -> Non
             f"{file} is of a {saved}, but model_index.json names a {name}: fetch or save the folder again, or give that component "
             "yourself."
         )
+    ours = component_class.__module__.startswith("baton_diffusers.")
+    missing = sorted(settings - config.keys())
+    if missing and (ours or config.get("_diffusers_version", diffusers.__version__) == diffusers.__version__):
+        default = inspect.signature(component_class).parameters[missing[0]].default
+        taken = "" if default is inspect.Parameter.empty else f", and {default!r} would be taken in silence"
+        raise ValueError(f"{file} lacks `{missing[0]}` of a {name}{taken}: add it, or fetch or save the folder again.")
 
 
 def check_component(folder: str | os.PathLike, model_class: type[torch.nn.Module], variant: str | None = None) -> None:

@@ -19,10 +19,11 @@ from diffusers.video_processor import VideoProcessor
 
 from .. import coordinates
 from ..guiders import GuidancePass
+from ..media import shown_frames
 from ..models.latents import decode_spectrograms, denormalise_latents, encode_waveforms, normalise_latents
 from .checks import check_finite, check_generator, check_tensor
 from .components import ClipSize, PipelineParts
-from .given import Given, GivenAudio, GivenVideo, Spans, at_frame_rate, at_sampling_rate
+from .given import Given, GivenAudio, GivenVideo, Spans, at_sampling_rate
 
 
 logger = logging.get_logger(__name__)
@@ -396,11 +397,13 @@ def model_frames(video: GivenVideo, num_frames: int, frame_rate: float, height: 
     Returns:
         `torch.Tensor` of shape `(num_clips, 3, num_frames, height, width)`.
     """
-    held = video.frames[:, _standing_in(video.new, video.frame_rate, video.frames.shape[1])]
-    clips = np.stack([at_frame_rate(clip, video.frame_rate, frame_rate) for clip in held])
-    source = _standing_in(video.new, frame_rate, num_frames).clip(max=clips.shape[1] - 1)
-    frames = torch.stack([_picture(clip[frame], height, width) for clip in clips for frame in source])
-    return frames.unflatten(0, (len(clips), num_frames)).transpose(1, 2) * 2 - 1
+    # A film at its own size can be of gigabytes: its frames are chosen by their numbers, and resized one by one.
+    source = _standing_in(video.new, video.frame_rate, video.frames.shape[1])
+    if frame_rate != video.frame_rate:
+        source = source[shown_frames(len(source), video.frame_rate, frame_rate)]
+    source = source[_standing_in(video.new, frame_rate, num_frames).clip(max=len(source) - 1)]
+    frames = torch.stack([_picture(clip[frame], height, width) for clip in video.frames for frame in source])
+    return frames.unflatten(0, (len(video.frames), num_frames)).transpose(1, 2) * 2 - 1
 
 
 def _standing_in(new: Spans, frame_rate: float, num_frames: int) -> np.ndarray:
@@ -412,7 +415,7 @@ def _standing_in(new: Spans, frame_rate: float, num_frames: int) -> np.ndarray:
 
 def _picture(frame: np.ndarray, height: int, width: int) -> torch.Tensor:
     """One frame in [0, 1], resized: `(3, height, width)`. All frames of a film at its own size could fill the memory."""
-    picture = torch.from_numpy(frame).movedim(-1, 0)
+    picture = torch.from_numpy(frame.copy()).movedim(-1, 0)
     picture = picture.float() / 255 if picture.dtype == torch.uint8 else picture
     if picture.shape[1:] == (height, width):
         return picture

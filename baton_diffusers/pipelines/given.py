@@ -131,7 +131,7 @@ class GivenVideo:
         if output_type == "pil":
             frames = frames if frames.dtype == np.uint8 else (frames * 255).round().astype(np.uint8)
             return [[PIL.Image.fromarray(frame) for frame in clip] for clip in frames]
-        frames = frames.astype(np.float32) / 255 if frames.dtype == np.uint8 else frames
+        frames = frames.astype(np.float32) / 255 if frames.dtype == np.uint8 else frames.copy()
         return frames if output_type == "np" else torch.from_numpy(frames).movedim(-1, 2)
 
     def __str__(self) -> str:
@@ -655,7 +655,7 @@ def _stack(name: str, clips: list[np.ndarray]) -> np.ndarray:
                 f"`{name}` {number} has shape {clip.shape}, but the first one {clips[0].shape}: the clips of one call must "
                 "agree in size and length."
             )
-    return np.stack(clips)
+    return clips[0][None] if len(clips) == 1 else np.stack(clips)  # a film can be of gigabytes
 
 
 def _same_rate(name: str, rates: list[float]) -> float:

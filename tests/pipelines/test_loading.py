@@ -241,7 +241,9 @@ def entry(name, library, class_name):
 
 
 def change(file, **values):
-    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+    """Settings of a file of JSON exchanged, and left out where the value is `...`."""
+    values = {**json.loads(file.read_text()), **values}
+    file.write_text(json.dumps({name: value for name, value in values.items() if value is not ...}))
 
 
 SPOILT_FOLDERS = {
@@ -298,6 +300,14 @@ SPOILT_FOLDERS = {
     "a guider without settings": (
         lambda f: (f / "guider" / "guider_config.json").write_text('{"_class_name": "PlanGuidance"}'),
         "guider_config.json holds no setting of a PlanGuidance",
+    ),
+    "a scheduler without one setting": (
+        lambda f: change(f / "scheduler" / "scheduler_config.json", shift=...),
+        "scheduler_config.json lacks `shift` of a FlowMatchEulerDiscreteScheduler, and 1.0 would be taken in silence",
+    ),
+    "a guider without one setting": (
+        lambda f: change(f / "guider" / "guider_config.json", _diffusers_version="0.1", guidance_scale=...),
+        "guider_config.json lacks `guidance_scale` of a PlanGuidance",
     ),
     "a guider of no file": (
         lambda f: (f / "guider" / "guider_config.json").unlink(),
