@@ -26,7 +26,7 @@ _WORDS_PER_SECOND = 2.5  # of English that is spoken
 
 
 class CastMember(NamedTuple):
-    """Who is in a clip: a `name` of a few words, and the word that tells its `place`."""
+    """An actor of a clip: its `name` in a few words, and its `place` in one word."""
 
     name: str
     place: str
@@ -162,7 +162,7 @@ class Sheet(NamedTuple):
         ball' blue")`.
 
         Raises:
-            ValueError: if there is no such edit, its arguments are not those of the method, or the method refuses it.
+            ValueError: if there is no such edit, its arguments do not fit the method, or the method refuses it.
         """
         try:
             name, *arguments = shlex.split(command) or [""]

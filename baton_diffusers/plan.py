@@ -26,13 +26,13 @@ from .figure import draw_clip, html_picture
 
 _FORMAT = "baton_diffusers.SemanticPlan"
 
-# What draws a plan in a notebook with pictures: `pipe.preview` of the pipeline that planned it. Neither keeps the other alive.
+# `pipe.preview` of the pipeline that made a plan, which draws it with pictures in a notebook. Weak: it keeps neither alive.
 _PREVIEWS: weakref.WeakKeyDictionary[SemanticPlan, weakref.WeakMethod] = weakref.WeakKeyDictionary()
 
-# Seconds by which times may differ and still be the same: float32 times that were cut and joined differ in the last bit.
+# Times that differ by less, in seconds, are the same: cutting and joining float32 times changes their last bit.
 _SLACK = 1e-5
 
-# Seconds by which the timestamps of a sheet, which are written in hundredths, may be off.
+# Rounding of the timestamps of a sheet, in seconds: they are written in hundredths.
 _ROUNDED = 0.005
 
 # Sound is planned in whole chunks: its last tokens may lie up to this many seconds beyond the clip's end.
@@ -238,7 +238,7 @@ class SemanticPlan:
 
     def slice(self, start: float, end: float) -> SemanticPlan:
         """The part within `[start, end)` seconds, with times counted from `start`, and its cues. A short one may hold no token:
-        others can follow it, but no clip. It cannot tell what happened before: a box that was pushed earlier keeps its first place in
+        others can follow it, but no clip. What happened before `start` is lost: a box that was pushed earlier keeps its first place in
         the cast.
 
         Raises:
@@ -681,7 +681,7 @@ class SemanticPlan:
 
 
 def _read_texts(name: str, value: Any) -> tuple[str, ...] | None:
-    """The prompts or the sheets that a file tells."""
+    """The prompts or the sheets of a file."""
     if value is not None and not (isinstance(value, list) and all(isinstance(text, str) for text in value)):
         raise ValueError(f"its {name} are {str(value)[:80]!r}")
     for sheet in value or () if name == "sheets" else ():

@@ -238,7 +238,7 @@ class _Reader:
         return ValueError(f"{self.path}, line {lines.get(way, 1)}: {message}.")
 
 
-# YAML, and JSON, which is YAML but for its tabs
+# YAML and JSON. JSON is YAML, except for tabs
 
 
 def _read_yaml(path: Path, text: str) -> tuple[Any, _Lines]:

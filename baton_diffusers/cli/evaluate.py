@@ -45,18 +45,18 @@ def evaluate(
     style: Annotated[
         str,
         typer.Option(
-            help="How the films of --tier film are told: whole, every shot with the whole cast; or callbacks, as 'the ball that "
-            "bounced first'."
+            help="Prompts of the films of --tier film: whole (each names the whole cast) or callbacks (as 'the ball that bounced "
+            "first')."
         ),
     ] = "whole",
     scenes_per_tier: Annotated[int, typer.Option(min=1, help="How many scenes of each tier, or how many films.")] = 50,
     measure: Annotated[
         str,
         typer.Option(
-            help="What is measured: clips; round-trip, the facts that survive an mp4 and both autoencoders; chain, continuations "
-            "each from the mp4 of the one before; bells, how far their tones are from Stage's own; editing, whether a corrected plan "
-            "shows its correction and nothing else (each edit on as many clips as there are scenes); retake, whether a second that "
-            "is rendered anew leaves a trace; or preview, what is found in previews of plans, and in what part of a clip's time."
+            help="What is measured: clips; round-trip (facts that survive an mp4 and both autoencoders); chain (continuations, each "
+            "from the mp4 before it); bells (their tones against Stage's own); editing (whether a corrected plan shows its correction "
+            "and nothing else; each edit on as many clips as there are scenes); retake (whether a second that is rendered again "
+            "leaves a trace); or preview (facts found in previews, and their share of a clip's time)."
         ),
     ] = "clips",
     links: Annotated[int, typer.Option(min=1, help="Continuations of --measure chain.")] = 4,

@@ -247,11 +247,11 @@ def measure_editing(
     **call: Any,
 ) -> list[Outcome]:
     """
-    Clips of which the plan is edited, beside the clips of the plans before.
+    Scores clips whose plans were edited against clips of the plans before the edit.
 
     Args:
         pipe: The pipeline.
-        examples: Of what clips are planned; those whose sheet allows the edit are used, in their order.
+        examples: What the clips are planned from, in order; an example is left out if its sheet does not allow the edit.
         number: How many for each edit.
         batch_size: Clips made together.
         call: Further arguments of the pipeline's call.
@@ -301,8 +301,8 @@ def summarise_editing(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
     What edits do, by edit and as a whole.
 
     Returns:
-        For each edit `scenes`, their number; `changed`, the share in which all that is edited holds; `others`, the share that still
-        hold of the other facts that held before; each with its 95% interval over scenes; and `aspects`, the latter by aspect.
+        For each edit: `scenes`, their number. `changed`, the share of clips in which all edited facts hold, and `others`, the share of
+        the other facts that held before and still hold, with 95% intervals over scenes. `aspects`, which is `others` by aspect.
     """
     rows = {}
     for edit in ("all", *EDITS):
@@ -335,19 +335,19 @@ def format_editing(rows: dict[str, dict[str, Any]]) -> str:
 
 # Retakes
 
-SPAN = 1.0  # seconds that are rendered anew
+SPAN = 1.0  # seconds that are rendered again
 SEAM = 0.06  # seconds around a seam within which an onset counts as its click
 
 
 @dataclass(frozen=True)
 class Retaken:
     """
-    A clip of which a span was rendered anew.
+    A clip with a span that was rendered again.
 
     Args:
         scene: Its scene.
         is_kept: Whether all frames and samples outside of the span are equal bit for bit.
-        p_acc: Of the clip as it was, and with the span rendered anew.
+        p_acc: Of the clip as it was, and with the new span.
         strays: Sounds at the seams that nothing explains: in Stage's render, in the clip as it was, and in the new one.
         psnr: Of the frames beside one another at the seams, in dB: in the clip as it was, and in the new one.
     """
@@ -428,8 +428,9 @@ def summarise_retakes(retaken: Sequence[Retaken]) -> dict[str, Any]:
     What retakes do.
 
     Returns:
-        `clips`; `kept`, the share whose rest is equal bit for bit; and for `truth`, `before` and `after`, as far as they have them,
-        `p_acc`, `strays` (a seam) and `psnr` (dB between neighbouring frames at the seams), each with its 95% interval over scenes.
+        `clips`, their number. `kept`, the share of clips that stay equal bit for bit outside the span. For `truth`, `before` and
+        `after`, where they apply: `p_acc`, `strays` (onsets per seam) and `psnr` (dB between neighbouring frames at the seams), each
+        with its 95% interval over scenes.
     """
     scenes, ones = [one.scene for one in retaken], np.ones(len(retaken))
 

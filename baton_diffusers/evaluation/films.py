@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from ..pipelines.film import Film
     from ..pipelines.pipeline_baton import BatonPipeline
 
-# How a film is made: as Stage renders it; the same after both autoencoders; each shot as a clip of its own; under one plan; in the same
-# windows, each planned by itself; and in the same windows by `continue_from`, without the film's latents and its plan.
+# How a film is made: by Stage ("render"); by Stage, then both autoencoders ("codecs"); each shot as a clip ("clips"); under one plan
+# ("film"); in the film's windows, each planned by itself ("window plans"); or in these windows by `continue_from`, without shared latents
+# and without the film's plan.
 WAYS = ("render", "codecs", "clips", "film", "window plans", "continue_from")
 STRIDE = 2.0  # seconds from seam to seam of a render, which has no seams: as for clips that share a second
 LEVELS = {"shade": "shade (grey levels)", "grain": "grain (grey levels)", "noise": "noise (dB)", "gain": "gain (dB)"}
@@ -40,7 +41,7 @@ Piece = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class FilmExample:
-    """A film to be made from its shots; `seed` seeds its prompts, its render and its noise, and `style` says how it is told, see
+    """A film to be made from its shots. `seed` seeds its prompts, its render and its noise; `style` is the style of its prompts, see
     [`film_prompts`]."""
 
     film: FilmScene
@@ -149,7 +150,7 @@ def _continued_seams(film: Film) -> list[float]:
 
 
 def _continued(pipe: BatonPipeline, film: Film, example: FilmExample, steps: int | None) -> Iterator[Piece]:
-    """The windows of a film, each by `continue_from` from the clip of the one before: what is new of each."""
+    """The windows of a film, each made by `continue_from` from the clip before it. Yields the new part of each."""
     rate, sampling_rate = pipe.frame_rate, pipe.sampling_rate
     for take, windows in zip(film.takes, film.windows, strict=True):
         before: Clip | None = None
@@ -297,11 +298,15 @@ def summarise_films(scores: dict[str, Sequence[FilmScore]]) -> dict[str, dict[st
         scores: By way, a score for each film; all ways have the same films.
 
     Returns:
-        For each way `films`, `shots` and `seconds` of each film; `p_acc`, `strict` (of shots), `m_wer` and `desync` as for clips;
-        `against_clips`, P-Acc less that of the way "clips", drawn over pairs of shots; `across`, the share of the facts across shots, and
-        `aspects`, by aspect; `seams`, the share of seams with each fault, `elsewhere`, of instants between them, and `number_of_seams`; `quarters`, P-Acc of each quarter of
-        the films, and `last_quarter`, the last one less the first; `drift`, the change of each level per minute. None where there is
-        nothing.
+        For each way, with `None` where nothing was scored:
+
+        - `films`, `shots`, and the `seconds` of each film;
+        - `p_acc`, `strict` (over shots), `m_wer` and `desync`, as for clips;
+        - `against_clips`: P-Acc minus the P-Acc of the way "clips", drawn over pairs of shots;
+        - `across`: the share of the facts across shots that hold, and `aspects`, by aspect;
+        - `seams`: the share of seams with each fault, `elsewhere`, the same at instants between seams, and `number_of_seams`;
+        - `quarters`: P-Acc of each quarter of the films, and `last_quarter`, the last one minus the first;
+        - `drift`: the change of each level per minute.
     """
     return {way: _summarise(own, scores.get("clips")) for way, own in scores.items()}
 

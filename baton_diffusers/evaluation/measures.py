@@ -105,7 +105,7 @@ KEPT_FRAMES = round(KEPT_SECONDS * FRAME_RATE)
 
 @dataclass(frozen=True)
 class Chain:
-    """Scenes of one cast, each of which continues the one before; `seed` seeds the prompts and the noise."""
+    """Scenes of one cast. Each continues the one before. `seed` seeds the prompts and the noise."""
 
     scenes: tuple[Scene, ...]
     seed: int

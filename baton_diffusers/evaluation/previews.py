@@ -30,7 +30,7 @@ class PreviewScores:
         scenes (`list`): of each clip, for the intervals.
         counts (`dict`): by what is counted, pairs of what was found and what there is, for each clip.
         seconds (`list[tuple[float, float, float]]`): of the timed clips: to plan, to preview, and to make the clip from its prompt.
-        untold (`int`): clips whose sheet tells no scene of Stage, which cannot be scored.
+        untold (`int`): clips that cannot be scored, because their sheet is no scene of Stage.
     """
 
     scenes: list[Any] = field(default_factory=list)
@@ -95,8 +95,8 @@ def summarise_previews(scores: PreviewScores) -> dict[str, Any]:
     Shares of what was found, with 95% intervals over scenes, and times.
 
     Returns:
-        `shares`, by what is counted; `seconds` in the median to `plan`, to `preview` and for a whole `clip`, and their `ratio`, the
-        median share of a clip's time that its preview takes; and `untold`.
+        `shares`, by what is counted. `seconds`: medians of the time to `plan`, to `preview` and to make the whole `clip`, and `ratio`, the
+        median of the preview's time over the clip's. `untold`.
     """
     shares = {
         name: bootstrap(

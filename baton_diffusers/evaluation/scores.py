@@ -131,24 +131,23 @@ def generated_clips(
     """
     A function that generates clips. Each example's seed draws its noise, whatever the batch.
 
-    In every direction but "t2av", a part of the scene's own render is given. A modality that is given whole stays in the clip
-    unchanged; the generated one is scored together with it. Text and plan are used as in "t2av".
+    In every direction except "t2av", a part of the scene's own render is given. A modality that is given whole stays in the clip
+    unchanged, and is scored together with the generated one. Text and plan are used as in "t2av".
 
     Args:
         pipe: The pipeline.
         examples: All examples; `shuffle_prompts` exchanges their prompts.
         num_inference_steps: Denoising steps; by default the pipeline's.
-        plan: "planner"; "none", the text alone; or "ground truth", the plan read off the rendered scene.
+        plan: "planner", "none" (text alone) or "ground truth" (the plan read off the rendered scene).
         shuffle_prompts: Whether each clip is made from the prompt (and plan) of another scene of its tier, but scored against its
             own. This control shows what a model gets right by chance.
         text: Whether the denoiser reads the prompt. If not, it gets an empty one beside the plan.
-        direction: What is given and what is made, one of `DIRECTIONS`. "a2v": the sound is given and a picture made for it;
-            "v2a": the mirror; "i2av": the first frame is given; "continuation": picture and sound of the first second are
-            given, as the autoencoders render them, and go on.
-        cues: Cues of a planner that knows timestamps: "written" by the planner, as in the pipeline; "none", so that it plans as in
-            the paper; or "ground truth", the cues of the rendered scene.
-        given_from: Source of the given media: "render", the scene's own render; or "mp4", the clip that the pipeline makes from the
-            same prompt and noise, saved and read again. Few users have anything better.
+        direction: One of `DIRECTIONS`. "t2av": nothing is given. "a2v": the sound is given. "v2a": the picture is given. "i2av": the
+            first frame is given. "continuation": the first second of both is given, as the autoencoders render it.
+        cues: Cues of a planner that knows timestamps: "written" (by the planner, as in the pipeline), "none" (it plans as in the paper)
+            or "ground truth" (the cues of the rendered scene).
+        given_from: Source of the given media: "render" (the scene's own) or "mp4" (the clip that the pipeline makes from the same prompt
+            and noise, saved and read again, which is what users have).
 
     Raises:
         ValueError: an unknown `direction`, `plan`, `cues` or `given_from`, or one that does not suit the direction; cues for a

@@ -20,10 +20,10 @@ from .planning import check_cues, make_plan, places_of, ready_plan, warn_of_disa
 
 logger = logging.get_logger(__name__)
 
-# Tokens that the planner writes differently, in root mean square over their own spread, are those that an edit changes.
+# An edit changes the tokens that the planner now makes differently: by more than this, in root mean square over their spread.
 CHANGED = 0.1
 
-# Seconds by which times may differ and still be the same: those of a plan that was cut and joined differ in the last bit.
+# Times that differ by less, in seconds, are the same: cutting and joining a plan changes their last bit.
 _SLACK = 1e-5
 
 
@@ -86,7 +86,7 @@ def keep_unchanged(plan: SemanticPlan, before: SemanticPlan, after: SemanticPlan
 
 
 def _tells_the_same(before: Sheet, after: Sheet) -> bool:
-    """Whether two sheets differ in instants alone, of which prompts do not tell."""
+    """Whether two sheets differ in instants alone. Prompts do not mention instants."""
     return before.cast == after.cast and [cue.text for cue in before.cues] == [cue.text for cue in after.cues]
 
 
@@ -102,7 +102,7 @@ def _warn_of_crowded_cues(pipe: PipelineParts, sheet: Sheet) -> None:
 
 
 def _warn_of_unknown_facts(pipe: PipelineParts, sheet: Sheet) -> None:
-    """Warns of an actor, a place or a deed that the plan checker has never read, and the planner hardly written."""
+    """Warns of an actor, a place or a deed that the plan checker has not learnt: the planner has rarely seen it, too."""
     if not isinstance(pipe.plan_checker, PlanChecker):
         return
     config = pipe.plan_checker.config

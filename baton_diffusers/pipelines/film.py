@@ -42,11 +42,11 @@ logger = logging.get_logger(__name__)
 # What a window follows: its part of the film's plan, a plan made from its own text alone, or none.
 PLANS = ("film", "windows", "none")
 
-# A causal autoencoder's latents differ from those of the same frames in mid-clip for so long.
+# A causal autoencoder encodes this many first latents of a clip differently than the same frames in mid-clip.
 WARM_UP_LATENTS = 3
-# Sound passes from one window to the next in so many seconds, and begins and ends in so many at a hard cut.
+# Seconds of the cross-fade of sound between windows, and of the fades at a hard cut.
 _CROSSFADE, _FADE = 0.04, 0.004
-# A background that changes by less within a window drifts, and is held.
+# A background that changes by less than this within a window has drifted, and is corrected.
 _MOST_DRIFT = 0.016
 # A shot's prompt belongs to the text of a window if it lasts for this share of the window.
 _LEAST_SHARE = 0.15
@@ -428,7 +428,7 @@ class Film:
         return self._text(" ".join(prompt for prompt, shared in shares.items() if shared >= least))
 
     def _key(self, window: Window) -> str:
-        """A hash of all that determines a window's bytes, but for what its neighbours give it."""
+        """A hash of everything that determines a window's bytes, except the latents that it shares with its neighbours."""
         if window not in self._keys:
             self._keys[window] = self.work.key(
                 weights=self._weights,
@@ -484,7 +484,7 @@ class Film:
         return GivenVideo(frames[None], self.frame_rate, ((end, math.inf),))
 
     def _latents(self, window: Window) -> Kept | None:
-        """A window's latents, if the folder keeps them, and they are joined to those of the window before."""
+        """A window's latents, if the folder keeps them and they still continue the window before."""
         kept = self.work.read(window.take, window.index, self._key(window))
         if kept is None or window.index == 0:
             return kept
@@ -554,16 +554,16 @@ class Film:
     def _match(
         self, known: KnownLatents, encoded: torch.Tensor, frames: np.ndarray, colours: torch.Tensor
     ) -> KnownLatents:
-        """The known latents, so that what a window begins with has the background that it had.
+        """The known latents, corrected so that the window begins with its former background.
 
-        The same latents are decoded a little brighter or darker early in a clip than late in it, and what is made anew differs by as
-        little. What is a hair's breadth in one window would add up over many. The encoder tells how latents change with the
-        colour of a frame.
+        A decoder makes the same latents a little brighter or darker early in a clip than late in it, and so does the model with new
+        frames. This is invisible in one window, but would add up over many. The encoder says how latents change with the colour of a
+        frame.
 
         Args:
             known ([`KnownLatents`]): of the window.
             encoded (`torch.Tensor`): latents that begin with those of `frames`.
-            frames (`np.ndarray` of shape `(num_frames, height, width, 3)`): what is shared, float in [0, 1].
+            frames (`np.ndarray` of shape `(num_frames, height, width, 3)`): the shared frames, float in [0, 1].
             colours (`torch.Tensor` of shape `(3,)`): of the background, in [0, 1].
         """
         pipe, device = self.pipe, known.latents.device
@@ -578,10 +578,10 @@ class Film:
         return replace(known, latents=latents)
 
     def _shared(self, window: Window, other: Window) -> tuple[range, range]:
-        """Latents of a window that another one has, too, of the video and of the audio; `i` here is the other's `i + shift`.
+        """Video and audio latents that a window shares with another one; latent `i` here is the other's `i + shift`.
 
-        Not among them: the first latents of a window, which are encoded as those of a clip's beginning, and of its sound the latents
-        at both ends, which lack what is beside them.
+        The first video latents of a window are left out, since they were encoded as the beginning of a clip. So are the audio latents
+        at both ends, which were encoded without their neighbours.
         """
         shift, audio_shift = self._shifts(window, other)
         length = coordinates.num_latent_frames(window.num_frames, self._stride)
@@ -598,14 +598,14 @@ class Film:
         return WARM_UP_LATENTS if window.index else 1
 
     def _part_shared(self, latents: torch.Tensor, window: Window, other: Window) -> torch.Tensor:
-        """Of a window's video latents those that another one shares with it."""
+        """The video latents of a window that another one shares."""
         shared = self._shared(window, other)[0]
         return latents.narrow(2, shared.start, len(shared))
 
     def _join(
         self, known: KnownLatents, audio_known: KnownLatents, window: Window, other: Window, kept: Kept
     ) -> tuple[KnownLatents, KnownLatents]:
-        """What is known of a window, with what it shares with another one."""
+        """The known latents of a window, and among them the latents that it shares with another one."""
         (shared, audio_shared), (_, audio_shift) = self._shared(window, other), self._shifts(window, other)
         if other.index < window.index:
             known = _overlaid(known, self._part_shared(kept.latents, other, window), shared, dim=2)
@@ -645,7 +645,7 @@ class Film:
                     number += 1
 
     def render(self, takes: Sequence[int] | None = None) -> Film:
-        """Makes the windows that are missing, without decoding those that nothing goes on from.
+        """Makes the missing windows, and decodes only those that a new window continues.
 
         Args:
             takes (`Sequence[int]`, *optional*): numbers of the takes; by default all.
@@ -679,7 +679,7 @@ class Film:
                 self.pipe.maybe_free_model_hooks()
 
     def _pieces(self, take: Take, progress: Any) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
-        """Frames, waveform and start of each piece of a take. Pieces meet in the middle of what windows share."""
+        """Frames, waveform and start of each piece of a take. Pieces meet in the middle of the frames that two windows share."""
         windows = self.windows[take.number]
         cuts = [
             0,
@@ -716,7 +716,7 @@ class Film:
         return coordinates.num_samples((take.first + frame) / self.frame_rate, self.sampling_rate) - start
 
     def _with_given(self, take: Take, sound: np.ndarray, first: int) -> np.ndarray:
-        """The sound, and in its place what was given, as it was given."""
+        """The sound, with the given sound in its place, unchanged."""
         audio = self._given[take.number].audio
         if audio is None:
             return sound
@@ -793,17 +793,17 @@ def _gaps(spans: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]
 
 
 def _colours(frames: np.ndarray) -> torch.Tensor:
-    """Red, green and blue of the background: medians over all pixels, of which it has the most."""
+    """Red, green and blue of the background: medians over all pixels, since most pixels show it."""
     return torch.from_numpy(np.median(frames, axis=(0, 1, 2)).astype(np.float32))
 
 
 def _held_colours(before: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
-    """The colours to which a window is held: those from before, unless the picture has become another one."""
+    """The colours that a window's background shall have: the former ones, unless another picture has begun."""
     return now if ((now - before).abs() > _MOST_DRIFT).any() else before
 
 
 def _overlaid(known: KnownLatents, latents: torch.Tensor, shared: range, dim: int) -> KnownLatents:
-    """Known latents, and in the places `shared` those of another window."""
+    """Known latents, with the latents of another window in the places `shared`."""
     mask, placed = known.mask.flatten().cpu().clone(), known.latents.clone()
     mask[shared.start : shared.stop] = True
     placed.narrow(dim, shared.start, len(shared)).copy_(latents.to(placed.device))

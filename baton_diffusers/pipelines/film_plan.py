@@ -151,7 +151,7 @@ def _all_places(pipe: PipelineParts) -> list[str]:
 
 
 def _told_places(pipe: PipelineParts, prompt: str) -> dict[str, str]:
-    """The places that a prompt tells, by name; none without a checker, which reads them."""
+    """The places that a prompt names, by actor. The plan checker reads them; without one there are none."""
     if pipe.plan_checker is None or pipe.text_encoder is None:
         return {}
     read = pipe.plan_checker(read_texts(pipe, [prompt], pipe._execution_device).to(pipe.plan_checker.dtype))
@@ -161,13 +161,13 @@ def _told_places(pipe: PipelineParts, prompt: str) -> dict[str, str]:
 
 def film_cast(sheets: Sequence[Sheet], told: Sequence[dict[str, str]], all_places: Sequence[str]) -> dict[str, str]:
     """
-    The cast of a take: each name with its place. What a prompt tells comes first, then the first sheet with the name decides; one
-    whose place is taken gets a free one.
+    The cast of a take: each name with its place. The place is the one that a prompt names, or else the place in the first sheet with
+    this actor. An actor whose place is taken gets a free one.
 
     Args:
         sheets (`Sequence[Sheet]`): the sheets of its sections, in order.
-        told (`Sequence[dict]`): the places that their prompts tell, by name.
-        all_places (`Sequence[str]`): places that there are; others are taken as they come.
+        told (`Sequence[dict]`): the places that their prompts name, by actor.
+        all_places (`Sequence[str]`): the known places, from which a free one is taken.
     """
     names = {member.name for sheet in sheets for member in sheet.cast}
     cast: dict[str, str] = {}
@@ -186,8 +186,8 @@ def film_cast(sheets: Sequence[Sheet], told: Sequence[dict[str, str]], all_place
 
 
 def with_cast(sheet: Sheet, cast: dict[str, str], all_places: Sequence[str]) -> Sheet:
-    """A sheet with the whole cast of its take, each at its place. Who found no place there stands where the sheet has it, and hides
-    whom the sheet does not name."""
+    """A sheet with the whole cast of its take, each at its place. An actor without a place in the take stands where the sheet has it,
+    and takes the place of an actor that the sheet does not name."""
     members = {member.name: cast.get(member.name, member.place) for member in sheet.cast}
     for name, place in cast.items():
         if name not in members and place not in members.values():
@@ -198,7 +198,7 @@ def with_cast(sheet: Sheet, cast: dict[str, str], all_places: Sequence[str]) -> 
 
 
 def plan_take(pipe: PipelineParts, sections: Sequence[Section], shots: Sequence[Shot]) -> SemanticPlan | None:
-    """The plan of a take: those of its sections, one after another; `None` without a planner.
+    """The plan of a take, joined from the plans of its sections; `None` without a planner.
 
     A section is planned as the beginning of a clip of the pipeline's length, which is what a planner has learnt.
     """

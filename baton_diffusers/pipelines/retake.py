@@ -44,19 +44,20 @@ class BatonRetakeMixin:
         **call: Any,
     ) -> BatonPipelineOutput:
         r"""
-        Renders a span of a clip anew, and leaves the rest of it as it is, bit for bit.
+        Renders a span of a clip again, and leaves the rest of it as it is, bit for bit.
 
-        What stands around the span is given, of both modalities, so the new part follows from it and leads to it. At the ends of the
-        span the old sound passes into the new one within 10 ms, inside the span. What is rendered follows, in this order, `plan`; the
-        plan of `cues`; the clip's own plan, if its prompt stays; or a plan of `prompt`, whose cues are fitted to what stands.
+        Picture and sound around the span are given, so the new part continues them and leads back to them. The old sound passes into
+        the new one within 10 ms at the ends of the span, inside it. The plan of the new part is the first of these that there is:
+        `plan`; a plan of `cues`; the clip's own plan, if the prompt is unchanged; a plan of `prompt`, with cues fitted to the rest of the
+        clip.
 
-        It cannot make a change in the span last after it: an actor that has another colour in the span has its old one afterwards.
+        A change ends with the span: an actor with another colour in it has the old colour afterwards.
 
         Args:
             clip: one clip: a [`BatonPipelineOutput`], which knows its prompt and its plan, a file, a [`~media.Clip`], or a pair (frames,
                 audio).
             start, end (`float`, *optional*): the span in seconds, rounded to frames; by default the clip's ends.
-            prompt (`str`, *optional*): what happens in the clip as a whole; by default that of `plan` or of the clip.
+            prompt (`str`, *optional*): what happens in the clip as a whole; by default the prompt of `plan` or of the clip.
             cues (`str`, *optional*): the cue sheet of the clip as a whole.
             plan (`SemanticPlan` or the path of its file, *optional*): of the clip as a whole, as `edit_plan` or `SemanticPlan.splice`
                 make it.
@@ -243,10 +244,10 @@ def spans_of_actor(actor: str, sheets: Sequence[str], start: float, end: float) 
 
 def replace_frames(frames: np.ndarray, new: torch.Tensor, frame_rate: float, spans: Spans) -> np.ndarray:
     """
-    Frames of a clip with those of the spans from another one.
+    Frames of a clip, with the spans from another one.
 
-    An autoencoder does not give back what it is given. By what the new clip differs from the old one in the frames beside a span, the
-    frames within it are corrected, less and less for `FADED_FRAMES`, so that no step in brightness or grain is seen.
+    An autoencoder does not reproduce its input exactly. So the difference between both clips in the frames beside a span is added to the
+    frames within it, fading over `FADED_FRAMES`. Otherwise brightness and grain would jump at the seam.
 
     Args:
         frames (`np.ndarray` of shape `(num_frames, height, width, 3)`): uint8, or float32 in [0, 1].
@@ -279,7 +280,7 @@ def replace_frames(frames: np.ndarray, new: torch.Tensor, frame_rate: float, spa
 
 
 def replace_samples(waveform: np.ndarray, new: np.ndarray, sampling_rate: int, spans: Spans) -> np.ndarray:
-    """Samples of a clip with those of the spans from another one, into which they pass within `FADE` seconds inside the spans.
+    """Samples of a clip, with the spans from another one. They are cross-faded within `FADE` seconds, inside the spans.
 
     Args:
         waveform (`np.ndarray` of shape `(num_channels, num_samples)`).

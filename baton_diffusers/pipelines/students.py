@@ -155,7 +155,7 @@ class StudentsMixin:
 
     @contextmanager
     def _as_teacher(self) -> Iterator[None]:
-        """Within it, the settings are those of the pipeline without a preset."""
+        """A context in which the pipeline has its settings without a preset."""
         if self._teacher is None:
             yield
             return

@@ -27,16 +27,16 @@ FRAMES_AROUND = 8  # that are looked at before and after a shot
 SAMPLES_AROUND = 64 * HOP  # that are listened to before and after a shot
 SAMPLES_A_FRAME = SAMPLING_RATE // FRAME_RATE
 
-# Seams. What Stage and its codecs do between two frames stays below these bounds but for what an instant on the seam does.
+# Seams. Between two frames, Stage and its codecs stay below these bounds, unless an event falls on the seam.
 NEAR = 256  # samples to both sides of a seam in which a click is looked for
-BESIDE = 800  # samples to both sides of these with which it is compared
+BESIDE = 800  # samples beyond these, to both sides, that a click is compared with
 LEAST_CLICK = 0.01  # of a full scale of 1: second difference of the waveform
 CLICK = 4.0  # times the largest second difference beside it
 JUMP_PATCH, JUMP = (
     9,
     24.0,
-)  # pixels; grey levels by which the mean over a patch changes though the cast does not explain it
-LEAP = 1.5  # pixels by which an actor that nobody hits moves within a frame
+)  # pixels; change of the mean over a patch, in grey levels, that the cast does not explain
+LEAP = 1.5  # pixels: the motion within a frame of an actor that nobody hits
 QUIET_PART = 160  # samples over which loudness is measured
 QUIET_SPAN = 16000  # samples to both sides of a seam whose background is compared
 TAIL = 800  # samples after a sound that may still be its own
@@ -64,10 +64,10 @@ class Level:
 
     Args:
         time: The middle of the shot in seconds.
-        shade: Grey levels by which the wall differs from what it was in the first shot of the take.
+        shade: The wall's brightness minus its brightness in the first shot of the take, in grey levels.
         grain: Root mean square in grey levels of what the cast does not explain.
         noise: Loudness of the background in dB of a full scale; None where sounds cover it.
-        gain: Loudness in dB of the sounds that were heard, less that of Stage's own; None where none was heard.
+        gain: Loudness of the sounds minus the loudness of Stage's own, in dB; None if no sound was heard.
     """
 
     time: float
@@ -126,33 +126,24 @@ class FilmScorer:
     """
     Scores a film that comes in parts.
 
-    Of the clips' facts a shot has all; what a prompt left open that was told before in the take (of places) or in the film (of colours) is
-    a fact too. Across shots the `aspect` of a fact is, of each shot but the first and each actor,
+    A shot has all the facts of a clip. A place that an earlier prompt of the take named is a fact too, even if the shot's own prompt
+    leaves it open; so is a colour that an earlier prompt of the film named. The facts across shots have these aspects:
 
-    - *colour*: it is there, as it was in the shot before, in the same colour;
-    - *stands*: it stands where it stood before (no fact after a hard cut);
-
-    of each shot but the first,
-
-    - *number*: as many actors are there as the cast has: nobody is lost or doubled;
-
-    of each face in a shot in which it speaks, and not for the first time
-
-    - *voice*: it speaks in the voice of its colour, here and where it spoke last;
-
-    of each action
-
-    - *sequence*: what was seen and what was heard over the whole film has this action in its place of the script;
-    - *callback*: an actor that the prompt calls by what it did before does what it should.
+    - *colour*, for each actor of each shot but the first: it is there as in the shot before, in the same colour;
+    - *stands*, likewise: it stands where it stood before (no fact after a hard cut);
+    - *number*, for each shot but the first: there are as many actors as the cast has, nobody is lost or doubled;
+    - *voice*, for each face that speaks and has spoken before: it has the voice of its colour, here and where it spoke last;
+    - *sequence*, for each action: picture and sound of the whole film show it in its place of the script;
+    - *callback*, for each action: an actor that the prompt calls by an earlier deed does what it should.
 
     Args:
         film: What the film was to show.
-        prompts: What each shot's prompt tells; by default everything.
+        prompts: What each shot's prompt says; by default everything.
         seams: Times in seconds at which a window ends and the next begins.
         elsewhere: Times in seconds that are compared with seams.
 
     A part is frames, uint8 `(frames, 64, 64, 3)`, at 16 frames/s, and samples, `(samples,)` or `(channels, samples)`, at 16 kHz; a part may
-    have any length. What exceeds the film's length is not scored.
+    have any length. Parts beyond the film's length are not scored.
     """
 
     def __init__(
@@ -277,7 +268,7 @@ class FilmScorer:
         self._first = keep
 
     def _told(self, shot: int) -> tuple[list[bool], list[bool]]:
-        """Whether places and colours of a shot's actors are told, by its own prompt or one before."""
+        """Whether the shot's prompt, or one before, names the places and the colours of its actors."""
         actors = self.film.shots[shot].actors
         if self.prompts is None:
             return [True] * len(actors), [True] * len(actors)

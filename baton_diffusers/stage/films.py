@@ -53,9 +53,8 @@ class FilmScene:
         cuts: The shots that begin with a hard cut.
 
     Raises:
-        ValueError: where there is no shot; a cut is no shot after the first; somebody leaves or joins the cast, or moves without a
-            cut; a box hits before the last shot of a take, since it stays where it has hit; or an actor ends a shot and begins the
-            next.
+        ValueError: if there is no shot; a cut is not the number of a later shot; the cast changes; an actor moves without a cut; a box
+            hits before the last shot of a take (it would not return to its place); or one actor ends a shot and begins the next.
     """
 
     shots: tuple[Scene, ...]
@@ -137,13 +136,13 @@ def render_film(film: FilmScene, seed: int) -> Iterator[Clip]:
 
 def film_prompts(film: FilmScene, seed: int, style: str = "whole") -> tuple[Prompt, ...]:
     """
-    What is said of each shot.
+    The prompt of each shot.
 
     Args:
         film: The film.
         seed: Chooses the words.
-        style: "whole": every prompt tells the whole cast with its colours and places. "callbacks": only the first prompt of a take does;
-            the others tell what happens, by colour, or by what happened before: "the ball that bounced first".
+        style: "whole": every prompt names the whole cast with its colours and places. "callbacks": only the first prompt of a take does.
+            The others call an actor by its colour or by an earlier deed: "the ball that bounced first".
 
     Raises:
         ValueError: for another `style`.

@@ -1,5 +1,5 @@
-"""The studio: a page on which a clip is planned, corrected, rendered and made anew in part. `baton studio` serves it.
+"""The studio: a page on which a clip is planned, corrected, rendered and retaken. `baton studio` serves it.
 
-`session.py` is what can be done, and knows no page; `shown.py` puts it into words and pictures; `page.py` is the page, by Gradio, which
-the extra `app` brings.
+`session.py` has the actions, and knows no page. `shown.py` puts their results into words and pictures. `page.py` is the page, made with
+Gradio (the extra `app`).
 """

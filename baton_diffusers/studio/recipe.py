@@ -35,7 +35,7 @@ class Recipe:
         return replace(self, clip=(*self.plan, line))
 
     def retaken(self, line: str) -> Recipe:
-        """The recipe with a part of its clip made anew."""
+        """The recipe with a retake of a part of its clip."""
         return replace(self, clip=(*self.clip, line))
 
     def script(self, scale: int | None = None) -> str:

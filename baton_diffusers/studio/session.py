@@ -1,7 +1,7 @@
 """What can be done in the studio: sessions, the versions of a clip in each, and the actions that make them.
 
-Nothing here knows a page. A browser tab is a session, and none sees another's clips: their files have random names in a folder that
-goes with the studio, and random keys by which a browser may fetch them.
+Nothing here knows a page. A browser tab is a session. No session sees the clips of another: a file has a random name and a random key, and
+a browser needs the key to fetch it. The files are deleted with the studio.
 """
 
 from __future__ import annotations
