@@ -4,6 +4,12 @@
     python benchmarks/few_steps.py --model FOLDER --student FOLDER --steps 4 2 1
 
 The least of several clips counts. On a CPU that others share, the process's own time tells more than the clock: both are printed.
+
+    python benchmarks/few_steps.py --distance 12 --student FOLDER FOLDER      # how far each is from its teacher
+
+Instead of times: the clips of validation scenes, from the same noise, with and without a plan. The distance of latents is the root of
+their mean squared difference from the teacher's, in parts of the teacher's own deviation. The rows of the teacher without guidance say
+what a student has to make good.
 """
 
 import argparse
@@ -15,6 +21,8 @@ from pathlib import Path
 import torch
 
 from baton_diffusers import BatonPipeline, default_checkpoint
+from baton_diffusers.evaluation.scores import draw_examples
+from baton_diffusers.guiders import presets
 from baton_diffusers.pipelines.denoise import Denoiser
 
 
@@ -62,9 +70,48 @@ def measure(pipe: BatonPipeline, **call) -> tuple[Stopwatch, Stopwatch, int]:
     return whole, denoising, len(forwards)
 
 
+def print_distances(pipe: BatonPipeline, students: list[Path], steps: list[int], num_clips: int) -> None:
+    """A row for each student and number of steps, and for the teacher without guidance."""
+    examples = draw_examples(-(-num_clips // 3), "validation")[:num_clips]
+    guided = {"guider": pipe.guider, "audio_guider": pipe.audio_guider}
+    plans = [pipe.plan(example.prompt, generator=torch.Generator().manual_seed(example.seed)) for example in examples]
+
+    def make(has_plan: bool, num_steps: int | None = None) -> list[torch.Tensor]:
+        clips = []
+        for example, plan in zip(examples, plans, strict=True):
+            given = {"plan": plan} if has_plan else {"use_plan": False}
+            noise = torch.Generator().manual_seed(example.seed)
+            clips.append(
+                pipe(example.prompt, generator=noise, output_type="latent", num_inference_steps=num_steps, **given)
+            )
+        return [torch.cat([clip.frames for clip in clips]), torch.cat([clip.audio for clip in clips])]
+
+    goals = {has_plan: make(has_plan) for has_plan in (True, False)}
+
+    def print_row(name: str, num_steps: int) -> None:
+        found = [
+            ((x - goal).square().mean().sqrt() / goal.std()).item()
+            for has_plan in goals
+            for x, goal in zip(make(has_plan, num_steps), goals[has_plan], strict=True)
+        ]
+        print(f"{name:40}{num_steps:6}" + "".join(f"{value:12.3f}" for value in found), flush=True)
+
+    print(f"{'':40}{'steps':>6}{'plan: video':>12}{'audio':>12}{'none: video':>12}{'audio':>12}")
+    pipe.register_modules(**presets()["none"])
+    for num_steps in steps:
+        print_row("teacher without guidance", num_steps)
+    pipe.register_modules(**guided)
+    for student in students:
+        pipe.load_student(student)
+        for num_steps in steps:
+            print_row(str(student)[-38:], num_steps)
+        pipe.unload_lora_weights()
+
+
 def main(arguments: argparse.Namespace) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    student = arguments.student or Path(arguments.model) / "turbo"
+    students = arguments.student or [Path(arguments.model) / "turbo"]
+    student = students[0]
 
     def load(prepare: Callable[[BatonPipeline], None]) -> BatonPipeline:
         pipe = BatonPipeline.from_pretrained(arguments.model).to(device)
@@ -72,6 +119,9 @@ def main(arguments: argparse.Namespace) -> None:
         prepare(pipe)
         return pipe
 
+    if arguments.distance:
+        print_distances(load(lambda pipe: None), students, arguments.steps, arguments.distance)
+        return
     teacher = load(lambda pipe: None)
     rows = {f"teacher, {teacher.config.num_inference_steps} steps": (teacher, {})}
     for kind, fuse in (("adapter", False), ("fused", True)):
@@ -101,7 +151,8 @@ def _numbers(whole: Stopwatch, denoising: Stopwatch, forwards: int) -> tuple[flo
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(default_checkpoint()), help="folder of a pipeline")
-    parser.add_argument("--student", help="folder of its student; by default its folder turbo")
+    parser.add_argument("--student", nargs="+", help="folder of its student; by default its folder turbo")
     parser.add_argument("--steps", type=int, nargs="+", default=(4, 2, 1), help="of the student")
     parser.add_argument("--clips", type=int, default=3, help="of each, of which the fastest counts")
+    parser.add_argument("--distance", type=int, metavar="CLIPS", help="measure distances from the teacher instead")
     main(parser.parse_args())

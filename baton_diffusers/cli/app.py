@@ -57,6 +57,22 @@ Model = Annotated[
     ),
 ]
 Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps.", show_default="the pipeline's")]
+Sigmas = Annotated[
+    str | None,
+    typer.Option(
+        help="Noise levels of the steps before the schedulers' shifts, as 1,0.8,0.4.",
+        show_default="equal parts",
+        metavar="NUMBERS",
+    ),
+]
+Timesteps = Annotated[
+    str | None,
+    typer.Option(
+        help="Likewise, 1000 times the noise levels after the shifts, as a few-step LoRA may name them: 1000,757,522.",
+        show_default="equal parts",
+        metavar="NUMBERS",
+    ),
+]
 
 
 def check_seed(number: int) -> int:

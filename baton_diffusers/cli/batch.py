@@ -24,6 +24,8 @@ _ARGUMENTS = {
         "width",
         "num_frames",
         "num_inference_steps",
+        "sigmas",
+        "timesteps",
     ),
     *("use_plan", "cues", "cue_temperature", "num_cue_candidates", "num_plan_candidates", "use_cache"),
     *("continue_seconds", "video_mask", "audio_mask", "only"),

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from . import loading
-from .app import Guidance, Model, Seed, Steps, Student, Turbo, command
+from .app import Guidance, Model, Seed, Sigmas, Steps, Student, Timesteps, Turbo, command
 from .measured import Measured
 from .workers import Worker
 
@@ -100,6 +100,8 @@ def generate(
         ),
     ] = None,
     steps: Steps = None,
+    sigmas: Sigmas = None,
+    timesteps: Timesteps = None,
     turbo: Turbo = False,
     student: Student = None,
     guidance: Guidance = None,
@@ -168,6 +170,7 @@ def generate(
             check_kept(video, audio, scale)
     for name, text in {"--negative-prompt": negative_prompt, "--audio-negative-prompt": audio_negative_prompt}.items():
         _check_text(name, text)
+    grid = {"sigmas": _numbers("--sigmas", sigmas), "timesteps": _numbers("--timesteps", timesteps)}
     student = loading.find_student(model, turbo, student)
     if student is not None and (guidance is not None or guidance_scale is not None):
         raise ValueError("a student needs no guidance: leave --guidance and --guidance-scale out")
@@ -178,7 +181,11 @@ def generate(
     import torch
 
     from ..plan import SemanticPlan
+    from ..schedulers import check_grid
 
+    length = check_grid(**grid)
+    if steps is not None and length not in (None, steps):
+        raise ValueError(f"--steps {steps} does not fit the {length} steps of --sigmas or --timesteps: leave it out")
     loaded_plan = SemanticPlan.load(plan) if plan is not None else None
     guiders = loading.guiders(guidance)
     loading.check_guidance(guidance, guiders, model)
@@ -200,6 +207,7 @@ def generate(
         "height": height,
         "width": width,
         "num_inference_steps": steps,
+        **grid,
     }
     if prompts is not None:
         generate_all(pipe, rows, output, seed, scale, worker, **call)
@@ -245,6 +253,16 @@ def generate(
         with replacing(sheet) as partial:
             contact_sheet(frames, sound, hear(sound), prompt).save(partial)
         print(sheet)
+
+
+def _numbers(name: str, text: str | None) -> list[float] | None:
+    """The numbers between commas."""
+    if text is None:
+        return None
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{name} {text} is no list of numbers: write them as 1,0.5") from None
 
 
 def _check_text(name: str, text: str | None) -> None:

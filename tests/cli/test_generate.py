@@ -95,6 +95,28 @@ def test_a_student_takes_few_steps_without_guidance(tmp_path, nano, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_noise_levels_of_ones_own(tmp_path, nano, capsys):
+    path, calls = tmp_path / "clip.mp4", []
+    hook = nano.transformer.register_forward_pre_hook(
+        lambda _, __, inputs: calls.append(inputs["timestep"].max().item()), with_kwargs=True
+    )
+    options = "generate", PROMPT, "-o", path, "--guidance", "none", "--no-plan"
+    assert run(*options, "--timesteps", "1000,757,522") == 0
+    assert [round(timestep) for timestep in calls] == [1000, 757, 522]
+    calls.clear()
+    assert run(*options, "--sigmas", "1,0.5", "--steps", 2) == 0
+    hook.remove()
+    assert len(calls) == 2 and path.is_file()
+    for wrong, message in (
+        (("--sigmas", "1,half"), "--sigmas 1,half is no list of numbers"),
+        (("--sigmas", "1,0.5,0.7"), "`sigmas` is [1.0, 0.5, 0.7], but must be a list of falling numbers"),
+        (("--sigmas", "1", "--timesteps", "1000"), "`sigmas` and `timesteps` both set"),
+        (("--timesteps", "1000,1", "--steps", 3), "--steps 3 does not fit the 2 steps"),
+    ):
+        assert run(*options, *wrong) == 2
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_clip_is_made_by_a_recipe(name, tmp_path):
