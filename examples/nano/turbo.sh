@@ -3,6 +3,7 @@
 #
 #   examples/nano/turbo.sh MODEL OUT [MINUTES] [key=value ...]
 #
+# With `method=flow_map` and STUDENTS=4, one student of any number of steps, 4 by default.
 # MINUTES are the training's (4 by default). Features are made in OUT/features first, in about half a minute, unless they are there.
 set -u
 MODEL=$1 OUT=$2 MINUTES=${3:-4}
