@@ -20,6 +20,7 @@ import torch
 from accelerate import init_empty_weights
 from diffusers import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import logging
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -27,6 +28,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..files import read_json, temporary_folder
 
+
+logger = logging.get_logger(__name__)
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -224,7 +227,8 @@ def check_configuration(folder: str | os.PathLike, component_class: type) -> Non
         folder (`str` or `os.PathLike`): the component's.
         component_class (`type`): its class; one without a configuration of diffusers is not judged.
 
-    A class of diffusers may have gained settings since another version of diffusers saved the file: those may be missing.
+    A class may have gained settings since the file was saved: what another version of diffusers has saved may lack them, and of a class
+    of this package, a missing setting is a warning.
 
     Raises:
         ValueError: if the file is missing or damaged, lacks settings of the class, or is another class's.
@@ -247,12 +251,19 @@ def check_configuration(folder: str | os.PathLike, component_class: type) -> Non
             f"{file} is of a {saved}, but model_index.json names a {name}: fetch or save the folder again, or give that component "
             "yourself."
         )
-    ours = component_class.__module__.startswith("baton_diffusers.")
-    missing = sorted(settings - config.keys())
-    if missing and (ours or config.get("_diffusers_version", diffusers.__version__) == diffusers.__version__):
+    if missing := sorted(settings - config.keys()):
         default = inspect.signature(component_class).parameters[missing[0]].default
-        taken = "" if default is inspect.Parameter.empty else f", and {default!r} would be taken in silence"
-        raise ValueError(f"{file} lacks `{missing[0]}` of a {name}{taken}: add it, or fetch or save the folder again.")
+        lacks = f"{file} lacks `{missing[0]}` of a {name}"
+        ours = component_class.__module__.startswith("baton_diffusers.")
+        same_version = config.get("_diffusers_version", diffusers.__version__) == diffusers.__version__
+        if default is inspect.Parameter.empty or (same_version and not ours):
+            raise ValueError(
+                f"{lacks}, which diffusers {diffusers.__version__} writes: fetch or save the folder again."
+            )
+        if ours:
+            logger.warning(
+                f"{lacks}: {default!r} is taken, as for a file that was saved before there was this setting."
+            )
 
 
 def check_component(folder: str | os.PathLike, model_class: type[torch.nn.Module], variant: str | None = None) -> None:

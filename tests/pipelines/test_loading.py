@@ -303,11 +303,7 @@ SPOILT_FOLDERS = {
     ),
     "a scheduler without one setting": (
         lambda f: change(f / "scheduler" / "scheduler_config.json", shift=...),
-        "scheduler_config.json lacks `shift` of a FlowMatchEulerDiscreteScheduler, and 1.0 would be taken in silence",
-    ),
-    "a guider without one setting": (
-        lambda f: change(f / "guider" / "guider_config.json", _diffusers_version="0.1", guidance_scale=...),
-        "guider_config.json lacks `guidance_scale` of a PlanGuidance",
+        "scheduler_config.json lacks `shift` of a FlowMatchEulerDiscreteScheduler, which diffusers",
     ),
     "a guider of no file": (
         lambda f: (f / "guider" / "guider_config.json").unlink(),
@@ -353,6 +349,15 @@ def test_a_folder_that_cannot_be_trusted_is_refused(folder, tmp_path, spoil, mes
     spoil(tmp_path / "spoilt")
     with pytest.raises(ValueError, match=message):
         BatonPipeline.from_pretrained(tmp_path / "spoilt")
+
+
+def test_a_setting_that_a_file_lacks_is_said_where_it_may_be_newer_than_the_file(folder, tmp_path, caplog):
+    shutil.copytree(folder, tmp_path / "older")
+    change(tmp_path / "older" / "scheduler" / "scheduler_config.json", _diffusers_version="0.30.0", shift=...)
+    change(tmp_path / "older" / "guider" / "guider_config.json", guidance_scale=...)
+    BatonPipeline.from_pretrained(tmp_path / "older")
+    said = [record.message for record in caplog.records if "lacks" in record.message]
+    assert len(said) == 1 and "guider_config.json lacks `guidance_scale` of a PlanGuidance: 4.0 is taken" in said[0]
 
 
 @pytest.mark.parametrize(
