@@ -25,7 +25,7 @@ def test_generate_writes_a_clip_and_its_sheet(tmp_path, capsys):
 
 def test_the_options_decide_about_the_clip(tmp_path, nano):
     def frames(*options):
-        assert run("generate", PROMPT, "-o", tmp_path / "clip.mp4", "--steps", 1, *options) == 0
+        assert run("generate", PROMPT, "-o", tmp_path / "clip.mp4", "--steps", 1, "--num-frames", 17, *options) == 0
         return read_clip(tmp_path / "clip.mp4").frames
 
     first = frames("--seed", 1)
