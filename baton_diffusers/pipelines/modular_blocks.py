@@ -37,6 +37,7 @@ from .modular_parameters import (
     COMPONENTS,
     CONFIGS,
     EMBEDS,
+    GRID,
     INPUTS,
     MEDIA,
     NOISE,
@@ -138,10 +139,9 @@ def _request(s: BlockState) -> PlanRequest:
     return PlanRequest(**{name: s[name] for name in PLAN}).read()
 
 
-def _denoising(pipe: Parts, s: BlockState) -> Denoising:
-    return Denoising.of(
-        pipe, s.num_inference_steps, s.sigmas, None, use_cache=s.use_cache, attention_kwargs=s.attention_kwargs
-    )
+def _denoising(pipe: Parts, s: BlockState, timesteps: list[float] | None) -> Denoising:
+    grid = s.num_inference_steps, s.sigmas, timesteps
+    return Denoising.of(pipe, *grid, use_cache=s.use_cache, attention_kwargs=s.attention_kwargs)
 
 
 # Texts and plans
@@ -152,7 +152,7 @@ class BatonInputStep(_Step):
 
     reads = (
         *(*PROMPTS, *EMBEDS, *SIZE, *MEDIA, *NOISE, *PLAN, "num_videos_per_prompt"),
-        *("num_inference_steps", "sigmas", "use_cache", "attention_kwargs", "output_type"),
+        *(*GRID, "use_cache", "attention_kwargs", "output_type"),
     )
     writes = ("given", *SIZE, "frame_rate", "sampling_rate")
 
@@ -161,7 +161,11 @@ class BatonInputStep(_Step):
         s.given = given = _given(pipe, s, request.longest_clip(pipe))
         size = given.default_size(pipe, *(s[name] for name in SIZE))
         if all(getattr(pipe, name) is not None for name in REQUIRED):  # a whole pipeline, not a part of it
-            texts, noise, denoising = _texts(pipe, s), Noise(*(s[name] for name in NOISE)), _denoising(pipe, s)
+            texts, noise, denoising = (
+                _texts(pipe, s),
+                Noise(*(s[name] for name in NOISE)),
+                _denoising(pipe, s, s.timesteps),
+            )
             num_videos = s.num_videos_per_prompt
             BatonPipeline.check_inputs(pipe, texts, size, given, noise, request, denoising, num_videos, s.output_type)
             warn_of_lost_guidance(pipe, given.only)
@@ -279,13 +283,15 @@ class BatonSetTimestepsStep(_Step):
     """Puts both schedulers at the start of a clip."""
 
     parts = ("scheduler", "audio_scheduler")
-    reads = ("num_inference_steps", "sigmas")
-    writes = ("num_inference_steps", "timesteps", "audio_timesteps")
+    reads = GRID
+    writes = ("num_inference_steps", "given_timesteps", "timesteps", "audio_timesteps")
 
     def run(self, pipe: Parts, s: BlockState) -> None:
-        denoising, device = Denoising.of(pipe, s.num_inference_steps, s.sigmas, None), pipe._execution_device
+        # From here on, `timesteps` are the video's.
+        s.given_timesteps, device = s.timesteps, pipe._execution_device
+        denoising = Denoising.of(pipe, s.num_inference_steps, s.sigmas, s.given_timesteps)
         s.num_inference_steps = denoising.num_inference_steps
-        check_schedulers(pipe.scheduler, pipe.audio_scheduler, s.num_inference_steps, s.sigmas)
+        check_schedulers(pipe.scheduler, pipe.audio_scheduler, s.num_inference_steps, s.sigmas, s.given_timesteps)
         s.timesteps = denoising.set_timesteps(pipe.scheduler, device)
         s.audio_timesteps = denoising.set_timesteps(pipe.audio_scheduler, device)
 
@@ -359,7 +365,7 @@ class BatonDenoiseStep(BatonBlocks, LoopSequentialPipelineBlocks):
     block_names = ["predict", "advance"]
     reads = (
         *(*EMBEDS, *NOISE, "plan", "given", *MEDIA, "known_video", "known_audio", *STAND_INS),
-        *("num_inference_steps", "sigmas", "use_cache", "attention_kwargs"),
+        *("num_inference_steps", "sigmas", "given_timesteps", "use_cache", "attention_kwargs"),
     )
 
     @property
@@ -373,7 +379,7 @@ class BatonDenoiseStep(BatonBlocks, LoopSequentialPipelineBlocks):
     @torch.no_grad()
     def __call__(self, components: ModularPipeline, state: PipelineState) -> tuple[ModularPipeline, PipelineState]:
         pipe, s = Parts(components), self.get_block_state(state)
-        given, denoising = _given(pipe, s), _denoising(pipe, s)
+        given, denoising = _given(pipe, s), _denoising(pipe, s, s.given_timesteps)
         denoising.check_steps(pipe, given.only)
         timesteps = denoising.set_timesteps(pipe.scheduler, s.latents.device)
         audio_timesteps = denoising.set_timesteps(pipe.audio_scheduler, s.latents.device)

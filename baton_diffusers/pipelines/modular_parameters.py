@@ -28,6 +28,7 @@ MEDIA = tuple(GivenMedia.__annotations__)
 CLIP = ("given", *SIZE, *MEDIA)
 PLAN = tuple(field.name for field in fields(PlanRequest))
 NOISE = ("generator", "latents", "audio_latents")
+GRID = ("num_inference_steps", "sigmas", "timesteps")
 STAND_INS = ("reference_latents", "still_latents", "silence_latents")
 
 
@@ -86,7 +87,11 @@ _TYPES_AND_MEANINGS = {
     "reference_latents": (torch.Tensor, "The reference audio as clean latents."),
     "still_latents": (torch.Tensor, "A still picture, for guidance by a static clip."),
     "silence_latents": (torch.Tensor, "Silence, for guidance by a mute clip."),
-    "timesteps": (torch.Tensor, "Timesteps of the video."),
+    "timesteps": (
+        list | torch.Tensor,
+        "A list for both modalities, in place of `sigmas`; then, as a tensor, the timesteps of the video.",
+    ),
+    "given_timesteps": (list, "The list that was given."),
     "audio_timesteps": (torch.Tensor, "Timesteps of the audio."),
     "videos": (None, "Frames of each clip, as `BatonPipelineOutput` holds them."),
     "plan_candidates": (list, "The sheets that were scored, the best first."),

@@ -52,6 +52,7 @@ DIRECTIONS = {
     "a plan": {"plan": random_plan()},
     "no plan": {"use_plan": False, "negative_prompt": "left", "audio_negative_prompt": "right"},
     "cues": {"cues": "<|0.50|> red circle"},
+    "timesteps": {"timesteps": [1000, 757, 522]},
     "latents": {"output_type": "latent", "height": 16, "num_frames": 5, "num_inference_steps": 3},
 }
 
