@@ -16,6 +16,8 @@ from baton_diffusers.training.script import run
 
 def main(config: PlannerTraining, export: bool = False, build=None) -> None:
     """Trains what `build` makes of the configuration, or takes the newest checkpoint; saves it and prints what it explains."""
+    import math
+
     from transformers import AutoTokenizer
 
     from baton_diffusers import VAPlannerModel
@@ -70,7 +72,9 @@ def main(config: PlannerTraining, export: bool = False, build=None) -> None:
         trainer = Trainer(
             config.trainer,
             planner,
-            PlannerLoss(config.audio_weight, config.cue_weight),
+            PlannerLoss(
+                config.audio_weight, config.cue_weight, config.faint_weight, math.prod(planner.config.video_grid)
+            ),
             samples,
             collate_fn=PlanCollator(tokenizer, planner.config),
             validate=validate if validates else None,

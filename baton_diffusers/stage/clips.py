@@ -13,6 +13,7 @@ from .sound import render_audio
 
 
 FOREGROUND_THRESHOLD = 2.0  # of 255: what differs from the empty stage by more belongs to an actor
+HIT_OF_TWO = "hit of two"  # a hit by a box between two others, which has to choose
 
 
 class StageClips:
@@ -25,7 +26,8 @@ class StageClips:
         tier_weights: How often each tier is drawn, in any scale; default: all tiers equally often.
         foreground: Whether a sample also has the mask of its actors.
         verb_shares: Shares of the clips in which, for each of these verbs, somebody does it, for what is rare and hard: scenes
-            are drawn until one has it. The other clips are drawn as ever, and may have it too.
+            are drawn until one has it. The other clips are drawn as ever, and may have it too. "hit of two" is a hit by a box that
+            stands between two others.
         frames: Whether a sample also has the picture: it takes most of the time.
 
     `clips[index]` is a dictionary: `index`; `prompt` and `cues`, strings; `waveform`, float32 `(num_samples,)` in [-1, 1];
@@ -54,8 +56,10 @@ class StageClips:
         if min(weights.values(), default=0) < 0 or sum(weights.values()) <= 0:
             raise ValueError(f"`tier_weights` must be non-negative with at least one positive, got {weights}.")
         shares = dict(verb_shares or {})
-        if unknown := set(shares) - set(EVENTS):
-            raise ValueError(f"`verb_shares` has {sorted(unknown)}; the verbs are {', '.join(EVENTS)}.")
+        if unknown := set(shares) - {*EVENTS, HIT_OF_TWO}:
+            raise ValueError(
+                f"`verb_shares` has {sorted(unknown)}; the verbs are {', '.join(EVENTS)}, and {HIT_OF_TWO}."
+            )
         if min(shares.values(), default=0) < 0 or sum(shares.values()) > 1:
             raise ValueError(f"`verb_shares` must be non-negative with a sum of at most 1, got {shares}.")
         self.split = split
@@ -79,7 +83,7 @@ class StageClips:
             verb = rng.choice([*self.verb_shares, None], p=[*shares, 1 - sum(shares)])
         while True:
             scene = sample_scene(render_seed, tier=tier, split=self.split)
-            if verb is None or any(action.verb == verb for action in scene.script):
+            if verb is None or _shows(scene, verb):
                 return scene, render_seed
             render_seed = int(rng.integers(2**31))
 
@@ -105,3 +109,9 @@ class StageClips:
             distance = np.abs(sample["frames"].numpy() - background(scene, seed)).max(axis=-1)
             sample["foreground"] = torch.from_numpy(distance > FOREGROUND_THRESHOLD)
         return sample
+
+
+def _shows(scene: Scene, verb: str) -> bool:
+    if verb == HIT_OF_TWO:
+        return any(action.verb == "hit" and 0 < action.actor < len(scene.actors) - 1 for action in scene.script)
+    return any(action.verb == verb for action in scene.script)

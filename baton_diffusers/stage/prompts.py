@@ -1,11 +1,12 @@
 """Prompts of Stage: English in many ways of saying the same, cue sheets, and captions of single frames."""
 
+import json
 import random
 import re
 from bisect import bisect
 from collections.abc import Mapping
 from collections.abc import Sequence as Choices
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TypeVar
 
@@ -17,6 +18,8 @@ from .wordings import PLAIN, TRAIN, WORDINGS, Sequence, Verb, Wordings, verb
 
 
 MAX_PROMPT_CHARACTERS = 320
+TRAINING_WORDINGS = ("train", "strange", "notes", "strange")
+NOTE_SHARE = 0.1  # of the prompts with notes that are a list, a screenplay or a record
 PLACES = PLAIN.places
 EVENT_VERBS = {"landing": "bounces", "flash": "rings", "contact": "hits", "word": "says"}  # of a cue sheet
 T = TypeVar("T")
@@ -99,10 +102,22 @@ _SAME = {
     "bounce": tuple(verb(base) for base in ("do the same", "do so too", "follow", "do likewise")),
     "ring": tuple(verb(base) for base in ("do the same", "do so too", "answer the same way")),
 }
+_CORRECTIONS = (
+    ", no wait, ",
+    ", no, ",
+    ", sorry, ",
+    ", I mean ",
+    " - no, ",
+    ", make that ",
+    ", or rather ",
+    " ... no, actually ",
+)
 _ORDINALS = ("first", "second", "third", "fourth")
 _AUXILIARIES = ("will ", "to ", "has ", "is ", "that ")
 _CAPITALS = re.compile(r"(?:^|[.!?] |\n)[^a-z\n]{0,2}[a-z]")
 _LONG_WORDS = re.compile(r"[A-Za-z]{5,}")
+_WORDS = re.compile(r"[A-Za-z]{3,}")
+_MISTAKEN = dict(zip("aeioucszvgm", "eaeuaksswjn", strict=True))  # letters that sound alike or lie side by side
 
 
 @dataclass(frozen=True)
@@ -132,21 +147,24 @@ def describe(scene: Scene, seed: int, wordings: str = "train") -> Prompt:
     Args:
         scene: The scene.
         seed: Chooses the words.
-        wordings: "train"; "held-out" for words and turns that "train" never uses; or "strange", where many words are made up
-            (`strange_words.py`).
+        wordings: "train"; "held-out" for words and turns that "train" never uses; "notes", which adds what people jot down, and
+            their slips; or "strange", which does so too, and where many words are made up (`strange_words.py`).
 
     Raises:
         ValueError: if there are no such `wordings`.
     """
-    if wordings not in (*WORDINGS, "strange"):
-        raise ValueError(f"`wordings` is {wordings!r}, but has to be one of {(*WORDINGS, 'strange')}.")
+    if wordings not in (*WORDINGS, "notes", "strange"):
+        raise ValueError(f"`wordings` is {wordings!r}, but has to be one of {(*WORDINGS, 'notes', 'strange')}.")
     rng = random.Random(scene.digest * 31 + seed)
     while True:
         if wordings == "strange":
             chosen = strange_wordings(rng.randrange(NUM_STRANGE_WORDINGS))
+        elif wordings == "notes":
+            chosen = _NOTES
         else:
             chosen = PLAIN if wordings == "train" and rng.random() < 0.25 else WORDINGS[wordings][-1]
-        prompt = _Writer(scene, chosen, rng).write()
+        writer = _NoteWriter if chosen.notes and rng.random() < NOTE_SHARE else _Writer
+        prompt = writer(scene, chosen, rng).write()
         if len(prompt.text) <= MAX_PROMPT_CHARACTERS:
             return prompt
 
@@ -173,8 +191,8 @@ def describe_on(scene: Scene, seed: int, callbacks: Mapping[int, str]) -> Prompt
 
 
 def training_prompt(scene: Scene, seed: int) -> str:
-    """A prompt to learn from: each second seed gives one with made-up words."""
-    return write_prompt(scene, seed, ("train", "strange")[seed % 2])
+    """A prompt to learn from, in one of `TRAINING_WORDINGS`: half of them have made-up words."""
+    return write_prompt(scene, seed, TRAINING_WORDINGS[seed % len(TRAINING_WORDINGS)])
 
 
 class _Writer:
@@ -188,6 +206,9 @@ class _Writer:
         actors = scene.actors
         number = len(actors)
         plain = wordings.plain
+        self.free = wordings is TRAIN or wordings.notes
+        self.last: int | None = None  # who was named last
+        self.listed: list[int] = []  # everyone, in the order of a list that began the text
         self.introduced: list[int] = []
         self.placed = [False] * number
         self.coloured = [False] * number
@@ -247,8 +268,10 @@ class _Writer:
 
     def name(self, index: int, subject: bool = False, place: bool = True) -> str:
         """The name of an actor at this point of the text."""
+        last, self.last = self.last, index
         if index in self.introduced:
-            return self._name_again(index, subject)
+            by_order = self._name_by_order(index, last) if self.wordings.notes else None
+            return by_order or self._name_again(index, subject)
         self.introduced.append(index)
         actor, noun, article = self.scene.actors[index], self.nouns[index], self.article
         tells_colour = self.tells_colour[index]
@@ -261,6 +284,10 @@ class _Writer:
                 core = f"{self.choose(sizes)} {core}"
             elif draw < 0.09 and tells_colour and not self.heard[index]:
                 core = f"{noun}{self.choose((' that is {}', ' ({})', ' which is {}', ' in {}', ' coloured {}', ' of {} colour')).format(actor.colour)}"
+        if self.wordings.notes and tells_colour and self.chance() < 0.015:  # "a red, no, a blue ball"
+            other = self.choose([colour for colour in self.wordings.colours if colour != actor.colour])
+            wrong, article = self._with_article(f"{other} {noun}", article), self.choose((article, article, ""))
+            return f"{wrong}{self.choose(_CORRECTIONS)}{self._with_article(core, article)}"
         if self.late or not (place and self.tells_place[index]):
             return self._with_article(core, article)
         self.placed[index] = True
@@ -281,6 +308,23 @@ class _Writer:
         if draw < 0.25:
             return self._with_article(f"{self.choose(_SIDES[actor.spot])} {core}", article and "the")
         return f"{self._with_article(core, article)} {where}"
+
+    def _name_by_order(self, index: int, last: int | None) -> str | None:
+        """The name of an actor by whom else there is: "the other one", "the first", or a pronoun that only it can be."""
+        number, draw = len(self.scene.actors), self.chance()
+        if number == 2 and len(self.introduced) == 2 and last not in (None, index) and draw < 0.12:
+            same = self.nouns[0] == self.nouns[1]
+            return self.choose(
+                ("the other one", "the other one", f"the other {self.nouns[index]}" if same else "the other")
+            )
+        if len(self.listed) == number > 1 and draw < 0.25:
+            place = self.listed.index(index)
+            nth = self.choose((_ORDINALS[place], "last")) if place == number - 1 else _ORDINALS[place]
+            return f"the {nth}{self.choose((' one', ' one', f' {self.nouns[index]}' if len(set(self.nouns)) == 1 else ''))}"
+        pronoun = self.pronoun(index)
+        if draw > 0.75 and all(self.pronoun(other) != pronoun for other in self.introduced if other != index):
+            return pronoun
+        return None
 
     def _with_article(self, core: str, article: str) -> str:
         if not article:
@@ -354,12 +398,19 @@ class _Writer:
             return (
                 f"{self.choose((' and ', ' & ', ', ')).join([self.name(i) for i in indices])}, {self.choose(_BOTH)}."
             )
+        if wordings.notes and len(indices) == len(self.scene.actors) > 1 and chance() < 0.25:
+            if pair := self._pair(indices):
+                return pair
+            names = [self.name(i) for i in indices]
+            self.listed = list(self.introduced)
+            return f"{self.choose(wordings.there).format(**{'is': be})}{self.join(names)}."
         if not wordings.plain:
             draw = chance()
             if placed and len(indices) == 3 and draw < 0.2:
                 for i in indices:
                     self.placed[i] = True
                 names = [self.name(i, place=False) for i in indices]
+                self.listed = list(self.introduced)
                 return f"{self.choose(_FROM_LEFT)}{self.join(names)}."
             if placed and len(indices) == 3 and draw < 0.25:
                 self.placed = [True] * 3
@@ -388,6 +439,22 @@ class _Writer:
             name = self.name(i, place=False)
             names.append(f"{name}{f' {stands}' if not names else ''} {self.place(i)}")
         return self.join(names) + "."
+
+    def _pair(self, indices: list[int]) -> str | None:
+        """Two actors of a kind in one phrase, "two bells, one red and one blue", or None of others."""
+        if len(indices) != 2 or len(set(self.nouns)) > 1 or not all(self.tells_colour):
+            return None
+        self.introduced += indices
+        self.listed = list(indices)
+        self.coloured = [True, True]
+        noun = self.nouns[0]
+        plural = "es" if noun.endswith(("x", "s", "h")) else "s"
+        parts = [f"{self.choose(('one', 'a', 'one'))} {colour}" for colour in self.colours]
+        if all(self.tells_place) and not self.late:
+            self.placed = [True, True]
+            parts = [f"{part}{self.choose((' one ', ' '))}{self.place(i)}" for i, part in enumerate(parts)]
+        start = self.choose(("two", "there are two", "2", "we see two", "two little"))
+        return f"{start} {noun}{plural}{self.choose((', ', ': ', ' - '))}{' and '.join(parts)}."
 
     def _aside(self, indices: list[int]) -> str:
         """What is there too, as the end of a sentence."""
@@ -427,7 +494,7 @@ class _Writer:
                 return f"{self._speaker(action.actor)}{self.choose((': ', ' - ', ', ', ' '))}{self._note(action)}"
             mood = "finite"
         full = mood in ("finite", "past")
-        if self._is_same(step) and draw < 0.35 and self.wordings is TRAIN:
+        if self._is_same(step) and draw < 0.35 and self.free:
             return f"{self.name(action.actor)} {self._form(self.choose(_SAME[action.verb]), mood)}"
         if (
             self.wordings.notes and action.verb == "hit" and mood in ("finite", "base") and draw > 0.8
@@ -438,10 +505,10 @@ class _Writer:
             being = "gets " if mood == "finite" and draw < 0.05 else _BE[mood]
             return f"{target} {being}{self.choose(self.wordings.passives)} by {self.name(action.actor)}"
         if action.verb == "say" and full and draw < 0.1:
-            says = self.choose(self.wordings.verbs["say"][: 8 if self.wordings is TRAIN else 3])
+            says = self.choose(self.wordings.verbs["say"][: 8 if self.wordings.verbs is TRAIN.verbs else 3])
             said = self.choose(('"{},"', "'{},'", '"{}"', "“{},”", "{},")).format(self.words(action))
             return f"{said} {says.past if mood == 'past' else says.finite} {self.name(action.actor)}"
-        if action.verb == "say" and full and draw < 0.13 and self.wordings is TRAIN:
+        if action.verb == "say" and full and draw < 0.13 and self.free:
             said = self.choose(('"{}"', "{}", "'{}'")).format(self.words(action))
             return f"{said} {'was' if mood == 'past' else 'is'} {self.choose(('said', 'spoken'))} by {self.name(action.actor)}"
         if action.verb in ("bounce", "ring") and mood == "ing" and draw < 0.12:
@@ -465,7 +532,7 @@ class _Writer:
         if action.verb == "hit":
             hits = self._form(self._verb("hit"), mood)
             target = action.target
-            if wordings is TRAIN:
+            if self.free:
                 draw = chance()
                 if draw < 0.06 and self.tells_place[target] and self.tells_place[action.actor]:
                     hits = self._form(self.choose(_MOVES["right" if target > action.actor else "left"]), mood)
@@ -478,7 +545,7 @@ class _Writer:
                 and chance() < 0.3
             ):
                 return f"{hits} {self.pronoun(target, True)}"
-            noise = f" {self.choose(_NOISES['hit'])}" if wordings is TRAIN and chance() < 0.04 else ""
+            noise = f" {self.choose(_NOISES['hit'])}" if self.free and chance() < 0.04 else ""
             return f"{hits} {self.name(target)}{noise}"
         if action.verb == "say":
             return self._saying(step, mood)
@@ -492,7 +559,7 @@ class _Writer:
             return f"{self._form(self.choose(wordings.light_verbs[action.verb]), mood)} {self._number_of(action)}"
         if action.verb == "ring" and draw < 0.22:
             return f"{_BE[mood]}rung {self.choose(wordings.counts[action.count])}"
-        if draw > 0.97 and wordings is TRAIN:
+        if draw > 0.97 and self.free:
             sounds = [self.choose(_SOUNDS[action.verb])] * action.count
             return f"{self._form(_GO, mood)} {self.choose((' ', ', ', ' ', '-')).join(sounds)}"
         does = self._verb(action.verb)
@@ -504,7 +571,7 @@ class _Writer:
             return self.choose(_THRICE).format(first, second)
         if action.count == 1 and draw > 0.7:
             return self._form(does, mood)
-        if draw > 0.67 and wordings is TRAIN:
+        if draw > 0.67 and self.free:
             return f"{self._form(does, mood)} {self.choose(wordings.counts[action.count])} {self.choose(_NOISES[action.verb])}"
         if draw > 0.64:
             adverb = self.choose(_ADVERBS[action.verb])
@@ -518,7 +585,7 @@ class _Writer:
             return f"{says} {self.choose((' ', ', ')).join(action.words)}"
         index = action.actor
         earlier = self.scene.script[step - 1] if step else None
-        if earlier and earlier.verb == "say" and self.chance() < 0.3 and wordings is TRAIN:
+        if earlier and earlier.verb == "say" and self.chance() < 0.3 and self.free:
             says = self._form(self.choose(_ANSWERS), mood)
         tone = ""
         if (
@@ -535,7 +602,7 @@ class _Writer:
             says, tone = says + tone, ""
         values = [DIGITS.index(word) for word in action.words]
         step_by = values[1] - values[0] if len(values) > 1 else 0
-        if abs(step_by) == 1 and values == [values[0] + step_by * i for i in range(len(values))] and wordings is TRAIN:
+        if abs(step_by) == 1 and values == [values[0] + step_by * i for i in range(len(values))] and self.free:
             if self.chance() < 0.4:
                 ends = [str(value) if self.digits else DIGITS[value] for value in (values[0], values[-1])]
                 way = self.choose(("", " up" if step_by > 0 else " down"))
@@ -549,6 +616,10 @@ class _Writer:
                 words += self.choose("?!.")
             words = self.choose(('"{}"', "'{}'", '"{}"', "“{}”", "‘{}’", "«{}»")).format(words)
             lead = lead if len(lead) > 2 else self.choose((" ", " ", ": ", ", "))
+        if self.wordings.notes and self.chance() < 0.5:
+            before = [other.words for other in self.scene.script[:step] if other.actor == index]
+            if action.words in before and self.in_order:
+                tone += f" {self.choose(('again', 'once more', 'again', 'one more time'))}"
         return f"{says}{lead}{words}{tone}"
 
     def words(self, action: Action) -> str:
@@ -561,7 +632,7 @@ class _Writer:
         if self.digits and draw < 0.08:
             return "".join(words)
         often = {2: "twice", 3: "three times"}[number]
-        if len(set(words)) == 1 and draw < 0.3 and self.wordings is TRAIN and not often.startswith(words[0]):
+        if len(set(words)) == 1 and draw < 0.3 and self.free and not often.startswith(words[0]):
             return f"{words[0]} {often}"
         if draw < 0.4:
             return " ".join(words)
@@ -588,7 +659,7 @@ class _Writer:
 
     def _verb(self, name: str) -> Verb:
         verbs = self.wordings.verbs[name]
-        return verbs[0] if self.wordings is TRAIN and self.chance() < 0.35 else self.choose(verbs)
+        return verbs[0] if self.wordings.verbs is TRAIN.verbs and self.chance() < 0.35 else self.choose(verbs)
 
     def _form(self, verb: Verb, mood: str) -> str:
         if mood == "finite":
@@ -654,7 +725,7 @@ class _Writer:
             sentences.append(self.script())
         elif wordings.plain or chance() < 0.5:
             sentences.append(self.choose(wordings.still) + ".")
-        if last and wordings is TRAIN and chance() < 0.35:  # "..., with a blue box on the right"
+        if last and self.free and chance() < 0.35:  # "..., with a blue box on the right"
             sentences[-1] = sentences[-1].removesuffix(".") + self._aside(last)
         elif last:
             if sentences[-1][-1] not in ".!":
@@ -685,13 +756,16 @@ class _Writer:
             text = _CAPITALS.sub(_capital, text)
         elif draw < (0.8 if self.wordings.notes else 0.72):
             text = text.upper()
-        if self.chance() < 0.05 and self.wordings is TRAIN:
-            text = self._with_slip(text)
+        if self.wordings.notes and self.chance() < 0.12:
+            for _ in range(1 + int(4 * self.chance())):
+                text = self._with_slip(text, _WORDS)
+        elif self.free and self.chance() < 0.05:
+            text = self._with_slip(text, _LONG_WORDS)
         return text
 
-    def _with_slip(self, text: str) -> str:
-        """One letter lost, doubled or exchanged with the next, within a word of at least five."""
-        words = [match for match in _LONG_WORDS.finditer(text) if match.group().lower() not in DIGITS]
+    def _with_slip(self, text: str, pattern: re.Pattern) -> str:
+        """One letter lost, doubled, mistaken or exchanged with the next, within a word that fits the pattern."""
+        words = [match for match in pattern.finditer(text) if match.group().lower() not in DIGITS]
         if not words:
             return text
         match = self.choose(words)
@@ -701,7 +775,148 @@ class _Writer:
             return text[:place] + text[place + 1 :]
         if draw < 0.6:
             return text[:place] + text[place] + text[place:]
+        if draw < 0.75 and text[place].lower() in _MISTAKEN:
+            return text[:place] + _MISTAKEN[text[place].lower()] + text[place + 1 :]
         return text[:place] + text[place + 1] + text[place] + text[place + 2 :]
+
+
+class _NoteWriter(_Writer):
+    """The choices of a prompt that is no prose: a list, a screenplay or a record, as for a program."""
+
+    def write(self) -> Prompt:
+        """The whole prompt."""
+        self.late = self.late_colours = False
+        layout = self.choose((self._list, self._screenplay, self._record))
+        text = layout()
+        return Prompt(self._as_typed(text), tuple(self.placed), tuple(self.coloured))
+
+    def _list(self) -> str:
+        """ "- left: a red ball", then who does what, line by line."""
+        everyone, bullet = range(len(self.scene.actors)), self.choose(("- ", "* ", "", "> ", "• "))
+        sign, end = (
+            self.choose((": ", " - ", " = ", ", ", " | ", " -> ")),
+            self.choose(("\n", "\n", "; ", ". ", " / ")),
+        )
+        cast = []
+        for i in everyone:
+            name = self.name(i, place=False)
+            if self.tells_place[i]:
+                self.placed[i] = True
+                where = self.choose(_BARE_PLACES[self.scene.actors[i].spot])
+                name = self.choose((f"{where}{sign}{name}", f"{name}{sign}{where}"))
+            cast.append(bullet + name)
+        steps = [f"{bullet}{self._step(step, sign)}" for step in range(len(self.scene.script))]
+        if not steps:
+            steps = [bullet + self.choose(self.wordings.still)]
+        heads = self.choose((("", ""), ("", ""), ("cast:", "script:"), ("who:", "what:"), ("scene:", "action:")))
+        lines = [heads[0], *cast, heads[1], *steps]
+        return end.join(line for line in lines if line)
+
+    def _step(self, step: int, sign: str) -> str:
+        action = self.scene.script[step]
+        if action.verb == "hit" or self.chance() < 0.4:
+            return self.clause(step, "finite")
+        return f"{self._speaker(action.actor)}{sign}{self._note(action)}"
+
+    def _screenplay(self) -> str:
+        """ "ORANGE FACE: four." for who speaks, sounds in brackets or after "SFX"."""
+        text = [self.presence(list(range(len(self.scene.actors))), False)] if self.chance() < 0.6 else []
+        between = self.choose(("\n", "\n", "\n\n", " "))
+        effect = self.choose(("({})", "[{}]", "SFX: {}.", "sound: {}.", "action: {}."))
+        for step, action in enumerate(self.scene.script):
+            if action.verb == "say":
+                who, said = self._speaker(action.actor), self.words(action)
+                mark = self.choose((": ", ":\n", "\n", " - ")) if between != " " else ": "
+                text.append(
+                    f"{who.upper() if self.chance() < 0.7 else who}{mark}{self.choose(('{}.', '{}', chr(34) + '{}' + chr(34))).format(said)}"
+                )
+            else:
+                text.append(effect.format(self.clause(step, "finite")))
+        if not self.scene.script:
+            text.append(effect.format(self.choose(self.wordings.still)))
+        idle = [i for i in range(len(self.scene.actors)) if i not in self.introduced]
+        if idle:
+            text.append(self.presence(idle, True))
+        return between.join(text)
+
+    def _record(self) -> str:
+        """JSON, or calls as of a program."""
+        if self.chance() < 0.3:
+            return self._calls()
+        choose = self.choose
+        kind, colour, place = choose(
+            (
+                ("type", "color", "pos"),
+                ("kind", "colour", "place"),
+                ("actor", "color", "position"),
+                ("object", "colour", "at"),
+            )
+        )
+        actors = []
+        for i, actor in enumerate(self.scene.actors):
+            row = {kind: actor.kind}
+            if self.tells_colour[i]:
+                row[colour] = actor.colour
+                self.coloured[i] = True
+            if self.tells_place[i]:
+                row[place] = choose(_BARE_PLACES[actor.spot])
+                self.placed[i] = True
+            actors.append(row)
+        self.introduced = list(range(len(actors)))
+        self.coloured = [told or False for told in self.coloured]
+        who, what, count = choose(
+            (("who", "do", "n"), ("actor", "action", "times"), ("subject", "verb", "count"), ("who", "what", "count"))
+        )
+        steps = []
+        for action in self.scene.script:
+            row = {who: self._short(action.actor), what: self._verb(action.verb).base}
+            if action.verb == "hit":
+                row[choose(("target", "whom", "to"))] = self._short(action.target)
+            elif action.verb == "say":
+                row[choose(("words", "text", "says"))] = (
+                    self.words(action) if self.chance() < 0.5 else list(action.words)
+                )
+            else:
+                row[count] = action.count
+            steps.append(row)
+        names = choose((("actors", "script"), ("cast", "steps"), ("objects", "events"), ("scene", "timeline")))
+        text = json.dumps(dict(zip(names, (actors, steps), strict=True)))
+        if self.chance() < 0.4:
+            text = text.replace('"', "")
+        return text.replace(", ", ",") if self.chance() < 0.3 else text
+
+    def _short(self, index: int) -> str:
+        """The kind alone where it says who it is."""
+        actor = self.scene.actors[index]
+        alone = [other.kind for other in self.scene.actors].count(actor.kind) == 1
+        if not alone and not self.tells_colour[index]:
+            self.coloured[index] = True
+        return actor.kind if alone and self.chance() < 0.7 else self._coloured_name(index)
+
+    def _coloured_name(self, index: int) -> str:
+        self.coloured[index] = True
+        return self.scene.actors[index].name
+
+    def _calls(self) -> str:
+        """ "red_ball.bounce(2)"."""
+        join = self.choose(("_", " "))
+        names, lines = [], []
+        for i, actor in enumerate(self.scene.actors):
+            names.append(self._coloured_name(i).replace(" ", join))
+            place = ""
+            if self.tells_place[i]:
+                self.placed[i] = True
+                place = self.choose(_BARE_PLACES[actor.spot])
+            lines.append(
+                self.choose(("add({}{})", "spawn({}{})", "{}{}", "new {}{}")).format(
+                    names[i], f", {place}" if place else ""
+                )
+            )
+        self.introduced = list(range(len(names)))
+        for action in self.scene.script:
+            rest = names[action.target] if action.verb == "hit" else ", ".join(action.words) or str(action.count)
+            lines.append(f"{names[action.actor]}.{self._verb(action.verb).base}({rest})")
+        return self.choose(("; ", "\n", " ")).join(lines)
 
 
 class _Follower(_Writer):
@@ -720,6 +935,20 @@ class _Follower(_Writer):
         text = self.script() if self.scene.script else self.choose(self.wordings.still) + "."
         open_ = (False,) * len(self.scene.actors)
         return Prompt(_CAPITALS.sub(_capital, text), open_, open_)
+
+
+_NOTES = replace(
+    TRAIN,
+    notes=True,
+    ends=(
+        *TRAIN.ends,
+        " nothing else on stage.",
+        " nobody else is there.",
+        " no more.",
+        " that is all that happens.",
+        " hold the shot.",
+    ),
+)
 
 
 def _capital(match: re.Match) -> str:

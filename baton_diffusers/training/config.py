@@ -541,6 +541,7 @@ class PlannerTraining:
             happen, so a scene has many clips; the mean has the gradient of all of them.
         audio_weight: Weight of an audio token beside a video token; 1 is the paper's plain sum over tokens.
         cue_weight: Weight of the cross-entropy of cues, for a planner with timestamps.
+        faint_weight: Weight added to video tokens that change faintly, see [`PlannerLoss`]; 0 is the paper's plain sum.
         cue_texts: Further prompts with their cues in each batch, for the cross-entropy alone; a multiple of the batch size. Writing
             cues takes more examples to learn than planning by them, and text is cheap.
         cue_tier_weights: Relative frequency of the tiers in these prompts; None draws all tiers equally often.
@@ -564,6 +565,7 @@ class PlannerTraining:
     clips_per_prompt: int = 1
     audio_weight: float = 1.0
     cue_weight: float = 1.0
+    faint_weight: float = 0.0
     cue_texts: int = 0
     cue_tier_weights: dict[str, float] | None = None
     cue_dropout: float = 0.1

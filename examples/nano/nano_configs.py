@@ -78,6 +78,8 @@ class VocoderConfig:
             magnitudes. Both are some 55 dB below the loudest, so that softer sounds count as equal: otherwise the logarithms of
             inaudible sounds would outweigh the audible ones. With a lower bound in place of the sum, a tone that is still missing
             would have no gradient.
+        heard_weight: Weight added to what stands out in the true sound: mel cells and bins of the STFT above three times the floor. A
+            bell's partial is three bins of five hundred.
         fft_sizes: Lengths of the windows of the STFT loss, in samples; hops are a quarter.
         stft_weight: Weight of the STFT loss, beside 1 for the mel term.
     """
@@ -89,6 +91,7 @@ class VocoderConfig:
     latent_noise: float = 0.1
     mel_floor: float = -5.0
     stft_floor: float = 0.3
+    heard_weight: float = 0.0
     fft_sizes: tuple[int, ...] = (256, 512, 1024, 2048)
     stft_weight: float = 1.0
 

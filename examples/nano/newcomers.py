@@ -141,10 +141,10 @@ def _cues(scene: Scene, names: list[str]) -> list[str]:
     return cues
 
 
-def judge_sheets(pipe: BatonPipeline, seeds: list[int]) -> None:
+def judge_sheets(pipe: BatonPipeline, prompts: list[tuple[str, list[Right]]], seeds: list[int]) -> None:
     """Prints which prompts' sheets are right."""
     right, number = 0, 0
-    for text, rights in read_prompts():
+    for text, rights in prompts:
         for seed in seeds:
             (sheet,) = pipe.prepare_cues(text, generator=torch.Generator().manual_seed(seed))
             holds = any(is_right(sheet, one) for one in rights)
@@ -156,6 +156,7 @@ def judge_sheets(pipe: BatonPipeline, seeds: list[int]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="checkpoint to judge")
+    parser.add_argument("--prompts", type=Path, default=PROMPTS, help="TOML file in the form of %(default)s")
     parser.add_argument("--output", type=Path, help="folder for the clips and the figures")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--steps", type=int, help="denoising steps, by default the checkpoint's")
@@ -165,10 +166,10 @@ def main() -> None:
     pipe = BatonPipeline.from_pretrained(args.model)
     pipe.set_progress_bar_config(disable=True)
     if args.sheets:
-        judge_sheets(pipe, args.seeds)
+        judge_sheets(pipe, read_prompts(args.prompts), args.seeds)
         return
     rows, right = [], 0
-    for number, (text, rights) in enumerate(read_prompts()):
+    for number, (text, rights) in enumerate(read_prompts(args.prompts)):
         for seed in args.seeds:
             generator = torch.Generator().manual_seed(seed)
             output = pipe(text, num_inference_steps=args.steps, generator=generator, output_type="pt")

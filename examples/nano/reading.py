@@ -28,7 +28,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5Config, UMT
 from baton_diffusers.cues import parse_sheet
 from baton_diffusers.models.plan_checker import PlanChecker, PlanCheckerOutput, sheet_steps
 from baton_diffusers.stage.clips import StageClips
-from baton_diffusers.stage.prompts import describe, write_cues
+from baton_diffusers.stage.prompts import TRAINING_WORDINGS, describe, write_cues
 from baton_diffusers.stage.scene import COLOURS, DIGITS, KINDS, MAX_ACTIONS, MAX_COUNT, SPOTS, VOICES, Scene
 from baton_diffusers.training.config import TrainerConfig
 from baton_diffusers.training.script import run
@@ -127,11 +127,11 @@ class QuestionedScenes:
 
     def __getitem__(self, index: int) -> list[dict[str, Any]]:
         scene, seed = self.clips.scene(index)
-        # half of the training's prompts have made-up words
-        wordings = ["train", "strange" if self.clips.split == "train" else "train"] * self.paraphrases
-        prompts = [(describe(scene, seed + i, wordings[i]), wordings[i]) for i in range(self.paraphrases)]
+        wordings = TRAINING_WORDINGS if self.clips.split == "train" else ("train",)
+        names = [wordings[i % len(wordings)] for i in range(self.paraphrases)]
+        prompts = [(describe(scene, seed + i, name), name) for i, name in enumerate(names)]
         return [
-            {"prompt": prompt.text, "is_strange": torch.tensor(name == "strange"), **answers(scene, prompt.places)}
+            {"prompt": prompt.text, "is_free": torch.tensor(name != "train"), **answers(scene, prompt.places)}
             for prompt, name in prompts
         ]
 
@@ -145,7 +145,7 @@ class PromptCollator:
     def __call__(self, samples: list[list[dict[str, Any]]]) -> dict[str, torch.Tensor]:
         rows = [row for sample in samples for row in sample]
         tokens = self.tokenizer([row["prompt"] for row in rows], padding=True, return_tensors="pt")
-        right = {name: torch.stack([row[name] for row in rows]) for name in ("cast", "actors", "deeds", "is_strange")}
+        right = {name: torch.stack([row[name] for row in rows]) for name in ("cast", "actors", "deeds", "is_free")}
         return {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask, **right}
 
 
@@ -154,7 +154,7 @@ class ReadingLoss:
 
     Args:
         old_text_encoder: The text encoder that a transformer has learnt with; None keeps nothing.
-        weight: Of the distance from its embeddings, in units of their variance, on prompts without made-up words.
+        weight: Of the distance from its embeddings, in units of their variance, on prompts in the wordings of evaluation.
     """
 
     def __init__(self, old_text_encoder: UMT5EncoderModel | None = None, weight: float = 0.0) -> None:
@@ -181,7 +181,7 @@ class ReadingLoss:
                 old = self.old_text_encoder(
                     batch["input_ids"], attention_mask=batch["attention_mask"]
                 ).last_hidden_state
-            is_kept = (batch["attention_mask"].bool() & ~batch["is_strange"][:, None])[..., None]
+            is_kept = (batch["attention_mask"].bool() & ~batch["is_free"][:, None])[..., None]
             moved = ((text - old).square() * is_kept).sum() / ((old.square() * is_kept).sum() + 1e-6)
             loss, right["moved"] = loss + self.weight * moved, moved.detach()
         return {"loss": loss, **right}

@@ -4,6 +4,7 @@ It is trained without a discriminator (ours): the mel term of BigVGAN's generato
 multi-resolution STFT loss (Yamamoto et al. 2020, arXiv:1910.11480). Stage's sounds are few, and a regression hits them.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -81,8 +82,8 @@ class VocoderObjective:
         output = module(given, return_dict=False)[0].squeeze(1).float()
         floor = torch.tensor(config.mel_floor, device=output.device)
         ours, theirs = (torch.logaddexp(vae.mel_converter(x), floor) for x in (output, target))
-        mel = (ours - theirs).abs().mean()
-        convergence, magnitude = stft_loss(output, target, config.fft_sizes, config.stft_floor)
+        mel = _mean_error(ours, theirs, floor, config.heard_weight)
+        convergence, magnitude = stft_loss(output, target, config.fft_sizes, config.stft_floor, config.heard_weight)
         loss = mel + config.stft_weight * (convergence + magnitude)
         return {"loss": loss, "mel": mel, "convergence": convergence, "magnitude": magnitude}
 
@@ -111,8 +112,14 @@ class VocoderObjective:
         return starts + torch.arange(length, device=mel.device)
 
 
+def _mean_error(ours: torch.Tensor, theirs: torch.Tensor, floor: torch.Tensor, heard_weight: float) -> torch.Tensor:
+    """The mean distance of logarithms of magnitudes to which `exp(floor)` was added, with more weight on what is heard."""
+    weight = 1 + heard_weight * (theirs > floor + math.log(4))
+    return (weight * (ours - theirs).abs()).sum() / weight.sum()
+
+
 def stft_loss(
-    output: torch.Tensor, target: torch.Tensor, fft_sizes: tuple[int, ...], floor: float
+    output: torch.Tensor, target: torch.Tensor, fft_sizes: tuple[int, ...], floor: float, heard_weight: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     The multi-resolution STFT loss of arXiv:1910.11480, equations 4 to 6: spectral convergence, and the distance of the
@@ -123,6 +130,7 @@ def stft_loss(
         target: True waveform, likewise.
         fft_sizes: Lengths of the windows in samples; those longer than the segment are left out.
         floor: Magnitude that is added to all, so that those below it count as equal (ours).
+        heard_weight: Weight added to the true magnitudes above three times the floor (ours).
 
     Raises:
         ValueError: If all windows are longer than the segment.
@@ -138,5 +146,5 @@ def stft_loss(
         )
         # Over the whole batch: a silent segment has no energy to be measured by.
         convergences.append((theirs - ours).norm() / theirs.norm())
-        magnitudes.append((theirs.log() - ours.log()).abs().mean())
+        magnitudes.append(_mean_error(ours.log(), theirs.log(), torch.tensor(floor).log().to(ours), heard_weight))
     return torch.stack(convergences).mean(), torch.stack(magnitudes).mean()

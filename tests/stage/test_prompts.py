@@ -135,10 +135,12 @@ def test_half_of_the_prompts_to_learn_from_have_made_up_words():
     assert sum(map(bool, made_up)) > 180
     assert len(set().union(*made_up)) > 400
     for seed in range(20):
-        assert training_prompt(SCENE, seed) == write_prompt(SCENE, seed, "strange" if seed % 2 else "train")
+        wordings = ("train", "strange", "notes", "strange")[seed % 4]
+        assert training_prompt(SCENE, seed) == write_prompt(SCENE, seed, wordings)
 
 
-def test_made_up_words_leave_who_is_there_and_what_is_said():
+def test_made_up_words_leave_who_is_there_and_what_is_said(monkeypatch):
+    monkeypatch.setattr(prompts._Writer, "_with_slip", lambda self, text, pattern: text)  # no word is misspelt
     names = [(kind, *TRAIN.kinds[kind]) for kind in ("ball", "bell", "face")]
     names[2] += (
         "purple",
@@ -151,6 +153,44 @@ def test_made_up_words_leave_who_is_there_and_what_is_said():
     for seed in range(200):
         text = write_prompt(SCENE, seed, "strange")
         assert all(tells(text, options) for options in (*names, ("nine", "9"))), text
+
+
+def test_notes_say_what_they_say_they_say():
+    unread = ("places", "colours")
+    found = dict.fromkeys(unread, 0)
+    for scene, prompt in described(600, "notes"):
+        text = prompt.text.lower()
+        for i, actor in enumerate(scene.actors):
+            words = {"middle": ("middle", "cent", "between")}.get(actor.spot, (actor.spot,))
+            told = any(word in text for word in (*words, "left to right"))
+            found["places"] += prompt.places[i] and not told  # a slip in the word itself
+            if not prompt.colours[i] and sum(other.colour == actor.colour for other in scene.actors) == 1:
+                found["colours"] += bool(tells(prompt.text, {actor.colour, *TRAIN.colours[actor.colour]}))
+    assert found["places"] < 20 and not found["colours"]
+
+
+TWO = Scene(
+    (Actor("ball", "red", "left"), Actor("ball", "blue", "right")), (Action("bounce", 0, 1), Action("bounce", 1, 2))
+)
+
+
+@pytest.mark.parametrize(
+    "scene, pattern",
+    [
+        (TWO, r"the other (one|ball)"),
+        (TWO, r"the (first|second|last)( one| ball)?\b"),
+        (TWO, r"\b(two|2)( little)? \w+s[,:]? .*\bred\b.* and .*\bblue\b"),
+        (SCENE, r"\b(no wait|sorry|i mean|make that|no,|rather)"),
+        (SCENE, r"[{]\W*(actors|cast|objects|scene)"),
+        (SCENE, r"red[_ ]ball\.\w+"),
+        (SCENE, r"^(•|-|\*|>) .*\n(•|-|\*|>) "),
+        (SCENE, r"purple( \w+)?: ?\n?\"?(nine|9)"),
+        (SCENE, r"(sfx|sound|action): "),
+        (SCENE, r"nothing else on stage|nobody else|hold the shot"),
+    ],
+)
+def test_notes_have_what_people_jot_down(scene, pattern):
+    assert any(re.search(pattern, write_prompt(scene, seed, "notes").lower()) for seed in range(4000)), pattern
 
 
 @pytest.mark.parametrize(
@@ -170,7 +210,7 @@ def test_verbs_are_inflected(phrase, forms):
 def test_a_slip_leaves_the_digits_and_short_words_alone():
     writer = prompts._Writer(SCENE, TRAIN, random.Random(0))
     for _ in range(50):
-        slipped = writer._with_slip("the red bell tolls three times")
+        slipped = writer._with_slip("the red bell tolls three times", prompts._LONG_WORDS)
         assert re.fullmatch(r"the red bell \w+ three \w+", slipped)
         assert slipped != "the red bell tolls three times" or "ll" in slipped
 
