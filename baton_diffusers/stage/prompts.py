@@ -102,6 +102,20 @@ _SAME = {
     "bounce": tuple(verb(base) for base in ("do the same", "do so too", "follow", "do likewise")),
     "ring": tuple(verb(base) for base in ("do the same", "do so too", "answer the same way")),
 }
+_HEADINGS = (
+    "test {}: ",
+    "test case {}. ",
+    "shot {}: ",
+    "scene {}. ",
+    "take {}: ",
+    "no. {}: ",
+    "#{} ",
+    "idea {} - ",
+    "clip {}. ",
+    "edge case: ",
+)
+_BEATS = ("beat.", "(beat)", "pause.", "(pause)", "hold.", "silence.", "a moment passes.", "wait.", "cut.")
+_EMPTY = ("empty", "nothing", "nobody", "(empty)", "-", "~", "none")
 _CORRECTIONS = (
     ", no wait, ",
     ", no, ",
@@ -489,6 +503,14 @@ class _Writer:
         if self.wordings.plain:
             return f"{self.name(action.actor)} {self.deed(step, mood)}"
         draw = self.chance()
+        if (
+            self.wordings.notes
+            and action.verb in _SOUNDS
+            and mood in ("note", "finite")
+            and draw > (0.85 if mood == "note" else 0.985)
+        ):
+            sounds = self.choose((" ", " ", ", ")).join([self.choose(_SOUNDS[action.verb])] * action.count)
+            return f"{sounds} ({self.name(action.actor)})"
         if mood == "note":
             if draw < 0.4 and action.verb != "hit":
                 return f"{self._speaker(action.actor)}{self.choose((': ', ' - ', ', ', ' '))}{self._note(action)}"
@@ -511,6 +533,11 @@ class _Writer:
         if action.verb == "say" and full and draw < 0.13 and self.free:
             said = self.choose(('"{}"', "{}", "'{}'")).format(self.words(action))
             return f"{said} {'was' if mood == 'past' else 'is'} {self.choose(('said', 'spoken'))} by {self.name(action.actor)}"
+        if (
+            self.wordings.notes and action.verb in ("bounce", "ring") and mood == "finite" and draw > 0.97
+        ):  # "twice rings the bell"
+            does = self._form(self._verb(action.verb), mood)
+            return f"{self.choose(self.wordings.counts[action.count])} {does} {self.name(action.actor)}"
         if action.verb in ("bounce", "ring") and mood == "ing" and draw < 0.12:
             return f"{self._number_of(action)} {self.choose(('of', 'from', 'by'))} {self.name(action.actor)}"
         if full and draw > 0.96:
@@ -611,6 +638,12 @@ class _Writer:
         lead = self.choose(wordings.speech)
         if len(action.words) > 1 and lead.endswith(("number ", "word ", "digit ")):
             lead = f"{lead[:-1]}s "
+        if wordings.notes and len(action.words) > 1 and self.chance() < 0.06:
+            number = self.choose((str(len(action.words)), DIGITS[len(action.words)]))
+            lead = f" {number} {self.choose(('words', 'numbers', 'digits'))}{self.choose((': ', ', ', ' - '))}"
+        if wordings.notes and len(action.words) == 1 and self.chance() < 0.02:
+            other = self.choose(DIGITS)
+            words = f"{other}{self.choose(_CORRECTIONS)}{words}"
         if draw < 0.3:
             if wordings.notes and self.chance() < 0.3:
                 words += self.choose("?!.")
@@ -744,6 +777,11 @@ class _Writer:
 
     def _as_typed(self, text: str) -> str:
         """With capitals and stops as people leave them, and sometimes a slip."""
+        if self.wordings.notes:
+            if self.chance() < 0.05:
+                text = self.choose(_HEADINGS).format(1 + int(40 * self.chance())) + text
+            if self.chance() < 0.05 and ". " in text:
+                text = text.replace(". ", f". {self.choose(_BEATS)} ", 1 + int(2 * self.chance()))
         draw = self.chance()
         if draw < 0.05:
             text += self.choose(self.wordings.ends) if text.endswith(".") else ""
@@ -805,6 +843,12 @@ class _NoteWriter(_Writer):
                 where = self.choose(_BARE_PLACES[self.scene.actors[i].spot])
                 name = self.choose((f"{where}{sign}{name}", f"{name}{sign}{where}"))
             cast.append(bullet + name)
+        free = [spot for spot in SPOTS if spot not in [actor.spot for actor in self.scene.actors]]
+        if free and all(self.placed) and self.chance() < 0.4:
+            spot = self.choose(free)
+            cast.insert(
+                list(SPOTS).index(spot), f"{bullet}{self.choose(_BARE_PLACES[spot])}{sign}{self.choose(_EMPTY)}"
+            )
         steps = [f"{bullet}{self._step(step, sign)}" for step in range(len(self.scene.script))]
         if not steps:
             steps = [bullet + self.choose(self.wordings.still)]

@@ -128,6 +128,17 @@ def test_a_tone_that_is_missing_is_asked_for():
         assert (gradient * target).sum() < 0  # it grows
 
 
+def test_a_partial_of_a_few_bins_counts_as_much_as_the_rest():
+    time = torch.arange(4096) / 16000
+    tone, partial = (torch.sin(2 * torch.pi * frequency * time)[None] for frequency in (1000, 4900))
+    target = 0.5 * tone + 0.2 * partial
+    lacks, noisy = 0.5 * tone, target + 1e-3 * torch.randn(1, 4096, generator=torch.Generator().manual_seed(0))
+    worse = []
+    for weight in (0.0, 50.0):
+        worse.append([stft_loss(output, target, (1024,), 0.3, weight)[1] for output in (lacks, noisy)])
+    assert worse[1][0] / worse[1][1] > 3 * worse[0][0] / worse[0][1]
+
+
 def test_silence_gives_finite_gradients():
     vocoder, objective = make_vocoder(), make_objective(segment_frames=16)
     loss = objective(vocoder, {"waveform": torch.zeros(2, 49000)}, torch.Generator().manual_seed(0), 0)["loss"]

@@ -52,6 +52,13 @@ def test_a_rare_action_comes_as_often_as_asked():
     assert StageClips(verb_shares={}).scene(7) == StageClips().scene(7)
 
 
+def test_a_box_between_two_others_hits_as_often_as_asked():
+    clips = StageClips(verb_shares={"hit of two": 1.0})
+    for index in range(12):
+        scene, _ = clips.scene(index)
+        assert any(action.verb == "hit" and 0 < action.actor < len(scene.actors) - 1 for action in scene.script)
+
+
 @pytest.mark.parametrize("shares", [{"jump": 0.1}, {"hit": -0.1}, {"hit": 0.6, "ring": 0.6}])
 def test_wrong_verb_shares_are_refused(shares):
     with pytest.raises(ValueError, match="verb_shares"):

@@ -23,6 +23,7 @@ from baton_diffusers.training.planner import (
     PlannerSamples,
     build_planner,
     explained_variance,
+    faint_change,
     format_explained_variance,
     merge_lora,
 )
@@ -110,6 +111,25 @@ def test_the_loss_is_the_plain_l2_of_the_tokens_within_the_clip(tokenizer, encod
     losses = PlannerLoss(audio_weight=3.0)(planner, batch, torch.Generator(), 0)
     torch.testing.assert_close(losses["loss"], (video.sum() + 3 * audio.sum()) / (3 * (19 * 4 + 3 * 12)))
     torch.testing.assert_close(losses["audio"], audio.mean())
+
+
+def test_what_changes_faintly_counts_more(tokenizer, encoders):
+    planner, scenes = make_planner(tokenizer), PlannedScenes(*encoders, num_scenes=3)
+    batch = PlanCollator(tokenizer, planner.config)([scenes[index] for index in range(3)])
+    tokens = batch["plan"].video_tokens.float()
+    tokens = tokens[:, :4].repeat(1, 19, 1)  # a still picture
+    tokens[0, 20:24] += 0.2  # one faint change, and its end
+    tokens[1, 20:24] += 5.0
+    batch["plan"] = replace(batch["plan"], video_tokens=tokens)
+    faint = faint_change(tokens, 4)
+    assert not faint[2].any() and not faint[0, :16].any() and not faint[0, 28:].any()
+    assert (faint[0, 16:28] > 0.5).all() and (faint[1, 16:28] < 0.01).all()
+
+    plain, weighted = (
+        PlannerLoss(faint_weight=weight, tokens_per_keyframe=4)(planner, batch, torch.Generator(), 0)
+        for weight in (0.0, 10.0)
+    )
+    assert weighted["loss"] > plain["loss"] and torch.equal(weighted["video"], plain["video"])
 
 
 def test_training_lowers_the_loss(tokenizer, encoders, tmp_path):
