@@ -142,12 +142,40 @@ def inside(folder: str | Path, name: str) -> Path:
         ValueError: the name leads out of the folder, or to no file.
     """
     folder = Path(folder).resolve()
-    file = (folder / name).resolve()
+    try:
+        file = (folder / name).resolve()
+        is_file = file.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, a loop of links, a zero within it
+        raise ValueError(f"{name!r} is no name of a file ({getattr(error, 'strerror', None) or error})") from error
     if not file.is_relative_to(folder):
         raise ValueError(f"{name} is not within {folder}: put it there")
-    if not file.is_file():
+    if not is_file:
         raise ValueError(f"{name} is not a file in {folder}: check the name")
     return file
+
+
+def read_text(path: str | Path, max_bytes: int) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        ValueError: the file cannot be read, has more than `max_bytes`, or is no text; the message names it, and the line.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(max_bytes + 1)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({getattr(error, 'strerror', None) or error}): check the path"
+        ) from error
+    if len(data) > max_bytes:
+        raise ValueError(
+            f"{path} has more than {max_bytes / 1e6:g} MB, which is more than is read here: check the path"
+        )
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path}, line {line}: it holds bytes that are not UTF-8: save it as UTF-8") from error
 
 
 def write_bytes(path: str | Path, data: bytes) -> Path:

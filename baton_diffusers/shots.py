@@ -162,17 +162,7 @@ def read_film(path: str | Path) -> FilmFile:
         raise ValueError(
             f"{path} ends in {path.suffix!r}: a film file ends in {', '.join(FILE_SUFFIXES[:-1])} or {FILE_SUFFIXES[-1]}."
         )
-    try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise ValueError(
-                f"{path} has more than {_MAX_FILE_BYTES / 1e6:g} MB, which is no list of shots: check the path."
-            )
-        text = path.read_bytes().decode()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}): check the path.") from error
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path}, line {line}: it holds bytes that are not UTF-8: save it as UTF-8.") from error
+    text = files.read_text(path, _MAX_FILE_BYTES)
     read = _read_toml if path.suffix.lower() == ".toml" else _read_yaml
     return _Reader(path).film(*read(path, text))
 

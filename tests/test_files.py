@@ -115,3 +115,41 @@ def test_the_next_write_removes_what_a_killed_process_left_and_nothing_of_a_livi
     assert sorted(os.listdir(tmp_path)) == sorted([alive, "other"])
     writers[1].kill()
     writers[1].wait()
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("../outside", "is not within"),
+        ("/etc/hostname", "is not within"),
+        ("link", "is not within"),
+        ("folder", "is not a file"),
+        ("loop", "is no name of a file .*loop|is not a file"),
+        ("a\0b", "is no name of a file"),
+        (300 * "a", "is no name of a file .File name too long"),
+    ],
+)
+def test_a_file_that_a_text_names_lies_within_its_folder(tmp_path, name, message):
+    folder = tmp_path / "here"
+    (folder / "folder").mkdir(parents=True)
+    (tmp_path / "outside").touch()
+    (folder / "link").symlink_to(tmp_path / "outside")
+    (folder / "loop").symlink_to("loop")
+    with pytest.raises(ValueError, match=message):
+        files.inside(folder, name)
+
+
+def test_a_text_is_read_with_or_without_its_mark_and_not_without_end(tmp_path):
+    for mark in (b"", b"\xef\xbb\xbf"):
+        (tmp_path / "text").write_bytes(mark + "ü\n".encode())
+        assert files.read_text(tmp_path / "text", 6) == "ü\n"
+    for path, message in (
+        ("/dev/zero", "has more than 1e-05 MB"),
+        (tmp_path, "cannot be read"),
+        ("a\0", "cannot be read"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            files.read_text(path, 10)
+    (tmp_path / "text").write_bytes(b"a\nb\xff")
+    with pytest.raises(ValueError, match="text, line 2: it holds bytes that are not UTF-8"):
+        files.read_text(tmp_path / "text", 10)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import inside, make_folder
+from ..files import inside, make_folder, read_text
 from .workers import Worker
 
 
@@ -32,6 +32,7 @@ _ARGUMENTS = {
 }
 _PATHS = {"plan", "image", "video", "audio", "reference_audio", "continue_from"}
 _MAX_FILE_BYTES = 64_000_000
+_MAX_NAME_BYTES = 200
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Row:
 
     Args:
         line (`int`): where the file asks for it.
-        name (`str`, *optional*): the stem of its mp4; by default words of the prompt, and a hash of all that it is made of.
+        name (`str`, *optional*): the stem of its mp4; by default words of the prompt, and a hash of all that it is made of: the arguments,
+            the files that they name, and the model.
         seed (`int`, *optional*): its seed; by default the command's.
         arguments (`dict`): of the call.
     """
@@ -58,34 +60,37 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         ValueError: naming the line, if one of them is malformed, names a file that is not there, or a name is there twice.
     """
-    try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise ValueError(f"{path} has more than {_MAX_FILE_BYTES / 1e6:g} MB: split it")
-        lines = path.read_bytes().decode().split("\n")
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}): check the path") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} holds bytes that are not UTF-8: save it as UTF-8") from error
+    lines = read_text(path, _MAX_FILE_BYTES).split("\n")
     rows: list[Row] = []
+    names: set[str] = set()
     is_json = path.suffix.lower() == ".jsonl"
     for number, line in enumerate(lines, start=1):
         if not line.strip() or (not is_json and line.lstrip().startswith("#")):
             continue
         try:
             row = _read_row(path, number, _object(line) if is_json else {"prompt": line.strip()})
-            if row.name is not None and any(row.name == other.name for other in rows):
+            if row.name in names:
                 raise ValueError(f"the name {row.name!r} is there twice: give another one")
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: {error}") from error
         rows.append(row)
+        names |= {row.name} - {None}
     if not rows:
         raise ValueError(f"{path} holds no prompt: write one a line")
     return rows
 
 
 def _object(line: str) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            keys = sorted(key for key, _ in pairs)
+            again = next(key for key, other in zip(keys, keys[1:], strict=False) if key == other)
+            raise ValueError(f"the key {again!r} is there twice")
+        return values
+
     try:
-        value = json.loads(line)
+        value = json.loads(line, object_pairs_hook=unique)
     except ValueError as error:
         raise ValueError(f'it is no JSON ({error}): write an object, as {{"prompt": "...", "seed": 1}}') from error
     if not isinstance(value, dict):
@@ -108,8 +113,11 @@ def _read_row(path: Path, line: int, values: dict[str, Any]) -> Row:
         raise ValueError(f"`prompt` is {prompt!r}, but must be a text")
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64):
         raise ValueError(f"`seed` is {seed!r}, but must be a whole number from 0 to 2**64 - 1")
-    if name is not None and not (isinstance(name, str) and re.fullmatch(r"\w[\w .-]{0,199}", name)):
-        raise ValueError(f"`name` is {name!r}, but must be a text of letters, digits, '_', '-', '.' and spaces")
+    is_name = isinstance(name, str) and re.fullmatch(r"\w[\w .-]*", name) and len(name.encode()) <= _MAX_NAME_BYTES
+    if name is not None and not is_name:
+        raise ValueError(
+            f"`name` is {name!r}, but must be at most {_MAX_NAME_BYTES} bytes of letters, digits, '_', '-', '.' and spaces"
+        )
     return Row(line, name, seed, values)
 
 
@@ -130,15 +138,20 @@ def generate_all(pipe: Any, rows: list[Row], folder: Path, seed: int, scale: int
     """
     import torch
 
+    from ..pipelines.film_work import digest_of, fingerprint
+
     make_folder(folder)
+    weights = fingerprint(pipe)
     mine = [rows[number] for number in sorted(worker.share([1.0] * len(rows)))]
     made, failures = 0, []
     for row in mine:
         arguments, own_seed = {**call, **row.arguments}, seed if row.seed is None else row.seed
-        path = folder / f"{row.name or _name_of(arguments, own_seed, scale)}.mp4"
-        if path.is_file():
-            continue
         try:
+            made_of = {name: _content(value) for name, value in arguments.items()}
+            digest = digest_of([weights, made_of, own_seed, scale])
+            path = folder / f"{row.name or _name_of(arguments['prompt'], digest)}.mp4"
+            if path.is_file():
+                continue
             generator = torch.Generator().manual_seed(own_seed)
             result = pipe(**arguments, generator=generator, output_type="pil")
             result.save(path, scale=scale)
@@ -157,8 +170,15 @@ def generate_all(pipe: Any, rows: list[Row], folder: Path, seed: int, scale: int
         )
 
 
-def _name_of(arguments: dict[str, Any], seed: int, scale: int) -> str:
-    """A name that another prompt, seed or setting does not have."""
-    told = json.dumps([sorted((name, str(value)) for name, value in arguments.items()), seed, scale])
-    words = re.sub(r"[^a-z0-9]+", "-", arguments["prompt"].lower()).strip("-")[:40].strip("-")
-    return f"{words}-{hashlib.sha256(told.encode()).hexdigest()[:8]}".strip("-")
+def _content(value: Any) -> Any:
+    """What an argument says: of a file, the hash of what is in it."""
+    if isinstance(value, Path):
+        with value.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    return value
+
+
+def _name_of(prompt: str, digest: str) -> str:
+    """A name that a clip of anything else does not have."""
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40].strip("-")
+    return f"{words}-{digest[:8]}".strip("-")

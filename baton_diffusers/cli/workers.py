@@ -16,13 +16,23 @@ class Worker(NamedTuple):
 
     @classmethod
     def this(cls) -> "Worker":
-        """The worker that the environment says; the only one where it says nothing. On GPUs, each takes its own."""
+        """The worker that the environment says; the only one where it says nothing. On GPUs, each takes its own.
+
+        Raises:
+            ValueError: the environment says what cannot be.
+        """
         if "LOCAL_RANK" in os.environ:
             import torch
 
             if torch.cuda.is_available():
                 torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-        return cls(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+        number, total = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+        if not (number.isdecimal() and total.isdecimal() and int(number) < int(total)):
+            raise ValueError(
+                f"the environment says RANK={number} and WORLD_SIZE={total}: RANK counts from 0 to WORLD_SIZE - 1; unset both, or start "
+                "the processes by `accelerate launch` or `torchrun`"
+            )
+        return cls(int(number), int(total))
 
     def share(self, costs: Sequence[float]) -> list[int]:
         """The numbers of the tasks that are this worker's, the costliest first. All workers come to the same shares."""

@@ -143,12 +143,13 @@ class BatonPlanMixin:
             return None
         check_texts("prompt", prompt)
         device, prompts = device or self._execution_device, [prompt] if isinstance(prompt, str) else prompt
+        request = PlanRequest(None, True, cues, cue_temperature, num_cue_candidates, num_plan_candidates)
+        request.check_numbers(self)
         num_clips, num_frames = num_clips or len(prompts), num_frames or self.config.num_frames
         if cues is not None:
             return planning.share_cues(self, [cues] if isinstance(cues, str) else cues, num_clips)
         if given_plan is not None:
             return planning.fit_to_plan(self, prompts, num_clips, given_plan, num_cue_candidates, generator, device)
-        request = PlanRequest(cue_temperature=cue_temperature, num_plan_candidates=num_plan_candidates)
         candidates = planning.write_cues(self, prompts, num_clips, num_frames, request, generator, device)
         return [best.sheet for best, *_ in candidates]
 

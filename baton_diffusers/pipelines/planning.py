@@ -34,6 +34,7 @@ Generators = torch.Generator | list[torch.Generator] | None
 
 
 _CANDIDATES = 8
+MAX_CANDIDATES = 1024  # they are written together, and fill the memory
 _DISAGREEMENT = 6.0  # nats by which a plan's sheet may be less likely than the likeliest reading of a prompt
 
 
@@ -118,13 +119,21 @@ class PlanRequest:
                     "videos each: give one, one for each prompt, or one for each clip."
                 )
             check_cues(pipe, _listed(self.cues), length, pipe.clip_duration(num_frames))
+        self.check_numbers(pipe)
+
+    def check_numbers(self, pipe: PipelineParts) -> None:
+        """Refuses a temperature, or numbers of candidates, that cannot be.
+
+        Raises:
+            ValueError: naming the argument, its value and the remedy.
+        """
         temperature = self.cue_temperature
         is_number = isinstance(temperature, Real) and not isinstance(temperature, bool)
         if temperature is not None and (not is_number or not 0 <= temperature < math.inf):
             raise ValueError(f"`cue_temperature` is {temperature!r}, but must be a number from 0 on.")
-        check_whole_number("num_cue_candidates", self.num_cue_candidates, least=0)
+        check_whole_number("num_cue_candidates", self.num_cue_candidates, least=0, most=MAX_CANDIDATES)
         if self.num_plan_candidates is not None:
-            check_whole_number("num_plan_candidates", self.num_plan_candidates)
+            check_whole_number("num_plan_candidates", self.num_plan_candidates, most=MAX_CANDIDATES)
             if self.num_plan_candidates > 1 and (pipe.plan_checker is None or pipe.text_encoder is None):
                 raise ValueError(
                     f"`num_plan_candidates` is {self.num_plan_candidates}, but to choose takes `plan_checker` and `text_encoder`: load "

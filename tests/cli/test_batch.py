@@ -1,5 +1,6 @@
 import json
 
+import PIL.Image
 import pytest
 
 from baton_diffusers.cli import loading
@@ -40,6 +41,23 @@ def test_many_clips_are_made_and_what_is_there_is_left(tmp_path, nano, capsys):
     )  # another seed, so other clips; `ball` has its own name
 
 
+def test_a_clip_of_another_file_or_guidance_is_made_anew(tmp_path, nano, capsys):
+    for colour, guidance, there in (("red", "none", 0), ("red", "none", 1), ("blue", "none", 0), ("blue", "text", 0)):
+        PIL.Image.new("RGB", (64, 64), colour).save(tmp_path / "first.png")
+        (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": PROMPT, "image": "first.png"}), "utf-8-sig")
+        small = ("--steps", 1, "--no-plan", "--guidance", guidance, "--num-frames", 5)
+        assert run("generate", "--prompts", tmp_path / "p.jsonl", "-o", tmp_path / "clips", *small) == 0
+        assert f"{1 - there} clips made, {there} were there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rank, total", [("2", "2"), ("-1", "2"), ("0", "0"), ("a", "2")])
+def test_a_worker_that_cannot_be_is_refused(monkeypatch, rank, total):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", total)
+    with pytest.raises(ValueError, match=f"RANK={rank} and WORLD_SIZE={total}: RANK counts from 0"):
+        Worker.this()
+
+
 def test_two_processes_make_the_clips_of_one(tmp_path, nano, monkeypatch):
     file = tmp_path / "prompts.txt"
     file.write_text(f"# a comment\n{PROMPT}\nA bell rings.\nA blue box.\n")
@@ -68,6 +86,14 @@ def test_two_processes_make_the_clips_of_one(tmp_path, nano, monkeypatch):
         ),
         ("p.jsonl", '{"prompt": "a", "image": "missing.png"}', "line 1: missing.png is not a file"),
         ("p.jsonl", '{"prompt": "a", "image": "/etc/hostname"}', "line 1: /etc/hostname is not within"),
+        ("p.jsonl", f'{{"prompt": "a", "name": "{"ä" * 150}"}}', "must be at most 200 bytes"),
+        ("p.jsonl", '{"prompt": "a", "prompt": "b"}', "line 1: it is no JSON .the key 'prompt' is there twice"),
+        (
+            "p.jsonl",
+            f'{{"prompt": "a", "image": "{"a" * 300}"}}',
+            "line 1: .* is no name of a file .File name too long",
+        ),
+        ("p.jsonl", '{"prompt": "a", "image": "a\\u0000b"}', "line 1: .* is no name of a file"),
         ("p.txt", "# nothing\n\n", "holds no prompt"),
     ],
 )

@@ -190,7 +190,7 @@ def test_a_first_picture_settles_no_times(cue_pipe):
     assert make(cue_pipe, image=FRAMES[0]).cues == make(cue_pipe).cues != [""]
 
 
-@pytest.mark.parametrize("number", [-1, 2.5])
+@pytest.mark.parametrize("number", [-1, 2.5, 2**70])
 def test_a_wrong_number_of_candidates_is_refused_before_any_model_runs(number):
     with pytest.raises(ValueError, match=f"`num_cue_candidates` is {number}"):
         make(forbid(tiny_pipeline(**tiny_cue_parts())), video=FRAMES, num_cue_candidates=number)

@@ -215,6 +215,7 @@ def test_a_plan_needs_no_transformer_and_a_planner_need_not_write_cues():
         ({"cues": "<|9.00|> red circle"}, "`cues` name 9.0 seconds"),
         ({"generator": [torch.Generator()] * 3}, "generator"),
         ({"num_plan_candidates": 0}, "`num_plan_candidates` is 0"),
+        ({"num_plan_candidates": 2**70}, "`num_plan_candidates` is 1180591620717411303424, but must be at most 1024"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(arguments, message):
