@@ -22,20 +22,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def check_scales(**scales: float) -> None:
-    """Refuse scales of guidance, given by their names, that are no finite numbers of at least 0.
-
-    Raises:
-        ValueError: Naming the scale, its value and what to give.
-    """
-    for name, scale in scales.items():
-        if not (_is_number(scale) and scale >= 0.0):
-            raise ValueError(
-                f"Expected `{name}` to be a finite number of at least 0.0, but got {scale!r}. 1.0 turns this guidance off. To "
-                "move away from something, name it in the negative prompt."
-            )
-
-
 class AnchorGuidance(BaseGuidance):
     r"""
     Base of guiders that move the joint prediction away from anchors:
@@ -93,6 +79,21 @@ class AnchorGuidance(BaseGuidance):
         self.register_to_config(
             guidance_rescale=guidance_rescale, start=start, stop=stop, enabled=enabled, skip_layers=list(skip_layers)
         )
+
+    def _register_scales(self, **scales: float) -> None:
+        """Checks a subclass's scales, and keeps each as an attribute and in the configuration.
+
+        Raises:
+            ValueError: If a scale is not a finite number of at least 0.
+        """
+        for name, scale in scales.items():
+            if not (_is_number(scale) and scale >= 0.0):
+                raise ValueError(
+                    f"Expected `{name}` to be a finite number of at least 0.0, but got {scale!r}. 1.0 turns this guidance off. To "
+                    "move away from something, name it in the negative prompt."
+                )
+            setattr(self, name, scale)
+        self.register_to_config(**scales)
 
     def anchor_weights(self) -> dict[Anchor, float]:
         """The weight w_k of each anchor, at any step at which guidance acts."""

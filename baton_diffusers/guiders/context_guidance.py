@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from diffusers.guiders import BaseGuidance  # noqa: F401  diffusers recognises a guider by this name in its module
 
-from .anchor_guidance import AnchorGuidance, check_scales
+from .anchor_guidance import AnchorGuidance
 from .anchors import JOINT, NO_CROSS_MODAL, NO_PLAN, NO_TEXT, NOTHING, UNCONDITIONAL, Anchor
 from .plan_guidance import PlanGuidance
 
@@ -67,9 +67,7 @@ class ContextGuidance(PlanGuidance):
             enabled,
             skip_layers,
         )
-        check_scales(context_guidance_scale=context_guidance_scale)
-        self.register_to_config(context_guidance_scale=context_guidance_scale)
-        self.context_guidance_scale = context_guidance_scale
+        self._register_scales(context_guidance_scale=context_guidance_scale)
 
     def anchor_weights(self) -> dict[Anchor, float]:
         return super().anchor_weights() | {NO_CROSS_MODAL: self.context_guidance_scale - 1.0}
@@ -117,11 +115,7 @@ class DualGuidance(AnchorGuidance):
         skip_layers: Sequence[int] = (),
     ):
         super().__init__(guidance_rescale, start, stop, enabled, skip_layers)
-        scales = {"guidance_scale": guidance_scale, "context_guidance_scale": context_guidance_scale}
-        check_scales(**scales)
-        self.register_to_config(**scales)
-        self.guidance_scale = guidance_scale
-        self.context_guidance_scale = context_guidance_scale
+        self._register_scales(guidance_scale=guidance_scale, context_guidance_scale=context_guidance_scale)
 
     def anchor_weights(self) -> dict[Anchor, float]:
         return {

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from diffusers.guiders import BaseGuidance  # noqa: F401  diffusers recognises a guider by this name in its module
 
-from .anchor_guidance import AnchorGuidance, check_scales
+from .anchor_guidance import AnchorGuidance
 from .anchors import JOINT, NO_PLAN, NO_TEXT, UNCONDITIONAL, Anchor
 
 
@@ -61,16 +61,11 @@ class PlanGuidance(AnchorGuidance):
         skip_layers: Sequence[int] = (),
     ):
         super().__init__(guidance_rescale, start, stop, enabled, skip_layers)
-        scales = {
-            "guidance_scale": guidance_scale,
-            "text_guidance_scale": text_guidance_scale,
-            "plan_guidance_scale": plan_guidance_scale,
-        }
-        check_scales(**scales)
-        self.register_to_config(**scales)
-        self.guidance_scale = guidance_scale
-        self.text_guidance_scale = text_guidance_scale
-        self.plan_guidance_scale = plan_guidance_scale
+        self._register_scales(
+            guidance_scale=guidance_scale,
+            text_guidance_scale=text_guidance_scale,
+            plan_guidance_scale=plan_guidance_scale,
+        )
 
     def anchor_weights(self) -> dict[Anchor, float]:
         return {

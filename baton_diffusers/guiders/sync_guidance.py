@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from diffusers.guiders import BaseGuidance  # noqa: F401  diffusers recognises a guider by this name in its module
 
-from .anchor_guidance import check_scales
 from .anchors import JOINT, MUTE, NO_PLAN, NO_TEXT, STATIC, UNCONDITIONAL, Anchor
 from .plan_guidance import PlanGuidance
 
@@ -86,11 +85,10 @@ class SyncGuidance(PlanGuidance):
             enabled,
             skip_layers,
         )
-        check_scales(sync_guidance_scale=sync_guidance_scale)
+        self._register_scales(sync_guidance_scale=sync_guidance_scale)
         if modality not in ("video", "audio"):
             raise ValueError(f"Expected `modality` to be 'video' or 'audio', but got {modality!r}.")
-        self.register_to_config(sync_guidance_scale=sync_guidance_scale, modality=modality, clean_reads=clean_reads)
-        self.sync_guidance_scale = sync_guidance_scale
+        self.register_to_config(modality=modality, clean_reads=clean_reads)
         self.modality = modality
         self.clean_reads = clean_reads
 

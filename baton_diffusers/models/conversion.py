@@ -11,6 +11,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -231,10 +232,7 @@ def ovi_config(
     Raises:
         ValueError: if a key that tells a size is missing, or the width does not divide into heads of even size.
     """
-
-    def shape(key: str) -> Sequence[int]:
-        return _shape(shapes, key, name, OVI_HINT)
-
+    shape = partial(_shape, shapes, name=name, hint=OVI_HINT)
     dim, in_channels, *patch_size = shape("video_model.patch_embedding.weight")
     if num_attention_heads < 1 or dim % (2 * num_attention_heads):
         raise ValueError(
@@ -381,10 +379,7 @@ def wan_vae_config(shapes: Shapes, name: str = "the file") -> dict[str, Any]:
         ValueError: if a key that tells a size is missing, or the latents are not the 48 channels of Wan2.2, whose statistics
             are known.
     """
-
-    def shape(key: str) -> Sequence[int]:
-        return _shape(shapes, key, name)
-
+    shape = partial(_shape, shapes, name=name)
     base_dim, in_channels = shape("encoder.conv1.weight")[:2]
     z_dim = shape("conv2.weight")[0]
     if z_dim != len(WAN22_LATENTS_MEAN):
@@ -444,10 +439,7 @@ def umt5_config(shapes: Shapes, name: str = "the file") -> dict[str, Any]:
     Raises:
         ValueError: if a key that tells a size is missing.
     """
-
-    def shape(key: str) -> Sequence[int]:
-        return _shape(shapes, key, name)
-
+    shape = partial(_shape, shapes, name=name)
     vocab_size, d_model = shape("token_embedding.weight")
     num_buckets, num_heads = shape("blocks.0.pos_embedding.embedding.weight")
     return {
@@ -481,10 +473,7 @@ def mmaudio_vae_config(shapes: Shapes, name: str = "the file") -> dict[str, Any]
     Raises:
         ValueError: if a key that tells a size is missing.
     """
-
-    def shape(key: str) -> Sequence[int]:
-        return _shape(shapes, key, name)
-
+    shape = partial(_shape, shapes, name=name)
     hidden_channels, mel_bins, _ = shape("encoder.conv_in.weight")
     return {
         "mel_bins": mel_bins,
@@ -516,10 +505,7 @@ def bigvgan_config(shapes: Shapes, name: str = "the file") -> dict[str, Any]:
     Raises:
         ValueError: if a key that tells a size is missing.
     """
-
-    def shape(key: str) -> Sequence[int]:
-        return _shape(shapes, key, name)
-
+    shape = partial(_shape, shapes, name=name)
     width, num_mels, _ = shape("conv_pre.weight")
     kernels = tuple(shape(f"ups.{stage}.0.weight")[2] for stage in range(_count(shapes, r"ups\.(\d+)\.")))
     num_blocks = _count(shapes, r"resblocks\.(\d+)\.") // max(len(kernels), 1)

@@ -143,6 +143,15 @@ def modulate(hidden_states: torch.Tensor, norm: nn.Module, shift: torch.Tensor, 
     return (normed * (1 + scale) + shift).type_as(hidden_states).flatten(1, 2)
 
 
+def _modulate_head(
+    hidden_states: torch.Tensor, norm: nn.Module, table: torch.Tensor, temb: torch.Tensor
+) -> torch.Tensor:
+    """Normalised states, shifted and scaled by a head's table and the embedded noise level."""
+    table, temb = table.to(hidden_states.device), temb.to(hidden_states.device)
+    shift, scale = (table[:, None] + temb.float()[:, :, None]).unbind(2)
+    return modulate(hidden_states, norm, shift, scale)
+
+
 def add_gated(hidden_states: torch.Tensor, update: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
     """`x + update * gate`, in float32, with a gate `(batch_size, num_rows, dim)` as in [`modulate`]."""
     rows, updates = (states.unflatten(1, (gate.shape[1], -1)) for states in (hidden_states, update))
@@ -699,19 +708,12 @@ class DualBranchTransformer(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapter
         # 6. Heads, and patches back to latents
         sample = audio_sample = None
         if clean_video is None:
-            table, temb = self.scale_shift_table.to(states.device), temb.to(states.device)
-            shift, scale = (table[:, None] + temb.float()[:, :, None]).unbind(2)
-            sample = self.proj_out(modulate(states, self.norm_out, shift, scale))
+            sample = self.proj_out(_modulate_head(states, self.norm_out, self.scale_shift_table, temb))
             sample = sample.reshape(batch_size, *grid, p_t, p_h, p_w, -1)
             sample = sample.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
         if clean_audio is None:
-            table, audio_temb = (
-                self.audio_scale_shift_table.to(audio_states.device),
-                audio_temb.to(audio_states.device),
-            )
-            shift, scale = (table[:, None] + audio_temb.float()[:, :, None]).unbind(2)
-            audio_sample = self.audio_proj_out(modulate(audio_states, self.audio_norm_out, shift, scale))
-            audio_sample = audio_sample[:, reference_length:]
+            audio_states = _modulate_head(audio_states, self.audio_norm_out, self.audio_scale_shift_table, audio_temb)
+            audio_sample = self.audio_proj_out(audio_states)[:, reference_length:]
 
         if not return_dict:
             return sample, audio_sample

@@ -568,8 +568,9 @@ class BatonPipeline(
         plan = request.make(self, texts.prompts, given, num_clips, size, generator, device)
 
         # 4. What is given, as clean latents; noise for the rest
-        known = conditions.encode_given_video(self, given, num_clips, size, device)
-        audio_known = conditions.encode_given_audio(self, given, num_clips, size, device)
+        known, audio_known = self.prepare_conditions(
+            given, num_clips, size.height, size.width, size.num_frames, device
+        )
         reference = conditions.reference_latents(self, given, num_clips, device)
         still, silence = conditions.stand_ins(self, passes, given, num_clips, size, device)
         latents, audio_latents = noise.draw(self, num_clips, size, device)

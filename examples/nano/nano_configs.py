@@ -100,36 +100,30 @@ class VocoderConfig:
             raise ValueError(f"`segment_frames` must be at least 1, got {self.segment_frames}.")
 
 
-@dataclass
-class AudioConfig:
+@dataclass(kw_only=True)
+class _ModelTraining:
     trainer: TrainerConfig
     model: dict[str, Any]
-    export: str  # folder of the trained autoencoder
-    objective: AudioCodecConfig = field(default_factory=AudioCodecConfig)
+    export: str  # folder of the trained model
     verb_shares: dict[str, float] | None = None
-    initial: str | None = None  # folder of an autoencoder to start from
+    initial: str | None = None  # folder of a model to start from
 
 
-@dataclass
-class VideoConfig:
-    trainer: TrainerConfig
-    model: dict[str, Any]
-    export: str  # folder of the trained autoencoder
+@dataclass(kw_only=True)
+class AudioConfig(_ModelTraining):
+    objective: AudioCodecConfig = field(default_factory=AudioCodecConfig)
+
+
+@dataclass(kw_only=True)
+class VideoConfig(_ModelTraining):
     objective: VideoCodecConfig = field(default_factory=VideoCodecConfig)
     tier_weights: dict[str, float] | None = None
-    verb_shares: dict[str, float] | None = None
-    initial: str | None = None  # folder of an autoencoder to start from
 
 
-@dataclass
-class SoundConfig:
-    trainer: TrainerConfig
-    model: dict[str, Any]
-    export: str  # folder of the trained vocoder
+@dataclass(kw_only=True)
+class SoundConfig(_ModelTraining):
     audio_vae: str  # folder of the autoencoder whose spectrograms it takes
     objective: VocoderConfig = field(default_factory=VocoderConfig)
-    verb_shares: dict[str, float] | None = None
-    initial: str | None = None  # folder of a vocoder to start from
 
 
 @dataclass
