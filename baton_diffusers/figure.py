@@ -91,9 +91,19 @@ def draw_clip(
 
 def html_picture(image: Image.Image) -> str:
     """An element of HTML that holds the picture."""
+    return f'<img src="data:image/png;base64,{base64.b64encode(png([image])).decode()}" style="max-width: 100%">'
+
+
+def png(images: Sequence[Image.Image]) -> bytes:
+    """A PNG file of some pictures, one below another."""
+    whole = images[0]
+    if len(images) > 1:
+        whole = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), PAPER)
+        for number, image in enumerate(images):
+            whole.paste(image, (0, sum(above.height for above in images[:number])))
     file = io.BytesIO()
-    image.save(file, "PNG")
-    return f'<img src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}" style="max-width: 100%">'
+    whole.save(file, "PNG")
+    return file.getvalue()
 
 
 def font(size: int) -> ImageFont.FreeTypeFont:

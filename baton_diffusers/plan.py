@@ -21,7 +21,7 @@ from safetensors.torch import save
 from . import files
 from .coordinates import PlanLayout
 from .cues import Cue, PlanCandidate, Sheet, Turn, format_sheet, format_turns, parse_sheet, sheet_turns, spoken_turns
-from .figure import draw_clip, html_picture
+from .figure import draw_clip, html_picture, png
 
 
 _FORMAT = "baton_diffusers.SemanticPlan"
@@ -61,7 +61,7 @@ class SemanticPlan:
         prompts (`tuple[str, ...]`, *optional*): what each clip was planned from; a pipeline warns if it is given another prompt.
         sheets (`tuple[str, ...]`, *optional*): the cue sheet that each clip's tokens follow, see [`baton_diffusers.cues`].
         candidates (`tuple[tuple[PlanCandidate, ...], ...]`, *optional*): the sheets among which each clip's was chosen, with their
-            scores, the best first. They are not written to files.
+            scores, the best first.
 
     Raises:
         ValueError: if shapes disagree with one another, tokens or times are not floating-point, masks are not bool, there is no
@@ -71,9 +71,8 @@ class SemanticPlan:
 
     # A slice between two tokens has none of them, and is still a part that others can follow.
     _may_be_empty: ClassVar[bool] = False
-    # Fields with one entry for each clip; of these, what is written to a file.
+    # Fields with one entry for each clip.
     _texts: ClassVar[tuple[str, ...]] = ("prompts", "sheets", "candidates")
-    _kept_texts: ClassVar[tuple[str, ...]] = ("prompts", "sheets")
 
     video_tokens: torch.Tensor
     video_times: torch.Tensor
@@ -491,7 +490,7 @@ class SemanticPlan:
             for name in self._tensor_names()
             if getattr(self, name) is not None
         }
-        texts = {name: getattr(self, name) for name in self._kept_texts if getattr(self, name) is not None}
+        texts = {name: getattr(self, name) for name in self._texts if getattr(self, name) is not None}
         told = {"duration": self.duration, **texts}
         metadata = {_FORMAT: json.dumps(told)}  # one key: safetensors shuffles several
         files.write_bytes(path, save(tensors, metadata=metadata))
@@ -521,10 +520,11 @@ class SemanticPlan:
             told = json.loads(metadata[_FORMAT])
             if not isinstance(told, dict) or not {"duration"} <= told.keys() <= {
                 "duration",
-                *SemanticPlan._kept_texts,
+                *SemanticPlan._texts,
             }:
                 raise ValueError(f"it tells {str(told)[:80]!r} and not its duration")
-            texts = {name: _read_texts(name, told.get(name)) for name in SemanticPlan._kept_texts}
+            texts = {name: _read_texts(name, told.get(name)) for name in ("prompts", "sheets")}
+            texts["candidates"] = _read_candidates(told.get("candidates"))
             return SemanticPlan(**tensors, duration=told["duration"], **texts).check_values()
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is no plan that can be used ({error}): save the plan again.") from error
@@ -596,11 +596,19 @@ class SemanticPlan:
         return self
 
     def _repr_html_(self) -> str:
+        if (preview := self._preview()) is not None:
+            return preview._repr_html_()
+        return "\n".join(html_picture(self.figure(index)) for index in range(self.batch_size))
+
+    def _repr_png_(self) -> bytes:
+        if (preview := self._preview()) is not None:
+            return preview._repr_png_()
+        return png([self.figure(index) for index in range(self.batch_size)])
+
+    def _preview(self) -> Any | None:
         reference = _PREVIEWS.get(self)
         preview = None if reference is None else reference()
-        if preview is not None:
-            return preview(self)._repr_html_()
-        return "\n".join(html_picture(self.figure(index)) for index in range(self.batch_size))
+        return None if preview is None else preview(self)
 
     def trimmed(self) -> SemanticPlan:
         """The plan without tokens beyond the clip's end, and without masks where every token left counts."""
@@ -687,6 +695,29 @@ def _read_texts(name: str, value: Any) -> tuple[str, ...] | None:
     for sheet in value or () if name == "sheets" else ():
         parse_sheet(sheet)
     return None if value is None else tuple(value)
+
+
+def _read_candidates(value: Any) -> tuple[tuple[PlanCandidate, ...], ...] | None:
+    """The candidates that a file tells."""
+
+    def is_candidate(told: Any) -> bool:
+        return (
+            isinstance(told, list)
+            and len(told) == 2
+            and isinstance(told[0], str)
+            and (told[1] is None or isinstance(told[1], float) and math.isfinite(told[1]))
+        )
+
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(
+        isinstance(clip, list) and all(map(is_candidate, clip)) for clip in value
+    ):
+        raise ValueError(f"its candidates are {str(value)[:80]!r}")
+    candidates = tuple(tuple(PlanCandidate(*told) for told in clip) for clip in value)
+    for candidate in (candidate for clip in candidates for candidate in clip):
+        parse_sheet(candidate.sheet)
+    return candidates
 
 
 class _EmptyPart(SemanticPlan):

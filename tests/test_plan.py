@@ -340,6 +340,11 @@ def test_tokens_that_are_not_finite_are_refused_where_they_are_used(plan, tmp_pa
         "[" * 100_000,
         '{"duration":NaN}',
         '{"duration":3.0625,"sheets":["",1]}',
+        '{"duration":3.0625,"candidates":"ab"}',
+        '{"duration":3.0625,"candidates":[["ab"]]}',
+        '{"duration":3.0625,"candidates":[[["", "0.5"]]]}',
+        '{"duration":3.0625,"candidates":[[["<|9", null]]]}',
+        '{"duration":3.0625,"candidates":[[["", NaN]]]}',
     ],
     ids=lambda text: text[:20],
 )
@@ -388,7 +393,7 @@ def test_a_plan_remembers_its_prompts_and_sheets(tmp_path):
     assert plan.slice(0.0, 0.5).prompts is None  # a part is cut to be used elsewhere
     plan.save(tmp_path / "plan.safetensors")
     loaded = SemanticPlan.load(tmp_path / "plan.safetensors")
-    assert (loaded.prompts, loaded.sheets, loaded.candidates) == (plan.prompts, plan.sheets, None)
+    assert (loaded.prompts, loaded.sheets, loaded.candidates) == (plan.prompts, plan.sheets, plan.candidates)
     for name in ("prompts", "sheets"):
         with pytest.raises(ValueError, match=f"`{name}` has 1 entries, but the plan is for 2 clips"):
             replace(plan, **{name: ("one",)})

@@ -17,6 +17,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from baton_diffusers.coordinates import num_samples, plan_layout
+from baton_diffusers.models.plan_checker import PlanChecker
 from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
 from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
 from baton_diffusers.models.va_planner import VAPlannerModel, add_timestamps
@@ -151,6 +152,12 @@ def tiny_planner(**config) -> VAPlannerModel:
         "system_prompt": None,
     }
     return seeded(VAPlannerModel, **{**defaults, **config})
+
+
+def tiny_plan_checker() -> PlanChecker:
+    """A checker of plans of two actors and one place."""
+    kinds = {"circle": ["jumps"], "star": ["jumps"]}
+    return seeded(PlanChecker, TEXT_DIM, ["red circle", "green star"], ["left"], kinds, num_attention_heads=2)
 
 
 def tiny_cue_parts(tied: bool = False) -> dict[str, VAPlannerModel | PreTrainedTokenizerFast]:

@@ -1,5 +1,6 @@
 """`baton studio`: the page on which clips are planned, corrected and rendered."""
 
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -26,6 +27,9 @@ def studio(
         raise ValueError("the studio needs gradio: pip install 'baton-diffusers[app]'") from error
 
     student = loading.find_student(model, turbo, student)
+    starts_quick = student is not None
+    if student is None and (loading.find_folder(model) / "turbo").is_dir() and find_spec("peft") is not None:
+        student = loading.find_student(model, True, None)  # a switch on the page
     pipe = loading.load_pipeline(model)
     if student is not None:
         pipe.load_student(student)
@@ -37,6 +41,7 @@ def studio(
         pipe,
         model,
         student,
+        starts_quick,
         host,
         port,
         started=lambda address: print(f"studio: {address} (Ctrl+C ends it)", flush=True),

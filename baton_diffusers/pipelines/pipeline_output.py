@@ -13,7 +13,7 @@ import torch
 from diffusers.utils import BaseOutput
 
 from ..cues import PlanCandidate
-from ..figure import draw_clip, html_picture
+from ..figure import draw_clip, html_picture, png
 from ..files import check_target
 from ..media import AUDIO_SUFFIXES, to_aac_rate, write_audio, write_clip
 from ..plan import SemanticPlan
@@ -166,6 +166,11 @@ class BatonPipelineOutput(BaseOutput):
         return "\n".join(lines)
 
     __str__ = __repr__
+
+    def _repr_png_(self) -> bytes | None:
+        if self.output_type == "latent":
+            return None
+        return png([self.figure(index) for index in range(self.num_clips)])
 
     def _repr_html_(self) -> str | None:
         if self.output_type == "latent":

@@ -46,6 +46,9 @@ const actorOf = (text) => {
 }
 const deedOf = (text) => text.slice((actorOf(text) || "").length).trim()
 
+// The colour that an actor's name tells, as "red ball" does
+const colourOf = (name) => (name || "").split(" ").find((word) => CSS.supports("color", word) && !/^(inherit|initial|unset)$/.test(word)) || null
+
 // What the page sends along with its buttons
 window.batonStudio = {
   attempts: 0, // renders that this page has asked for
@@ -54,7 +57,15 @@ window.batonStudio = {
     document.body.classList.add("baton-busy")
   },
   page: () =>
-    JSON.stringify({ session: view.session || null, version: view.version ?? null, sheet, span, attempt: window.batonStudio.attempts }),
+    JSON.stringify({
+      session: view.session || null,
+      version: view.version ?? null,
+      sheet,
+      span,
+      attempt: window.batonStudio.attempts,
+      modality: find(".baton-modality").value || null,
+      actor: find(".baton-actor").value || null,
+    }),
 }
 const send = (type, data) => trigger(type, { ...data, page: window.batonStudio.page() })
 
@@ -152,6 +163,11 @@ function play() {
   requestAnimationFrame(clock)
 }
 
+function playFrom(time) {
+  seek(time)
+  play()
+}
+
 function pause() {
   playing = false
   for (const player of [media("a"), media("b"), find("audio")]) player.pause()
@@ -195,6 +211,7 @@ function showLanes() {
   if (sheet && sheet.cues.some((cue) => !actorOf(cue.text))) rows.push({ name: null })
   lanes.replaceChildren(...rows.map(showLane))
   find(".baton-tools").hidden = !sheet
+  find(".baton-live").parentElement.hidden = !view.has_student
   find(".baton-hint").textContent = sheet
     ? "Drag an event, or focus it: arrow keys move it, Shift moves it further, Enter changes its words, Delete removes it. Drag on the ruler to mark a span."
     : view.version
@@ -205,7 +222,13 @@ function showLanes() {
 }
 
 function showLane({ name, member, number }) {
-  const lane = make("div", { class: "baton-lane", role: "group", "aria-label": name || "Other events" })
+  const colour = colourOf(name)
+  const lane = make("div", {
+    class: "baton-lane",
+    role: "group",
+    "aria-label": name || "Other events",
+    style: colour && `--actor:${colour}`,
+  })
   const label = make("div", { class: "baton-label" })
   if (!member) label.append(make("span", { class: "baton-name", text: "other" }))
   else {
@@ -280,7 +303,9 @@ function commit(what) {
   if (cue) selected = sheet.cues.indexOf(cue)
   showLanes()
   say(what)
-  send("edit", { what, edit: ++edits })
+  const redraws = find(".baton-live").checked
+  if (redraws) window.batonStudio.attempt()
+  send(redraws ? "redraw" : "edit", { what, edit: ++edits })
 }
 
 function rename(number, name) {
@@ -453,6 +478,51 @@ function showHistory() {
   )
 }
 
+const scoreOf = (plan) => plan.score.toFixed(1).replace(/^-0\.0$/, "0")
+
+function drawSheet({ cast, cues }) {
+  const rows = cast.map((member) => member.name)
+  const rowOf = (text) => Math.max(rows.findIndex((name) => text.startsWith(`${name} `)), 0)
+  const marks = cues.map((cue) => {
+    const row = rowOf(cue.text)
+    const colour = colourOf(rows[row]) || "var(--accent)"
+    const top = (24 * row) / Math.max(rows.length, 1) + 1
+    return `<rect x="${(96 * cue.time) / view.duration}" y="${top}" width="7" height="${24 / Math.max(rows.length, 1) - 2}" rx="2" fill="${colour}"/>`
+  })
+  const svg = make("span", {})
+  svg.innerHTML = `<svg viewBox="0 0 100 24" preserveAspectRatio="none" aria-hidden="true">${marks.join("")}</svg>`
+  return svg.firstChild
+}
+
+function showDrawn() {
+  const drawn = view.drawn || []
+  find(".baton-drawn").hidden = !drawn.length
+  find(".baton-drawn ol").replaceChildren(
+    ...drawn.map((plan, number) => {
+      const choose = make("button", {
+        type: "button",
+        "aria-pressed": String(plan.is_taken),
+        "aria-label": `Plan ${number + 1}, score ${plan.score === null ? "unknown" : scoreOf(plan)}`,
+        on: { click: () => send("choose", { number }) },
+      })
+      choose.append(drawSheet(plan.sheet), make("span", { class: "baton-score", text: plan.score === null ? "" : scoreOf(plan) }))
+      return make("li", {}, choose)
+    })
+  )
+}
+
+function showActors() {
+  const actor = find(".baton-actor")
+  const names = (sheet?.cast || []).map((member) => member.name)
+  const chosen = names.includes(actor.value) ? actor.value : ""
+  actor.replaceChildren(
+    make("option", { value: "", text: "everyone" }),
+    ...names.map((name) => make("option", { value: name, text: name }))
+  )
+  actor.value = chosen
+  actor.parentElement.hidden = !names.length
+}
+
 function showMessage() {
   const note = find(".baton-note")
   note.textContent = view.note || ""
@@ -477,7 +547,14 @@ function show() {
   if (view.version)
     sessionStorage.setItem(
       "baton-studio",
-      JSON.stringify({ prompt: view.prompt, seed: view.seed, page: window.batonStudio.page() })
+      JSON.stringify({
+        prompt: view.prompt,
+        seed: view.seed,
+        seconds: view.seconds,
+        width: view.width,
+        height: view.height,
+        page: window.batonStudio.page(),
+      })
     )
   find(".baton-position").max = view.duration || 1
   find(".baton-canvas").style.minWidth = `${Math.min(100 * (view.duration || 0), 20000)}px`
@@ -490,7 +567,14 @@ function show() {
   showStrip(view.pictures || [])
   showWave(view.peaks || [])
   showLanes()
+  document.body.classList.toggle("baton-planned", Boolean(view.version))
+  for (const [name, can] of [["undo", view.can_undo], ["redo", view.can_redo]]) {
+    const button = document.getElementById(`baton-${name}`) // not there yet when the page begins
+    if (button) button.disabled = !can
+  }
+  showActors()
   showHistory()
+  showDrawn()
   showMessage()
   if (view.span) span = view.span
   setSpan(...(span && span[1] <= view.duration + 1e-6 ? span : [null, null]))
@@ -547,6 +631,7 @@ watch("value", () => {
   if (grabbed) return
   if (view.version !== before && playing) pause()
   show()
+  if (view.version !== before && view.edit && view.files?.clip) playFrom(view.span?.[0] ?? 0) // what was just redrawn
 })
 new ResizeObserver(() => showStrip(view.pictures || [])).observe(find(".baton-strip"))
 show()

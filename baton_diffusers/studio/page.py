@@ -39,9 +39,10 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 _PAGE_STATE = "(...values) => [...values.slice(0, -1), window.batonStudio.page()]"
 _ATTEMPT = "(...values) => window.batonStudio.attempt() ?? [...values.slice(0, -1), window.batonStudio.page()]"
-_KEPT = """() => {
+_KEPT = """(prompt, seed, quick, seconds, width, height, plans) => {
   const kept = JSON.parse(sessionStorage.getItem('baton-studio') || '{}')
-  return [kept.prompt || '', kept.seed || 0, kept.page || '']
+  const size = [kept.seconds ?? seconds, kept.width ?? width, kept.height ?? height]
+  return [kept.prompt || '', kept.seed || 0, quick, ...size, plans, kept.page || '']
 }"""
 _STATUS = """
 <div class="baton-status" role="status" aria-live="polite"><progress hidden max="1" aria-label="Progress of the render"></progress><span></span></div>
@@ -82,9 +83,15 @@ footer { display: none !important; }
 #baton-actions > * { flex: 0 0 auto !important; min-width: 0 !important; width: auto !important; }
 #baton-actions button { font-size: 15px; padding: 7px 16px; border-radius: 8px; }
 body:not(.baton-busy) #baton-cancel, body.baton-busy #baton-render { display: none; }
-#baton-status { padding: 0 !important; min-height: 0 !important; }
+body:not(.baton-planned) :is(#baton-another, #baton-undo, #baton-redo) { display: none; }
+body:not(.baton-planned) #baton-render, body.baton-planned #baton-plan { background: var(--button-secondary-background-fill); color: var(--button-secondary-text-color); }
+#baton-actions #baton-quick { border: 0; padding: 0 6px; background: none; box-shadow: none; flex: 0 0 auto !important; }
+#baton-more { border: 0; background: none; padding: 0 !important; }
+#baton-more > button { font-size: 14px; color: color-mix(in srgb, var(--body-text-color) 68%, transparent); width: auto; gap: 6px; padding: 2px 0; }
+#baton-actions > #baton-status { flex: 1 1 240px !important; padding: 0 !important; min-height: 0 !important; }
+#baton-actions > #baton-status:has(.baton-error:not([hidden])) { flex-basis: 100% !important; }
 .baton-status { display: flex; gap: 10px; align-items: center; min-height: 22px; font-size: 14px; }
-.baton-status progress { appearance: none; width: 220px; height: 10px; border: 0; border-radius: 5px; overflow: hidden; background: var(--border-color-primary); }
+.baton-status progress { appearance: none; flex: 0 1 220px; min-width: 60px; height: 10px; border: 0; border-radius: 5px; overflow: hidden; background: var(--border-color-primary); }
 .baton-status progress::-webkit-progress-bar { background: var(--border-color-primary); }
 .baton-status progress::-webkit-progress-value { background: var(--color-accent); transition: width .15s; }
 .baton-status progress::-moz-progress-bar { background: var(--color-accent); }
@@ -113,7 +120,7 @@ def build(studio: Studio) -> gr.Blocks:
                 submit_btn=False,
                 elem_id="baton-prompt",
             )
-            seed = gr.Number(0, label="Seed", precision=0, minimum=0, scale=1, min_width=120)
+            seed = gr.Number(0, label="Seed", precision=0, scale=1, min_width=120)
         with gr.Row(elem_id="baton-actions"):
             plan = gr.Button("Plan", variant="primary", elem_id="baton-plan")
             another = gr.Button("Another plan", elem_id="baton-another")
@@ -122,7 +129,27 @@ def build(studio: Studio) -> gr.Blocks:
             undo = gr.Button("Undo", elem_id="baton-undo")
             redo = gr.Button("Redo", elem_id="baton-redo")
             upload = gr.UploadButton("Open a clip", file_types=["video"], elem_id="baton-open")
-        status = gr.HTML(None, html_template=_STATUS, js_on_load=_STATUS_JS, elem_id="baton-status")
+            quick = gr.Checkbox(
+                studio.starts_quick,
+                label=f"Quick: {studio.quick_steps} steps instead of {studio.steps}",
+                visible=studio.student is not None,
+                container=False,
+                elem_id="baton-quick",
+            )
+            status = gr.HTML(None, html_template=_STATUS, js_on_load=_STATUS_JS, elem_id="baton-status")
+        with gr.Accordion("Length, size, number of plans", open=False, elem_id="baton-more"), gr.Row():
+            usual = studio.pipe.config
+            duration = studio.pipe.clip_duration(usual.num_frames)
+            seconds = gr.Number(round(duration, 2), label="Length in seconds", step=0.25, min_width=120)
+            width = gr.Number(usual.width, label="Width in pixels", precision=0, min_width=120)
+            height = gr.Number(usual.height, label="Height in pixels", precision=0, min_width=120)
+            plans = gr.Number(
+                studio.num_plans,
+                label="Plans to draw",
+                precision=0,
+                min_width=120,
+                visible=studio.num_plans > 1,
+            )
         board = gr.HTML(
             None,
             html_template=(source / "board.html").read_text(),
@@ -132,25 +159,38 @@ def build(studio: Studio) -> gr.Blocks:
         )
         sent = gr.Textbox(visible=False)  # what the page says of itself, when a button is pressed
 
-        shown = [board, prompt, seed, status]
+        shown = [board, prompt, seed, seconds, width, height, status]
+        names = {
+            prompt: "prompt",
+            seed: "seed",
+            seconds: "seconds",
+            width: "width",
+            height: "height",
+            plans: "plans",
+            quick: "quick",
+        }
         asked = {"outputs": shown, "api_visibility": "private", "show_progress": "minimal", "show_progress_on": status}
-        by_button = asked | {"inputs": [prompt, seed, sent], "js": _PAGE_STATE}
-        by_board = asked | {"inputs": [prompt, seed], "show_progress": "hidden"}
+        by_button = asked | {"inputs": {*names, sent}, "js": _PAGE_STATE}
+        by_board = asked | {"inputs": {*names}, "show_progress": "hidden"}
         as_render = {"trigger_mode": "multiple", "concurrency_limit": None}  # the studio has its own line of renders
+
+        def request(values: dict, event: gr.EventData | None = None) -> Request:
+            page = values[sent] if event is None else event._data["page"]
+            return _request({name: values[field] for field, name in names.items()}, page)
 
         # Every handler reads what the page says, does one thing in the tab's session, and shows the session.
 
-        def on_plan(prompt: str, seed: float, sent: str, tab: gr.Request) -> tuple:
-            return _answer(studio, tab, lambda session: session.plan(_request(prompt, seed, sent)))
+        def on_plan(values: dict, tab: gr.Request) -> tuple:
+            return _answer(studio, tab, lambda session: session.plan(request(values)))
 
-        def on_another(prompt: str, seed: float, sent: str, tab: gr.Request) -> tuple:
-            return _answer(studio, tab, lambda session: session.plan(_request(prompt, seed + 1, sent)))
+        def on_another(values: dict, tab: gr.Request) -> tuple:
+            return _answer(studio, tab, lambda session: session.plan(request(values | {seed: values[seed] + 1})))
 
-        def on_render(prompt: str, seed: float, sent: str, tab: gr.Request) -> Iterator[tuple]:
-            yield from _follow(studio, tab, Session.render, prompt, seed, sent)
+        def on_render(values: dict, tab: gr.Request) -> Iterator[tuple]:
+            yield from _follow(studio, tab, lambda: request(values), Session.render)
 
         def on_cancel(sent: str, tab: gr.Request) -> dict:
-            attempt = _request("", 0, sent).attempt
+            attempt = _request({"prompt": ""}, sent).attempt
             studio.session(tab.session_hash).cancel(attempt)
             return {"attempt": attempt, "words": CANCELLED}
 
@@ -160,33 +200,44 @@ def build(studio: Studio) -> gr.Blocks:
         def on_redo(tab: gr.Request) -> tuple:
             return _answer(studio, tab, Session.redo)
 
-        def on_open(path: str, prompt: str, seed: float, sent: str, tab: gr.Request) -> tuple:
+        def on_open(values: dict, tab: gr.Request) -> tuple:
+            path = Path(values[upload])
             try:
-                name = Path(path).name
-                return _answer(studio, tab, lambda session: session.open(path, name, _request(prompt, seed, sent)))
+                return _answer(studio, tab, lambda session: session.open(path, path.name, request(values)))
             finally:
-                Path(path).unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
 
-        def on_edit(prompt: str, seed: float, tab: gr.Request, event: gr.EventData) -> tuple:
-            sent, what = event._data["page"], str(event._data["what"])
-            view, *rest = _answer(studio, tab, lambda session: session.edit(_request(prompt, seed, sent), what))
+        def on_edit(values: dict, tab: gr.Request, event: gr.EventData) -> tuple:
+            what = str(event._data["what"])
+            view, *rest = _answer(studio, tab, lambda session: session.edit(request(values, event), what))
             return view | {"edit": event._data["edit"]}, *rest
 
-        def on_live(prompt: str, seed: float, tab: gr.Request, event: gr.EventData) -> dict:
+        def on_redraw(values: dict, tab: gr.Request, event: gr.EventData) -> Iterator[tuple]:
+            what = str(event._data["what"])
+            for view, *rest in _follow(
+                studio, tab, lambda: request(values, event), lambda session, asked: session.redraw(asked, what)
+            ):
+                yield view | {"edit": event._data["edit"]} if "session" in view else view, *rest
+
+        def on_live(values: dict, tab: gr.Request, event: gr.EventData) -> dict:
             try:
-                request, draws = _request(prompt, seed, event._data["page"]), bool(event._data["draws"])
-                return {"draft": studio.session(tab.session_hash).live(request, draws)}
+                session, draws = studio.session(tab.session_hash), bool(event._data["draws"])
+                return {"draft": session.live(request(values, event), draws)}
             except Exception as error:
                 return _words(error)
 
-        def on_retake(prompt: str, seed: float, tab: gr.Request, event: gr.EventData) -> Iterator[tuple]:
-            yield from _follow(studio, tab, Session.retake, prompt, seed, event._data["page"])
+        def on_retake(values: dict, tab: gr.Request, event: gr.EventData) -> Iterator[tuple]:
+            yield from _follow(studio, tab, lambda: request(values, event), Session.retake)
+
+        def on_choose(values: dict, tab: gr.Request, event: gr.EventData) -> tuple:
+            number = event._data["number"]
+            return _answer(studio, tab, lambda session: session.choose(request(values, event), number))
 
         def on_go(tab: gr.Request, event: gr.EventData) -> tuple:
             return _answer(studio, tab, lambda session: session.go(event._data["number"]))
 
-        def on_load(prompt: str, seed: float, sent: str, tab: gr.Request) -> tuple:
-            return _answer(studio, tab, lambda session: session.resume(_request(prompt, seed, sent)) if sent else None)
+        def on_load(values: dict, tab: gr.Request) -> tuple:
+            return _answer(studio, tab, lambda session: session.resume(request(values)) if values[sent] else None)
 
         def on_leave(tab: gr.Request) -> None:
             studio.leave(tab.session_hash)
@@ -198,9 +249,11 @@ def build(studio: Studio) -> gr.Blocks:
         cancel.click(on_cancel, sent, status, js=_PAGE_STATE, queue=False, api_visibility="private")
         undo.click(on_undo, **asked)
         redo.click(on_redo, **asked)
-        upload.upload(on_open, **by_button | {"inputs": [upload, prompt, seed, sent]})
+        upload.upload(on_open, **by_button | {"inputs": {*names, upload, sent}})
         board.edit(on_edit, trigger_mode="multiple", **by_board)
+        board.redraw(on_redraw, **by_board | as_render)
         board.live(on_live, trigger_mode="always_last", **by_board | {"outputs": status})
+        board.choose(on_choose, **by_board)
         board.go(on_go, **by_board | {"inputs": []})
         page.load(on_load, **by_button | {"js": _KEPT})
         page.unload(on_leave)
@@ -209,8 +262,8 @@ def build(studio: Studio) -> gr.Blocks:
     return page
 
 
-def _request(prompt: Any, seed: Any, sent: str) -> Request:
-    """What the page says, as the session reads it.
+def _request(fields: dict[str, Any], sent: str) -> Request:
+    """What the page says, as the session reads it: its fields, and what the board says of itself.
 
     Raises:
         ValueError: if it is nothing that the page says.
@@ -219,13 +272,24 @@ def _request(prompt: Any, seed: Any, sent: str) -> Request:
         if len(sent) > _MAX_PAGE:
             raise TypeError
         page = json.loads(sent)
-        span = None if page["span"] is None else tuple(map(float, page["span"]))
-        version, attempt = page["version"], page["attempt"]
-        if not isinstance(version, int | None) or type(attempt) is not int or (span is not None and len(span) != 2):
+        about = {name: page[name] for name in ("sheet", "session", "version", "span", "attempt", "modality", "actor")}
+        if about["span"] is not None:
+            about["span"] = start, end = tuple(map(float, about["span"]))
+        kinds = {
+            "session": str | None,
+            "version": int | None,
+            "attempt": int,
+            "modality": str | None,
+            "actor": str | None,
+        }
+        if not all(isinstance(about[name], kind) and about[name] is not True for name, kind in kinds.items()):
             raise TypeError
-        return Request(prompt, seed, page["sheet"], page["session"], version, span, attempt)
+        return Request(**fields, **about)
     except (TypeError, KeyError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError("The page sent something that the studio does not read: reload it.") from error
+
+
+_UNCHANGED = (gr.skip(),) * 6  # all that is shown, but the status
 
 
 def _answer(studio: Studio, tab: gr.Request, do: Callable[[Session], Any]) -> tuple:
@@ -238,31 +302,32 @@ def _answer(studio: Studio, tab: gr.Request, do: Callable[[Session], Any]) -> tu
         except Exception as error:
             status = _words(error)
     except ValueError as error:
-        return gr.skip(), gr.skip(), gr.skip(), _words(error)
+        return *_UNCHANGED, _words(error)
     view = session.view()
-    return view, view.get("prompt", gr.skip()), view.get("seed", gr.skip()), status
+    return view, *(view.get(name, gr.skip()) for name in ("prompt", "seed", "seconds", "width", "height")), status
 
 
 def _follow(
     studio: Studio,
     tab: gr.Request,
+    ask: Callable[[], Request],
     do: Callable[[Session, Request], Iterator[Progress | Version]],
-    *asked: Any,
 ) -> Iterator[tuple]:
-    """The same for a render, with a status for each report. `asked` is what `_request` takes."""
+    """The same for a render, with a status for each report."""
     status: dict[str, Any] = {}
     picture, attempt = None, 0
     try:
-        request = _request(*asked)
+        request = ask()
         attempt = request.attempt
         for report in do(studio.session(tab.session_hash), request):
             if isinstance(report, Progress):
                 picture = report.picture or picture
                 told = report._asdict() | {"picture": picture, "words": _progress(report), "attempt": attempt}
-                yield gr.skip(), gr.skip(), gr.skip(), told
+                yield *_UNCHANGED, told
     except Exception as error:
         status = _words(error)
-    yield *_answer(studio, tab, lambda session: None)[:3], status | {"attempt": attempt}
+    *rest, _ = _answer(studio, tab, lambda session: None)
+    yield *rest, status | {"attempt": attempt}
 
 
 def _progress(report: Progress) -> str:
@@ -336,6 +401,7 @@ def serve(
     pipe: BatonPipeline,
     model: str | None = None,
     student: str | None = None,
+    starts_quick: bool = False,
     host: str = "127.0.0.1",
     port: int = 7860,
     started: Callable[[str], None] = print,
@@ -347,6 +413,7 @@ def serve(
         pipe ([`BatonPipeline`]): plans and renders.
         model (`str`, *optional*): the checkpoint's name in the scripts that the page gives.
         student (`str`, *optional*): there, the name of the student that the pipeline has loaded.
+        starts_quick (`bool`, defaults to `False`): whether the student renders until somebody switches to its teacher.
         host (`str`, defaults to `"127.0.0.1"`): the address to listen on.
         port (`int`, defaults to 7860): the port; 0 for any.
         started (`Callable`, *optional*): gets the page's address when it can be opened.
@@ -364,7 +431,7 @@ def serve(
         ) from None
     with listener, studio_folder() as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(files.make_folder(folder / "uploads"))  # read while the page is built
-        studio = Studio(pipe, files.make_folder(folder / "clips"), model, student)
+        studio = Studio(pipe, files.make_folder(folder / "clips"), model, student, starts_quick)
         server = uvicorn.Server(
             uvicorn.Config(application(studio, host), log_level="critical", timeout_graceful_shutdown=2)
         )

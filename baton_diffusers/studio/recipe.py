@@ -17,7 +17,7 @@ class Recipe:
         prompt (`str`): the first prompt.
         plan (`tuple[str, ...]`): statements that make `plan`, and `prompt` anew where an edit changes it.
         clip (`tuple[str, ...]`): what has to be done to have `clip`, if there is one: statements that make plans among it.
-        student (`str`, *optional*): the student that renders.
+        student (`str`, *optional*): the student that renders what is quick.
     """
 
     model: str | None
@@ -30,13 +30,20 @@ class Recipe:
         """The recipe with another plan. The clip stays, so that a part of it can follow the plan."""
         return replace(self, plan=(*self.plan, *lines), clip=(*self.clip, *lines) if self.clip else ())
 
-    def rendered(self, line: str) -> Recipe:
-        """The recipe with a clip of its plan."""
-        return replace(self, clip=(*self.plan, line))
+    def rendered(self, line: str, quick: bool = False) -> Recipe:
+        """The recipe with a clip of its plan, by the student if it is `quick`."""
+        return replace(self, clip=(*self.plan, *self._drawn(line, quick)))
 
-    def retaken(self, line: str) -> Recipe:
+    def retaken(self, line: str, quick: bool = False) -> Recipe:
         """The recipe with a retake of a part of its clip."""
-        return replace(self, clip=(*self.clip, line))
+        return replace(self, clip=(*self.clip, *self._drawn(line, quick)))
+
+    def _drawn(self, line: str, quick: bool) -> tuple[str, ...]:
+        if not quick:
+            return (line,)
+        ships = self.model is None and self.student == str(default_checkpoint() / "turbo")
+        name = 'default_checkpoint() / "turbo"' if ships else repr(self.student)
+        return f"pipe.load_student({name})", line, "pipe.unload_lora_weights()"
 
     def script(self, scale: int | None = None) -> str:
         """The recipe as a program. It writes `plan.safetensors`, or where a `scale` is given `clip.mp4`, so much enlarged."""
@@ -47,10 +54,6 @@ class Recipe:
         head = ["from dataclasses import replace", ""] if any("replace(" in line for line in lines) else []
         head += ["import torch", "", f"from baton_diffusers import {', '.join(sorted(names))}", "", ""]
         first = [f"pipe = BatonPipeline.from_pretrained({model})"]
-        if self.student is not None:
-            ships = self.model is None and self.student == str(default_checkpoint() / "turbo")
-            name = 'default_checkpoint() / "turbo"' if ships else repr(self.student)
-            first.append(f"pipe.load_student({name})")
         first.append(f"prompt = {self.prompt!r}")
         last = 'plan.save("plan.safetensors")' if scale is None else f'clip.save("clip.mp4", scale={scale})'
         return "\n".join([*head, *first, *lines, last]) + "\n"

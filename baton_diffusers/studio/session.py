@@ -7,12 +7,13 @@ a browser needs the key to fetch it. The files are deleted with the studio.
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -21,10 +22,13 @@ import numpy as np
 import torch
 
 from .. import coordinates, ffmpeg
-from ..cues import LONGEST_CUE, parse_sheet
+from ..cues import LONGEST_CUE, PlanCandidate, parse_sheet
 from ..media import Clip, read_audio, read_clip, read_video, to_aac_rate, write_audio, write_clip
+from ..pipelines.components import ClipSize
 from ..pipelines.pipeline_baton import BatonPipeline
 from ..pipelines.pipeline_output import BatonPipelineOutput
+from ..pipelines.planning import PlanRequest
+from ..pipelines.students import student_presets
 from ..plan import SemanticPlan
 from ..prompt_language import PromptLanguage
 from . import shown
@@ -40,7 +44,8 @@ MAX_CLIP_BYTES = 2**30  # of the decoded clips of a session
 MAX_LETTERS = 2000  # of a prompt
 MAX_UPLOAD_SECONDS = 30
 SIDE = 512  # pixels: smaller clips are enlarged to about that, larger uploads are reduced to it
-LIVE_STEPS = 4
+MAX_TIMES = 4  # a clip may have so many times the pixels of one of the checkpoint's own size and length
+MAX_PLANS = 32  # among which one is chosen
 
 FORGOTTEN = (
     "The studio does not know this tab any more: it was restarted, the page was reloaded, or you were away for an hour. Your prompt and "
@@ -87,6 +92,11 @@ class Request(NamedTuple):
         session, version: the ids of the session and version that the page shows.
         span: the seconds that are marked on the timeline, from and to.
         attempt: which render of this page it is, so that `cancel` can be told which one it ends.
+        seconds, height, width: of clips that are planned; by default the checkpoint's own.
+        plans: how many are drawn, the best of which is taken; by default as many as the pipeline draws.
+        quick: whether the student renders, if there is one.
+        modality: "video" or "audio" to retake that alone.
+        actor: whose events alone to retake.
     """
 
     prompt: str
@@ -96,6 +106,13 @@ class Request(NamedTuple):
     version: int | None = None
     span: tuple[float, float] | None = None
     attempt: int = 0
+    seconds: float | None = None
+    height: int | None = None
+    width: int | None = None
+    plans: int | None = None
+    quick: bool = False
+    modality: str | None = None
+    actor: str | None = None
 
 
 class Run:
@@ -131,7 +148,7 @@ class Line:
         try:
             with self._moved:
                 reported = 0
-                while (before := self._runs.index(run)) and not run.is_cancelled:
+                while not run.is_cancelled and (before := self._runs.index(run)):
                     if before != reported:
                         run.reports.put(Progress(0, run.steps, before=before))
                         reported = before
@@ -141,12 +158,16 @@ class Line:
             yield
         finally:
             with self._moved:
-                self._runs.remove(run)
+                if run in self._runs:
+                    self._runs.remove(run)
                 self._moved.notify_all()
 
-    def wake(self) -> None:
-        """Lets runs that wait see that they are cancelled."""
+    def cancel(self, run: Run) -> None:
+        """Ends a run. One that waits leaves the line at once; another one keeps its turn until its step is over."""
+        run.cancel()
         with self._moved:
+            if run in self._runs[1:]:
+                self._runs.remove(run)
             self._moved.notify_all()
 
 
@@ -161,6 +182,7 @@ class Version:
     seed: int
     plan: SemanticPlan
     recipe: Recipe
+    size: ClipSize
     clip: BatonPipelineOutput | Clip | None = None
     source: int | None = None  # the version whose clip a retake begins with: the last one that has one
     changed: tuple[float, float] | None = None  # seconds in which an edit has changed things
@@ -176,6 +198,13 @@ class Version:
         """The cue sheet that the plan follows, if there is one."""
         return None if self.plan.sheets is None else self.plan.sheets[0]
 
+    @property
+    def drawn(self) -> tuple[PlanCandidate, ...]:
+        """The different plans among which this one was chosen, the best first; none where there was no choice."""
+        drawn = () if self.plan.candidates is None else self.plan.candidates[0]
+        different = tuple({candidate.sheet: candidate for candidate in drawn}.values())
+        return different if len(different) > 1 else ()
+
 
 class Studio:
     """
@@ -185,14 +214,21 @@ class Studio:
         pipe ([`BatonPipeline`]): plans and renders.
         folder (`Path`): where clips are kept as long as their session lasts.
         model (`str`, *optional*): the checkpoint's name in scripts; by default the one that comes with the package.
-        student (`str`, *optional*): the name there of the student that the pipeline has loaded.
+        student (`str`, *optional*): the name there of the student that the pipeline has loaded by `load_student`. The page then has a
+            switch between it and its teacher.
+        starts_quick (`bool`, defaults to `False`): where that switch stands at first.
 
     Raises:
         ValueError: if the pipeline has no planner.
     """
 
     def __init__(
-        self, pipe: BatonPipeline, folder: Path, model: str | None = None, student: str | None = None
+        self,
+        pipe: BatonPipeline,
+        folder: Path,
+        model: str | None = None,
+        student: str | None = None,
+        starts_quick: bool = False,
     ) -> None:
         if pipe.planner is None:
             raise ValueError(
@@ -201,6 +237,13 @@ class Studio:
         self.pipe, self.folder, self.model, self.student = pipe, Path(folder), model, student
         self.files: dict[str, File] = {}
         self.line = Line()
+        self._is_quick, self._drawing = student is not None, threading.Lock()
+        self.steps = pipe.config.num_inference_steps
+        self.quick_steps = self.steps if student is not None else None
+        self.starts_quick = starts_quick
+        if student is not None:
+            with self.drawing(quick=False):
+                self.steps = pipe.config.num_inference_steps
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
 
@@ -222,6 +265,17 @@ class Studio:
         """Places that a cast may have, where the plan checker knows them all."""
         return [] if self.pipe.plan_checker is None else list(self.pipe.plan_checker.config.places)
 
+    @contextmanager
+    def drawing(self, quick: bool) -> Iterator[BatonPipeline]:
+        """The pipeline as its student renders, or its teacher; for one thread at a time."""
+        quick = quick and self.student is not None
+        with self._drawing:
+            if quick != self._is_quick:
+                self.pipe.use_preset(next(iter(student_presets(self.pipe.transformer))) if quick else None)
+                (self.pipe.enable_lora if quick else self.pipe.disable_lora)()
+                self._is_quick = quick
+            yield self.pipe
+
     def recipe(self, prompt: str, *lines: str, clip: tuple[str, ...] = ()) -> Recipe:
         """A new recipe for this checkpoint, of statements that make a plan."""
         return Recipe(self.model, prompt, lines, clip, self.student)
@@ -232,9 +286,9 @@ class Studio:
         return self.pipe.planner.config.timestamp_rate if self.pipe.planner.writes_cues else None
 
     @property
-    def scale(self) -> int:
-        """By how much clips are enlarged when they are written: H.264 needs even sizes, and small ones are hard to see."""
-        return max(1, SIDE // max(self.pipe.config.height, self.pipe.config.width))
+    def num_plans(self) -> int:
+        """How many plans are drawn by default, so that the best can be taken; 1 where nothing can choose."""
+        return PlanRequest().num_candidates(self.pipe) if self.timestamp_rate is not None else 1
 
     def session(self, key: str) -> Session:
         """
@@ -309,14 +363,42 @@ class Session:
         """Plans a prompt. With a planner that writes cues, the seed decides when things happen.
 
         Raises:
-            ValueError: as the pipeline.
+            ValueError: as the pipeline, or if the clip would be too large.
         """
         prompt, seed = _checked_prompt(request.prompt), _checked_seed(request.seed)
+        size, plans = self._asked_size(request), None if request.plans == self.studio.num_plans else request.plans
+        if plans is not None and (type(plans) is not int or not 1 <= plans <= MAX_PLANS):
+            raise ValueError(
+                f"The best of {plans!r} plans cannot be taken: write a whole number from 1 to {MAX_PLANS}."
+            )
         self.note = self.studio.remark(prompt)
         with self._warnings():
-            plan = self.studio.pipe.plan(prompt, generator=_generator(seed))
-        line = f"plan = pipe.plan(prompt, {written_generator(seed)})"
-        return self._add("planned", prompt, seed, plan, self.studio.recipe(prompt, line))
+            plan = self.studio.pipe.plan(prompt, **asdict(size), generator=_generator(seed), num_plan_candidates=plans)
+        more = "" if plans is None else f"num_plan_candidates={plans}, "
+        line = f"plan = pipe.plan(prompt, {self._written_size(size)}{more}{written_generator(seed)})"
+        return self._add("planned", prompt, seed, plan, self.studio.recipe(prompt, line), size)
+
+    def choose(self, request: Request, number: int) -> Version:
+        """Takes another one of the plans that were drawn with the plan that the page shows.
+
+        Raises:
+            ValueError: if there is no such plan.
+        """
+        base = self._shown(request)
+        drawn = base.drawn
+        if type(number) is not int or not 0 <= number < len(drawn):
+            raise ValueError(
+                f"There is no plan {number!r} among the {len(drawn)} that were drawn: press Another plan."
+            )
+        sheet = drawn[number].sheet
+        with self._warnings():
+            plan = self.studio.pipe.plan(base.prompt, **asdict(base.size), cues=sheet)
+        plan = replace(plan, candidates=base.plan.candidates)
+        line = f"plan = pipe.plan(prompt, {self._written_size(base.size)}cues={sheet!r})"
+        made = self.studio.recipe(base.prompt, line)
+        return self._add(
+            f"took plan {number + 1} of {len(drawn)}", base.prompt, base.seed, plan, made, base.size, parent=base
+        )
 
     def edit(self, request: Request, what: str = "edited") -> Version:
         """Plans anew what a change on the page's timeline changes.
@@ -324,41 +406,56 @@ class Session:
         Raises:
             ValueError: as the pipeline, or if the timeline is no sheet.
         """
-        base, sheet, seed = self._shown(request), shown.sheet_from_json(request.sheet), _checked_seed(request.seed)
-        if sheet == base.sheet:
+        base, plan, made, changed = self._edited(request)
+        if plan is base.plan:
             return base
+        seed = _checked_seed(request.seed)
+        return self._add(what[:80], plan.prompts[0], seed, plan, made, base.size, parent=base, changed=changed)
+
+    def redraw(self, request: Request, what: str = "edited") -> Iterator[Progress | Version]:
+        """The same, and renders it with the student at once.
+
+        Raises:
+            ValueError: as `edit`.
+            Cancelled: if `cancel` was called.
+        """
+        base, plan, made, changed = self._edited(request)
+        seed = _checked_seed(request.seed)
+        self.cancel()  # what the edit before is rendering
+        yield from self._render(request._replace(quick=True), what[:80], base, plan, made, seed, changed)
+
+    def _edited(self, request: Request) -> tuple[Version, SemanticPlan, Recipe, tuple[float, float] | None]:
+        """The version that the page shows, and under the timeline that the page shows its plan, recipe and the span that changed."""
+        base, sheet = self._shown(request), shown.sheet_from_json(request.sheet)
+        if sheet == base.sheet:
+            return base, base.plan, base.recipe, base.changed
         prompt = _checked_prompt(request.prompt)
         own = prompt if prompt != base.prompt else None  # else the pipeline says what the edited sheet is asked for by
         with self._warnings():
             plan = self.studio.pipe.edit_plan(base.plan, sheet, own)
         lines = [f"plan = pipe.edit_plan(plan, {sheet!r}{f', {own!r}' if own else ''})", "prompt = plan.prompts[0]"]
         changed = _changed_span(base.sheet, plan.sheets[0], plan.duration)
-        made = base.recipe.planned(*lines)
-        return self._add(what[:80], plan.prompts[0], seed, plan, made, parent=base, changed=changed)
+        return base, plan, base.recipe.planned(*lines), changed
 
     def live(self, request: Request, draws: bool = False) -> list[dict[str, Any]]:
         """Pictures of what the page's timeline says while an event is dragged. It makes no version.
 
         Args:
             request ([`Request`]): what the page says.
-            draws (`bool`, defaults to `False`): render them in few steps, instead of showing the plan by its decoder.
+            draws (`bool`, defaults to `False`): have the student render them, instead of showing the plan by its decoder.
 
         Raises:
             ValueError: as `edit`.
         """
-        pipe, base, sheet = self.studio.pipe, self._shown(request), shown.sheet_from_json(request.sheet)
-        plan = pipe.edit_plan(base.plan, sheet)
-        if not draws:
+        base, sheet = self._shown(request), shown.sheet_from_json(request.sheet)
+        plan = self.studio.pipe.edit_plan(base.plan, sheet)
+        if not draws or self.studio.student is None:
             return self._look(plan).pictures
-        draft = pipe(
-            plan.prompts[0],
-            plan=plan,
-            num_frames=self._num_frames(plan),
-            generator=_generator(_checked_seed(request.seed)),
-            num_inference_steps=min(LIVE_STEPS, pipe.config.num_inference_steps),
-            only="video",
-            output_type="np",
-        )
+        generator = _generator(_checked_seed(request.seed))
+        with self.studio.drawing(quick=True) as pipe:
+            draft = pipe(
+                plan.prompts[0], plan=plan, **asdict(base.size), generator=generator, only="video", output_type="np"
+            )
         return shown.storyboard(draft.clip()[0], draft.frame_rate)
 
     def open(self, path: str | Path, name: str, request: Request) -> Version:
@@ -397,7 +494,8 @@ class Session:
             plan = replace(plan, prompts=(prompt,), sheets=tuple(sheets))
             lines.append(f"plan = replace(plan, prompts=(prompt,), sheets={plan.sheets!r})")
         made = self.studio.recipe(prompt, *lines, clip=tuple(lines))
-        return self._add(f"opened {name}"[:80], prompt, request.seed, plan, made, clip, opened=key)
+        size = ClipSize(pipe.config.height, pipe.config.width, len(clip.frames))
+        return self._add(f"opened {name}"[:80], prompt, request.seed, plan, made, size, clip, opened=key)
 
     def _read_upload(self, path: Path) -> Clip:
         """Picture and sound of a file at the pipeline's rates, small, and no longer than the pipeline's clips."""
@@ -433,28 +531,36 @@ class Session:
             ValueError: as the pipeline, or if this session is rendering already.
             Cancelled: if `cancel` was called.
         """
-        base, seed, pipe = self._shown(request), _checked_seed(request.seed), self.studio.pipe
-        if request.prompt.strip() != base.prompt:
+        base, seed = self._shown(request), _checked_seed(request.seed)
+        what = "prompt" if request.prompt.strip() != base.prompt else "size"
+        if what == "prompt" or self._asked_size(request, base.size) != base.size:
             base = self.plan(request)
-            self.note = "The prompt had changed: it was planned anew." + (f" {self.note}" if self.note else "")
-        prompt = _checked_prompt(base.prompt)
-        num_frames = self._num_frames(base.plan)
+            self.note = f"The {what} had changed: it was planned anew." + (f" {self.note}" if self.note else "")
+        yield from self._render(request, "rendered", base, base.plan, base.recipe, seed)
+
+    def _render(
+        self,
+        request: Request,
+        what: str,
+        base: Version,
+        plan: SemanticPlan,
+        made: Recipe,
+        seed: int,
+        changed: tuple[float, float] | None = None,
+    ) -> Iterator[Progress | Version]:
+        """Renders a plan of the size of `base`, and adds the clip as a version after it."""
+        prompt, size = _checked_prompt(plan.prompts[0] if plan.prompts else base.prompt), base.size
+        quick = request.quick and self.studio.student is not None
 
         def work(watch: Callable) -> BatonPipelineOutput:
-            return pipe(
-                prompt,
-                plan=base.plan,
-                num_frames=num_frames,
-                generator=_generator(seed),
-                callback_on_step_end=watch,
-            )
+            with self.studio.drawing(quick) as pipe:
+                return pipe(prompt, plan=plan, **asdict(size), generator=_generator(seed), callback_on_step_end=watch)
 
-        made = base.recipe.rendered(
-            f"clip = pipe(prompt, plan=plan, num_frames={num_frames}, {written_generator(seed)})"
-        )
-        for report in self._follow(request, work, pipe.config.num_inference_steps):
+        line = f"clip = pipe(prompt, plan=plan, {self._written_size(size)}{written_generator(seed)})"
+        for report in self._follow(request, work, quick):
             if not isinstance(report, Progress):
-                report = self._add("rendered", prompt, seed, base.plan, made, report, base)
+                made = made.rendered(line, quick)
+                report = self._add(what, prompt, seed, plan, made, size, report, base, changed=changed)
             yield report
 
     def retake(self, request: Request) -> Iterator[Progress | Version]:
@@ -464,32 +570,41 @@ class Session:
             ValueError: as the pipeline, or if there is no clip or no span.
             Cancelled: if `cancel` was called.
         """
-        base, seed, pipe = self._shown(request), _checked_seed(request.seed), self.studio.pipe
+        base, seed = self._shown(request), _checked_seed(request.seed)
         source = self.versions.get(base.source)
         if source is None:
             raise ValueError("There is no clip to retake a part of: press Render first.")
         if request.span is None:
             raise ValueError("Mark a span first: drag on the ruler, or write its seconds.")
         start, end = request.span
-        prompt = _checked_prompt(base.prompt or request.prompt)
+        prompt, quick = (
+            _checked_prompt(base.prompt or request.prompt),
+            request.quick and self.studio.student is not None,
+        )
+        parts = {name: value for name in ("modality", "actor") if (value := getattr(request, name)) is not None}
 
         def work(watch: Callable) -> BatonPipelineOutput:
-            return pipe.retake(
-                source.clip,
-                start,
-                end,
-                prompt,
-                plan=base.plan,
-                generator=_generator(seed),
-                callback_on_step_end=watch,
-            )
+            with self.studio.drawing(quick) as pipe:
+                return pipe.retake(
+                    source.clip,
+                    start,
+                    end,
+                    prompt,
+                    plan=base.plan,
+                    generator=_generator(seed),
+                    callback_on_step_end=watch,
+                    **parts,
+                )
 
-        span, told = f"{start:g}, {end:g}", "prompt" if base.prompt else repr(prompt)
-        made = base.recipe.retaken(f"clip = pipe.retake(clip, {span}, {told}, plan=plan, {written_generator(seed)})")
-        what = f"retook {start:.2f} to {end:.2f} s"
-        for report in self._follow(request, work, pipe.config.num_inference_steps):
+        told = [f"{start:g}, {end:g}", "prompt" if base.prompt else repr(prompt), "plan=plan"]
+        told += [f"{name}={value!r}" for name, value in parts.items()]
+        line = f"clip = pipe.retake(clip, {', '.join(told)}, {written_generator(seed)})"
+        of = " of ".join({"video": "picture", "audio": "sound"}.get(part, part) for part in parts.values())
+        what = f"retook {of}{', ' if of else ''}{start:.2f} to {end:.2f} s"[:80]
+        for report in self._follow(request, work, quick):
             if not isinstance(report, Progress):
-                report = self._add(what, prompt, seed, base.plan, made, report, base)
+                made = base.recipe.retaken(line, quick)
+                report = self._add(what, prompt, seed, base.plan, made, base.size, report, base)
             yield report
 
     def cancel(self, attempt: int = -1) -> None:
@@ -503,11 +618,11 @@ class Session:
             self._cancelled_attempt = max(self._cancelled_attempt, attempt)
             run, self._run = self._run, None
         if run is not None:
-            run.cancel()
-            self.studio.line.wake()
+            self.studio.line.cancel(run)
 
-    def _follow(self, request: Request, work: Callable, steps: int) -> Iterator[Progress | BatonPipelineOutput]:
+    def _follow(self, request: Request, work: Callable, quick: bool) -> Iterator[Progress | BatonPipelineOutput]:
         """Runs a call of the pipeline in a thread of its own, and reports what it does. `work` is given the callback to hand on."""
+        steps = self.studio.quick_steps if quick else self.studio.steps
         run = Run(steps)
         with self._lock:
             if self._run is not None:
@@ -544,8 +659,7 @@ class Session:
             with self._lock:
                 if self._run is run:
                     self._run = None
-            run.is_cancelled = True  # nobody waits any more
-            self.studio.line.wake()
+            self.studio.line.cancel(run)  # nobody waits any more
 
     # Versions
 
@@ -602,6 +716,7 @@ class Session:
             "note": self.note,
             "version": None,
             "places": studio.places,
+            "has_student": studio.student is not None,
             "has_decoder": studio.pipe.video_plan_decoder is not None,
             "timestamp_rate": studio.timestamp_rate,
             "duration": studio.pipe.clip_duration(studio.pipe.config.num_frames),
@@ -622,6 +737,13 @@ class Session:
             "peaks": version.peaks,
             "files": version.files,
             "span": version.changed,
+            "seconds": round(version.plan.duration, 2),
+            "height": version.size.height,
+            "width": version.size.width,
+            "drawn": [
+                {"sheet": shown.sheet_to_json(sheet), "score": score, "is_taken": sheet == version.sheet}
+                for sheet, score in version.drawn
+            ],
             "can_retake": version.source in self.versions,
             "can_undo": version.parent in self.versions,
             "can_redo": self._redo.get(version.number) in self.versions,
@@ -646,10 +768,11 @@ class Session:
             version = self.plan(request)
         else:
             prompt, sheet = _checked_prompt(request.prompt), shown.sheet_from_json(request.sheet)
-            line = f"plan = pipe.plan(prompt, cues={sheet!r})"
+            size = self._asked_size(request)
+            line = f"plan = pipe.plan(prompt, {self._written_size(size)}cues={sheet!r})"
             with self._warnings():
-                plan = self.studio.pipe.plan(prompt, cues=sheet)
-            version = self._add("taken up", prompt, request.seed, plan, self.studio.recipe(prompt, line))
+                plan = self.studio.pipe.plan(prompt, **asdict(size), cues=sheet)
+            version = self._add("taken up", prompt, request.seed, plan, self.studio.recipe(prompt, line), size)
         self.note = FORGOTTEN
         return version
 
@@ -676,6 +799,7 @@ class Session:
         seed: int,
         plan: SemanticPlan,
         made: Recipe,
+        size: ClipSize,
         clip: BatonPipelineOutput | Clip | None = None,
         parent: Version | None = None,
         opened: str | None = None,
@@ -688,7 +812,7 @@ class Session:
             self._next_number += 1
         source = number if clip is not None else parent and parent.source
         version = Version(
-            number, parent.number if parent else None, what, prompt, seed, plan, made, clip, source, changed
+            number, parent.number if parent else None, what, prompt, seed, plan, made, size, clip, source, changed
         )
         if opened is None and clip is None and parent is not None and what != "planned":
             opened = parent.files.get("opened")
@@ -726,8 +850,37 @@ class Session:
         pictures = [] if frames is None else shown.storyboard(frames, preview.frame_rate)
         return Look(pictures, waveform, preview.sampling_rate)
 
-    def _num_frames(self, plan: SemanticPlan) -> int:
-        return coordinates.num_frames_within(plan.duration, self.studio.pipe.frame_rate)
+    def _asked_size(self, request: Request, default: ClipSize | None = None) -> ClipSize:
+        """The size of clips that the page asks for; where it says nothing, the default or the checkpoint's own.
+
+        Raises:
+            ValueError: if the models make none of that size, or it would take too long.
+        """
+        pipe = self.studio.pipe
+        usual = ClipSize(pipe.config.height, pipe.config.width, pipe.config.num_frames)
+        size, seconds = default or usual, request.seconds
+        if seconds is not None:
+            if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
+                raise ValueError(f"A clip of {seconds!r} seconds cannot be made: write a number above 0.")
+            frames = coordinates.num_frames_nearest(seconds, pipe.frame_rate, pipe.latent_format["temporal_stride"])
+            size = replace(size, num_frames=frames)
+        size = replace(
+            size, **{name: value for name in ("height", "width") if (value := getattr(request, name)) is not None}
+        )
+        size.check(pipe)
+        times = math.prod(astuple(size)) / math.prod(astuple(usual))
+        if times > MAX_TIMES:
+            raise ValueError(
+                f"{pipe.clip_duration(size.num_frames):.2f} s of {size.width} x {size.height} pixels are {times:.1f} times what this "
+                f"checkpoint makes by default, and at most {MAX_TIMES} times are rendered here: make it shorter or smaller."
+            )
+        return size
+
+    def _written_size(self, size: ClipSize) -> str:
+        """What a recipe says of a size: arguments, as far as they are not the checkpoint's own."""
+        usual = self.studio.pipe.config
+        told = {name: value for name, value in asdict(size).items() if value != getattr(usual, name)}
+        return "".join(f"{name}={value}, " for name, value in told.items())
 
     def _write(self, version: Version, opened: str | None) -> dict[str, str]:
         """Writes what can be downloaded of a version."""

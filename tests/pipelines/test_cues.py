@@ -4,11 +4,10 @@ import pytest
 import torch
 
 from baton_diffusers.cues import parse_cues
-from baton_diffusers.models.plan_checker import PlanChecker
 from baton_diffusers.pipelines.components import SETTINGS
 from baton_diffusers.pipelines.pipeline_baton import BatonPipeline
 
-from ..tiny import DURATION, TEXT_DIM, seeded, tiny_cue_parts, tiny_pipeline
+from ..tiny import DURATION, tiny_cue_parts, tiny_pipeline, tiny_plan_checker
 from .calls import OTHER, PROMPT, assert_same, differ, forbid, make, quiet, record, seeds
 
 
@@ -155,15 +154,7 @@ def test_steps_are_the_planners_passes_and_no_more(cue_pipe):
 
 @pytest.fixture(scope="module")
 def checked_pipe():
-    checker = seeded(
-        PlanChecker,
-        TEXT_DIM,
-        ["red circle", "green star"],
-        ["left"],
-        {"circle": ["jumps"], "star": ["jumps"]},
-        num_attention_heads=2,
-    )
-    return quiet(tiny_pipeline(**tiny_cue_parts(), plan_checker=checker))
+    return quiet(tiny_pipeline(**tiny_cue_parts(), plan_checker=tiny_plan_checker()))
 
 
 def test_the_best_of_several_sheets_is_planned(checked_pipe):

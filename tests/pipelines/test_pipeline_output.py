@@ -1,4 +1,5 @@
 import base64
+import io
 import pickle
 import re
 
@@ -145,7 +146,15 @@ def test_it_is_printed_in_three_lines(made):
 def test_latents_are_not_a_clip(tmp_path):
     with pytest.raises(ValueError, match=r"\(1, 12, 3, 8, 8\) are latents.*output_type"):
         latents().save(tmp_path / "clip.mp4")
-    assert latents()._repr_html_() is None and not any(tmp_path.iterdir())
+    assert latents()._repr_html_() is latents()._repr_png_() is None and not any(tmp_path.iterdir())
+
+
+def test_where_no_html_is_shown_clips_are_a_picture_one_below_another():
+    whole = PIL.Image.open(io.BytesIO(output()._repr_png_()))
+    assert (
+        whole.height == sum(output().figure(index).height for index in range(output().num_clips))
+        and whole.format == "PNG"
+    )
 
 
 @pytest.mark.parametrize("only", ["video", "audio"])

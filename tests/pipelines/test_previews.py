@@ -1,9 +1,11 @@
 """A plan seen and heard before it is rendered: `pipe.preview`, and what a notebook shows of it."""
 
 import gc
+import io
 from dataclasses import replace
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
@@ -154,6 +156,8 @@ def test_a_notebook_shows_a_plan_with_its_pictures_while_the_pipeline_is_there(p
     plan = pipe.plan(PROMPT, generator=seeds(0))
     assert plan._repr_html_().count("<img") == 1 and "<video" in plan._repr_html_()
     assert "<video" not in replace(plan)._repr_html_() and "<img" in replace(plan)._repr_html_()
+    heights = [PIL.Image.open(io.BytesIO(shown._repr_png_())).height for shown in (plan, replace(plan))]
+    assert heights[0] > heights[1]  # the pictures and the sound
     other = tiny_pipeline(**pipe.components)
     plan = other.plan(PROMPT, generator=seeds(0))
     del other

@@ -254,10 +254,10 @@ def test_a_storyboard_plays_with_its_scratch_track(tiny, opened):
     page.wait_for_function(changed, arg=before)
 
 
-def test_pictures_follow_an_event_while_it_is_dragged(nano, opened):
+def test_live_draws_an_event_while_it_is_dragged_and_renders_it_when_it_is_dropped(nano, opened):
     page = opened(nano)
     plan(page, BELL)
-    page.get_by_label("Draw while dragging").check()
+    page.get_by_label("Live").check()
     strip = page.locator(".baton-strip")
     before, box = strip.inner_html(), page.locator(".baton-cue").first.bounding_box()
     page.mouse.move(box["x"] + 8, box["y"] + 8)
@@ -267,6 +267,31 @@ def test_pictures_follow_an_event_while_it_is_dragged(nano, opened):
     page.wait_for_function("(before) => document.querySelector('.baton-strip').innerHTML !== before", arg=before)
     assert page.locator(".baton-timeline").get_attribute("data-version") == "1"
     page.mouse.up()
+    wait_for_version(page, 2)
+    page.locator('.baton-files [data-kind="clip"]').wait_for()
+    page.wait_for_function("document.querySelector('#baton-board video').currentTime > 0.5")  # it plays by itself
+
+
+def test_another_plan_of_those_drawn_at_another_length_by_the_student(nano, opened):
+    page = opened(nano)
+    page.get_by_text("Length, size, number").click()
+    page.get_by_label("Length in seconds").fill("2")
+    page.get_by_label("Plans to draw").fill("12")
+    plan(page, BELL)
+    drawn = page.get_by_role("region", name="Plans that were drawn").get_by_role("button")
+    assert drawn.first.get_attribute("aria-pressed") == "true" and drawn.count() > 2
+    drawn.nth(1).click()
+    wait_for_version(page, 2)
+    assert [plan.get_attribute("aria-pressed") for plan in drawn.all()[:3]] == ["false", "true", "false"]
+    page.get_by_label(re.compile("Quick")).check()
+    button(page, "Render").click()
+    page.get_by_text("Step 1 of 4").wait_for()
+    wait_for_version(page, 3)
+    path, _ = download(page, "clip")
+    assert len(read_clip(path).frames) == 33
+    page.get_by_label("Length in seconds").fill("60")
+    button(page, "Plan").click()
+    page.get_by_role("alert").filter(has_text="make it shorter or smaller").wait_for()
 
 
 # Clips of one's own

@@ -18,7 +18,9 @@ from baton_diffusers.studio import page  # noqa: E402
 
 
 PROMPT = "the red circle moves left and says two"
-SENT = {"sheet": None, "session": None, "version": None, "span": None, "attempt": 0}  # what a new page says of itself
+SENT = dict.fromkeys(("sheet", "session", "version", "span", "modality", "actor"), None) | {
+    "attempt": 0
+}  # of a new page
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +98,20 @@ def test_an_upload_beyond_the_limit_is_refused_and_leaves_nothing(client, folder
     ["", "null", "[]", "{", '{"sheet": null}', "[" * 100_000, "9" * 300_000]
     + [
         json.dumps(SENT | {name: value})
-        for name, value in (("version", []), ("span", "ab"), ("span", [1]), ("span", [1, 2, 3]), ("attempt", True))
+        for name, value in (
+            ("version", []),
+            ("span", "ab"),
+            ("span", [1]),
+            ("span", [1, 2, 3]),
+            ("attempt", True),
+            ("actor", 3),
+            ("session", {}),
+        )
     ],
 )
 def test_a_page_that_says_nonsense_is_told_to_reload(sent):
     with pytest.raises(ValueError, match="reload it"):
-        page._request(PROMPT, 0, sent)
+        page._request({"prompt": PROMPT}, sent)
 
 
 def test_a_taken_port_is_said(studio):

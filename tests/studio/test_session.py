@@ -15,7 +15,7 @@ from baton_diffusers.studio.session import Cancelled, Progress, Request, Run, St
 
 from ..models.test_lora_conversion import VIDEO, random_lora
 from ..pipelines.test_previews import audio_decoder, video_decoder
-from ..tiny import DURATION, FRAME_RATE, NUM_FRAMES, random_clip, tiny_cue_parts, tiny_pipeline
+from ..tiny import DURATION, FRAME_RATE, NUM_FRAMES, random_clip, tiny_cue_parts, tiny_pipeline, tiny_plan_checker
 
 
 PROMPT = "the red circle moves left and says two"
@@ -194,7 +194,9 @@ def test_the_script_repeats_the_clip_byte_for_byte(tmp_path, monkeypatch):
     assert (tmp_path / "clip.mp4").read_bytes() == data(session, version, "clip")
 
 
-def test_a_student_renders_in_its_steps_and_the_script_loads_it(tmp_path, monkeypatch):
+@pytest.fixture
+def with_student(tmp_path):
+    """A session of a checkpoint that has a student of three steps."""
     pipe = tiny_pipeline(**tiny_cue_parts())
     pipe.save_pretrained(tmp_path / "checkpoint")
     layers = {}
@@ -203,13 +205,98 @@ def test_a_student_renders_in_its_steps_and_the_script_loads_it(tmp_path, monkey
     save_adapter(tmp_path / "turbo", layers, {"r": 2, "lora_alpha": 2}, StudentPreset(3, 1.5, 2.5))
     pipe = tiny_pipeline(**tiny_cue_parts())
     pipe.load_student(tmp_path / "turbo")
-    session = Studio(pipe, tmp_path, str(tmp_path / "checkpoint"), str(tmp_path / "turbo")).session("a tab")
+    return Studio(pipe, tmp_path, str(tmp_path / "checkpoint"), str(tmp_path / "turbo")).session("a tab")
+
+
+def test_a_student_and_its_teacher_take_turns_and_the_script_has_both(with_student, pipe, tmp_path, monkeypatch):
+    session = with_student
     session.plan(ASKED)
-    *reports, version = session.render(on_page(session))
-    assert [report.step for report in reports] == [0, 1, 2, 3]
+    by_teacher = Studio(pipe, tmp_path).session("a tab")
+    by_teacher.plan(ASKED)
+    for quick, steps in ((True, 3), (False, 2), (True, 3)):
+        *reports, version = session.render(on_page(session, quick=quick))
+        assert [report.step for report in reports] == list(range(steps + 1))
+    session.undo()
+    assert data(session, session.current, "clip") == data(by_teacher, rendered(by_teacher), "clip")
+    *_, version = session.retake(on_page(session, span=(0.5, 0.75), seed=8, quick=True))
     monkeypatch.chdir(tmp_path)
     exec(data(session, version, "script").decode(), {})
     assert (tmp_path / "clip.mp4").read_bytes() == data(session, version, "clip")
+
+
+def test_a_live_edit_is_one_version_with_a_clip_by_the_student(with_student):
+    session = with_student
+    with_sheet(session)
+    asked = on_page(session)
+    asked.sheet["cues"][0]["time"] = 0.5
+    assert len(session.live(asked, draws=True)) == NUM_FRAMES and len(session.versions) == 1
+    first = session.redraw(asked, "moved")
+    assert next(first).steps == 3
+    later = json.loads(json.dumps(asked.sheet))
+    later["cues"][1]["time"] = 1.0
+    *_, version = session.redraw(
+        asked._replace(sheet=later), "moved again"
+    )  # the edit before need not be rendered any more
+    with pytest.raises(Cancelled):
+        list(first)
+    assert version.what == "moved again" and version.clip is not None and version.changed == (0.0, DURATION)
+    assert "<|0.50|>" in version.sheet and "<|1.00|>" in version.sheet and len(session.versions) == 2
+
+
+# Size and choice
+
+
+def test_a_clip_has_the_length_and_the_size_that_are_asked_for_and_its_script_too(tmp_path, monkeypatch):
+    pipe = tiny_pipeline(**tiny_cue_parts())
+    pipe.save_pretrained(tmp_path / "checkpoint")
+    session = Studio(pipe, tmp_path, str(tmp_path / "checkpoint")).session("a tab")
+    height, width = pipe.config.height, 2 * pipe.config.width
+    session.plan(ASKED._replace(seconds=0.6, width=width))
+    assert session.view()["seconds"] == 0.62 and session.view()["width"] == width
+    version = rendered(session, on_page(session, seconds=0.62))
+    assert version.clip.clip()[0].shape[:3] == (5, height, width) and session.note is None
+    monkeypatch.chdir(tmp_path)
+    exec(data(session, version, "script").decode(), {})
+    assert (tmp_path / "clip.mp4").read_bytes() == data(session, version, "clip")
+    rendered(session, on_page(session, seconds=DURATION))
+    assert "size had changed" in session.note
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seconds": 0}, "0 seconds cannot be made"),
+        ({"seconds": float("inf")}, "inf seconds cannot be made"),
+        ({"seconds": "long"}, "'long' seconds cannot be made"),
+        ({"seconds": 60}, "times what this checkpoint makes .* shorter or smaller"),
+        ({"width": 33}, "`width` is 33, but must be a multiple"),
+        ({"height": 0}, "`height` is 0"),
+        ({"height": 3.5}, "`height` is 3.5"),
+        ({"width": 16384}, "shorter or smaller"),
+        ({"plans": 0}, "best of 0 plans"),
+        ({"plans": 33}, "best of 33 plans .* 1 to 32"),
+        ({"plans": 2.5}, "best of 2.5 plans"),
+    ],
+)
+def test_a_size_or_a_choice_that_is_refused(session, change, words):
+    with pytest.raises(ValueError, match=words):
+        session.plan(ASKED._replace(**change))
+    assert not session.versions
+
+
+def test_another_one_of_the_plans_that_were_drawn_is_taken(tmp_path):
+    pipe = tiny_pipeline(**tiny_cue_parts(), plan_checker=tiny_plan_checker())
+    session = Studio(pipe, tmp_path).session("a tab")
+    session.plan(ASKED._replace(plans=3))
+    drawn = session.view()["drawn"]
+    assert [plan["is_taken"] for plan in drawn][0] and len(drawn) == 3
+    assert drawn[0]["score"] == max(plan["score"] for plan in drawn)
+    assert "num_plan_candidates=3" in data(session, session.current, "script").decode()
+    version = session.choose(on_page(session), 2)
+    assert session.view()["sheet"] == drawn[2]["sheet"] and version.what == "took plan 3 of 3"
+    assert session.view()["drawn"][2]["is_taken"]
+    with pytest.raises(ValueError, match="no plan 3 among the 3"):
+        session.choose(on_page(session), 3)
 
 
 def test_a_prompt_that_has_changed_is_planned_before_it_is_rendered(session):
@@ -360,6 +447,21 @@ def test_a_part_of_a_clip_of_ones_own_is_made_anew(tmp_path, own_clip, monkeypat
     assert (tmp_path / "clip.mp4").read_bytes() == data(session, after, "clip")
 
 
+def test_the_sound_of_one_actor_is_retaken_alone(session):
+    with_sheet(session)
+    before = rendered(session, on_page(session))
+    asked = on_page(session, span=(0.5, 1.0), seed=8, modality="audio", actor="red circle")
+    *_, after = session.retake(asked)
+    assert (before.clip.clip()[0] == after.clip.clip()[0]).all()
+    assert (
+        before.clip.clip()[1] != after.clip.clip()[1]
+    ).any() and after.what == "retook sound of red circle, 0.50 to 1.00 s"
+    assert "modality='audio', actor='red circle'" in data(session, after, "script").decode()
+    for change in ({"modality": "smell"}, {"actor": "a dragon"}):
+        with pytest.raises(ValueError, match="smell|dragon"):
+            list(session.retake(asked._replace(**change)))
+
+
 @pytest.mark.parametrize(
     ("span", "words"),
     [
@@ -376,13 +478,6 @@ def test_a_span_that_cannot_be_retaken(session, span, words):
     rendered(session, on_page(session))
     with pytest.raises(ValueError, match=words):
         list(session.retake(on_page(session, span=span)))
-
-
-def test_live_draws_and_keeps_nothing(session):
-    with_sheet(session)
-    pictures = session.live(on_page(session), draws=True)
-    assert pictures[-1]["time"] == (NUM_FRAMES - 1) / FRAME_RATE and len(session.versions) == 1
-    assert session.live(on_page(session)) == []  # there is no decoder
 
 
 def test_a_plan_decoder_gives_a_storyboard_and_a_scratch_track(tmp_path):
