@@ -80,7 +80,7 @@ class AnchorGuidance(BaseGuidance):
             guidance_rescale=guidance_rescale, start=start, stop=stop, enabled=enabled, skip_layers=list(skip_layers)
         )
 
-    def _register_scales(self, **scales: float) -> None:
+    def register_scales(self, **scales: float) -> None:
         """Checks a subclass's scales, and keeps each as an attribute and in the configuration.
 
         Raises:

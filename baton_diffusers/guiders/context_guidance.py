@@ -67,7 +67,7 @@ class ContextGuidance(PlanGuidance):
             enabled,
             skip_layers,
         )
-        self._register_scales(context_guidance_scale=context_guidance_scale)
+        self.register_scales(context_guidance_scale=context_guidance_scale)
 
     def anchor_weights(self) -> dict[Anchor, float]:
         return super().anchor_weights() | {NO_CROSS_MODAL: self.context_guidance_scale - 1.0}
@@ -115,7 +115,7 @@ class DualGuidance(AnchorGuidance):
         skip_layers: Sequence[int] = (),
     ):
         super().__init__(guidance_rescale, start, stop, enabled, skip_layers)
-        self._register_scales(guidance_scale=guidance_scale, context_guidance_scale=context_guidance_scale)
+        self.register_scales(guidance_scale=guidance_scale, context_guidance_scale=context_guidance_scale)
 
     def anchor_weights(self) -> dict[Anchor, float]:
         return {

@@ -61,7 +61,7 @@ class PlanGuidance(AnchorGuidance):
         skip_layers: Sequence[int] = (),
     ):
         super().__init__(guidance_rescale, start, stop, enabled, skip_layers)
-        self._register_scales(
+        self.register_scales(
             guidance_scale=guidance_scale,
             text_guidance_scale=text_guidance_scale,
             plan_guidance_scale=plan_guidance_scale,

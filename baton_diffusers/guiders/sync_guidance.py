@@ -85,7 +85,7 @@ class SyncGuidance(PlanGuidance):
             enabled,
             skip_layers,
         )
-        self._register_scales(sync_guidance_scale=sync_guidance_scale)
+        self.register_scales(sync_guidance_scale=sync_guidance_scale)
         if modality not in ("video", "audio"):
             raise ValueError(f"Expected `modality` to be 'video' or 'audio', but got {modality!r}.")
         self.register_to_config(modality=modality, clean_reads=clean_reads)

@@ -188,7 +188,7 @@ class ClipSize:
                 is_number = isinstance(value, Real) and math.isfinite(value)
                 nearest = max(round(value / multiple), 1) * multiple if is_number else multiple
                 raise ValueError(f"`{name}` is {value!r}, but must be a multiple of {multiple}: use {nearest}.")
-        pipe.latent_shapes(1, self)
+        pipe.latent_shapes(1, self)  # refuses a `num_frames` that the VAE cannot make
 
     def check_memory(self, num_clips: int) -> None:
         """Refuses clips whose frames no memory holds.

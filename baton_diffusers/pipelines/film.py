@@ -165,7 +165,7 @@ class Film:
         self.frame_rate, self.sampling_rate = pipe.frame_rate, pipe.sampling_rate
         self._stride, self._hop = pipe.latent_format["temporal_stride"], pipe.audio_vae.latent_hop_length
         self.size = self._check_settings()
-        self.takes = self._cut()
+        self.takes = self._split_at_cuts()
         self._voices: list[tuple[int, GivenAudio]] = []  # and the frames from which on they are heard
         self._given = [self._read(take) for take in self.takes]
         self._check(plan)
@@ -227,8 +227,8 @@ class Film:
     def _overlap(self, num_frames: int) -> int:
         return overlap_frames(num_frames, self.frame_rate, self._stride, self.settings.overlap_seconds)
 
-    def _cut(self) -> list[Take]:
-        """The takes of the film. Borders of shots lie on whole frames, without a drift."""
+    def _split_at_cuts(self) -> list[Take]:
+        """The takes of the film: its shots, split at hard cuts. Borders of shots lie on whole frames, without a drift."""
         borders, seconds = [0], 0.0
         for number, shot in enumerate(self.shots):
             seconds += shot.seconds
@@ -402,6 +402,7 @@ class Film:
     # The windows
 
     def _windows(self, take: Take) -> list[Window]:
+        """A take cut into windows: as long as the model's clips, each sharing the overlap with the one before."""
         length = min(self.size.num_frames, take.made_frames)
         starts = coordinates.window_starts(take.made_frames, length, self._overlap(length))
         rate = self.pipe.latent_format["audio_latent_rate"]

@@ -123,9 +123,9 @@ def test_held_out_wordings_never_occur_in_training():
     held_out = phrases(HELD_OUT) - names
     assert len(held_out) > 250
     assert not held_out & (phrases(TRAIN) | phrases(PLAIN))
-    for _, prompt in described(3000, "train"):
+    for _, prompt in described(1500, "train"):
         assert not (found := tells(prompt.text, held_out)), (found, prompt)
-    for _, prompt in described(1000, "held-out"):
+    for _, prompt in described(500, "held-out"):
         assert tells(prompt.text, held_out), prompt
 
 
