@@ -209,7 +209,7 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(Path(path).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is missing or damaged ({error}): restore it, or make it anew") from error
+        raise ValueError(f"{path} is missing or damaged ({error}): restore it, or make it again") from error
 
 
 def _target(path: Path) -> Path:

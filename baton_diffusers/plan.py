@@ -522,7 +522,7 @@ class SemanticPlan:
                 "duration",
                 *SemanticPlan._texts,
             }:
-                raise ValueError(f"it tells {str(told)[:80]!r} and not its duration")
+                raise ValueError(f"its metadata is {str(told)[:80]!r}, without a duration")
             texts = {name: _read_texts(name, told.get(name)) for name in ("prompts", "sheets")}
             texts["candidates"] = _read_candidates(told.get("candidates"))
             return SemanticPlan(**tensors, duration=told["duration"], **texts).check_values()

@@ -385,7 +385,7 @@ def model_frames(video: GivenVideo, num_frames: int, frame_rate: float, height: 
     r"""
     The given frames as the video autoencoder takes them: at the model's rate and size, in [-1, 1].
 
-    Frames that are made anew are not read: the last known frame before them takes their place, or else the first known one. The same
+    Frames to be generated are not read: the last known frame before them takes their place, or else the first known one. The same
     holds beyond the end of what is given.
 
     Args:
@@ -426,7 +426,7 @@ def model_waveform(audio: GivenAudio, num_samples: int, sampling_rate: int) -> t
     r"""
     The given sound as the audio autoencoder takes it: one channel at the model's rate.
 
-    Samples that are made anew are not read: silence takes their place, and follows the end of what is given.
+    Samples to be generated are not read: silence takes their place, and follows the end of the given sound.
 
     Args:
         audio ([`GivenAudio`]): what is given.

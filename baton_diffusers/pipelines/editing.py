@@ -119,6 +119,6 @@ def _warn_of_unknown_facts(pipe: PipelineParts, sheet: Sheet) -> None:
 
 def _warn_of_unknown(fact: str, known: Sequence[str]) -> None:
     logger.warning(
-        f"the sheet has {fact!r}, which the plan checker does not know, so that the planner has hardly learnt it: choose among "
+        f"the sheet has {fact!r}, which the plan checker does not know, so the planner may not know it either: choose among "
         f"{', '.join(known[:12])}{', ...' if len(known) > 12 else ''}."
     )

@@ -240,7 +240,7 @@ class Film:
                 )
             if shot.image is not None and not shot.cut and number:
                 raise ValueError(
-                    f"shot {number + 1}: `image` begins a shot anew: give it `cut=True`, or leave out the image."
+                    f"shot {number + 1}: `image` needs a hard cut: give the shot `cut=True`, or leave out the image."
                 )
         starts = [number for number, shot in enumerate(self.shots) if shot.cut or not number]
         takes = []

@@ -74,7 +74,7 @@ class GivenMedia(TypedDict, total=False):
             `video` and `audio` take.
         continue_seconds (`float`, *optional*): how much of its end is the start of the new clip, to the nearest whole latent frame;
             by default 1 second. Longer is steadier, and leaves less that is new.
-        video_mask (*optional*): what of `video` is made anew: 1 for frames to make and 0 for frames to keep, or spans `(start, end)`
+        video_mask (*optional*): which part of `video` to generate: 1 for frames to make and 0 for frames to keep, or spans `(start, end)`
             in seconds to make. A latent frame is kept only if all of its frames are.
         audio_mask (*optional*): the same for `audio`, with a value for each sample.
         video_frame_rate (`float`, *optional*): frames per second of arrays, tensors and images in `video` and `continue_from`; by
@@ -106,7 +106,7 @@ class GivenVideo:
     Args:
         frames (`np.ndarray` of shape `(num_clips, num_frames, height, width, 3)`): uint8, or float32 in [0, 1].
         frame_rate (`float`): frames per second.
-        new (`tuple`): spans `(start, end)` in seconds that are made anew; the last may end at infinity.
+        new (`tuple`): spans `(start, end)` in seconds to generate; the last may end at infinity.
     """
 
     frames: np.ndarray
@@ -145,7 +145,7 @@ class GivenAudio:
     Args:
         waveform (`np.ndarray` of shape `(num_clips, num_channels, num_samples)`): float32 in [-1, 1].
         sampling_rate (`int`): samples per second.
-        new (`tuple`): spans `(start, end)` in seconds that are made anew; the last may end at infinity.
+        new (`tuple`): spans `(start, end)` in seconds to generate; the last may end at infinity.
     """
 
     waveform: np.ndarray
@@ -405,12 +405,12 @@ def read_given(
     if given.keeps_video and given.keeps_audio:
         raise ValueError(
             "`video` and `audio` are both given whole, which leaves nothing to make: leave one of them out, or say with "
-            "`video_mask` or `audio_mask` what is to be made anew."
+            "`video_mask` or `audio_mask` which part to generate."
         )
     if only is not None and (given.keeps_video or given.keeps_audio):
         raise ValueError(
             f"`{only}` is given whole and `only={only!r}`, which leaves nothing to make: leave out `only` for the other modality, "
-            f"or say with `{only}_mask` what is to be made anew."
+            f"or say with `{only}_mask` which part to generate."
         )
     return given
 
@@ -667,7 +667,7 @@ def _same_rate(name: str, rates: list[float]) -> float:
 
 
 def _read_mask(name: str, mask: Any, num_units: int, rate: float) -> Spans:
-    """The spans to be made anew, from a mask with a value for each frame or sample, or from spans in seconds."""
+    """The spans to generate, from a mask with a value for each frame or sample, or from spans in seconds."""
     if mask is None:
         return ()
     try:
@@ -687,8 +687,8 @@ def _read_mask(name: str, mask: Any, num_units: int, rate: float) -> Spans:
         spans = coordinates.spans_of_units(torch.from_numpy(values.astype(bool)), rate)
     else:
         raise ValueError(
-            f"`{name}` has shape {values.shape}, but must hold {num_units} values, 1 where the clip is made anew and 0 where it "
-            "stays, or spans (start, end) in seconds to be made anew."
+            f"`{name}` has shape {values.shape}, but must hold {num_units} values, 1 where the clip is generated and 0 where it "
+            "is kept, or spans (start, end) in seconds to generate."
         )
     if coordinates.units_in_spans(spans, rate, num_units).all():
         raise ValueError(

@@ -465,7 +465,7 @@ class BatonPipeline(
         Makes clips from prompts, and from media that are given.
 
         From a prompt alone, picture and sound are made. With `image`, the clip begins with it; for `video` a sound is made; for
-        `audio` a picture is made; `continue_from` is a clip that goes on; a mask lets parts of `video` or `audio` be made anew.
+        `audio` a picture is made; `continue_from` is a clip that goes on; a mask lets parts of `video` or `audio` be generated.
         Media that are given whole are returned as they are, at their own size and rates; what is given in part returns as the
         autoencoders render it. The plan is made from the prompt in any case; `extract_plan` reads one off media.
 

@@ -69,7 +69,7 @@ class FilmScene:
             )
         for number, (before, scene) in enumerate(zip(self.shots, self.shots[1:], strict=False), start=1):
             if {actor.name for actor in before.actors} != {actor.name for actor in scene.actors}:
-                raise ValueError(f"`shots` have one cast, but that of shot {number} differs from the one before.")
+                raise ValueError(f"`shots` have one cast, but the cast of shot {number} differs from the one before.")
             if number not in self.cuts and before.actors != scene.actors:
                 raise ValueError(f"the cast of shot {number} stands elsewhere than before: make it a cut.")
             if number not in self.cuts and before.slides:

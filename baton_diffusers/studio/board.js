@@ -215,7 +215,7 @@ function showLanes() {
   find(".baton-hint").textContent = sheet
     ? "Drag an event, or focus it: arrow keys move it, Shift moves it further, Enter changes its words, Delete removes it. Drag on the ruler to mark a span."
     : view.version
-      ? "This plan has no cues: it can be rendered and made anew in part, but not moved about. Write what happens in the prompt and plan it."
+      ? "This plan has no cues: it can be rendered and retaken, but not moved about. Write what happens in the prompt and plan it."
       : "Write a prompt and press Plan: what happens when appears here."
   if (focused !== null) lanes.querySelector(`[data-cue="${focused}"]`)?.focus({ preventScroll: true })
   showEditor()

@@ -1,4 +1,4 @@
-"""What is given of a clip: files, arrays and tensors become arrays and spans to be made anew."""
+"""Given media: files, arrays and tensors become arrays and spans to generate."""
 
 import math
 

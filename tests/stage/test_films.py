@@ -28,7 +28,7 @@ HIT = Scene(CAST, (Action("hit", 2, target=1),))
     [
         ((), (), "`shots` is empty"),
         ((FIRST, SECOND), (2,), r"`cuts` is \[2\]"),
-        ((FIRST, Scene(CAST[:2], SECOND.script)), (), "have one cast, but that of shot 1 differs"),
+        ((FIRST, Scene(CAST[:2], SECOND.script)), (), "have one cast, but the cast of shot 1 differs"),
         ((FIRST, Scene((CAST[0], replace(CAST[1], spot="right")), (Action("bounce", 0, 1),))), (1,), "have one cast"),
         ((FIRST, Scene((replace(CAST[1], spot="left"), replace(CAST[0], spot="middle"), CAST[2]), (Action("bounce", 1),))), (), "shot 1 stands elsewhere than before: make it a cut"),
         ((HIT, SECOND), (), "a box hits in shot 0, and stays there: only a cut can follow"),

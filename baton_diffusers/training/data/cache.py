@@ -64,7 +64,7 @@ def cache_features(
     Writes normalised latents and plan features of the first `num_clips` clips of a source into shards.
 
     A shard is whole or absent. After an interruption the same call goes on with the first missing shard, and ends with the
-    same bytes. A shard is made anew if it is damaged, or if one of its clips, captions or cues has changed since. Any number of
+    same bytes. A shard is made again if it is damaged, or if one of its clips, captions or cues has changed since. Any number of
     workers may share the shards; the one that finds all of them done writes the manifest.
 
     Args:
