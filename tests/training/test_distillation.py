@@ -2,6 +2,7 @@
 
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from baton_diffusers import BatonPipeline
 from baton_diffusers.guiders import presets
 from baton_diffusers.training.config import DistillationTraining, TrainerConfig
 from baton_diffusers.training.distillation import build_loss, build_student, load_shifts, save_student
+from baton_diffusers.training.distillation_methods import Crossing
 from baton_diffusers.training.trainer import Trainer
 from tests import processes, tiny
 from tests.training.stages import Features
@@ -76,6 +78,34 @@ def test_the_student_becomes_its_teacher_by_heart(model, tmp_path):
     after = trainer.module.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and all("lora_" in name for name in changed), "the teacher does not move"
+
+
+@pytest.mark.slow
+def test_a_flow_map_comes_nearer_to_its_teacher_in_every_number_of_steps(model, tmp_path):
+    config = settings(
+        model, tmp_path, method="flow_map", rank=12, own_share=0.5, plan_dropout=0.0, given_share=0.0,
+        task_weights={"joint": 1},
+    )  # fmt: skip
+    trainer = make_trainer(config)
+    loss, batch = trainer.loss_fn, next(trainer._batches())
+    method = loss.method
+
+    @torch.no_grad()
+    def distances():
+        """From where the teacher alone goes: in one step, and in each of two."""
+        found = []
+        for start, end in ((0, 4), (0, 2), (2, 4)):
+            loss.method = SimpleNamespace(draw=lambda _, start=start, end=end: Crossing(4, start, end, end, None))
+            found.append(loss(trainer.module, batch, torch.Generator().manual_seed(0), 0)["loss"].item())
+        loss.method = method
+        return found
+
+    before = distances()
+    for step in range(80):
+        loss(trainer.module, batch, torch.Generator().manual_seed(0), step)["loss"].backward()
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+    assert all(now < 0.7 * then for now, then in zip(distances(), before, strict=True))
 
 
 @pytest.mark.parametrize("rank", [2, None])
