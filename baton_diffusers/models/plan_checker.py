@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn as nn
@@ -18,6 +20,19 @@ from ..cues import Sheet, parse_sheet, sheet_turns
 # What a name that the checker does not know, or a fact beyond its steps, counts: as unlikely as the least likely answer.
 _UNKNOWN = 1e-6
 _SURE = 0.8  # probability of a name that a prompt tells
+# Of the search for readings: how many are followed, how many steps are tried next, and how many first deeds of an actor.
+_BEAMS = 48
+_STEPS = 24
+_FIRST_DEEDS = 3
+
+
+class _Step(NamedTuple):
+    """What may happen in one step: its log-probability, who acts, what it does, and to whom."""
+
+    score: float
+    name: str
+    deeds: tuple[str, ...]
+    targets: tuple[str, ...]
 
 
 @dataclass
@@ -129,37 +144,57 @@ class PlanChecker(ModelMixin, ConfigMixin):
             scores.append(sum(math.log(max(float(value), _UNKNOWN)) for value in facts))
         return scores
 
-    def outline(self, read: PlanCheckerOutput, row: int) -> tuple[dict[str, list[str]], list[str]]:
+    def readings(
+        self, read: PlanCheckerOutput, row: int, number: int = 1
+    ) -> list[tuple[dict[str, list[str]], list[str]]]:
         """
-        The likeliest reading of one prompt.
+        The likeliest readings of one prompt, the best first: its answers are searched for those that make sense together. Whoever acts is
+        there, does what it can do, and does not act twice in succession; a box hits one of the cast.
 
         Args:
             read ([`PlanCheckerOutput`]): what was read in the prompts.
             row (`int`): which of them.
+            number (`int`, defaults to 1): how many readings at most.
 
         Returns:
-            The places that each name of the cast may have, and the texts of the cues in order.
+            Of each reading, the places that each name of the cast may have, and the texts of the cues in order.
         """
         config, places = self.config, list(self.config.places)
-        cast = self._likeliest_cast(read.cast[row].exp())
-        able = {name: self._abilities(name, cast) for name in cast}
-        able = {name: numbers for name, numbers in able.items() if numbers}
-        cues = []
-        for actors, done in zip(read.actors[row], read.deeds[row], strict=True):
-            # An actor and its first deed are read together: a bell says nothing.
-            evidence = {
-                name: float(actors[1 + config.names.index(name)] + done[0, numbers].max())
-                for name, numbers in able.items()
-            }
-            name = max(evidence, key=evidence.__getitem__, default=None)
-            if name is None or float(actors[0]) > evidence[name]:
-                break
-            for i, answers in enumerate(done):
-                best = max(able[name], key=lambda number, answers=answers: float(answers[number]))
-                if i and float(answers[0]) > float(answers[best]):
-                    break
-                cues.append(f"{name} {self.deeds[best - 1]}")
-        return {name: [places[place]] if place < len(places) else places for name, place in cast.items()}, cues
+        present, actors = read.cast[row].double().cpu().exp(), read.actors[row].double().cpu()
+        deeds = read.deeds[row].double().cpu()
+        rest = (
+            (actors[:, 0] + deeds[:, :, 0].sum(dim=-1)).flip(0).cumsum(0).flip(0).tolist()
+        )  # if nobody acts from here on
+        beams: list[tuple[float, tuple[_Step, ...]]] = [(0.0, ())]
+        ended = [(rest[0], ())]
+        for index in range(config.max_steps):
+            options = self._likely_steps(actors[index], deeds[index])
+            beams = [
+                (score + step.score, (*steps, step))
+                for score, steps in beams
+                for step in options
+                if not steps or steps[-1].name != step.name
+            ]
+            beams = heapq.nlargest(_BEAMS, beams, key=lambda beam: beam[0])
+            after = rest[index + 1] if index + 1 < config.max_steps else 0.0
+            ended += [(score + after, steps) for score, steps in beams]
+        found = {}
+        for score, steps in heapq.nlargest(_BEAMS, ended, key=lambda beam: beam[0]):
+            involved = dict.fromkeys(name for step in steps for name in (step.name, *step.targets))
+            if (cast := self._cast_with(involved, present)) is not None:
+                score += sum(
+                    math.log(max(1 - p if name in cast else p, _UNKNOWN))
+                    for name, p in zip(config.names, present[:, 0].tolist(), strict=True)
+                )
+                found[steps] = score, cast
+        best = heapq.nlargest(number, found, key=lambda steps: found[steps][0])
+        return [
+            (
+                {name: [places[place]] if place < len(places) else places for name, place in found[steps][1].items()},
+                [f"{step.name} {deed}" for step in steps for deed in step.deeds],
+            )
+            for steps in best
+        ]
 
     def open_names(self, read: PlanCheckerOutput, row: int) -> list[list[str]]:
         """
@@ -174,38 +209,54 @@ class PlanChecker(ModelMixin, ConfigMixin):
         """
         names, probabilities = self.config.names, read.cast[row].exp()
         unsure = [
-            name
-            for name in self._likeliest_cast(probabilities)
-            if 1 - float(probabilities[names.index(name), 0]) < _SURE
+            name for name in self.readings(read, row)[0][0] if 1 - float(probabilities[names.index(name), 0]) < _SURE
         ]
         return [[other for other in names if other.split()[-1] == name.split()[-1]] for name in unsure]
 
-    def _likeliest_cast(self, probabilities: torch.Tensor) -> dict[str, int]:
-        """Names with the number of their place, or the number of places for one that is open. Of names that end with the same word
-        there are as many as the prompt has of them; a colour that it leaves open is then decided once."""
+    def _cast_with(self, involved: Iterable[str], probabilities: torch.Tensor) -> dict[str, int] | None:
+        """The likeliest cast with all who are involved: names with the number of their place, or the number of places for one that is
+        open. Of names that end with the same word there are as many as the prompt has of them; a colour that it leaves open is then
+        decided once. None if they are more than there are places."""
         names, num_places = self.config.names, len(self.config.places)
         present = dict(zip(names, (1 - probabilities[:, 0]).tolist(), strict=True))
-        nouns = dict.fromkeys(name.split()[-1] for name in names)
-        chosen = []
-        for noun in nouns:
+        chosen = set(involved)
+        if len(chosen) > num_places:
+            return None
+        others = set()
+        for noun in dict.fromkeys(name.split()[-1] for name in names):
             some = sorted((name for name in names if name.split()[-1] == noun), key=lambda name: -present[name])
-            chosen += some[: round(sum(present[name] for name in some))]
-        chosen = sorted(chosen, key=lambda name: -present[name])[:num_places]
+            missing = round(sum(present[name] for name in some)) - sum(name in chosen for name in some)
+            others |= set([name for name in some if name not in chosen][: max(missing, 0)])
+        chosen |= set(sorted(others, key=lambda name: -present[name])[: num_places - len(chosen)])
         cast: dict[str, int] = {}
-        for name in chosen:
+        for name in sorted(chosen, key=lambda name: (-present[name], name)):
             place = int(probabilities[names.index(name), 1:].argmax())
             cast[name] = num_places if place in cast.values() else place
         return cast
 
-    def _abilities(self, name: str, cast: Iterable[str]) -> list[int]:
-        """Numbers of the answers that a name can do, to others of the cast if to anybody."""
-        able = self.config.deeds.get(name.split()[-1], [])
-        absent = {other for other in self.config.names if other == name or other not in cast}
-        return [
-            number
-            for number, deed in enumerate(self.deeds, start=1)
-            if deed in able and not any(deed.endswith(f" {other}") for other in absent)
-        ]
+    def _likely_steps(self, actors: torch.Tensor, deeds: torch.Tensor) -> list[_Step]:
+        """What may happen in one step, with log-probabilities: who acts, and its deeds, one to all of the answers of a step."""
+        options = []
+        for number, name in enumerate(self.config.names, start=1):
+            able = [self.deeds.index(deed) + 1 for deed in self.config.deeds.get(name.split()[-1], ())]
+            able = [answer for answer in able if not self.deeds[answer - 1].endswith(f" {name}")]
+            if not able:
+                continue
+            best = [max(able, key=lambda answer, row=row: float(row[answer])) for row in deeds]
+            firsts = heapq.nlargest(_FIRST_DEEDS, able, key=lambda answer: float(deeds[0, answer]))
+            for first in firsts:
+                score = float(actors[number] + deeds[0, first] + deeds[1:, 0].sum())
+                done = [first]
+                for i in range(len(deeds)):
+                    if i:
+                        score += float(deeds[i, best[i]] - deeds[i, 0])
+                        done = [*done, best[i]]
+                    texts = tuple(self.deeds[answer - 1] for answer in done)
+                    targets = tuple(
+                        other for other in self.config.names if any(text.endswith(f" {other}") for text in texts)
+                    )
+                    options.append(_Step(score, name, texts, targets))
+        return heapq.nlargest(_STEPS, options, key=lambda step: step.score)
 
     def _probabilities(
         self, cast: torch.Tensor, actors: torch.Tensor, deeds: torch.Tensor, sheet: Sheet

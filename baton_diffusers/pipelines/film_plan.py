@@ -155,7 +155,7 @@ def _told_places(pipe: PipelineParts, prompt: str) -> dict[str, str]:
     if pipe.plan_checker is None or pipe.text_encoder is None:
         return {}
     read = pipe.plan_checker(read_texts(pipe, [prompt], pipe._execution_device).to(pipe.plan_checker.dtype))
-    cast, _ = pipe.plan_checker.outline(read, 0)
+    (cast, _), *_ = pipe.plan_checker.readings(read, 0)
     return {name: places[0] for name, places in cast.items() if len(places) == 1}
 
 

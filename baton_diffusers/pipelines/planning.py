@@ -34,6 +34,7 @@ Generators = torch.Generator | list[torch.Generator] | None
 
 
 _CANDIDATES = 8
+_READINGS = 3  # of a prompt, that every other candidate follows in turn
 MAX_CANDIDATES = 1024  # they are written together, and fill the memory
 _DISAGREEMENT = 6.0  # nats by which a plan's sheet may be less likely than the likeliest reading of a prompt
 
@@ -302,9 +303,12 @@ def write_cues(
     if number > 1:
         read = _read_prompts(pipe, prompts, device)
         if pipe.planner.config.cast_separator_id is not None:
-            # Every other sheet says what the checker reads; its instants and open places are the planner's.
-            known = [_outline(pipe, read, row) for row in range(len(prompts))]
-            outlines = [known[i // (repeats * number)] if i % 2 == 0 else None for i in range(len(rows))]
+            # Every other sheet says what the checker reads, in one of its likeliest ways; instants and open places are the planner's.
+            known = [_outlines(pipe, read, row, _READINGS) for row in range(len(prompts))]
+            turns = [known[i // (repeats * number)] for i in range(len(rows))]
+            outlines = [
+                ways[i % number // 2 % len(ways)] if i % number % 2 == 0 else None for i, ways in enumerate(turns)
+            ]
     written = pipe.planner.generate_cues(
         input_ids.to(device),
         attention_mask.to(device),
@@ -367,7 +371,7 @@ def _read_prompts(pipe: PipelineParts, prompts: list[str], device: torch.device)
 
 def _reading(checker: PlanChecker, read: PlanCheckerOutput, row: int) -> str:
     """The likeliest reading of a prompt as a sheet: places that it leaves open are the first free ones, and times are made up."""
-    cast, cues = checker.outline(read, row)
+    (cast, cues), *_ = checker.readings(read, row)
     free = [place for place in checker.config.places if [place] not in cast.values()]
     members = [
         CastMember(name, places[0] if len(places) == 1 or not free else free.pop(0)) for name, places in cast.items()
@@ -375,15 +379,19 @@ def _reading(checker: PlanChecker, read: PlanCheckerOutput, row: int) -> str:
     return format_sheet(Sheet(tuple(members), tuple(Cue(float(i), text) for i, text in enumerate(cues))))
 
 
-def _outline(pipe: PipelineParts, read: PlanCheckerOutput, row: int) -> SheetOutline:
-    """What the checker reads in a prompt, as the planner's tokens."""
+def _outlines(pipe: PipelineParts, read: PlanCheckerOutput, row: int, number: int = 1) -> list[SheetOutline]:
+    """What the checker reads in a prompt, in the likeliest ways, as the planner's tokens."""
 
     def ids(text: str) -> list[int]:
         return pipe.planner_tokenizer(text, add_special_tokens=False).input_ids
 
-    cast, cues = pipe.plan_checker.outline(read, row)
-    places = {name: tuple(ids(place)[-1] for place in allowed) for name, allowed in cast.items()}
-    return SheetOutline({tuple(ids(name)): allowed for name, allowed in places.items()}, [ids(text) for text in cues])
+    return [
+        SheetOutline(
+            {tuple(ids(name)): tuple(ids(place)[-1] for place in allowed) for name, allowed in cast.items()},
+            [ids(text) for text in cues],
+        )
+        for cast, cues in pipe.plan_checker.readings(read, row, number)
+    ]
 
 
 def places_of(pipe: PipelineParts) -> list[str]:
@@ -410,7 +418,7 @@ def fit_to_plan(
     can_read = pipe.plan_checker is not None and pipe.text_encoder is not None
     if can_read and pipe.planner.config.cast_separator_id is not None:
         read = _read_prompts(pipe, prompts, device)
-        outlines = [_outline(pipe, read, row) for row in range(len(prompts))]
+        outlines = [_outlines(pipe, read, row)[0] for row in range(len(prompts))]
         open_names = [pipe.plan_checker.open_names(read, row) for row in range(len(prompts))]
     return [
         fit_cues(

@@ -75,15 +75,26 @@ def test_padding_is_not_read_and_rows_do_not_mix(checker):
     assert scores[2:] == pytest.approx(checker.score(alone, [SHEET, ""]), abs=1e-4)
 
 
-def test_the_outline_is_what_was_read(checker, read):
-    cast, cues = checker.outline(read, 0)
+def test_the_first_reading_is_what_was_read(checker, read):
+    ((cast, cues),) = checker.readings(read, 0)
     assert cast == {"red ball": ["left"], "blue box": ["left", "right"]}
     assert cues == ["red ball bounces", "red ball bounces", "blue box hits red ball"]
 
 
-def test_an_outline_gives_nobody_a_deed_of_others(checker, read):
+def test_a_reading_gives_nobody_a_deed_of_others(checker, read):
     read.deeds[0, 0] = certain(2, 2, number=3)[0]  # a ball that hits, to the reader
-    assert checker.outline(read, 0)[1][0] == "red ball bounces"
+    assert checker.readings(read, 0)[0][1][0] == "red ball bounces"
+
+
+def test_readings_make_sense_as_a_whole_and_come_in_order(checker, read):
+    read.cast[0, 1] = torch.tensor([0.95, 0.01, 0.02, 0.02]).log()  # the box is hardly there
+    read.actors[0, 1] = torch.tensor([0.3, 0.1, 0.6]).log()  # and may act
+    read.deeds[0, 1, 0] = torch.tensor([0.3, 0.1, 0.6]).log()
+    readings = checker.readings(read, 0, 5)
+    (cast, cues), (other_cast, other_cues) = readings[:2]
+    assert list(cast) == ["red ball"] and cues == ["red ball bounces"] * 2  # of each alone, the box would hit
+    assert sorted(other_cast) == ["blue box", "red ball"] and other_cues[-1] == "blue box hits red ball"
+    assert len({tuple(cues) for _, cues in readings}) == 5
 
 
 def test_names_are_open_where_the_prompt_leaves_the_colour_open():
@@ -91,5 +102,6 @@ def test_names_are_open_where_the_prompt_leaves_the_colour_open():
     torch.manual_seed(0)
     checker = PlanChecker(8, names, PLACES, DEEDS, max_steps=2, max_deeds=2, num_attention_heads=2).eval()
     shares = torch.tensor([[[0.5, 0.5, 1e-9, 1e-9], [0.51, 0.49, 1e-9, 1e-9], [0.02, 0.98, 1e-9, 1e-9]]])
-    read = PlanCheckerOutput(cast=shares.log(), actors=certain(1, 2, number=4), deeds=None)
+    deeds = torch.stack([certain(1, 1, number=3)[0], certain(0, 0, number=3)[0]])[None]
+    read = PlanCheckerOutput(cast=shares.log(), actors=certain(1, 0, number=4), deeds=deeds)
     assert checker.open_names(read, 0) == [["red ball", "blue ball"]]
