@@ -15,11 +15,6 @@ def to_video(frames: torch.Tensor) -> torch.Tensor:
     return frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
 
 
-def to_frames(video: torch.Tensor) -> torch.Tensor:
-    """The reverse of [`to_video`], clamped and rounded."""
-    return ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1)
-
-
 def normalise_latents(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
     """Scales latents `(batch_size, num_channels, num_frames, height, width)` of a video autoencoder for the transformer: each
     channel gets mean 0 and deviation 1, float32."""
