@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from .cues import Turn
 
@@ -74,7 +74,7 @@ def draw_clip(
         draw.line((x(second), lanes, x(second), axis + 4), (232, 230, 226), 1)
         draw.text((x(second), axis + 6), f"{second:g} s", FAINT, font(13), anchor="ma" if second else "la")
     for row, name in enumerate(names):
-        colour, middle = LANES[row % len(LANES)], lanes + LANE * row + LANE // 2
+        colour, middle = _colour_of(name, row), lanes + LANE * row + LANE // 2
         draw.text((left - 10, middle), _shortened(name, font(14), NAMES - 14), INK, font(14), anchor="rm")
         draw.line((left, middle, left + WIDTH, middle), (226, 224, 220), 1)
         for turn in (turn for turn in timed if turn.who == name):
@@ -121,6 +121,16 @@ def wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
         else:
             lines.append(word)
     return lines
+
+
+def _colour_of(name: str, row: int) -> tuple[int, int, int]:
+    """The colour that a name tells, as "red ball" does, so dark that light words stand out on it; else one of the row."""
+    told = next((word for word in name.lower().split() if word in ImageColor.colormap), None)
+    if told is None:
+        return LANES[row % len(LANES)]
+    colour = ImageColor.getrgb(told)
+    brightness = np.dot(colour, (0.30, 0.59, 0.11))
+    return tuple(round(value * min(0.85, 120 / max(brightness, 1))) for value in colour)
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:

@@ -19,8 +19,8 @@ def columns(image, colour):
 
 def test_who_acts_when_stands_at_its_seconds_in_a_lane_of_its_own():
     image = draw_clip(2.0, TURNS, ["red ball", "blue bell"])
-    ball, gong = columns(image, LANES[0]), columns(image, LANES[2])
-    assert 0.49 < ball.min() < 0.51 and 1.49 < gong.min() < 1.51 and len(columns(image, LANES[1])) == 0
+    ball, gong = columns(image, (217, 0, 0)), columns(image, LANES[2])  # one's name tells its colour
+    assert 0.49 < ball.min() < 0.51 and 1.49 < gong.min() < 1.51 and len(columns(image, LANES[0])) == 0
     assert draw_clip(2.0, TURNS[:1]).height < image.height
 
 

@@ -407,7 +407,8 @@ function setSpan(start, end) {
     mark.style.width = percent(end - start)
   }
   const [from, to] = [find(".baton-from"), find(".baton-to")]
-  find(".baton-retake").disabled = !span || !view.can_retake
+  find(".baton-marks").hidden = !view.can_retake
+  find(".baton-retake").disabled = !span
   from.value = span ? start.toFixed(2) : ""
   to.value = span ? end.toFixed(2) : ""
 }

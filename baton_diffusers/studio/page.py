@@ -223,6 +223,8 @@ def build(studio: Studio) -> gr.Blocks:
             try:
                 session, draws = studio.session(tab.session_hash), bool(event._data["draws"])
                 return {"draft": session.live(request(values, event), draws)}
+            except Cancelled:
+                return gr.skip()
             except Exception as error:
                 return _words(error)
 

@@ -43,7 +43,8 @@ MAX_VERSIONS = 60  # of a session
 MAX_CLIP_BYTES = 2**30  # of the decoded clips of a session
 MAX_LETTERS = 2000  # of a prompt
 MAX_UPLOAD_SECONDS = 30
-SIDE = 512  # pixels: smaller clips are enlarged to about that, larger uploads are reduced to it
+MAX_SIDE = 512  # pixels: larger uploads are reduced to it
+LEAST_SIDE = 256  # pixels: smaller clips are enlarged to about that; more would take longer to write than to render
 MAX_TIMES = 4  # a clip may have so many times the pixels of one of the checkpoint's own size and length
 MAX_PLANS = 32  # among which one is chosen
 
@@ -344,7 +345,7 @@ class Session:
         self._redo: dict[int | None, int] = {}  # from a version to the one that `redo` goes to
         self._lock = threading.Lock()
         self._run: Run | None = None
-        self._cancelled_attempt = -1
+        self._cancelled_attempt, self._redraws = -1, 0
         self._is_closed = False
         self._ends_at = time.monotonic() + IDLE_SECONDS
 
@@ -422,6 +423,7 @@ class Session:
         base, plan, made, changed = self._edited(request)
         seed = _checked_seed(request.seed)
         self.cancel()  # what the edit before is rendering
+        self._redraws += 1
         yield from self._render(request._replace(quick=True), what[:80], base, plan, made, seed, changed)
 
     def _edited(self, request: Request) -> tuple[Version, SemanticPlan, Recipe, tuple[float, float] | None]:
@@ -446,15 +448,27 @@ class Session:
 
         Raises:
             ValueError: as `edit`.
+            Cancelled: if `redraw` renders what was dragged.
         """
         base, sheet = self._shown(request), shown.sheet_from_json(request.sheet)
         plan = self.studio.pipe.edit_plan(base.plan, sheet)
         if not draws or self.studio.student is None:
             return self._look(plan).pictures
-        generator = _generator(_checked_seed(request.seed))
+        generator, redraws = _generator(_checked_seed(request.seed)), self._redraws
+
+        def watch(pipe: BatonPipeline, index: int, timestep: torch.Tensor, tensors: dict) -> None:
+            if self._redraws != redraws:  # the event was dropped: its clip is rendered instead
+                raise Cancelled
+
         with self.studio.drawing(quick=True) as pipe:
             draft = pipe(
-                plan.prompts[0], plan=plan, **asdict(base.size), generator=generator, only="video", output_type="np"
+                plan.prompts[0],
+                plan=plan,
+                **asdict(base.size),
+                generator=generator,
+                only="video",
+                output_type="np",
+                callback_on_step_end=watch,
             )
         return shown.storyboard(draft.clip()[0], draft.frame_rate)
 
@@ -504,7 +518,7 @@ class Session:
             picture = ffmpeg.read_picture(path)
         except ffmpeg.Unreadable as error:
             raise ValueError(f"{path} {error}") from error
-        shrink = min(1.0, SIDE / max(picture.height, picture.width))
+        shrink = min(1.0, MAX_SIDE / max(picture.height, picture.width))
         height, width = (max(2, round(side * shrink / 2) * 2) for side in (picture.height, picture.width))
         frames, frame_rate = read_video(path, pipe.frame_rate, (height, width), MAX_UPLOAD_SECONDS)
         sampling_rate = pipe.audio_semantic_encoder.sampling_rate
@@ -889,7 +903,7 @@ class Session:
         if isinstance(version.clip, Clip):
             files["clip"], scale = opened, 1
         elif version.clip is not None:
-            scale = max(1, SIDE // version.clip.clip()[0].shape[1])
+            scale = max(1, LEAST_SIDE // version.clip.clip()[0].shape[1])
             files["clip"], path = self._new_file(".mp4", "clip.mp4")
             version.clip.save(path, scale=scale)
         files["plan"], path = self._new_file(".safetensors", "plan.safetensors")

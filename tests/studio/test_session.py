@@ -173,7 +173,7 @@ def test_a_render_reports_its_steps_and_leaves_a_clip(session):
     reports = list(session.render(on_page(session)))
     assert [(report.step, report.steps) for report in reports[:-1]] == [(0, 2), (1, 2), (2, 2)]
     clip = read_clip(session.studio.files[reports[-1].files["clip"]].path)
-    assert len(clip.frames) == NUM_FRAMES and max(clip.frames.shape[1:3]) == module.SIDE
+    assert len(clip.frames) == NUM_FRAMES and max(clip.frames.shape[1:3]) == module.LEAST_SIDE
     view = session.view()
     assert (
         view["files"]["clip"] and view["pictures"][0]["src"].startswith("data:image/png") and max(view["peaks"]) <= 1
