@@ -28,7 +28,7 @@ _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "attention")
 
 
 class Traffic(TorchDispatchMode):
-    """Adds up the bytes that operations read and write, but for views, allocations and products."""
+    """Adds up the bytes that operations read and write, except views, allocations and products."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ OVI_AUDIO_ROPE_SCALE = 0.19676
 # Ovi's published defaults (`inference_fusion.yaml` in its repository).
 OVI_NEGATIVE_PROMPT = "jitter, bad hands, blur, distortion"
 OVI_AUDIO_NEGATIVE_PROMPT = "robotic, muffled, echo, distorted"
-# Ovi lists its audio latents: 157 for 121 frames and 314 for 241, of which 157.55 and 313.80 cover them. Any share from
+# Ovi lists its audio latents: 157 for 121 frames and 314 for 241. Exactly 157.55 and 313.80 would cover them. Any share from
 # 0.56 to 0.80 gives both; the choice is ours.
 OVI_AUDIO_LATENT_MIN_COVERAGE = 0.75
 

@@ -198,7 +198,7 @@ class PlanChecker(ModelMixin, ConfigMixin):
 
     def open_names(self, read: PlanCheckerOutput, row: int) -> list[list[str]]:
         """
-        Names between which one prompt leaves the choice, such as those of a bell whose colour it does not tell.
+        Names among which a prompt leaves the choice: a bell whose colour it does not say may have any.
 
         Args:
             read ([`PlanCheckerOutput`]): what was read in the prompts.

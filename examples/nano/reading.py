@@ -191,7 +191,7 @@ class ReadingLoss:
 def share_understood(
     reader: Reader, collate: PromptCollator, num_scenes: int, batch_size: int = 64
 ) -> dict[str, float]:
-    """The share of validation prompts of which all answers of a kind are right, and (`all`) all answers."""
+    """For each kind of answer, the share of validation prompts with all such answers right; `all` counts every answer."""
     scenes = QuestionedScenes(StageClips("validation", seed=1), 1)
     rows = []
     for start in range(0, num_scenes, batch_size):

@@ -172,7 +172,7 @@ class CachedFeatures:
             buckets = [self._batches[i] for i in order[: position + 1].tolist()]
             bucket, rank = buckets[-1], buckets.count(buckets[-1]) - 1
         rows = self._buckets[bucket]
-        # position in the endless stream of the bucket's clips, of which each time round is an epoch
+        # position in the endless stream of the bucket's clips, which repeats each epoch
         place += (round_number * self._batches.count(bucket) + rank) * self.batch_size
         epoch, place = divmod(place, len(rows))
         return rows[int(_permutation(len(rows), self.seed, epoch, bucket)[place])]
@@ -184,7 +184,7 @@ def _permutation(length: int, seed: int, epoch: int, stream: int) -> torch.Tenso
 
 
 class _Shards:
-    # The shards of a manifest, of which clips are read where they lie. A row is (number of the shard, clip of its index).
+    # The shards of a manifest. Each clip is read where it lies in its shard. A row is (number of the shard, clip of its index).
     def __init__(self, folder: Path, include_flagged: bool) -> None:
         manifest = read_json(folder / "manifest.json")
         buckets: dict[str, list[tuple[int, dict[str, Any]]]] = {}
