@@ -338,7 +338,7 @@ def parse_sheet(text: str) -> Sheet:
             seconds, or earlier than the one before it.
     """
     beginning, *parts = _TIMESTAMP.split(text)
-    cast: list[CastMember] = []
+    cast: dict[str, CastMember] = {}
     for entry in beginning.split(";") if beginning.strip() else ():
         *name, place = entry.split() or [""]
         if not name:
@@ -346,9 +346,9 @@ def parse_sheet(text: str) -> Sheet:
                 f"{entry.strip()!r} in a sheet's cast needs a name and a place, as in 'red ball left; blue box right <|0.50|> red ball'."
             )
         member = CastMember(" ".join(name), place)
-        if any(member.name == other.name for other in cast):
+        if member.name in cast:
             raise ValueError(f"{member.name!r} is twice in a sheet's cast: name each member once.")
-        cast.append(member)
+        cast[member.name] = member
     cues: list[Cue] = []
     for stamp, words in zip(parts[::2], parts[1::2], strict=True):
         try:
@@ -360,7 +360,7 @@ def parse_sheet(text: str) -> Sheet:
                 f"'<|{stamp}|>' follows {cues[-1].time if cues else 0.0} seconds: write cues in order of time."
             )
         cues.append(Cue(time, words.strip()))
-    return Sheet(tuple(cast), tuple(cues))
+    return Sheet(tuple(cast.values()), tuple(cues))
 
 
 def parse_cues(sheet: str) -> list[Cue]:

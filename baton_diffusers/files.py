@@ -42,7 +42,10 @@ def check_target(path: str | Path, suffixes: Sequence[str] = ()) -> Path:
     if suffixes and path.suffix.lower() not in suffixes:
         raise ValueError(f"{path} ends in {path.suffix!r}: give a name that ends in {' or '.join(suffixes)}")
     try:
-        with temporary(_target(path)):
+        target = _target(path)
+        if suffixes and target.suffix.lower() not in suffixes:
+            raise ValueError(f"{path} leads to {target}, which ends in {target.suffix!r}: choose another name")
+        with temporary(target):
             pass
     except OSError as error:
         raise ValueError(

@@ -31,6 +31,8 @@ _PREVIEWS: weakref.WeakKeyDictionary[SemanticPlan, weakref.WeakMethod] = weakref
 
 # Times that differ by less, in seconds, are the same: cutting and joining float32 times changes their last bit.
 _SLACK = 1e-5
+_SLACK_OF_CUES = 0.01  # timestamps are written in hundredths
+MAX_SECONDS = 86_400.0  # of a plan: a day
 
 # Rounding of the timestamps of a sheet, in seconds: they are written in hundredths.
 _ROUNDED = 0.005
@@ -98,6 +100,8 @@ class SemanticPlan:
                 )
         if not isinstance(self.duration, Real) or isinstance(self.duration, bool) or not 0 < self.duration < math.inf:
             raise ValueError(f"`duration` is {self.duration!r} seconds, but a plan needs a positive duration.")
+        if self.duration > MAX_SECONDS:
+            raise ValueError(f"`duration` is {self.duration:g} seconds, but a plan lasts at most {MAX_SECONDS:g}.")
         batch_size, num_video_tokens, _ = self.video_tokens.shape
         num_audio_tokens = self.audio_tokens.shape[1]
         for name in self._texts:
@@ -157,6 +161,11 @@ class SemanticPlan:
                     f"`{name}_tokens` of the plan hold NaN or infinite values: make or read the plan again."
                 )
         return self
+
+    def _check_sheets(self) -> None:
+        for cue in (cue for sheet in self.sheets or () for cue in parse_sheet(sheet).cues):
+            if cue.time > self.duration + _SLACK_OF_CUES:
+                raise ValueError(f"the plan's sheet names {cue.time:g} seconds, but the plan lasts {self.duration:g}.")
 
     def _check_places(self) -> None:
         seconds = f"the {self.duration:g} seconds of the clip"
@@ -243,6 +252,7 @@ class SemanticPlan:
         Raises:
             ValueError: if `[start, end)` is empty or not within the plan.
         """
+        _check_numbers(start=start, end=end)
         if not 0 <= start < end <= self.duration + _SLACK:
             raise ValueError(f"cannot slice [{start}, {end}) seconds out of a plan of {self.duration} seconds.")
         last = end >= self.duration - _SLACK  # masked tokens beyond the end belong to the last part
@@ -271,8 +281,7 @@ class SemanticPlan:
         Raises:
             ValueError: if there are no plans, or their batch sizes or token widths differ.
         """
-        if not plans:
-            raise ValueError("`concat` needs at least one plan.")
+        _check_plans("concat", plans)
         parts, times = [], {"video_times": [], "audio_times": []}
         offset = 0.0
         for number, plan in enumerate(plans):
@@ -330,6 +339,7 @@ class SemanticPlan:
         """
         if only not in (None, "video", "audio"):
             raise ValueError(f"`only` is {only!r}, but must be 'video', 'audio', or None for both.")
+        _check_plans("splice", [other])
         parts = [other.slice(start, end)]
         if start > 0:
             parts.insert(0, self.slice(0, start))
@@ -349,6 +359,7 @@ class SemanticPlan:
         Raises:
             ValueError: if nothing of the plan would stay.
         """
+        _check_numbers(seconds=seconds)
         if not abs(seconds) < self.duration:
             raise ValueError(
                 f"cannot shift a plan of {self.duration:g} seconds by {seconds:g}: nothing of it would stay."
@@ -369,6 +380,7 @@ class SemanticPlan:
         Raises:
             ValueError: if `factor` is not positive.
         """
+        _check_numbers(factor=factor)
         if not 0 < factor < math.inf:
             raise ValueError(f"`factor` is {factor!r}, but must be positive: 2 makes a plan twice as long.")
         plan, duration = self.trimmed(), self.duration * factor
@@ -428,6 +440,8 @@ class SemanticPlan:
             ValueError: if there are neither one nor as many prompts as clips.
         """
         prompts = [prompt] * self.batch_size if isinstance(prompt, str) else prompt
+        if not isinstance(prompts, Sequence):
+            raise ValueError(f"`prompt` is {prompt!r}, but must be a text, or one for each clip.")
         return replace(self, prompts=tuple(prompts), sheets=None, candidates=None)
 
     @staticmethod
@@ -437,8 +451,7 @@ class SemanticPlan:
         Raises:
             ValueError: if there are no plans, or their times, places or durations differ.
         """
-        if not plans:
-            raise ValueError("`collate` needs at least one plan.")
+        _check_plans("collate", plans)
         first = plans[0]
         for number, plan in enumerate(plans):
             for name in ("video_times", "video_centres", "audio_times"):
@@ -484,6 +497,7 @@ class SemanticPlan:
                 [`files.check_target`].
         """
         self.check_values()
+        self._check_sheets()
         files.check_target(path)
         tensors = {
             name: getattr(self, name).detach().cpu().contiguous()
@@ -503,7 +517,11 @@ class SemanticPlan:
             ValueError: if the file does not exist, is truncated, or holds something else than a plan of finite values.
         """
         path = Path(path)
-        if not path.is_file():
+        try:
+            is_file = path.is_file()
+        except (OSError, ValueError):  # a name that is too long, or holds a zero
+            is_file = False
+        if not is_file:
             raise ValueError(f"there is no plan at {path}.")
         try:
             with safe_open(path, framework="pt", device=str(device)) as file:
@@ -525,7 +543,9 @@ class SemanticPlan:
                 raise ValueError(f"its metadata is {str(told)[:80]!r}, without a duration")
             texts = {name: _read_texts(name, told.get(name)) for name in ("prompts", "sheets")}
             texts["candidates"] = _read_candidates(told.get("candidates"))
-            return SemanticPlan(**tensors, duration=told["duration"], **texts).check_values()
+            plan = SemanticPlan(**tensors, duration=told["duration"], **texts).check_values()
+            plan._check_sheets()
+            return plan
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is no plan that can be used ({error}): save the plan again.") from error
 
@@ -559,7 +579,7 @@ class SemanticPlan:
             IndexError: if there is no such clip.
             ValueError: if its sheet is malformed.
         """
-        if not -self.batch_size <= index < self.batch_size:
+        if not isinstance(index, int) or not -self.batch_size <= index < self.batch_size:
             raise IndexError(f"clip {index} of a plan for {self.batch_size}")
         sheet = "" if self.sheets is None else self.sheets[index]
         if sheet:
@@ -688,10 +708,26 @@ class SemanticPlan:
         )
 
 
+def _check_numbers(**numbers: Any) -> None:
+    for name, value in numbers.items():
+        if not isinstance(value, Real) or isinstance(value, bool):
+            raise ValueError(f"`{name}` is {value!r}, but must be a number.")
+
+
+def _check_plans(name: str, plans: Any) -> None:
+    if not isinstance(plans, Sequence) or not plans:
+        raise ValueError(f"`{name}` needs at least one plan.")
+    for plan in plans:
+        if not isinstance(plan, SemanticPlan):
+            raise ValueError(f"`{name}` takes plans, and one is {plan!r}.")
+
+
 def _read_texts(name: str, value: Any) -> tuple[str, ...] | None:
     """The prompts or the sheets of a file."""
     if value is not None and not (isinstance(value, list) and all(isinstance(text, str) for text in value)):
         raise ValueError(f"its {name} are {str(value)[:80]!r}")
+    for text in value or ():
+        text.encode()  # whose error says which character is none
     for sheet in value or () if name == "sheets" else ():
         parse_sheet(sheet)
     return None if value is None else tuple(value)

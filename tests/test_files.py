@@ -153,3 +153,10 @@ def test_a_text_is_read_with_or_without_its_mark_and_not_without_end(tmp_path):
     (tmp_path / "text").write_bytes(b"a\nb\xff")
     with pytest.raises(ValueError, match="text, line 2: it holds bytes that are not UTF-8"):
         files.read_text(tmp_path / "text", 10)
+
+
+def test_a_link_to_a_file_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "link.mp4").symlink_to(tmp_path / "notes.txt")
+    with pytest.raises(ValueError, match="link.mp4 leads to .*notes.txt, which ends in '.txt'"):
+        files.check_target(tmp_path / "link.mp4", (".mp4",))
+    assert not (tmp_path / "notes.txt").exists()

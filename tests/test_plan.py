@@ -87,6 +87,24 @@ def test_a_slice_beyond_the_plan_is_refused(plan, start, end):
         plan.slice(start, end)
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda plan: plan.slice("a", 2), "`start` is 'a', but must be a number"),
+        (lambda plan: plan.shift(None), "`seconds` is None"),
+        (lambda plan: plan.stretch("2"), "`factor` is '2'"),
+        (lambda plan: plan.stretch(1e9), "a plan lasts at most 86400"),
+        (lambda plan: plan.splice(5, 0, 1), "`splice` takes plans, and one is 5"),
+        (lambda plan: plan.concat([plan, 5]), "`concat` takes plans, and one is 5"),
+        (lambda plan: plan.transfer(5), "`prompt` is 5"),
+        (lambda plan: plan.load("x" * 300), "there is no plan at xxx"),
+    ],
+)
+def test_arguments_of_another_type_are_refused(plan, change, message):
+    with pytest.raises(ValueError, match=message):
+        change(plan)
+
+
 def test_plans_that_cannot_follow_one_another_are_refused(plan):
     with pytest.raises(ValueError, match="at least one plan"):
         SemanticPlan.concat([])
@@ -258,9 +276,9 @@ def test_shapes_that_disagree_are_refused(plan, name, shape, message):
         replace(plan, **{name: torch.zeros(shape)})
 
 
-@pytest.mark.parametrize("duration", [0.0, -1.0, float("nan"), float("inf"), "3", None, True])
+@pytest.mark.parametrize("duration", [0.0, -1.0, float("nan"), float("inf"), 1e12, "3", None, True])
 def test_a_duration_that_is_none_is_refused(plan, duration):
-    with pytest.raises(ValueError, match=f"`duration` is {duration!r} seconds"):
+    with pytest.raises(ValueError, match=f"`duration` is {duration!r} seconds|a plan lasts at most"):
         replace(plan, duration=duration)
 
 
@@ -345,6 +363,8 @@ def test_tokens_that_are_not_finite_are_refused_where_they_are_used(plan, tmp_pa
         '{"duration":3.0625,"candidates":[[["", "0.5"]]]}',
         '{"duration":3.0625,"candidates":[[["<|9", null]]]}',
         '{"duration":3.0625,"candidates":[[["", NaN]]]}',
+        '{"duration":3.0625,"sheets":["<|9.00|> red ball"]}',
+        '{"duration":3.0625,"prompts":["\\ud800"]}',
     ],
     ids=lambda text: text[:20],
 )
@@ -383,13 +403,13 @@ def test_a_plan_tells_who_acts_when_and_for_how_long(plan):
 
 def test_a_plan_remembers_its_prompts_and_sheets(tmp_path):
     scored = (PlanCandidate("", -0.5),)
-    plan = replace(random_plan(2), prompts=("one", "two"), sheets=("", SHEET), candidates=((), scored))
+    plan = replace(random_plan(2, duration=3.0), prompts=("one", "two"), sheets=("", SHEET), candidates=((), scored))
     assert plan[1].prompts == ("two",) and plan.repeat_interleave(2).prompts == ("one", "one", "two", "two")
     assert plan[1].sheets == (SHEET,) and plan[1].candidates == (scored,)
     moved = plan.trimmed().to(torch.float16)
     assert (moved.prompts, moved.sheets, moved.candidates) == (plan.prompts, plan.sheets, plan.candidates)
     assert SemanticPlan.collate([plan, plan[0]]).prompts == ("one", "two", "one")
-    assert SemanticPlan.collate([plan, random_plan()]).sheets is None
+    assert SemanticPlan.collate([plan, random_plan(duration=3.0)]).sheets is None
     assert plan.slice(0.0, 0.5).prompts is None  # a part is cut to be used elsewhere
     plan.save(tmp_path / "plan.safetensors")
     loaded = SemanticPlan.load(tmp_path / "plan.safetensors")

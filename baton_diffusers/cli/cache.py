@@ -1,5 +1,6 @@
 """`baton cache`: features of clips, for training."""
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +9,7 @@ import typer
 
 from . import loading
 from .app import check_seed, command
+from .workers import Worker
 
 
 @command
@@ -62,7 +64,7 @@ def cache(
 ) -> None:
     """Encode clips once for training; stopped or killed, it goes on. Several workers: `accelerate launch -m
     baton_diffusers.cli cache ...`, or anything that sets RANK and WORLD_SIZE."""
-    import json
+    from ..files import make_folder, read_json
 
     folder = loading.find_folder(model)
     if not folder.is_dir():
@@ -79,7 +81,8 @@ def cache(
 
     def setting(file: str, name: str):
         path = folder / file
-        value = json.loads(path.read_text()).get(name) if path.is_file() else None
+        found = read_json(path) if path.is_file() else None
+        value = found.get(name) if isinstance(found, dict) else None
         if value is None:
             raise ValueError(f"{folder} does not say what its `{name}` is, as pipelines do in {file}: {remedy}")
         return value
@@ -90,13 +93,12 @@ def cache(
 
     import torch
 
-    from ..files import make_folder
     from ..stage.clips import StageClips
     from ..training.data.cache import cache_features, load_feature_models
     from ..training.data.clips import Bucket, ClipFormat, open_clips
 
     # Workers need not know of each other, so there is no process group to wait for.
-    worker, num_workers = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    worker, num_workers = Worker.this()
     local = os.environ.get("LOCAL_RANK", "0")
     device = torch.device(f"cuda:{local}" if torch.cuda.is_available() else "cpu")
     if source == "stage":
@@ -111,14 +113,14 @@ def cache(
             names = ("num_frames", "height", "width")
             buckets = (Bucket(*(setting("model_index.json", name) for name in names)),)
     models = load_feature_models(folder, device, text)
-    make_folder(output)
     audio_vae = models["audio_vae"]
     if found is None:
         found = open_clips(source, ClipFormat(buckets, frame_rate, audio_vae.config.sample_rate))
+    make_folder(output)
     if clips is None:
         clips = 8192 if source == "stage" else len(found)
     config = folder / "transformer/config.json"
-    coverage = json.loads(config.read_text()).get("audio_latent_min_coverage", 0.0) if config.is_file() else 0.0
+    coverage = read_json(config).get("audio_latent_min_coverage", 0.0) if config.is_file() else 0.0
     whole = cache_features(
         output,
         found,
@@ -134,7 +136,7 @@ def cache(
         verify=verify,
     )
     if whole:
-        manifest = json.loads((output / "manifest.json").read_text())
+        manifest = read_json(output / "manifest.json")
         buckets_found = ", ".join(f"{count} of {name}" for name, count in manifest["buckets"].items())
         size = sum(shard["bytes"] for shard in manifest["shards"])
         print(

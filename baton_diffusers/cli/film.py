@@ -110,7 +110,7 @@ def film(
     pipe = loading.load_pipeline(model, recipe)
     pipe.register_modules(**guiders)
     if student is not None:
-        pipe.load_student(student)
+        pipe.load_student(student, fuse=True)
     options = {
         "seed": None if seed is None else check_seed(seed),
         "overlap_seconds": overlap,

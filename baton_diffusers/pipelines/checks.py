@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+
+from ..plan import SemanticPlan
 
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -18,6 +21,20 @@ def check_whole_number(name: str, value: Any, least: int = 1, most: int | None =
         raise ValueError(f"`{name}` is {value!r}, but must be an integer of at least {least}.")
     if most is not None and value > most:
         raise ValueError(f"`{name}` is {value!r}, but must be at most {most}.")
+
+
+def check_number(name: str, value: Any) -> None:
+    """Refuses what is no finite number; `True` and `False` are none."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise ValueError(f"`{name}` is {value!r}, but must be a number.")
+
+
+def check_plan(name: str, value: Any) -> None:
+    """Refuses what is no plan."""
+    if not isinstance(value, SemanticPlan):
+        raise ValueError(
+            f"`{name}` is a {type(value).__name__}, but has to be a `SemanticPlan`, or the path of its file."
+        )
 
 
 def check_flags(**flags: Any) -> None:

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral, Number, Real
 from typing import Any
 
 import torch
@@ -321,6 +321,9 @@ class CheckedComponents:
         Raises:
             ValueError: if they do not fit one another.
         """
+        for name, module in modules.items():
+            if isinstance(module, (Number, str, bytes, dict)):
+                raise ValueError(f"`{name}` is {module!r}, which is no component: give a model, or None.")
         check_components({**self.__dict__, **modules})
         self._registering = True
         try:

@@ -12,10 +12,10 @@ from ..cues import Sheet, format_sheet, parse_sheet
 from ..models.plan_checker import PlanChecker
 from ..models.va_planner import snap_cues, tokenize_prompts
 from ..plan import SemanticPlan
-from .checks import check_texts
+from .checks import check_plan, check_texts
 from .components import PipelineParts
 from .cue_fitting import readable_sheet
-from .planning import check_cues, make_plan, places_of, ready_plan, warn_of_disagreement
+from .planning import PlanRequest, check_cues, make_plan, places_of, ready_plan, warn_of_disagreement
 
 
 logger = logging.get_logger(__name__)
@@ -37,7 +37,15 @@ def edit_plan(
             "a plan is edited on its sheet by a planner that knows timestamps (`pipe.planner.writes_cues`) with its tokenizer: load "
             "the pipeline with one, or edit the plan's tokens (`plan.splice`, `plan.shift`)."
         )
+    check_plan("plan", plan)
+    longest = PlanRequest().longest_clip(pipe)
+    if plan.duration > longest:
+        raise ValueError(
+            f"`plan` lasts {plan.duration:g} seconds, but the planner plans {longest:g} at most: slice it."
+        )
     before = plan.sheet
+    if not isinstance(sheet, (str, Sheet)):
+        raise ValueError(f"`sheet` is {sheet!r}, but must be a `Sheet`, as `plan.sheet`, or its text.")
     after = parse_sheet(sheet) if isinstance(sheet, str) else sheet
     after = parse_sheet(
         readable_sheet(snap_cues(format_sheet(after), pipe.planner.config.timestamp_rate), places_of(pipe))
@@ -60,6 +68,12 @@ def edit_plan(
         for text, cues in zip(prompts, sheets, strict=True)
     ]
     plan = ready_plan(pipe, plan, None, device)
+    widths = [(one.video_tokens.shape[2], one.audio_tokens.shape[2]) for one in (plan, written[1])]
+    if widths[0] != widths[1]:
+        raise ValueError(
+            f"`plan` has tokens of width {widths[0][0]} (video) and {widths[0][1]} (audio), but the planner writes {widths[1][0]} and "
+            f"{widths[1][1]}: use a plan made for this checkpoint."
+        )
     layouts = [(one.video_times, one.video_centres, one.audio_times) for one in (plan, written[1])]
     if not all(
         ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=0, atol=_SLACK)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -170,6 +171,8 @@ class Film:
         self._given = [self._read(take) for take in self.takes]
         self._check(plan)
         self._temporary = tempfile.TemporaryDirectory(prefix="baton-film-") if work is None else None
+        if not isinstance(work, (str, Path, type(None))):
+            raise ValueError(f"`work` is {work!r}, but must be the path of a folder.")
         self.work = Work(files.make_folder(self._temporary.name if work is None else work))
         self._weights = fingerprint(pipe)
         with one_at_a_time(pipe.components.values()):
@@ -210,11 +213,14 @@ class Film:
         if settings.plans not in PLANS:
             raise ValueError(f"`plans` is {settings.plans!r}, but must be one of {PLANS}.")
         default = pipe.config.height, pipe.config.width
-        size = ClipSize(settings.height or default[0], settings.width or default[1], pipe.config.num_frames)
+        asked = (settings.height, settings.width)
+        height, width = (value if given is None else given for value, given in zip(default, asked, strict=True))
+        size = ClipSize(height, width, pipe.config.num_frames)
         size.check(pipe)
         size.check_memory(1)
         seconds = settings.overlap_seconds
-        if seconds is not None and (isinstance(seconds, bool) or not 0 < seconds < math.inf):
+        is_number = isinstance(seconds, Real) and not isinstance(seconds, bool)
+        if seconds is not None and not (is_number and 0 < seconds < math.inf):
             raise ValueError(f"`overlap_seconds` is {seconds!r}, but must be a positive number of seconds.")
         overlap = self._overlap(size.num_frames)
         if overlap >= size.num_frames:

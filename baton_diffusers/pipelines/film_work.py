@@ -166,6 +166,7 @@ def digest_of(value: Any) -> str:
 
 
 def _bytes_of(value: Any) -> Iterator[bytes]:
+    value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu()
         yield f"tensor {value.dtype} {tuple(value.shape)};".encode()

@@ -113,7 +113,8 @@ class BatonLoadingMixin:
     @classmethod
     def _checkpoint_folder(cls, name_or_path: str | os.PathLike, kwargs: dict[str, Any]) -> Path:
         """The folder of a checkpoint, fetched from the Hub if it is not here."""
-        if os.path.isdir(name_or_path):
+        is_path = isinstance(name_or_path, (str, os.PathLike))  # a number would be a file that is open
+        if is_path and os.path.isdir(name_or_path):
             return Path(name_or_path)
         if not isinstance(name_or_path, str) or not _HUB_ID.fullmatch(name_or_path):
             raise ValueError(f"{str(name_or_path)!r} is neither a folder nor a Hub id like 'owner/name'.")

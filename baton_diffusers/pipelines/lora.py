@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,13 @@ class BatonLoraLoaderMixin(StudentsMixin, CogVideoXLoraLoaderMixin):
         Raises:
             ValueError: if there is no such file, no layer of it is one of the transformer's, one is of another size, lacks a
                 part or is not finite, or the name is taken.
+            ImportError: without peft.
         """
+        if find_spec("peft") is None:
+            raise ImportError(
+                "an adapter beside the weights needs peft: pip install 'baton-diffusers[train]', or add a student to the weights by "
+                "`load_student(..., fuse=True)`"
+            )
         match, preset = self._match_lora(pretrained_model_name_or_path_or_dict, prefix, kwargs)
         own = {f"{self.transformer_name}.{key}": tensor for key, tensor in match.state_dict().items()}
         metadata = {f"{self.transformer_name}.{key}": value for key, value in match.peft_config().items()}

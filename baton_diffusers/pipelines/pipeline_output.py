@@ -111,7 +111,7 @@ class BatonPipelineOutput(BaseOutput):
         Raises:
             ValueError: there is no such clip, or the output holds latents or values that are not finite.
         """
-        if not -self.num_clips <= index < self.num_clips:
+        if not isinstance(index, int) or not -self.num_clips <= index < self.num_clips:
             raise ValueError(f"index {index} of {self.num_clips} clips: give one from 0 to {self.num_clips - 1}")
         if self.output_type == "latent":
             name, part = ("audio", self.audio) if self.frames is None else ("frames", self.frames)

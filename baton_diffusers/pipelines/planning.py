@@ -22,7 +22,7 @@ from ..models.plan_checker import PlanChecker, PlanCheckerOutput
 from ..models.semantic_encoders import read_plan
 from ..models.va_planner import SheetOutline, plan_prompts, snap_cues, tokenize_cues, tokenize_prompts
 from ..plan import SemanticPlan
-from .checks import check_finite, check_texts, check_whole_number
+from .checks import check_finite, check_plan, check_texts, check_whole_number
 from .components import ClipSize, PipelineParts
 from .conditions import model_frames, model_waveform
 from .cue_fitting import fit_cues, readable_sheet
@@ -57,10 +57,13 @@ class PlanRequest:
         """The request with its plan loaded, if it is a file.
 
         Raises:
-            ValueError: as `SemanticPlan.load`.
+            ValueError: as `SemanticPlan.load`, or the plan is neither a plan nor a file.
         """
-        is_file = isinstance(self.plan, (str, os.PathLike))
-        return replace(self, plan=SemanticPlan.load(self.plan)) if is_file else self
+        if isinstance(self.plan, (str, os.PathLike)):
+            return replace(self, plan=SemanticPlan.load(self.plan))
+        if self.plan is not None:
+            check_plan("plan", self.plan)
+        return self
 
     def uses_planner(self, pipe: PipelineParts) -> bool:
         """Whether the pipeline's planner makes the plan."""
@@ -82,7 +85,7 @@ class PlanRequest:
         """How freely they are written: what is checked may vary."""
         if self.cue_temperature is None:
             return 1.0 if self.num_candidates(pipe) > 1 else 0.5
-        return self.cue_temperature
+        return float(self.cue_temperature)
 
     def check(self, pipe: PipelineParts, texts: Texts, num_videos_per_prompt: int, num_frames: int) -> None:
         """Refuses plans and cues that do not fit the clips, and prompts that cannot be planned.
@@ -143,10 +146,7 @@ class PlanRequest:
 
     def _check_plan(self, pipe: PipelineParts, batch_size: int, num_videos_per_prompt: int, num_frames: int) -> None:
         plan = self.plan
-        if not isinstance(plan, SemanticPlan):
-            raise ValueError(
-                f"`plan` is a {type(plan).__name__}, but has to be a `SemanticPlan`, or the path of its file."
-            )
+        check_plan("plan", plan)
         if not self.use_plan:
             raise ValueError("`plan` was given together with `use_plan=False`: leave one of them out.")
         if pipe.transformer is not None:
@@ -535,7 +535,10 @@ def extract_plan(
     for name in ("video_semantic_encoder", "audio_semantic_encoder"):
         if getattr(pipe, name) is None:
             raise ValueError(f"`extract_plan` needs `{name}`, which this pipeline lacks: load it with one.")
-    frames, waveform = np.asarray(frames), np.asarray(waveform, dtype=np.float32)
+    try:
+        frames, waveform = np.asarray(frames), np.asarray(waveform, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`frames` and `waveform` must be arrays of numbers: {error}.") from error
     if frames.ndim != 4 or frames.shape[-1] != 3:
         raise ValueError(f"`frames` has shape {frames.shape}, but must be (num_frames, height, width, 3).")
     if waveform.ndim not in (1, 2):

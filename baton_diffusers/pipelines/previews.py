@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from .. import coordinates
 from ..plan import SemanticPlan
-from .checks import check_finite
+from .checks import check_finite, check_plan
 from .components import PipelineParts
 from .pipeline_output import BatonPipelineOutput
 
@@ -27,10 +27,7 @@ def preview_plan(
             "such as baton-nano, train them (examples/nano/plan_decoders.py), or convert published ones (conversion_scripts)."
         )
     plan = SemanticPlan.load(plan) if isinstance(plan, (str, os.PathLike)) else plan
-    if not isinstance(plan, SemanticPlan):
-        raise ValueError(
-            f"`plan` is a {type(plan).__name__}, but has to be a `SemanticPlan`, or the path of its file."
-        )
+    check_plan("plan", plan)
     plan = plan.trimmed().check_values()
     for name, decoder in (("video", video), ("audio", audio)):
         width = getattr(plan, f"{name}_tokens").shape[2]

@@ -14,9 +14,10 @@ from .. import coordinates
 from ..cues import LONGEST_CUE, parse_sheet
 from ..media import Clip
 from ..plan import SemanticPlan
-from .checks import check_output_type
+from .checks import check_number, check_output_type
 from .given import MODALITIES, GivenAudio, GivenClips, GivenVideo, at_sampling_rate, read_clips
 from .pipeline_output import BatonPipelineOutput
+from .planning import PlanRequest
 
 
 FADE = 0.01  # seconds at each end of a span in which the old sound passes into the new one
@@ -85,8 +86,7 @@ class BatonRetakeMixin:
             raise ValueError(f"`modality` is {modality!r}, but must be one of {MODALITIES}, or None for both.")
         if given := sorted(set(call) & _OWN_ARGUMENTS):
             raise TypeError(f"`{given[0]}` is decided by the clip in a retake: leave it out.")
-        if isinstance(plan, (str, os.PathLike)):
-            plan = SemanticPlan.load(plan)
+        plan = PlanRequest(plan).read().plan
         before, old_plan = read_clip(self, clip)
         start, end = check_span(start, end, before)
         prompt, plan = self._follow(prompt, cues, plan, old_plan)
@@ -209,6 +209,8 @@ def check_span(start: float | None, end: float | None, clip: Clip) -> tuple[floa
         ValueError: if it is shorter than a frame, or not within the clip.
     """
     start, end = 0.0 if start is None else start, clip.duration if end is None else end
+    for name, value in (("start", start), ("end", end)):
+        check_number(name, value)
     if not 0 <= start < end <= clip.duration + 1e-6:
         raise ValueError(
             f"the span from {start!r} to {end!r} seconds does not lie within the clip of {clip.duration:g}."

@@ -96,7 +96,7 @@ class StudentsMixin:
             ValueError: if there is no such adapter, or it has no preset.
         """
         known = student_presets(self.transformer)
-        if adapter_name is not None and adapter_name not in known:
+        if adapter_name is not None and adapter_name not in list(known):
             raise ValueError(
                 f"no adapter {adapter_name!r} with a preset is loaded, only {', '.join(known) or 'none'}: load a student with "
                 "`load_lora_weights(..., adapter_name=...)`."

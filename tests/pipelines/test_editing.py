@@ -78,6 +78,9 @@ def test_events_that_the_planner_has_not_learnt_so_close_are_warned_of(plan, cap
         ({}, "red circle", None),
         ({}, "<|soon|> red circle", "is no timestamp"),
         ({"prompts": ("a",)}, "a; b", "needs a name and a place"),
+        ({}, 5, "`sheet` is 5"),
+        ({"video_tokens": torch.zeros(1, 28, 1)}, None, "has tokens of width 1 .video."),
+        ({"duration": 80_000.0}, None, "lasts 80000 seconds, but the planner plans"),
     ],
 )
 def test_a_plan_or_a_sheet_that_cannot_be_edited_is_refused(cue_pipe, plan, change, edit, message):

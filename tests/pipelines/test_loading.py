@@ -408,3 +408,9 @@ def test_a_pipeline_is_saved_without_its_lora_layers(own_pipe, tmp_path, caplog,
     assert "adapters mine are not saved with the pipeline, only what `fuse_lora` has added" in caplog.text
     assert_same(make(quiet(BatonPipeline.from_pretrained(tmp_path))), changed if fused else before)
     assert_same(make(own_pipe), changed)
+
+
+@pytest.mark.parametrize("source", [0, 2**70, 1.5, None, b"folder"])
+def test_what_is_no_path_is_no_checkpoint(source):
+    with pytest.raises((ValueError, TypeError), match="neither a folder nor a Hub id"):
+        BatonPipeline.from_pretrained(source)

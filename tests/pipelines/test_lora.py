@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from baton_diffusers.models.lora_conversion import match_lora
 
 from ..models.test_lora_conversion import FORMS, VIDEO, in_form, random_lora, updated_by_hand
-from ..tiny import tiny_transformer
+from ..tiny import tiny_pipeline, tiny_transformer
 from .calls import assert_same, differ, make
 
 
@@ -158,3 +158,9 @@ def test_without_a_transformer_there_is_nothing_to_load_into(own_pipe):
     own_pipe.register_modules(transformer=None)
     with pytest.raises(ValueError, match="has no `transformer` for a LoRA"):
         own_pipe.load_lora_weights({})
+
+
+def test_without_peft_an_adapter_names_what_it_needs(monkeypatch):
+    monkeypatch.setattr("baton_diffusers.pipelines.lora.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"needs peft: pip install 'baton-diffusers\[train\]', or add a student"):
+        tiny_pipeline().load_lora_weights("anywhere")
