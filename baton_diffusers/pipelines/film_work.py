@@ -246,9 +246,10 @@ def _sampled(weight: torch.Tensor) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A configuration as texts and numbers, without where it was loaded from."""
+    """A configuration as texts and numbers, without what diffusers notes in it: where it was loaded from, and, in an order that differs
+    by process, which values are defaults."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(part) for name, part in value.items() if not str(name).startswith("_name_or_path")}
+        return {str(name): _plain(part) for name, part in value.items() if not str(name).startswith("_")}
     if isinstance(value, (list, tuple)):
         return [_plain(part) for part in value]
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

@@ -5,12 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from baton_diffusers import Shot
 from baton_diffusers.cues import format_sheet, parse_sheet
 from baton_diffusers.media import read_clip
 from baton_diffusers.pipelines.film import WARM_UP_LATENTS, _held_colours
 from baton_diffusers.pipelines.film_plan import film_cast, with_cast
+from baton_diffusers.pipelines.film_work import fingerprint
 
 from ..tiny import FRAME_RATE, SAMPLING_RATE, random_plan, tiny_cue_parts, tiny_pipeline
 
@@ -216,3 +218,15 @@ def test_refused_before_any_work(pipe, monkeypatch, shots, settings, message):
     monkeypatch.setattr(type(pipe.transformer), "forward", None)
     with pytest.raises(ValueError, match=message):
         pipe.film(shots, **settings)
+
+
+def test_processes_agree_on_what_a_pipeline_is():
+    own, found = tiny_pipeline(), []
+    for step in (1, -1):  # diffusers notes which settings are defaults, in an order of the process
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config({"shift": 3.0})
+        noted = sorted(scheduler.config["_use_default_values"])[::step]
+        scheduler.register_to_config(_use_default_values=noted)
+        own.register_modules(scheduler=scheduler)
+        found.append(fingerprint(own))
+    own.register_modules(scheduler=FlowMatchEulerDiscreteScheduler.from_config({"shift": 2.0}))
+    assert found[0] == found[1] != fingerprint(own)
