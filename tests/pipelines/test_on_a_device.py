@@ -89,21 +89,27 @@ def test_no_direction_mixes_devices_or_waits(arguments, transformer, parts):
 LOOP = {"output_type": "latent"}  # the loop alone is judged
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "harmony" else slow) for name in presets()])
-def test_no_guidance_does(name):
+def guided(name, **parts):
+    """A pipeline under a preset's guiders, with all that the transformer may have between the modalities."""
     guiders = presets()[name]
     num_layers = 2 + max((layer for guider in guiders.values() for layer in guider.skip_layers), default=0)
     windows = {"cross_modal_window": 3, "audio_cross_modal_window": 1}
     transformer = tiny_transformer(num_context_tokens=2, num_layers=num_layers, **windows)
-    check(tiny_pipeline(transformer=transformer, **guiders), use_cache=True, **LOOP)
+    return tiny_pipeline(transformer=transformer, **guiders, **parts)
 
 
 @pytest.mark.parametrize("audio_scheduler", [unipc, pytest.param(euler, marks=slow)])
-def test_no_scheduler_and_no_lora_do_in_a_batch(audio_scheduler):
-    pipe = tiny_pipeline(scheduler=unipc(), audio_scheduler=audio_scheduler(), **WITHOUT_A_PLANNER)
+def test_no_scheduler_guidance_or_lora_does_in_a_batch(audio_scheduler):
+    pipe = guided("harmony", scheduler=unipc(), audio_scheduler=audio_scheduler(), **WITHOUT_A_PLANNER)
     pipe.transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"]))
     batch = {"prompt": [PROMPT, "a blue star"], "num_videos_per_prompt": 2, "num_clips": 4}
-    check(pipe, **batch, num_inference_steps=3, attention_kwargs={"scale": 0.5}, **LOOP)
+    check(pipe, **batch, num_inference_steps=3, use_cache=True, attention_kwargs={"scale": 0.5}, **LOOP)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", presets())
+def test_no_preset_does(name):
+    check(guided(name), use_cache=True, **LOOP)
 
 
 def test_a_mix_of_devices_and_a_read_are_found():
@@ -134,11 +140,11 @@ def test_the_transformer_is_one_graph_there(given):
     assert [node.meta["val"].device for node in output.args[0]] == [device()] * 2
 
 
-def check_film(pipe, seconds, num_windows, **settings):
+def check_film(pipe, shots, num_windows, **settings):
     with on_device() as trace:
         pipe.to(device())
         trace.counts = lambda: getattr(pipe, "_current_timestep", None) is not None
-        film = pipe.film([Shot(PROMPT, seconds[0]), Shot("a star", seconds[1], cut=True)], stream=True, **settings)
+        film = pipe.film(shots, stream=True, **settings)
         pieces = list(film)
     assert not trace.reads
     assert [len(windows) for windows in film.windows] == num_windows
@@ -147,7 +153,7 @@ def check_film(pipe, seconds, num_windows, **settings):
 
 
 def test_a_film_reads_nothing_within_the_loop():
-    check_film(tiny_pipeline(), seconds=(1.5, 1), num_windows=[2, 1], num_inference_steps=1)
+    check_film(tiny_pipeline(), [Shot(PROMPT, 1.5)], [2], num_inference_steps=1)
 
 
 @pytest.mark.slow  # a minute
@@ -163,7 +169,8 @@ def test_films_are_made_in_windows_of_full_size():
         **{name: config[name] for name in ("max_sequence_length", "negative_prompt", "prompt_form", "num_frames")},
     )
     pipe.set_progress_bar_config(disable=True)
-    film = check_film(pipe, seconds=(19, 19), num_windows=[2, 2], height=96, width=160, num_inference_steps=2)
+    shots = [Shot(PROMPT, 19), Shot("a star", 19, cut=True)]
+    film = check_film(pipe, shots, [2, 2], height=96, width=160, num_inference_steps=2)
     assert film.windows[0][0].num_frames == config["num_frames"]
 
 
