@@ -160,7 +160,7 @@ def _continued(pipe: BatonPipeline, film: Film, example: FilmExample, steps: int
             if kept:
                 given = {"continue_from": before, "continue_seconds": coordinates.clip_duration(kept, rate)}
             output = pipe(
-                window.prompt,
+                film.prompt_of(take, window.start + kept, window.num_frames - kept),
                 num_frames=window.num_frames,
                 num_inference_steps=steps,
                 generator=torch.Generator().manual_seed(shot_seed(example.seed, 1000 * take.number + window.index)),

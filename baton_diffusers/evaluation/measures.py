@@ -111,8 +111,10 @@ class Chain:
     seed: int
 
     def example(self, link: int) -> Example:
-        """The scene of a link, to be generated."""
-        return Example(self.scenes[link], self.seed * 101 + link)
+        """The scene of a link, to be generated. The first prompt tells the whole cast, so that no later one contradicts what is seen."""
+        seeds = (self.seed * 101 + link + 1_000_003 * draw for draw in range(1000))
+        examples = (Example(self.scenes[link], seed) for seed in seeds)
+        return next(one for one in examples if link or (all(one.told.places) and all(one.told.colours)))
 
 
 def draw_chains(number: int, links: int, split: str = "validation", seed: int = 0) -> list[Chain]:

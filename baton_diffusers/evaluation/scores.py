@@ -465,21 +465,17 @@ def _given(pipe: BatonPipeline, clips: Sequence[Clip | MediaClip], direction: st
         return {"video": [clip.frames for clip in clips], "video_frame_rate": clips[0].frame_rate}
     if direction == "i2av":
         return {"image": [clip.frames[0] for clip in clips]}
-    if direction == "continuation":
+    if (
+        direction == "continuation"
+    ):  # by masks, since the prompt tells the whole clip, and not what comes after the beginning
         num_frames = coordinates.num_frames_nearest(
             KEPT_SECONDS, pipe.frame_rate, pipe.vae.config.scale_factor_temporal
         )
-        return {
-            "continue_from": [_first(clip, coordinates.clip_duration(num_frames, pipe.frame_rate)) for clip in clips]
-        }
+        kept = coordinates.clip_duration(num_frames, pipe.frame_rate)
+        new = [(kept, coordinates.clip_duration(len(clips[0].frames), clips[0].frame_rate))]
+        whole = _given(pipe, clips, "v2a") | _given(pipe, clips, "a2v")
+        return whole | {"video_mask": new, "audio_mask": new}
     return {}
-
-
-def _first(clip: Clip | MediaClip, duration: float) -> MediaClip:
-    """The first `duration` seconds of a clip."""
-    frames = clip.frames[: coordinates.num_frames_within(duration, clip.frame_rate)]
-    waveform = np.atleast_2d(clip.waveform)[:, : coordinates.num_samples(duration, clip.sampling_rate)]
-    return MediaClip(frames, waveform, clip.frame_rate, clip.sampling_rate)
 
 
 def _true_plan(pipe: BatonPipeline, clip: Clip) -> SemanticPlan:

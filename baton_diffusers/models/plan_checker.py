@@ -213,6 +213,15 @@ class PlanChecker(ModelMixin, ConfigMixin):
         ]
         return [[other for other in names if other.split()[-1] == name.split()[-1]] for name in unsure]
 
+    def possible_deeds(self, cast: Sequence[str]) -> dict[str, list[str]]:
+        """What each name of a cast can do: its deeds, but for those that name itself or somebody who is absent."""
+        able = {}
+        for name in cast:
+            others = [other for other in self.config.names if other == name or other not in cast]
+            deeds = self.config.deeds.get(name.split()[-1], [])
+            able[name] = [deed for deed in deeds if not any(deed.endswith(f" {other}") for other in others)]
+        return able
+
     def _cast_with(self, involved: Iterable[str], probabilities: torch.Tensor) -> dict[str, int] | None:
         """The likeliest cast with all who are involved: names with the number of their place, or the number of places for one that is
         open. Of names that end with the same word there are as many as the prompt has of them; a colour that it leaves open is then

@@ -691,6 +691,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         max_new_tokens: int = 128,
         outlines: Sequence[SheetOutline | None] | None = None,
+        earliest: float = 0.0,
     ) -> list[list[int]]:
         """
         Writes the cue sheets of prompts, token by token. Decoding is constrained to the grammar of sheets: timestamps never go
@@ -707,6 +708,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             max_new_tokens (`int`, defaults to 128): most tokens of a sheet. A longer one ends before its last, unfinished cue.
             outlines (list of [`SheetOutline`] or `None`, *optional*): what each sheet must say; for a planner with a
                 `cast_separator_id`.
+            earliest (`float`, defaults to 0.0): seconds before which no cue is written.
 
         Returns:
             `list[list[int]]`: the sheets' tokens, without the end of the text.
@@ -736,7 +738,8 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         # Called, and not taken from the layer: hooks of offloading bring it to the device then.
         head = self.language_model.embed_tokens(tokens) if self.lm_head is None else None
         is_timestamp = (tokens >= first) & (tokens < first + number)
-        earliest = torch.full((batch_size, 1), first, device=device)
+        start = min(first + math.ceil(round(earliest * config.timestamp_rate, 6)), last)
+        earliest = torch.full((batch_size, 1), start, device=device)
         latest = torch.full((batch_size, 1), last, device=device)
         casts = None
         if config.cast_separator_id is not None:

@@ -1,19 +1,26 @@
-"""Cues for given media: the planner samples sheets; the one whose plan agrees best with the media is kept, and its times are moved.
+"""Cues for given media: found by analysis through synthesis.
 
 A prompt does not say when things happen; a film, a sound or a beginning does. No part of the planner reads them, but semantic
-encoders do, in the same terms in which it plans. So cues can be found by analysis through synthesis: many sheets are written,
-each is planned, and the plan that comes nearest to what the encoders read tells when things happen. Ours.
+encoders do, in the same terms in which it plans. So many sheets are planned, and the plan that comes nearest to what the encoders
+read tells what happens when. What is given in whole shows what the prompt tells: the planner writes sheets of it, and the best one's times
+are moved ([`fit_cues`]). A clip that goes on shows what the prompt does not tell: its cast and its events are read off it
+([`read_beginning`]). Ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from .. import coordinates
-from ..cues import format_sheet, parse_sheet
+from ..cues import CastMember, Sheet, format_sheet, parse_sheet
+from ..models.plan_checker import PlanChecker
 from ..models.va_planner import SheetOutline, VAPlannerModel, plan_prompts, tokenize_cues, tokenize_prompts
 from ..plan import SemanticPlan
 
@@ -24,6 +31,52 @@ _CANDIDATES_AT_ONCE = 16
 _MOVES = (-2, -1, 1, 2)  # timestamps
 _MAX_ROUNDS = 8
 _LEAST_GAIN = 0.005  # of the disagreement, in a round: less is what cues of other instants do to one another
+
+# Of a beginning. What is seen of an event may come before its cue: a ball jumps before it lands.
+_LEAD = 0.375  # seconds
+_EVENT_STEP = 0.125  # seconds between the instants that are tried first
+_SAME_PICTURE = 0.04  # of squared features: a still picture that is nearer shows the cast
+_CAST_GAIN = 0.1  # of the disagreement, for another actor to be seen than the prompt tells
+_EVENT_GAIN = 0.1  # of the disagreement, for an event to be seen and heard
+_LEAST_EVENT = 0.05  # of squared features, in a second: less is no event
+
+
+Measure = Callable[[SemanticPlan, SemanticPlan], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """
+    Plans sheets, and compares them with what is given.
+
+    Args:
+        planner (`VAPlannerModel`): a planner that writes cues.
+        tokenizer (`PreTrainedTokenizerBase`): its tokenizer.
+        prompt (`str`): what the planner reads before each sheet, unless it plans from sheets alone.
+        given (`SemanticPlan`): one clip's plan as the semantic encoders read it; its masks mark the tokens that they could read.
+    """
+
+    planner: VAPlannerModel
+    tokenizer: PreTrainedTokenizerBase
+    prompt: str
+    given: SemanticPlan
+
+    def errors(self, sheets: Sequence[str], measure: Measure | None = None) -> torch.Tensor:
+        """How far the plan of each sheet lies from what is given, by [`disagreement`] or another measure, `(num_sheets,)`."""
+        config, device, parts = self.planner.config, self.given.video_tokens.device, []
+        for start in range(0, len(sheets), _CANDIDATES_AT_ONCE):
+            some = list(sheets[start : start + _CANDIDATES_AT_ONCE])
+            texts = plan_prompts([self.prompt] * len(some), some, config.plans_from_sheets)
+            tokens = tokenize_cues(self.tokenizer, texts, some, config.system_prompt, config.timestamp_rate)
+            plan = self.planner(tokens[0].to(device), tokens[1].to(device), self.given.duration)
+            parts.append((measure or disagreement)(plan.trimmed(), self.given))
+        return torch.cat(parts)
+
+    def best(self, sheets: Sequence[Sheet], measure: Measure | None = None) -> tuple[Sheet, float]:
+        """The sheet whose plan comes nearest, and its error."""
+        values = self.errors([format_sheet(sheet) for sheet in sheets], measure)
+        number = int(values.argmin())
+        return sheets[number], float(values[number])
 
 
 @torch.no_grad()
@@ -37,6 +90,7 @@ def fit_cues(
     outline: SheetOutline | None = None,
     places: Sequence[str] = (),
     open_names: Sequence[Sequence[str]] = (),
+    earliest: float = 0.0,
 ) -> str:
     """
     The cue sheet under which a planner's plan of a prompt agrees best with what is given of the clip.
@@ -56,45 +110,218 @@ def fit_cues(
         outline ([`SheetOutline`], *optional*): what every sheet has to say; what is given tells nothing of the rest of the clip.
         places (`Sequence[str]`): places of a cast, in the order in which the planner writes them.
         open_names (`Sequence[Sequence[str]]`): groups of names between which the prompt leaves the choice.
+        earliest (`float`, defaults to 0.0): seconds before which no cue is written.
 
     Returns:
         `str`: the sheet.
     """
     config, given = planner.config, given.trimmed()
-    device = given.video_tokens.device
-    input_ids, attention_mask = (
-        values.repeat(num_candidates, 1).to(device)
-        for values in tokenize_prompts(tokenizer, [prompt], config.system_prompt)
-    )
-    outlines = None if outline is None else [outline] * num_candidates
-    written = planner.generate_cues(
-        input_ids, attention_mask, given.duration, _TEMPERATURE, generator, outlines=outlines
-    )
-
-    def errors(sheets: list[str]) -> torch.Tensor:
-        parts = []
-        for start in range(0, len(sheets), _CANDIDATES_AT_ONCE):
-            some = sheets[start : start + _CANDIDATES_AT_ONCE]
-            texts = plan_prompts([prompt] * len(some), some, config.plans_from_sheets)
-            tokens = tokenize_cues(tokenizer, texts, some, config.system_prompt, config.timestamp_rate)
-            plan = planner(tokens[0].to(device), tokens[1].to(device), given.duration)
-            parts.append(disagreement(plan.trimmed(), given))
-        return torch.cat(parts)
-
-    candidates = list(dict.fromkeys(readable_sheet(sheet, places) for sheet in tokenizer.batch_decode(written)))
+    synthesis = Synthesis(planner, tokenizer, prompt, given)
+    written = _write(planner, tokenizer, prompt, given, num_candidates, generator, outline, earliest)
+    candidates = list(dict.fromkeys(readable_sheet(sheet, places) for sheet in written))
     best, least = "", float("inf")
     measured: set[str] = set()
     for _ in range(1 + _MAX_ROUNDS):
-        values = errors(candidates)
+        values = synthesis.errors(candidates)
         measured.update(candidates)
         if not values.min() < (1 - _LEAST_GAIN) * least:
             break
         best, least = candidates[int(values.argmin())], float(values.min())
-        changed = _moved(best, given, config.keyframe_rate, config.timestamp_rate) + _recoloured(best, open_names)
+        changed = _recoloured(best, open_names)
+        changed += _moved(best, given, config.keyframe_rate, config.timestamp_rate, earliest)
         candidates = [sheet for sheet in changed if sheet not in measured]
         if not candidates:
             break
     return best
+
+
+def _write(
+    planner: VAPlannerModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    given: SemanticPlan,
+    number: int,
+    generator: torch.Generator | None,
+    outline: SheetOutline | None,
+    earliest: float,
+) -> list[str]:
+    """Sheets of a prompt that a planner writes."""
+    input_ids, attention_mask = (
+        values.repeat(number, 1).to(given.video_tokens.device)
+        for values in tokenize_prompts(tokenizer, [prompt], planner.config.system_prompt)
+    )
+    outlines = None if outline is None else [outline] * number
+    written = planner.generate_cues(
+        input_ids, attention_mask, given.duration, _TEMPERATURE, generator, outlines=outlines, earliest=earliest
+    )
+    return tokenizer.batch_decode(written)
+
+
+# A clip that goes on
+
+
+@torch.no_grad()
+def continue_cues(
+    planner: VAPlannerModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    given: SemanticPlan,
+    checker: PlanChecker,
+    told: tuple[dict[str, list[str]], list[str]],
+    num_candidates: int = 64,
+    generator: torch.Generator | None = None,
+) -> str:
+    """
+    The cue sheet of a clip whose beginning is the end of another one, and whose prompt tells what comes then.
+
+    First the cast and the events of the beginning are read off it. Then the planner writes when the prompt's events happen: after these, and
+    after the beginning. The cast is the one that is seen. Where the prompt speaks of somebody else, it means the one of that kind who is there;
+    if none is, one is added.
+
+    Args:
+        planner (`VAPlannerModel`): a planner that writes cues and casts.
+        tokenizer (`PreTrainedTokenizerBase`): its tokenizer.
+        prompt (`str`): what happens after the beginning.
+        given (`SemanticPlan`): one clip's plan as the semantic encoders read it; its masks mark the beginning.
+        checker ([`PlanChecker`]): knows who may be there, and what each may do.
+        told (`tuple`): what it reads in the prompt, see [`PlanChecker.readings`].
+        num_candidates (`int`, defaults to 64): sheets of what comes to choose from, 16 at most: their times alone differ.
+        generator (`torch.Generator`, *optional*): what the times are drawn from.
+
+    Returns:
+        `str`: the sheet.
+    """
+    config, given, (cast, cues) = planner.config, given.trimmed(), told
+    places = list(checker.config.places)
+    synthesis = Synthesis(planner, tokenizer, prompt, given)
+    seen = read_beginning(synthesis, checker, _placed(cast, places))
+    sheet, names = _joined(seen, cast, places)
+    outline = SheetOutline(
+        {
+            tuple(_ids(tokenizer, member.name)): (_ids(tokenizer, member.place)[-1],)
+            for member in sorted(sheet.cast, key=lambda member: places.index(member.place))
+        },
+        [_ids(tokenizer, _renamed(text, names)) for text in cues],
+    )
+    earliest = max(
+        [end_of_beginning(given), *(cue.time + config.min_cue_gap / config.timestamp_rate for cue in sheet.cues)]
+    )
+    number = min(max(num_candidates, 1), _CANDIDATES_AT_ONCE)
+    written = _write(planner, tokenizer, prompt, given, number, generator, outline, earliest)
+    coming = [parse_sheet(readable_sheet(text, places)) for text in written]
+    # What comes may be seen before its cue, and then contradicts the beginning.
+    best, _ = synthesis.best([one._replace(cues=(*sheet.cues, *one.cues)) for one in coming])
+    return format_sheet(best)
+
+
+def read_beginning(synthesis: Synthesis, checker: PlanChecker, start: Sheet) -> Sheet:
+    """
+    Who is seen in a beginning, and what is seen and heard there.
+
+    Args:
+        synthesis ([`Synthesis`]): of the beginning.
+        checker ([`PlanChecker`]): knows who may be there, and what each may do.
+        start ([`Sheet`]): a cast to begin with.
+
+    Returns:
+        [`Sheet`]: the cast, and cues with times from the start of the beginning.
+    """
+    names, places = list(checker.config.names), list(checker.config.places)
+    given, config, sheet = synthesis.given, synthesis.planner.config, start._replace(cues=())
+    sees = bool(_is_known(given, "video").any())
+    if sees:
+        sheet = _seen_cast(synthesis, sheet, names, places)
+    able = checker.possible_deeds([member.name for member in sheet.cast])
+    # Of each kind of deeds one is tried first: when somebody speaks is found sooner than what is said.
+    first = {(name, deed.split()[0]): f"{name} {deed}" for name, deeds in able.items() for deed in reversed(deeds)}
+    end, step, gap = end_of_beginning(given), 1 / config.timestamp_rate, config.min_cue_gap / config.timestamp_rate
+    # What is seen tells when, what is heard as well tells what: a vocoder's sound is not the sound that the encoder was trained with.
+    when = _seen_disagreement if sees else disagreement
+    _, least = synthesis.best([sheet], when)
+    while least > _LEAST_EVENT / end:
+        free = [
+            time
+            for time in (i * _EVENT_STEP for i in range(1 + math.floor((end + _LEAD) / _EVENT_STEP)))
+            if all(abs(time - cue.time) >= gap for cue in sheet.cues)
+        ]
+        tried = [sheet.add_event(time, text) for text in first.values() for time in free]
+        if not tried:
+            break
+        best, error = synthesis.best(tried, when)
+        if least - error < max(_EVENT_GAIN * least, _LEAST_EVENT / end):
+            break
+        event = next(number for number, cue in enumerate(best.cues) if cue not in sheet.cues[number : number + 1])
+        shifted = [best.cues[event].time + steps * step for steps in (-1, 0, 1)]
+        best, least = synthesis.best([best.retime(event, time) for time in shifted if time >= 0], when)
+        event = next(number for number, cue in enumerate(best.cues) if cue not in sheet.cues)
+        sheet, _ = synthesis.best([best.reword(event, deed) for deed in able[best.actor_of(event)]])
+    return sheet
+
+
+def _seen_cast(synthesis: Synthesis, sheet: Sheet, names: Sequence[str], places: Sequence[str]) -> Sheet:
+    """The cast after all changes, one at a time, that bring its still picture nearer."""
+    _, least = synthesis.best([sheet], _still_disagreement)
+    while least > _SAME_PICTURE:
+        changed, error = synthesis.best(list(_recast(sheet, names, places)), _still_disagreement)
+        if error >= (1 - _CAST_GAIN) * least:
+            break
+        sheet, least = changed, error
+    return sheet
+
+
+def _recast(sheet: Sheet, names: Sequence[str], places: Sequence[str]) -> Iterator[Sheet]:
+    """Casts that differ at one place, or of which two places are exchanged."""
+    at = {member.place: member.name for member in sheet.cast}
+    changes = [{place: name} for place in places for name in (None, *names) if name is None or name not in at.values()]
+    changes += [{one: at.get(other), other: at.get(one)} for one, other in combinations(places, 2)]
+    for change in changes:
+        changed = {**at, **change}
+        if any(at.get(place) != name for place, name in change.items()):
+            yield Sheet(tuple(CastMember(changed[place], place) for place in places if changed.get(place)))
+
+
+def _placed(cast: Mapping[str, Sequence[str]], places: Sequence[str]) -> Sheet:
+    """A cast with a place for each name: its own, or the first one that is free."""
+    told = {name: own[0] for name, own in cast.items() if len(own) == 1}
+    free = iter([place for place in places if place not in told.values()])
+    return Sheet(tuple(CastMember(name, told.get(name) or next(free)) for name in cast))
+
+
+def _joined(seen: Sheet, cast: Mapping[str, Sequence[str]], places: Sequence[str]) -> tuple[Sheet, dict[str, str]]:
+    """What is seen, with those others whom a prompt tells of; and the name in the sheet of each whom it tells of."""
+    names = {name: name for name in cast}
+    for name, own in cast.items():
+        members = {member.name: member.place for member in seen.cast}
+        if name in members:
+            continue
+        others = [other for other in members if other not in cast and other not in names.values()]
+        alike = [other for other in others if other.split()[-1] == name.split()[-1]]
+        free = [place for place in places if place not in members.values()]
+        if alike:
+            names[name] = next((other for other in alike if members[other] in own), alike[0])
+        elif free:
+            seen = seen.add_actor(name, next((place for place in own if place in free), free[0]))
+        else:
+            gone = next((other for other in others if members[other] in own), others[0])
+            seen = seen.remove_actor(gone).add_actor(name, members[gone])
+    return seen, names
+
+
+def _renamed(text: str, names: Mapping[str, str]) -> str:
+    pattern = "|".join(map(re.escape, names))
+    return re.sub(rf"\b({pattern})\b", lambda found: names[found[1]], text) if names else text
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False).input_ids
+
+
+def end_of_beginning(given: SemanticPlan) -> float:
+    """Seconds to the last known token of a beginning."""
+    known = [
+        getattr(given, f"{modality}_times")[_is_known(given, modality)].tolist() for modality in ("video", "audio")
+    ]
+    return max(time for times in known for time in times)
 
 
 def readable_sheet(text: str, places: Sequence[str] = ()) -> str:
@@ -129,13 +356,29 @@ def disagreement(plan: SemanticPlan, given: SemanticPlan) -> torch.Tensor:
     return total
 
 
+def _seen_disagreement(plan: SemanticPlan, given: SemanticPlan) -> torch.Tensor:
+    """The same of the picture alone."""
+    error = (plan.video_tokens.float() - given.video_tokens.float())[:, _is_known(given, "video")]
+    return error.square().mean(dim=(1, 2))
+
+
+def _still_disagreement(plan: SemanticPlan, given: SemanticPlan) -> torch.Tensor:
+    """The same of those keyframes, a third, that agree best: what moves in the others does not count."""
+    known, times = _is_known(given, "video"), given.video_times
+    errors = (plan.video_tokens.float() - given.video_tokens.float()).square().mean(dim=2)
+    keyframes = torch.stack([errors[:, known & (times == time)].mean(dim=1) for time in times[known].unique()], dim=1)
+    return keyframes.sort(dim=1).values[:, : math.ceil(keyframes.shape[1] / 3)].mean(dim=1)
+
+
 def _is_known(given: SemanticPlan, modality: str) -> torch.Tensor:
     """Which tokens of one clip's plan are known, `(num_tokens,)`."""
     mask, times = getattr(given, f"{modality}_mask"), getattr(given, f"{modality}_times")
     return torch.ones_like(times, dtype=torch.bool) if mask is None else mask[0]
 
 
-def _moved(sheet: str, given: SemanticPlan, keyframe_rate: float, timestamp_rate: float) -> list[str]:
+def _moved(
+    sheet: str, given: SemanticPlan, keyframe_rate: float, timestamp_rate: float, earliest: float = 0.0
+) -> list[str]:
     """Sheets in which one cue, or it and all later ones, happen a little earlier or later, in the same order."""
     known = torch.cat([given.video_times[_is_known(given, "video")], given.audio_times[_is_known(given, "audio")]])
     last = (coordinates.num_timestamps_within(given.duration, timestamp_rate) - 1) / timestamp_rate
@@ -151,7 +394,7 @@ def _moved(sheet: str, given: SemanticPlan, keyframe_rate: float, timestamp_rate
                 times = [cue.time for cue in moved]
                 instants = torch.tensor([cues[first].time, times[first]], device=known.device)
                 is_known = (known[:, None] - instants).abs().amin(dim=0) <= 0.5 / keyframe_rate
-                if times == sorted(times) and times[0] >= 0 and times[-1] <= last and is_known.all():
+                if times == sorted(times) and times[0] >= earliest and times[-1] <= last and is_known.all():
                     sheets.append(format_sheet(written._replace(cues=tuple(moved))))
     return list(dict.fromkeys(sheets))
 

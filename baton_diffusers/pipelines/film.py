@@ -419,13 +419,13 @@ class Film:
                 start,
                 length,
                 round(start / self.frame_rate * rate),
-                self._prompt(take, start, length),
+                self.prompt_of(take, start, length),
             )
             for index, start in enumerate(starts)
         ]
 
-    def _prompt(self, take: Take, start: int, num_frames: int) -> str:
-        """The prompts of what is seen in a window."""
+    def prompt_of(self, take: Take, start: int, num_frames: int) -> str:
+        """The prompts of what is seen in a window, or in a part of it; `start` counts from the take's."""
         shares: dict[str, int] = {}
         for section in self.sections[take.number]:
             shared = min(start + num_frames, section.start + section.num_frames) - max(start, section.start)

@@ -70,7 +70,7 @@ class GivenMedia(TypedDict, total=False):
             channels in [-1, 1]. Beside a `video`, up to half a second more or less is cut or padded with silence.
         reference_audio (*optional*): a sound whose style (voice, timbre, room) the clip is to have, as `audio` takes it and of any
             length (Harmony's global path, arXiv:2511.21579). A checkpoint must have been trained with it.
-        continue_from (*optional*): the clip that goes on: a file, a [`BatonPipelineOutput`], a [`~media.Clip`], or a pair of what
+        continue_from (*optional*): the clip that goes on; the prompt tells what comes then: a file, a [`BatonPipelineOutput`], a [`~media.Clip`], or a pair of what
             `video` and `audio` take.
         continue_seconds (`float`, *optional*): how much of its end is the start of the new clip, to the nearest whole latent frame;
             by default 1 second. Longer is steadier, and leaves less that is new.
@@ -177,6 +177,7 @@ class Given:
         duration (`float`, *optional*): seconds that the clips last, if the media decide that.
         reference_audio ([`GivenAudio`], *optional*): sounds whose style the clips are to have, with a time axis of their own.
         only (`str`, *optional*): "video" or "audio" for clips of that modality alone.
+        goes_on (`bool`, defaults to `False`): whether they are the end of another clip, and the prompt tells what comes then.
     """
 
     video: GivenVideo | None = None
@@ -184,6 +185,7 @@ class Given:
     duration: float | None = None
     reference_audio: GivenAudio | None = None
     only: str | None = None
+    goes_on: bool = False
 
     @property
     def keeps_video(self) -> bool:
@@ -473,7 +475,7 @@ def _continuation(
     if waveforms:
         _warn_of_conversion("continue_from", clips[0].sampling_rate, sampling_rate, "samples per second")
         audio = GivenAudio(_stack("continue_from", waveforms), sampling_rate, new)
-    return Given(video, audio)
+    return Given(video, audio, goes_on=True)
 
 
 def _pairs(clips: Any) -> list[tuple]:

@@ -112,6 +112,7 @@ class BatonPlanMixin:
         given_plan: SemanticPlan | None = None,
         num_cue_candidates: int = 64,
         num_plan_candidates: int | None = None,
+        goes_on: bool = False,
     ) -> list[str] | None:
         r"""
         Lets the planner write when things happen, or makes given cue sheets ready for the clips. No transformer is needed.
@@ -131,6 +132,8 @@ class BatonPlanMixin:
                 fitted to it ([`fit_cues`]).
             num_cue_candidates (`int`, defaults to 64): see [`fit_cues`].
             num_plan_candidates (`int`, *optional*): as in `__call__`.
+            goes_on (`bool`, defaults to `False`): whether `given_plan` is of a beginning, and the prompt tells what comes after it, as
+                with `continue_from`.
 
         Returns:
             `list[str]` of `num_clips` sheets, their instants moved to the planner's timestamps; or `None` with a planner that knows
@@ -149,7 +152,8 @@ class BatonPlanMixin:
         if cues is not None:
             return planning.share_cues(self, [cues] if isinstance(cues, str) else cues, num_clips)
         if given_plan is not None:
-            return planning.fit_to_plan(self, prompts, num_clips, given_plan, num_cue_candidates, generator, device)
+            number = num_cue_candidates
+            return planning.fit_to_plan(self, prompts, num_clips, given_plan, number, generator, device, goes_on)
         candidates = planning.write_cues(self, prompts, num_clips, num_frames, request, generator, device)
         return [best.sheet for best, *_ in candidates]
 

@@ -25,7 +25,7 @@ from ..plan import SemanticPlan
 from .checks import check_finite, check_plan, check_texts, check_whole_number
 from .components import ClipSize, PipelineParts
 from .conditions import model_frames, model_waveform
-from .cue_fitting import fit_cues, readable_sheet
+from .cue_fitting import continue_cues, end_of_beginning, fit_cues, readable_sheet
 from .given import Given, channels_last
 from .texts import Texts, read_texts, unknown_words
 
@@ -221,7 +221,8 @@ class PlanRequest:
             elif fixes_timing and (
                 observed := observe_plan(pipe, given, size, device) if self.num_cue_candidates else None
             ):
-                cues = fit_to_plan(pipe, prompts, num_clips, observed, self.num_cue_candidates, generator, device)
+                number, goes_on = self.num_cue_candidates, given.goes_on
+                cues = fit_to_plan(pipe, prompts, num_clips, observed, number, generator, device, goes_on)
             elif fixes_timing:
                 cues = [""] * num_clips
             else:
@@ -407,33 +408,37 @@ def fit_to_plan(
     num_candidates: int,
     generator: Generators,
     device: torch.device,
+    goes_on: bool = False,
 ) -> list[str]:
-    """Sheets whose plans agree best with what was observed of the clips, see [`fit_cues`]."""
+    """Sheets whose plans agree best with what was observed of the clips, see [`fit_cues`]; or, if a clip `goes_on`, sheets of what was
+    observed and of what the prompts tell of the time after it, see [`continue_cues`]."""
     repeats = _repeats(num_clips, prompts, "prompts")
     plans = observed.repeat_interleave(num_clips // observed.batch_size).to(device)
     generator = _for_cues(generator)
     generators = generator if isinstance(generator, list) else [generator] * num_clips
-    outlines: list[SheetOutline | None] = [None] * len(prompts)
-    open_names: list[list[list[str]]] = [[] for _ in prompts]
-    can_read = pipe.plan_checker is not None and pipe.text_encoder is not None
-    if can_read and pipe.planner.config.cast_separator_id is not None:
+    checker, read = pipe.plan_checker, None
+    if checker is not None and pipe.text_encoder is not None and pipe.planner.config.cast_separator_id is not None:
         read = _read_prompts(pipe, prompts, device)
-        outlines = [_outlines(pipe, read, row)[0] for row in range(len(prompts))]
-        open_names = [pipe.plan_checker.open_names(read, row) for row in range(len(prompts))]
-    return [
-        fit_cues(
-            pipe.planner,
-            pipe.planner_tokenizer,
-            prompts[clip // repeats],
-            plans[clip],
-            num_candidates,
-            generators[clip],
-            outlines[clip // repeats],
-            places_of(pipe),
-            open_names[clip // repeats],
-        )
-        for clip in range(num_clips)
-    ]
+    sheets = []
+    for clip in range(num_clips):
+        row = clip // repeats
+        parts = {
+            "planner": pipe.planner,
+            "tokenizer": pipe.planner_tokenizer,
+            "prompt": prompts[row],
+            "given": plans[clip],
+            "num_candidates": num_candidates,
+            "generator": generators[clip],
+        }
+        if read is not None and goes_on:
+            sheets.append(continue_cues(**parts, checker=checker, told=checker.readings(read, row)[0]))
+            continue
+        known = {}
+        if read is not None:
+            known = {"outline": _outlines(pipe, read, row)[0], "open_names": checker.open_names(read, row)}
+        earliest = end_of_beginning(plans[clip].trimmed()) if goes_on else 0.0
+        sheets.append(fit_cues(**parts, **known, places=places_of(pipe), earliest=earliest))
+    return sheets
 
 
 def _repeats(num_clips: int, texts: list[str], name: str) -> int:

@@ -1,12 +1,14 @@
-"""Trains nano's autoencoders on sounds and pictures from outside of Stage, while their latents stay the same.
+"""Trains nano's autoencoders, and its semantic encoder of sound, on what lies outside of Stage, while latents and tokens stay the same.
 
     python examples/nano/coded_clips.py runs/pool --clips 256          # real AAC and H.264 of Stage's clips
     python examples/nano/robust_codecs.py audio examples/nano/robust_audio.yaml [key=value ...]
     python examples/nano/robust_codecs.py video examples/nano/robust_video.yaml [key=value ...]
+    python examples/nano/robust_codecs.py semantics examples/nano/robust_semantics.yaml [key=value ...]
 
 Audio: the encoder alone learns to give, for corrupted sound (noise, AAC, other phases, nano's own output once and twice), what the old
 encoder gives for the clean sound. Video: encoder and decoder learn together. They learn on whole clips (H.264, scaling, nano's own output), whose
-latents stay the old encoder's, and on clips that begin anywhere, so that a first frame may be in mid-motion. Planner and
+latents stay the old encoder's, and on clips that begin anywhere, so that a first frame may be in mid-motion. Semantics: the encoder of plan
+tokens learns to give, for nano's own sound and for other corrupted sound, the old encoder's tokens of the clean sound. Planner and
 transformer need no new training.
 """
 
@@ -29,8 +31,10 @@ from diffusers import AutoencoderKLWan, MMAudioVAE, MMAudioVocoder, ModelMixin
 from torch import nn
 
 from baton_diffusers.models.latents import to_video
+from baton_diffusers.models.semantic_encoders import AudioSemanticEncoder
 from baton_diffusers.models.wan_clip import decode_clip, encode_clip
 from baton_diffusers.stage.clips import StageClips
+from baton_diffusers.stage.scene import SAMPLING_RATE
 from baton_diffusers.training.config import TrainerConfig
 from baton_diffusers.training.script import run_one_of
 from baton_diffusers.training.trainer import Trainer
@@ -102,6 +106,33 @@ class RobustVideo:
     foreground_weight: float = 4.0
     motion_weight: float = 8.0
     cut_share: float = 0.5
+    verb_shares: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class RobustSemantics:
+    """
+    Training of the semantic encoder of sound on corrupted sound, above all on nano's own.
+
+    Args:
+        trainer: The run.
+        audio_semantic_encoder: Folder of the encoder, the teacher as it was.
+        audio_vae, vocoder: Folders, for nano's own output.
+        export: Folder to which the encoder is saved.
+        initial: Folder of an encoder that this training goes on from; None starts from the teacher.
+        pool: Folder of coded clips (`coded_clips.py`); None leaves real AAC out.
+        latent_noise: Of nano's own output, as a generated clip has it.
+        verb_shares: See `StageClips`.
+    """
+
+    trainer: TrainerConfig
+    audio_semantic_encoder: str
+    audio_vae: str
+    vocoder: str
+    export: str
+    initial: str | None = None
+    pool: str | None = None
+    latent_noise: float = 0.15
     verb_shares: dict[str, float] = field(default_factory=dict)
 
 
@@ -178,19 +209,13 @@ class RobustAudioObjective:
             return torch.rand(*shape, generator=generator, device=device)
 
         with torch.no_grad():
-            # gain, shift and a cut in mid-sound are the target's too
-            gain = (10 ** ((draw(len(clean), 1) - 0.5) * 4 / 20)).where(draw(len(clean), 1) < 0.5, 1.0)
-            shift = int(draw(1) * 512)
-            clean, coded = (F.pad(x, (shift, 0))[:, : x.shape[1]] * gain for x in (clean, coded))
-            start = (draw(len(clean), 1) * 0.6 * clean.shape[1]) * (draw(len(clean), 1) < 0.25)
-            heard = torch.arange(clean.shape[1], device=device) >= start
-            clean, coded = (pad_waveform(self.teacher, x * heard) for x in (clean, coded))
-            target = self._encode(clean)
+            clean, coded = (pad_waveform(self.teacher, x) for x in placed(clean, coded, generator))
+            target = encode(self.teacher, clean)
             kind = draw(len(clean), 1)
             own = self._own(target)
-            twice = self._own(self._encode(own))
+            twice = self._own(encode(self.teacher, own))
             heard = torch.where(kind < 0.2, own, torch.where(kind < 0.35, twice, coded))
-            heard = torch.where((kind >= 0.35) & (kind < 0.5), self._other_phases(coded, generator), heard)
+            heard = torch.where((kind >= 0.35) & (kind < 0.5), other_phases(coded, generator), heard)
             level = 10 ** (-5 + 3.3 * draw(len(clean), 1))
             noisy = draw(len(clean), 1) < 0.5
             heard = heard + noisy * level * torch.randn(heard.shape, generator=generator, device=device)
@@ -210,29 +235,87 @@ class RobustAudioObjective:
         losses["loud"] = (error.abs() * inner.data_std * loud).sum() / loud.sum().clamp(min=1)  # nepers
         return {"loss": losses["mel"] + config.latent_weight * losses["latents"], **losses}
 
-    def _encode(self, waveform: torch.Tensor) -> torch.Tensor:
-        return self.teacher.vae.encoder(standardised_mel(self.teacher, waveform)).chunk(2, dim=1)[0]
-
     def _own(self, latents: torch.Tensor) -> torch.Tensor:
-        """What nano makes of the latents: decoded, and through the vocoder."""
-        waveform = self.vocoder(self.teacher.decode(latents, return_dict=False)[0], return_dict=False)[0]
-        return waveform.reshape(len(latents), -1)
+        return own_sound(self.teacher, self.vocoder, latents)
+
+
+def placed(clean: torch.Tensor, coded: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sounds that are louder or softer, begin later, and are cut in their middle, both alike: the target's changes too."""
+    device = clean.device
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.rand(*shape, generator=generator, device=device)
+
+    gain = (10 ** ((draw(len(clean), 1) - 0.5) * 4 / 20)).where(draw(len(clean), 1) < 0.5, 1.0)
+    shift = int(draw(1) * 512)
+    clean, coded = (F.pad(x, (shift, 0))[:, : x.shape[1]] * gain for x in (clean, coded))
+    start = (draw(len(clean), 1) * 0.6 * clean.shape[1]) * (draw(len(clean), 1) < 0.25)
+    heard = torch.arange(clean.shape[1], device=device) >= start
+    return clean * heard, coded * heard
+
+
+def encode(vae: MMAudioVAE, waveform: torch.Tensor) -> torch.Tensor:
+    """The posterior's mean of a sound."""
+    return vae.vae.encoder(standardised_mel(vae, waveform)).chunk(2, dim=1)[0]
+
+
+def own_sound(vae: MMAudioVAE, vocoder: MMAudioVocoder, latents: torch.Tensor) -> torch.Tensor:
+    """What nano makes of the latents: decoded, and through the vocoder."""
+    waveform = vocoder(vae.decode(latents, return_dict=False)[0], return_dict=False)[0]
+    return waveform.reshape(len(latents), -1)
+
+
+def other_phases(waveform: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """The same magnitudes with a phase that turns slowly over frequency, another one for each sound."""
+    size = 512
+    window = torch.hann_window(size, device=waveform.device)
+    spectrum = torch.stft(waveform, size, size // 4, window=window, return_complex=True)
+    knots = torch.randn(len(waveform), 1, 12, generator=generator, device=waveform.device)
+    phase = F.interpolate(2 * torch.pi * knots, size=spectrum.shape[1], mode="linear")[:, 0, :, None]
+    return torch.istft(
+        spectrum * torch.polar(torch.ones_like(phase), phase),
+        size,
+        size // 4,
+        window=window,
+        length=waveform.shape[1],
+    )
+
+
+class RobustSemanticsObjective:
+    """The squared distance of the tokens of corrupted sound from the teacher's tokens of the clean sound. Of each batch, three eighths are
+    nano's own sound, two have other phases, one went through AAC, and two are clean; half of all have noise."""
+
+    def __init__(
+        self, config: RobustSemantics, teacher: AudioSemanticEncoder, vae: MMAudioVAE, vocoder: MMAudioVocoder
+    ) -> None:
+        self.config = config
+        self.teacher, self.vae, self.vocoder = (part.eval().requires_grad_(False) for part in (teacher, vae, vocoder))
+
+    def __call__(
+        self, module: nn.Module, batch: dict[str, Any], generator: torch.Generator, step: int
+    ) -> dict[str, torch.Tensor]:
+        device = batch["waveform"].device
+        for part in (self.teacher, self.vae, self.vocoder):
+            part.to(device)
+        with torch.no_grad():
+            clean, coded = placed(batch["waveform"], batch["coded"], generator)
+            target = self._tokens(self.teacher, clean)
+            own, phases, aac = (round(len(clean) * share) for share in (3 / 8, 5 / 8, 6 / 8))
+            latents = encode(self.vae, pad_waveform(self.vae, clean[:own]))
+            noise = torch.randn(latents.shape, generator=generator, device=device)
+            made = own_sound(self.vae, self.vocoder, latents + self.config.latent_noise * noise)[:, : clean.shape[1]]
+            made = F.pad(made, (0, clean.shape[1] - made.shape[1]))
+            heard = torch.cat([made, other_phases(clean[own:phases], generator), coded[phases:aac], clean[aac:]])
+            level = 10 ** (-5 + 2.5 * torch.rand(len(heard), 1, generator=generator, device=device))
+            noisy = torch.rand(len(heard), 1, generator=generator, device=device) < 0.5
+            heard = heard + noisy * level * torch.randn(heard.shape, generator=generator, device=device)
+        errors = (self._tokens(module, heard) - target).square().mean(dim=(1, 2))
+        return {"loss": errors.mean(), "own": errors[:own].mean(), "clean": errors[aac:].mean()}
 
     @staticmethod
-    def _other_phases(waveform: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """The same magnitudes with a phase that turns slowly over frequency, another one for each sound."""
-        size = 512
-        window = torch.hann_window(size, device=waveform.device)
-        spectrum = torch.stft(waveform, size, size // 4, window=window, return_complex=True)
-        knots = torch.randn(len(waveform), 1, 12, generator=generator, device=waveform.device)
-        phase = F.interpolate(2 * torch.pi * knots, size=spectrum.shape[1], mode="linear")[:, 0, :, None]
-        return torch.istft(
-            spectrum * torch.polar(torch.ones_like(phase), phase),
-            size,
-            size // 4,
-            window=window,
-            length=waveform.shape[1],
-        )
+    def _tokens(encoder: nn.Module, waveform: torch.Tensor) -> torch.Tensor:
+        """Tokens of whole seconds, `(batch_size, num_tokens, audio_dim)`."""
+        return encoder(F.pad(waveform, (0, -waveform.shape[1] % SAMPLING_RATE))[:, None])
 
 
 class RobustVideoObjective:
@@ -342,6 +425,19 @@ def train_video(config: RobustVideo) -> None:
     save(trainer.fit().vae, config.export)
 
 
+def train_semantics(config: RobustSemantics) -> None:
+    teacher = AudioSemanticEncoder.from_pretrained(config.audio_semantic_encoder)
+    encoder = copy.deepcopy(teacher)
+    if config.initial is not None:
+        encoder = AudioSemanticEncoder.from_pretrained(config.initial)
+    vae, vocoder = MMAudioVAE.from_pretrained(config.audio_vae), MMAudioVocoder.from_pretrained(config.vocoder)
+    clips = StageClips("train", config.trainer.seed, verb_shares=config.verb_shares, frames=False)
+    dataset = CodedClips(clips, config.pool, "waveform")
+    objective = RobustSemanticsObjective(config, teacher, vae, vocoder)
+    trainer = Trainer(config.trainer, encoder, objective, dataset, settings=config)
+    save(trainer.fit(), config.export)
+
+
 def save(model: ModelMixin, folder: str) -> None:
     """Saves a model without the trace of the folder that it was started from."""
     model.register_to_config(_name_or_path="")
@@ -349,4 +445,11 @@ def save(model: ModelMixin, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    run_one_of({"audio": (train_audio, RobustAudio), "video": (train_video, RobustVideo)}, __doc__)
+    run_one_of(
+        {
+            "audio": (train_audio, RobustAudio),
+            "video": (train_video, RobustVideo),
+            "semantics": (train_semantics, RobustSemantics),
+        },
+        __doc__,
+    )

@@ -54,6 +54,8 @@ def test_a_chain_goes_on_with_its_cast_and_is_scored_after_what_is_kept():
     for chain in chains:
         assert len({scene.actors for scene in chain.scenes}) == 1 and len(set(chain.scenes)) == 3
         assert {scene.split for scene in chain.scenes} == {"validation"}
+        told = chain.example(0).told  # else a later prompt may tell another place or colour than is seen
+        assert all(told.places) and all(told.colours)
     pipe = Continuer(chains)
     scores = score_chains(pipe, chains, batch_size=2)
     assert [len(of_link) for of_link in scores] == [3, 3, 3]

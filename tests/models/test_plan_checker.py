@@ -97,6 +97,11 @@ def test_readings_make_sense_as_a_whole_and_come_in_order(checker, read):
     assert len({tuple(cues) for _, cues in readings}) == 5
 
 
+def test_deeds_name_nobody_who_is_absent(checker):
+    assert checker.possible_deeds(NAMES) == {"red ball": ["bounces"], "blue box": ["hits red ball"]}
+    assert checker.possible_deeds(["blue box"]) == {"blue box": []}
+
+
 def test_names_are_open_where_the_prompt_leaves_the_colour_open():
     names = ["red ball", "blue ball", "blue box"]
     torch.manual_seed(0)

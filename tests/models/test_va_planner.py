@@ -349,6 +349,9 @@ def test_cues_are_written_within_the_clip_and_in_order(cue_planner):
     generator.manual_seed(0)
     cut = cue_planner.generate_cues(input_ids, attention_mask, DURATION, generator=generator, max_new_tokens=3)
     assert len(cut[longest]) < 3
+    late = cue_planner.generate_cues(input_ids, attention_mask, DURATION, generator=generator, earliest=0.3)
+    stamps = [token - 10 for sheet in late for token in sheet if token >= 10]
+    assert stamps and min(stamps) >= 3
 
 
 def test_what_is_written_for_a_prompt_does_not_depend_on_the_batch(cue_planner):

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from baton_diffusers import BatonPipeline
-from baton_diffusers.cues import format_cues, parse_cues, parse_sheet
+from baton_diffusers.cues import format_cues, format_sheet, parse_cues, parse_sheet
 from baton_diffusers.models.va_planner import tokenize_cues, tokenize_prompts
-from baton_diffusers.pipelines.cue_fitting import _moved, _recoloured, disagreement, fit_cues
+from baton_diffusers.pipelines.cue_fitting import _joined, _moved, _recoloured, disagreement, fit_cues
 from baton_diffusers.pipelines.given import read_given
 from baton_diffusers.shipped import default_checkpoint
 from baton_diffusers.stage import Action, Actor, Scene, render_clip, sample_scene, write_cues, write_prompt
@@ -134,6 +134,58 @@ def test_nano_reads_a_colour_that_is_not_told_off_the_picture():
     )
     (sheet,) = pipe.prepare_cues("A ball bounces twice.", generator=seeds(0), given_plan=plan)
     assert [member.name for member in parse_sheet(sheet).cast] == ["green ball"]
+
+
+def test_nano_tells_a_beginning_from_what_comes_then():
+    pipe = quiet(BatonPipeline.from_pretrained(default_checkpoint()))
+    cast = (Actor("ball", "green", "left"), Actor("bell", "blue", "middle"), Actor("face", "purple", "right"))
+    script = (Action("say", 2, 1, ("four",)), Action("bounce", 0, 1), Action("ring", 1, 2))
+    scene = Scene(cast, script)
+    clip, past = render_clip(scene, 2), [cue for cue in parse_cues(write_cues(scene, 2)) if cue.time > 2]
+    plan = pipe.prepare_given_plan(
+        read_given(pipe.frame_rate, pipe.sampling_rate, STRIDE, continue_from=(clip.frames, clip.waveform)),
+        *clip.frames.shape[1:3],
+        len(clip.frames),
+    )
+    # The colour of the bell is told otherwise, who stands where not at all, and the bell has rung before.
+    prompt = "The red bell rings, and then the face says two."
+    (text,) = pipe.prepare_cues(prompt, generator=seeds(0), given_plan=plan, goes_on=True)
+    sheet = parse_sheet(text)
+    assert sheet.cast == parse_sheet(write_cues(scene, 2)).cast
+    assert [cue.text for cue in sheet.cues] == [*(cue.text for cue in past), "blue bell rings", "purple face says two"]
+    assert all(abs(cue.time - own.time + 2) < 0.13 for cue, own in zip(sheet.cues, past, strict=False))
+    assert sheet.cues[len(past)].time > 1.06
+
+
+@pytest.mark.parametrize(
+    "seen, told, cast, names",
+    [
+        # who is there
+        ("red ball left; blue bell right", {"blue bell": ["left", "middle"]}, None, {"blue bell": "blue bell"}),
+        # one of the same kind
+        ("red ball left; blue bell right", {"red bell": ["left"]}, None, {"red bell": "blue bell"}),
+        # of two of the same kind the one at its place
+        ("red ball left; blue ball right", {"green ball": ["right"]}, None, {"green ball": "blue ball"}),
+        # somebody new at a free place, its own if that is free
+        ("red ball left", {"blue bell": ["right"]}, "red ball left; blue bell right", {"blue bell": "blue bell"}),
+        ("red ball left", {"blue bell": ["left"]}, "red ball left; blue bell middle", {"blue bell": "blue bell"}),
+        # or in the place of somebody whom the prompt leaves out
+        (
+            "red ball left; red box middle; blue box right",
+            {"red ball": ["left"], "blue bell": ["right"]},
+            "red ball left; red box middle; blue bell right",
+            {"red ball": "red ball", "blue bell": "blue bell"},
+        ),
+    ],
+)
+def test_a_prompt_means_those_who_are_seen(seen, told, cast, names):
+    joined, called = _joined(parse_sheet(seen), told, ["left", "middle", "right"])
+    assert format_sheet(joined) == (cast or seen) and called == names
+
+
+def test_a_planner_that_casts_nobody_goes_on_after_the_beginning(cue_pipe):
+    output = make(cue_pipe, continue_from=(FRAMES, WAVEFORM), continue_seconds=0.6, num_cue_candidates=4)
+    assert all(cue.time > 0.5 for cue in parse_cues(output.cues[0]))
 
 
 def test_the_given_plan_is_what_the_encoders_read(cue_pipe):
