@@ -10,6 +10,10 @@ with their folders, the decoders undo that. The decoder of pictures fits planner
 last layer of SigLIP2's tower, of the same width.
 """
 
+import baton_diffusers.interrupts  # noqa: F401
+
+
+# isort: split
 import argparse
 import sys
 from pathlib import Path

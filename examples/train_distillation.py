@@ -12,6 +12,10 @@ adapter of another. `target_steps=1` makes it consistency distillation along the
 steps until it is good. `rank=null` trains a copy of all weights, and saves a pipeline of its own.
 """
 
+import baton_diffusers.interrupts  # noqa: F401
+
+
+# isort: split
 from baton_diffusers.training.config import DistillationTraining
 from baton_diffusers.training.script import run
 

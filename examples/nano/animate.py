@@ -4,6 +4,10 @@ python examples/nano/animate.py clip.webp [--model FOLDER] [--prompt TEXT] [--se
 python examples/nano/animate.py docs/assets/film.webp --film examples/nano/film.toml [--sheet film.png] [--save film.mp4] [--work FOLDER]
 """
 
+import baton_diffusers.interrupts  # noqa: F401
+
+
+# isort: split
 import argparse
 from pathlib import Path
 

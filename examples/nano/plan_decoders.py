@@ -9,6 +9,11 @@ are somewhat blurred: some samples have those in place of the encoders', and all
 
 from __future__ import annotations
 
+import baton_diffusers.interrupts  # noqa: F401
+
+
+# isort: split
+
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any

@@ -198,7 +198,7 @@ def test_a_film_is_saved_piece_by_piece(pipe, tmp_path):
         ([SHOTS[0]], {"seconds": 3}, "say their own length"),
         ([{"prompt": "a star", "second": 3}], {}, "no argument 'second'"),
         ([Shot("a star", 0.01)], {}, "shot 1: .*no whole frame"),
-        ([SHOTS[0], Shot("a star", 1, image=np.zeros((32, 32, 3), np.uint8))], {}, "shot 2: `image` begins a shot"),
+        ([SHOTS[0], Shot("a star", 1, image=np.zeros((32, 32, 3), np.uint8))], {}, "shot 2: `image` needs a hard cut"),
         ([Shot("a star", 1, image="missing.png")], {}, "shot 1: missing.png"),
         ([Shot("a star", 1, audio=np.zeros(90000, np.float32))], {}, "shot 1: .*lasts 22.50 seconds"),
         ([Shot("a star", 1, plan="missing.safetensors")], {}, "shot 1: there is no plan"),
