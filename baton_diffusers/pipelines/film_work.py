@@ -43,7 +43,7 @@ class Kept:
 
 
 class Work:
-    """A work folder. What is written appears whole or not at all; what cannot be read is made again.
+    """A work folder. What is written appears whole or not at all; what cannot be read, or was changed, is made again.
 
     Args:
         folder (`Path`): the folder, which exists.
@@ -74,7 +74,7 @@ class Work:
             with safe_open(path, framework="pt") as file:
                 told = json.loads((file.metadata() or {})[_FORMAT])
                 kept = Kept(**{name: file.get_tensor(name) for name in file.keys()})
-            return kept, told["key"]
+            return (kept, told["key"]) if told["digest"] == digest_of(vars(kept)) else (None, None)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
             return None, None
 
@@ -85,9 +85,10 @@ class Work:
             OSError: if it cannot be written; all that was kept before stays.
         """
         tensors = {name: tensor.contiguous() for name, tensor in vars(kept).items() if tensor is not None}
+        told = {"key": key, "digest": digest_of(vars(kept))}
         path = self._window(take, index)
         with self._writing(path):
-            files.write_bytes(path, save(tensors, metadata={_FORMAT: json.dumps({"key": key})}))
+            files.write_bytes(path, save(tensors, metadata={_FORMAT: json.dumps(told)}))
         return kept
 
     @contextmanager
