@@ -203,9 +203,9 @@ def continue_cues(
         },
         [_ids(tokenizer, _renamed(text, names)) for text in cues],
     )
-    earliest = max(
-        [end_of_beginning(given), *(cue.time + config.min_cue_gap / config.timestamp_rate for cue in sheet.cues)]
-    )
+    step = 1 / config.timestamp_rate  # who acts on the first new frame is not seen at rest
+    after = [cue.time + config.min_cue_gap * step for cue in sheet.cues]
+    earliest = max([end_of_beginning(given) + step, *after])
     number = min(max(num_candidates, 1), _CANDIDATES_AT_ONCE)
     written = _write(planner, tokenizer, prompt, given, number, generator, outline, earliest)
     coming = [parse_sheet(readable_sheet(text, places)) for text in written]
