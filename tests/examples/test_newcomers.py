@@ -6,17 +6,43 @@ from baton_diffusers.stage import render_clip, write_cues
 from tests.scripts import load_script
 
 
+PROMPTS = """
+[[prompt]]
+text = "BALL BOUNCES. BELL RINGS."
+cast = ["ball", "bell"]
+steps = ["ball bounces 1-3", "bell rings 1-3"]
+
+[[prompt]]
+text = "purple head: 6 6 1"
+cast = ["purple face"]
+steps = ["purple face says six six one"]
+
+[[prompt]]
+text = "Crate (blue) bumps ball (yellow); ball hops twice."
+cast = ["blue box", "yellow ball"]
+steps = ["blue box hits yellow ball", "yellow ball bounces 2"]
+
+[[prompt]]
+text = "A toy block shoves a bell, and the bell goes off twice."
+cast = ["box", "bell"]
+steps = ["box hits bell", "bell rings 2"]
+"""
+
+
 @pytest.fixture(scope="module")
 def newcomers():
     return load_script("examples/nano/newcomers.py")
 
 
 @pytest.fixture(scope="module")
-def rights(newcomers):
-    return dict(newcomers.read_prompts())
+def rights(newcomers, tmp_path_factory):
+    path = tmp_path_factory.mktemp("prompts") / "mine.toml"
+    path.write_text(PROMPTS)
+    return dict(newcomers.read_prompts(path))
 
 
-def test_there_is_a_scene_for_each_of_two_dozen_prompts(rights):
+def test_there_is_a_scene_for_each_of_two_dozen_prompts(newcomers):
+    rights = dict(newcomers.read_prompts())
     assert len(rights) == 24
     assert all(len(right.places) == len(right.scene.actors) for found in rights.values() for right in found)
 
