@@ -115,6 +115,7 @@ _HEADINGS = (
     "edge case: ",
 )
 _BEATS = ("beat.", "(beat)", "pause.", "(pause)", "hold.", "silence.", "a moment passes.", "wait.", "cut.")
+_QUIET = ("stay quiet", "stay silent", "do nothing", "do not move", "stay still", "make no sound")
 _EMPTY = ("empty", "nothing", "nobody", "(empty)", "-", "~", "none")
 _CORRECTIONS = (
     ", no wait, ",
@@ -462,13 +463,12 @@ class _Writer:
         self.listed = list(indices)
         self.coloured = [True, True]
         noun = self.nouns[0]
-        plural = "es" if noun.endswith(("x", "s", "h")) else "s"
         parts = [f"{self.choose(('one', 'a', 'one'))} {colour}" for colour in self.colours]
         if all(self.tells_place) and not self.late:
             self.placed = [True, True]
             parts = [f"{part}{self.choose((' one ', ' '))}{self.place(i)}" for i, part in enumerate(parts)]
         start = self.choose(("two", "there are two", "2", "we see two", "two little"))
-        return f"{start} {noun}{plural}{self.choose((', ', ': ', ' - '))}{' and '.join(parts)}."
+        return f"{start} {_plural(noun)}{self.choose((', ', ': ', ' - '))}{' and '.join(parts)}."
 
     def _aside(self, indices: list[int]) -> str:
         """What is there too, as the end of a sentence."""
@@ -630,7 +630,7 @@ class _Writer:
         values = [DIGITS.index(word) for word in action.words]
         step_by = values[1] - values[0] if len(values) > 1 else 0
         if abs(step_by) == 1 and values == [values[0] + step_by * i for i in range(len(values))] and self.free:
-            if self.chance() < 0.4:
+            if self.chance() < (0.7 if wordings.notes else 0.4):
                 ends = [str(value) if self.digits else DIGITS[value] for value in (values[0], values[-1])]
                 way = self.choose(("", " up" if step_by > 0 else " down"))
                 return f"{self._form(_COUNT, mood)} from {ends[0]}{way} to {ends[1]}{tone}"
@@ -768,6 +768,14 @@ class _Writer:
             if sentences[-1][-1] not in ".!?":
                 sentences[-1] += "."
             sentences.append(late)
+        if wordings.notes:
+            noun = {self.nouns[i] for i in idle}
+            if len(idle) == 2 and len(noun) == 1 and chance() < 0.4:
+                sentences.append(f"the {_plural(noun.pop())} {self.choose(_QUIET)}.")
+            if scene.script and scene.script[0].verb in _SOUNDS and self.in_order and chance() < 0.05:
+                first = scene.script[0]
+                sounds = [self.choose(_SOUNDS[first.verb])] * self.choose((first.count, first.count, 1))
+                sentences.insert(0, f"{' '.join(sounds)}{self.choose(('!', '!!', '.', ' -'))}")
         text = " ".join(sentences)
         if wordings.plain:
             text = _CAPITALS.sub(_capital, text)
@@ -984,15 +992,32 @@ class _Follower(_Writer):
 _NOTES = replace(
     TRAIN,
     notes=True,
+    still=(
+        *TRAIN.still,
+        "it is totally silent",
+        "nothing moves and it is silent",
+        "no movement, no sound",
+        "nobody moves or makes a sound",
+        "complete silence",
+        "everything stays still and quiet",
+        "all are still",
+    ),
     ends=(
         *TRAIN.ends,
         " nothing else on stage.",
         " nobody else is there.",
         " no more.",
         " that is all that happens.",
+        " no other sounds.",
+        " no other sound.",
+        " nothing more.",
         " hold the shot.",
     ),
 )
+
+
+def _plural(noun: str) -> str:
+    return noun + ("es" if noun.endswith(("x", "s", "h")) else "s")
 
 
 def _capital(match: re.Match) -> str:

@@ -16,10 +16,11 @@ import baton_diffusers.interrupts  # noqa: F401
 
 # isort: split
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import nll_loss
@@ -118,6 +119,22 @@ def answers(scene: Scene, places: tuple[bool, ...]) -> dict[str, torch.Tensor]:
     return {"cast": cast, "actors": actors, "deeds": deeds}
 
 
+def counting(scene: Scene, seed: int) -> Scene:
+    """In one of eight scenes, what is said becomes a run such as "two three four": by chance they are rare, and people ask for them."""
+    rng = np.random.default_rng([seed, 0xC0])
+    if rng.random() > 1 / 8:
+        return scene
+    script = []
+    for action in scene.script:
+        if action.verb == "say" and action.count > 1:
+            first = int(rng.integers(len(DIGITS) - action.count + 1))
+            words = DIGITS[first : first + action.count]
+            action = replace(action, words=tuple(words if rng.random() < 0.7 else reversed(words)))
+        script.append(action)
+    counted = replace(scene, script=tuple(script))
+    return counted if counted.split == scene.split else scene
+
+
 class QuestionedScenes:
     """Stage's prompts with the right answers, as an endless dataset: a sample is a list of paraphrases of one scene."""
 
@@ -127,6 +144,8 @@ class QuestionedScenes:
 
     def __getitem__(self, index: int) -> list[dict[str, Any]]:
         scene, seed = self.clips.scene(index)
+        if self.clips.split == "train":
+            scene = counting(scene, seed)
         wordings = TRAINING_WORDINGS if self.clips.split == "train" else ("train",)
         names = [wordings[i % len(wordings)] for i in range(self.paraphrases)]
         prompts = [(describe(scene, seed + i, name), name) for i, name in enumerate(names)]
