@@ -20,6 +20,8 @@ def test_an_interruption_is_one_line_and_an_error_is_not(error, message):
 
 
 def test_an_interruption_of_a_destructor_is_not_lost():
-    code = "import baton_diffusers.interrupts, time\nclass A:\n    def __del__(self): raise KeyboardInterrupt\nA()\ntime.sleep(9)"
+    # A job in the background is started with interrupts ignored.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code = f"{heard}import baton_diffusers.interrupts, time\nclass A:\n    def __del__(self): raise KeyboardInterrupt\nA()\ntime.sleep(9)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=8)
     assert result.returncode != 0 and result.stderr == "-c: interrupted\n"

@@ -549,7 +549,10 @@ def test_one_modality_alone_beside_a_cache_of_diffusers_is_refused(own_pipe):
             {"only": "video", "video": FRAMES},
             "`video` is given whole and `only='video'`, which leaves nothing to make",
         ),
-        ({"only": "audio", "audio": WAVEFORM}, "`audio` is given whole and `only='audio'`.* with `audio_mask` what"),
+        (
+            {"only": "audio", "audio": WAVEFORM},
+            "`audio` is given whole and `only='audio'`.* with `audio_mask` which part",
+        ),
         ({"only": "video", "continue_from": (FRAMES, WAVEFORM)}, "fills all 9 frames of the clip"),
         ({"only": "audio", "latents": torch.zeros(1, *LATENTS)}, "`latents` was given with `only='audio'`"),
         ({"only": "video", "audio_latents": torch.zeros(1, *AUDIO_LATENTS)}, "`audio_latents` was given with `only="),
