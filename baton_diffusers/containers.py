@@ -123,10 +123,10 @@ def _y4m_bytes(fields: dict[bytes, str]) -> int | None:
         layout, depth = layout[:3], "8"
     if layout == "mon":
         layout, depth = "mono", layout[4:] or "8"
-    half = lambda side: (side + 1) // 2  # noqa: E731
+    half_width, half_height = (width + 1) // 2, (height + 1) // 2
     chroma = {
-        "420": half(width) * half(height),
-        "422": half(width) * height,
+        "420": half_width * half_height,
+        "422": half_width * height,
         "444": width * height,
         "411": (width + 3) // 4 * height,
         "mono": 0,

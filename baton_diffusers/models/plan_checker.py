@@ -162,13 +162,13 @@ class PlanChecker(ModelMixin, ConfigMixin):
         config, places = self.config, list(self.config.places)
         present, actors = read.cast[row].double().cpu().exp(), read.actors[row].double().cpu()
         deeds = read.deeds[row].double().cpu()
-        rest = (
-            (actors[:, 0] + deeds[:, :, 0].sum(dim=-1)).flip(0).cumsum(0).flip(0).tolist()
-        )  # if nobody acts from here on
+        # If nobody acts from a step on
+        rest = (actors[:, 0] + deeds[:, :, 0].sum(dim=-1)).flip(0).cumsum(0).flip(0).tolist()
+        able = self.possible_deeds(config.names)
         beams: list[tuple[float, tuple[_Step, ...]]] = [(0.0, ())]
         ended = [(rest[0], ())]
         for index in range(config.max_steps):
-            options = self._likely_steps(actors[index], deeds[index])
+            options = self._likely_steps(able, actors[index], deeds[index])
             beams = [
                 (score + step.score, (*steps, step))
                 for score, steps in beams
@@ -243,12 +243,12 @@ class PlanChecker(ModelMixin, ConfigMixin):
             cast[name] = num_places if place in cast.values() else place
         return cast
 
-    def _likely_steps(self, actors: torch.Tensor, deeds: torch.Tensor) -> list[_Step]:
-        """What may happen in one step, with log-probabilities: who acts, and its deeds, one to all of the answers of a step."""
-        options = []
-        for number, name in enumerate(self.config.names, start=1):
-            able = [self.deeds.index(deed) + 1 for deed in self.config.deeds.get(name.split()[-1], ())]
-            able = [answer for answer in able if not self.deeds[answer - 1].endswith(f" {name}")]
+    def _likely_steps(self, possible: dict[str, list[str]], actors: torch.Tensor, deeds: torch.Tensor) -> list[_Step]:
+        """What may happen in one step, with log-probabilities: who acts, and its deeds, one to all of the answers of a step. `possible`
+        are the deeds of every name, in order."""
+        options, answers = [], self.deeds
+        for number, (name, done) in enumerate(possible.items(), start=1):
+            able = [answers.index(deed) + 1 for deed in done]
             if not able:
                 continue
             best = [max(able, key=lambda answer, row=row: float(row[answer])) for row in deeds]
@@ -260,7 +260,7 @@ class PlanChecker(ModelMixin, ConfigMixin):
                     if i:
                         score += float(deeds[i, best[i]] - deeds[i, 0])
                         done = [*done, best[i]]
-                    texts = tuple(self.deeds[answer - 1] for answer in done)
+                    texts = tuple(answers[answer - 1] for answer in done)
                     targets = tuple(
                         other for other in self.config.names if any(text.endswith(f" {other}") for text in texts)
                     )

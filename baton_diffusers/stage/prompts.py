@@ -915,7 +915,6 @@ class _NoteWriter(_Writer):
                 self.placed[i] = True
             actors.append(row)
         self.introduced = list(range(len(actors)))
-        self.coloured = [told or False for told in self.coloured]
         who, what, count = choose(
             (("who", "do", "n"), ("actor", "action", "times"), ("subject", "verb", "count"), ("who", "what", "count"))
         )
@@ -941,8 +940,6 @@ class _NoteWriter(_Writer):
         """The kind alone where it says who it is."""
         actor = self.scene.actors[index]
         alone = [other.kind for other in self.scene.actors].count(actor.kind) == 1
-        if not alone and not self.tells_colour[index]:
-            self.coloured[index] = True
         return actor.kind if alone and self.chance() < 0.7 else self._coloured_name(index)
 
     def _coloured_name(self, index: int) -> str:
