@@ -130,8 +130,8 @@ def evaluate(
     if codec_only and (guidance is not None or direction != "t2av"):
         raise ValueError("--codec-only generates nothing: leave --guidance and --direction out")
     student = loading.find_student(model, turbo, student)
-    if student is not None and (guidance is not None or codec_only or measure != "clips"):
-        raise ValueError("a student makes clips without guidance: leave --guidance, --codec-only and --measure out")
+    if student is not None and (guidance is not None or codec_only):
+        raise ValueError("a student makes clips without guidance: leave --guidance and --codec-only out")
     told = (
         model
         or guidance
@@ -183,6 +183,8 @@ def evaluate(
     pipe = loading.load_pipeline(model)
     name = str(model or "baton-nano")
     if measure != "clips":
+        if student is not None:
+            pipe.load_student(student, fuse=True)
         _measure(measure, pipe, examples, links, split, seed, steps, guidance, codec_only, batch_size, json_file)
         return
     if codec_only:
@@ -264,10 +266,11 @@ def _evaluate_films(
     loading.check_guidance(guidance, loading.guiders(guidance), model)
     pipe = loading.load_pipeline(model)
     pipe.register_modules(**loading.guiders(guidance))
+    if student is not None:
+        pipe.load_student(student, fuse=True)
     pipe.set_progress_bar_config(disable=True)
-    settings = settings_of(
-        Arm("films", (str(pipe.name_or_path),), guidance=guidance), str(pipe.name_or_path), None, steps
-    )
+    arm = Arm("films", (str(pipe.name_or_path),), guidance=guidance, student=student)
+    settings = settings_of(arm, str(pipe.name_or_path), None, steps)
     start = time.perf_counter()
     with _kept_scores(json_file, films.FilmScoreFile) as kept:
         scores = films.run_films(lambda: pipe, examples, chosen, settings, steps, kept)

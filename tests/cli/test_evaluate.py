@@ -81,11 +81,27 @@ def test_evaluate_scores_films_and_goes_on(tmp_path, capsys, nano, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        ("--tier", "film", "--seconds", 3, "--ways", "film,clips"),
+        pytest.param(("--measure", "preview"), marks=pytest.mark.slow),
+    ],
+)
+def test_evaluate_measures_a_student(options, tmp_path, monkeypatch):
+    pipe = loading.load_pipeline(None)
+    monkeypatch.setattr(loading, "load_pipeline", lambda *_: pipe)
+    path = tmp_path / "scores.json"
+    assert run("evaluate", *options, "--turbo", "--scenes-per-tier", 1, "--json", path) == 0
+    assert pipe.config.num_inference_steps == 4 and path.is_file()
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         (("--tier", "long"), "--tier long is not known: give film"),
         (("--seconds", 12), "--seconds, --ways and --style are for films: add --tier film"),
         (("--tier", "film", "--no-plan"), "--tier film makes films in several --ways"),
+        (("--measure", "bells", "--codec-only", "--turbo"), "leave --guidance and --codec-only out"),
         (("--measure", "retake", "--codec-only"), "--measure retake generates clips: leave --codec-only out"),
         (("--tier", "film", "--measure", "bells"), "--tier film makes films in several --ways"),
         (("--tier", "film", "--ways", "film,fast"), "--ways has 'fast': choose among render, codecs, clips, film"),
