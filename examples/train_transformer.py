@@ -31,7 +31,7 @@ from baton_diffusers.training.config import TransformerTraining
 from baton_diffusers.training.script import run
 
 
-def main(config: TransformerTraining, build=None) -> None:
+def main(config: TransformerTraining, build=None, build_loss=None) -> None:
     """Trains what `build` makes of the configuration, exports to RUN_DIR/export, and prints the mean losses at the end."""
     from pathlib import Path
 
@@ -60,7 +60,7 @@ def main(config: TransformerTraining, build=None) -> None:
         collate = FeatureCollator(config.max_sequence_length, tokenizer, planner_tokenizer, planner.config)
     vae = load_component(config.vae, AutoencoderKLWan).eval() if "static" in config.tasks else None
     audio_vae = load_component(config.audio_vae, MMAudioVAE).eval() if "mute" in config.tasks else None
-    loss = FlowMatchingLoss(config, features, planner, vae, audio_vae)
+    loss = (build_loss or FlowMatchingLoss)(config, features, planner, vae, audio_vae)
     run_dir = Path(config.trainer.run_dir)
     validation = None if config.validation is None else Validation(config.validation, run_dir / "samples")
     groups = parameter_groups(module, config)

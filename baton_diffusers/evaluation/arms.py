@@ -24,7 +24,7 @@ from ..stage.scene import TIERS
 from ..stage.scoring import ClipScore, Fact
 from .bootstrap import Estimate, bootstrap, ratio
 from .kept import KeptScores
-from .plan_variants import PLAN_ROPES, load_planner, set_plan_rope
+from .plan_variants import PLAN_ROPES, SHEET_LENGTH, load_planner, set_plan_rope
 from .scores import (
     ASPECTS,
     CUES,
@@ -55,6 +55,7 @@ PARTS_OF_PLANS = {
     "planner": ("planner", "planner_tokenizer"),
     "none": (),
     "ground truth": ("video_semantic_encoder", "audio_semantic_encoder"),
+    "sheet as text": ("planner", "planner_tokenizer"),
 }
 
 
@@ -119,10 +120,10 @@ class Arm:
             )
         if self.plan not in PLANS:
             raise ValueError(f"the arm {self.name!r} has the `plan` {self.plan!r}: choose one of {PLANS}.")
-        if self.cues not in CUES or (self.cues != "written" and self.plan != "planner"):
+        if self.cues not in CUES or (self.cues != "written" and self.plan not in ("planner", "sheet as text")):
             raise ValueError(
                 f"the arm {self.name!r} has the `cues` {self.cues!r} with the `plan` {self.plan!r}: choose one of {CUES}, and "
-                '"planner".'
+                '"planner" or "sheet as text".'
             )
         if self.plan_rope not in PLAN_ROPES:
             raise ValueError(
@@ -135,9 +136,9 @@ class Arm:
                 f"the arm {self.name!r} has a `student`, which brings its guiders and schedulers: leave out `guidance`, `guider`, "
                 "`audio_guider`, `lead` and `codec_only`."
             )
-        if not self.text and self.plan == "none":
+        if not self.text and self.plan in ("none", "sheet as text"):
             raise ValueError(f"the arm {self.name!r} has neither text nor plan: there is nothing to follow.")
-        if self.planner is not None and self.plan != "planner":
+        if self.planner is not None and self.plan not in ("planner", "sheet as text"):
             raise ValueError(f"the arm {self.name!r} has a `planner`, but its `plan` is {self.plan!r}.")
         if self.steps is not None and not (isinstance(self.steps, int) and self.steps >= 1):
             raise ValueError(f"the arm {self.name!r} has `steps` {self.steps!r}: give a whole number of at least 1.")
@@ -269,7 +270,7 @@ def _check_folders(arm: Arm) -> None:
                 f"the arm {arm.name!r} with the transformer of {folder}: {error} In an arm that is "
                 "`guider = {skip_layers = []}`, and so for `audio_guider`."
             ) from error
-    if arm.plan != "planner" or arm.codec_only:
+    if arm.plan not in ("planner", "sheet as text") or arm.codec_only:
         return
     for planner in [Path(arm.planner)] if arm.planner is not None else [folder / "planner" for folder in folders]:
         config = _read(arm, planner / "config.json")
@@ -350,7 +351,7 @@ def settings_of(
         parts |= {name: Path(transformer, name) for name in ("transformer", "text_encoder")}
     if arm.planner is not None:
         parts["planner"] = Path(arm.planner)
-    unread = [name for plan, names in PARTS_OF_PLANS.items() if plan != arm.plan for name in names]
+    unread = {name for names in PARTS_OF_PLANS.values() for name in names} - {*PARTS_OF_PLANS[arm.plan]}
     replaced = arm.build_guiders()
     for name in (*unread, *replaced):
         parts.pop(name, None)
@@ -443,6 +444,8 @@ def _pipeline(arm: Arm, pipe: BatonPipeline, transformer: str | None) -> BatonPi
         parts["planner"] = load_planner(arm.planner)
     pipe.register_modules(**{name: part.to(pipe.device).eval() for name, part in parts.items()}, **arm.build_guiders())
     set_plan_rope(pipe.transformer, arm.plan_rope)
+    if arm.plan == "sheet as text":
+        pipe.register_to_config(max_sequence_length=pipe.config.max_sequence_length + SHEET_LENGTH)
     if arm.lead is not None:
         shifts = [
             s.config.get("shift", s.config.get("flow_shift", 1.0)) for s in (pipe.scheduler, pipe.audio_scheduler)

@@ -1,19 +1,21 @@
-"""What Baton's ablation puts in the place of RS-RoPE and of the planner's towers (arXiv:2605.25195)."""
+"""What ablations put in the place of RS-RoPE, of the planner's towers (arXiv:2605.25195), and of the plan itself."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from .. import coordinates
 from ..files import read_json
 from ..models.attention_dual_branch import PlanAttention, RotaryEmbedding, RSRoPEAttnProcessor
 from ..models.component_files import load_component
 from ..models.transformer_dual_branch import DualBranchTransformer
-from ..models.va_planner import VAPlannerModel
+from ..models.va_planner import VAPlannerModel, plan_prompts, tokenize_cues
 
 
 class TemporalRoPEAttnProcessor(RSRoPEAttnProcessor):
@@ -72,6 +74,44 @@ class TowerlessPlanner(VAPlannerModel):
         audio_times: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         return encoder_hidden_states, audio_encoder_hidden_states
+
+
+# Tokens of a sheet that is read as text; what the planner reads before it, and the longest sheets, fit.
+SHEET_LENGTH = 160
+
+
+@torch.no_grad()
+def sheet_embeds(
+    planner: VAPlannerModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], sheets: Sequence[str]
+) -> torch.Tensor:
+    """
+    Cue sheets as text: the hidden states of the planner's language model, from which its towers would make a plan. A denoiser that
+    reads them beside the prompt has all that a plan is made of, but no plan.
+
+    Args:
+        planner: With a language model as wide as the denoiser's text.
+        tokenizer: Its tokenizer.
+        prompts: The prompts.
+        sheets: One for each prompt; an empty one leaves the prompt alone.
+
+    Returns:
+        `(len(prompts), SHEET_LENGTH, hidden_size)`, zero where there is no text. Of a longer text the beginning is left out.
+    """
+    config = planner.config
+    texts = plan_prompts(prompts, sheets, config.plans_from_sheets)
+    ids, mask, _ = tokenize_cues(tokenizer, texts, sheets, config.system_prompt, config.timestamp_rate)
+    return states_of_sheets(planner, ids.to(planner.device), mask.to(planner.device))
+
+
+def states_of_sheets(planner: VAPlannerModel, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """As [`sheet_embeds`], from the tokens of `tokenize_cues`."""
+    states = planner.language_model(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        position_ids=(attention_mask.cumsum(dim=1) - 1).clamp(min=0),
+    ).last_hidden_state
+    states = (states * attention_mask[..., None].to(states.dtype))[:, -SHEET_LENGTH:]
+    return nn.functional.pad(states, (0, 0, SHEET_LENGTH - states.shape[1], 0))
 
 
 def load_planner(folder: str | os.PathLike) -> VAPlannerModel:

@@ -24,13 +24,14 @@ from ..stage.prompts import Prompt, describe
 from ..stage.scene import EVENTS, TIERS, VERBS
 from ..stage.scoring import ASPECTS, ClipScore, score_clip
 from .bootstrap import Estimate, bootstrap, ratio
+from .plan_variants import SHEET_LENGTH, sheet_embeds
 
 
 if TYPE_CHECKING:
     from ..pipelines.pipeline_baton import BatonPipeline
 
 
-PLANS = ("planner", "none", "ground truth")
+PLANS = ("planner", "none", "ground truth", "sheet as text")
 CUES = ("written", "none", "ground truth")
 
 # What is given of a scene's render: nothing, the sound, the picture, the first frame, the first second.
@@ -138,7 +139,8 @@ def generated_clips(
         pipe: The pipeline.
         examples: All examples; `shuffle_prompts` exchanges their prompts.
         num_inference_steps: Denoising steps; by default the pipeline's.
-        plan: "planner", "none" (text alone) or "ground truth" (the plan read off the rendered scene).
+        plan: "planner", "none" (text alone), "ground truth" (the plan read off the rendered scene) or "sheet as text" (no plan, but the
+            planner's sheet is read beside the prompt, see [`~plan_variants.sheet_embeds`]).
         shuffle_prompts: Whether each clip is made from the prompt (and plan) of another scene of its tier, but scored against its
             own. This control shows what a model gets right by chance.
         text: Whether the denoiser reads the prompt. If not, it gets an empty one beside the plan.
@@ -158,9 +160,10 @@ def generated_clips(
         raise ValueError(f"`plan` is {plan!r}: choose one of {PLANS}.")
     if cues not in CUES:
         raise ValueError(f"`cues` is {cues!r}: choose one of {CUES}.")
-    if cues != "written" and (plan != "planner" or pipe.planner is None or not pipe.planner.writes_cues):
+    planned = plan in ("planner", "sheet as text")
+    if cues != "written" and (not planned or pipe.planner is None or not pipe.planner.writes_cues):
         raise ValueError(f"`cues` is {cues!r}, but no planner that knows timestamps is used: leave it out.")
-    if plan == "planner" and pipe.planner is None:
+    if planned and pipe.planner is None:
         raise ValueError('the pipeline has no planner: evaluate with `plan="none"`.')
     told = {example: example for example in examples}
     if shuffle_prompts:
@@ -187,13 +190,17 @@ def generated_clips(
                 sheets = [""] * len(batch)  # a plan that is made in advance ignores the given media
             given = pipe.prepare_plan(prompts, cues=pipe.prepare_cues(prompts, cues=sheets, generator=generator))
             sheets = None
+        texts: dict[str, Any] = {"prompt": prompts if text else [""] * len(prompts)}
+        if plan == "sheet as text":
+            texts = _with_sheets(pipe, prompts, sheets or pipe.prepare_cues(prompts, generator=generator))
+            sheets = None
         output = pipe(
-            prompt=prompts if text else [""] * len(prompts),
+            **texts,
             num_inference_steps=num_inference_steps,
             generator=generator,
             cues=sheets,
             plan=given,
-            use_plan=plan != "none",
+            use_plan=plan in ("planner", "ground truth"),
             use_cache=True,  # nano's clips take little memory, and a given modality is run once
             output_type="pt",
             **_given(pipe, sources, direction),
@@ -201,6 +208,14 @@ def generated_clips(
         return [output.clip(index) for index in range(len(batch))]
 
     return make
+
+
+def _with_sheets(pipe: BatonPipeline, prompts: list[str], sheets: list[str]) -> dict[str, torch.Tensor]:
+    """Embeddings of prompts, each with its sheet as text after it, and of the negative prompt."""
+    embeds, negative, _ = pipe.encode_prompt(prompts)
+    read = sheet_embeds(pipe.planner, pipe.planner_tokenizer, prompts, sheets).to(embeds)
+    length = pipe.config.max_sequence_length - SHEET_LENGTH
+    return {"prompt_embeds": torch.cat([embeds[:, :length], read], dim=1), "negative_prompt_embeds": negative[:1]}
 
 
 def rendered_clips(batch: Sequence[Example]) -> list[tuple[np.ndarray, np.ndarray]]:

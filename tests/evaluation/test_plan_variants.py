@@ -1,11 +1,19 @@
-"""What the ablation of the plan compares: how plan layers rotate, and a planner without towers."""
+"""What the ablations of the plan compare: how plan layers rotate, a planner without towers, and sheets as text."""
 
 from dataclasses import replace
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
-from baton_diffusers.evaluation.plan_variants import TowerlessPlanner, load_planner, set_plan_rope
+from baton_diffusers import default_checkpoint
+from baton_diffusers.evaluation.plan_variants import (
+    SHEET_LENGTH,
+    TowerlessPlanner,
+    load_planner,
+    set_plan_rope,
+    sheet_embeds,
+)
 from baton_diffusers.models.va_planner import VAPlannerModel
 from tests.models.test_transformer_dual_branch import BATCH_SIZE, differ, make_inputs, run
 from tests.models.test_va_planner import DURATION, make_planner
@@ -50,3 +58,18 @@ def test_a_planner_without_towers_plans_by_a_linear_map(tmp_path):
     assert type(loaded) is TowerlessPlanner and type(load_planner(tmp_path / "towers")) is VAPlannerModel
     with torch.no_grad():
         assert torch.equal(loaded.eval()(*prompt, DURATION).audio_tokens, planner(*prompt, DURATION).audio_tokens)
+
+
+def test_a_sheet_as_text_is_what_the_towers_read_of_it():
+    folder = default_checkpoint()
+    planner, tokenizer = load_planner(folder / "planner"), AutoTokenizer.from_pretrained(folder / "planner_tokenizer")
+    planner.eval()
+    sheets = ["red ball left <|0.50|> red ball bounces", "red ball left <|1.50|> red ball bounces", ""]
+    read = sheet_embeds(planner, tokenizer, ["A red ball bounces."] * 3, sheets)
+    assert read.shape == (3, SHEET_LENGTH, planner.config.language_model_config["hidden_size"])
+    lengths = read.any(dim=-1).sum(dim=1).tolist()
+    assert lengths[0] == lengths[1] > lengths[2] > 0 and not read[:, 0].any()  # zero where there is no text
+    same = (read[0] == read[1]).all(dim=-1)[-lengths[0] :].nonzero()[:, 0]
+    assert len(same) == same[-1] + 1 < lengths[0]  # the sheets differ from their first timestamp on
+    alone = sheet_embeds(planner, tokenizer, ["A red ball bounces."], sheets[2:])
+    assert torch.allclose(alone[0], read[2], atol=1e-5)

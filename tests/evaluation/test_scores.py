@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from baton_diffusers import BatonPipeline
+from baton_diffusers.evaluation.plan_variants import SHEET_LENGTH
 from baton_diffusers.evaluation.scores import (
     DIRECTIONS,
     Example,
@@ -162,6 +163,18 @@ def test_without_the_text_the_plan_alone_tells_what_to_make(nano, examples):
     plan = nano.prepare_plan(examples[-1].prompt, cues=cues)
     expected = nano("", plan=plan, generator=generator, num_inference_steps=1, output_type="np").clip()
     assert all(np.array_equal(part, other) for part, other in zip(clip, expected, strict=True))
+
+
+def test_a_sheet_can_be_read_as_text_in_place_of_a_plan(nano, examples, monkeypatch):
+    monkeypatch.setattr(nano, "_internal_dict", nano.config)  # put back at the end
+    nano.register_to_config(max_sequence_length=nano.config.max_sequence_length + SHEET_LENGTH)
+
+    def clip(plan, cues="ground truth"):
+        return generated_clips(nano, examples, 1, plan, cues=cues)(examples[-1:])[0][0]
+
+    alone, read = clip("none", "written"), clip("sheet as text")
+    assert not np.array_equal(read, alone) and np.array_equal(read, clip("sheet as text"))
+    assert not np.array_equal(read, clip("sheet as text", "none"))
 
 
 def test_a_first_frame_or_second_is_given_and_goes_on(nano, examples):
