@@ -31,7 +31,7 @@ from .checks import check_flags, check_whole_number
 from .components import ClipSize, PipelineParts, one_at_a_time, require_components
 from .conditions import KnownLatents, Noise
 from .denoise import Denoiser, Denoising, Stream
-from .film_plan import Section, check_section, plan_take, seed_of, split_shot, write_sheets
+from .film_plan import Section, check_shot, is_split, plan_take, seed_of, split_shot, write_sheets
 from .film_work import Kept, Work, fingerprint
 from .given import KEPT_SECONDS, Given, GivenAudio, GivenVideo, at_sampling_rate, read_given
 from .planning import PlanRequest, ready_plan
@@ -91,6 +91,13 @@ class Window:
     num_frames: int
     audio_start: int
     prompt: str
+
+
+class Planned(NamedTuple):
+    """What is planned of a take: its `sections`, and its `plan`, or `None` if there is none."""
+
+    sections: list[Section]
+    plan: SemanticPlan | None
 
 
 class FilmWindow(NamedTuple):
@@ -175,10 +182,12 @@ class Film:
             raise ValueError(f"`work` is {work!r}, but must be the path of a folder.")
         self.work = Work(files.make_folder(self._temporary.name if work is None else work))
         self._weights = fingerprint(pipe)
-        with one_at_a_time(pipe.components.values()):
-            self.sections, self._plans = self._make_plans(plan)
-            pipe.maybe_free_model_hooks()
-        self.windows = [self._windows(take) for take in self.takes]
+        self._given_plan, reads_plans = plan, pipe.transformer.config.video_plan_dim is not None
+        self._follows_plan = settings.plans == "film" and reads_plans
+        self._plans_windows = settings.plans == "windows" and reads_plans and pipe.planner is not None
+        self._planned: dict[int, Planned] = {}
+        self._cut: dict[int, list[Window]] = {}
+        self._window_plans: dict[Window, SemanticPlan] = {}
         self._keys: dict[Window, str] = {}
         self._decoded: tuple[Window, np.ndarray, np.ndarray] | None = None
         self._clip: Clip | None = None
@@ -198,11 +207,12 @@ class Film:
     @cached_property
     def plan(self) -> SemanticPlan | None:
         """The plan of the whole film."""
-        if any(plan is None for plan in self._plans):
+        plans = [self._plan_take(take).plan for take in self.takes]
+        if any(plan is None for plan in plans):
             return None
         shown = [
             plan.slice(0.0, min(self.pipe.clip_duration(take.num_frames), plan.duration))
-            for take, plan in zip(self.takes, self._plans, strict=True)
+            for take, plan in zip(self.takes, plans, strict=True)
         ]
         return SemanticPlan.concat(shown)
 
@@ -339,12 +349,11 @@ class Film:
                     f"`plan` is {found}, but the film lasts {duration:.4f} seconds: give a plan for all of it."
                 )
             PlanRequest(plan.check_values()).check_widths(pipe)
-        if settings.plans == "film" and plan is None:
-            for number, shot in enumerate(self.shots):
-                section = Section(shot.prompt, 0, min(self._length(number), self.size.num_frames), number)
-                if shot.plan is not None:
-                    section = replace(section, num_frames=self._length(number))
-                check_section(pipe, section, shot)
+        for number, shot in enumerate(self.shots):
+            if settings.plans == "film" and plan is None:
+                check_shot(pipe, shot, number, self._length(number))
+            else:
+                is_split(pipe, shot, number, self._length(number))
 
     def _length(self, number: int) -> int:
         return self._borders[number + 1] - self._borders[number]
@@ -357,77 +366,97 @@ class Film:
 
     # The plan
 
-    @torch.no_grad()
-    def _make_plans(self, plan: SemanticPlan | None) -> tuple[list[list[Section]], list[SemanticPlan | None]]:
-        """Sections and plan of each take; those that the work folder keeps are not made again."""
-        pipe, settings = self.pipe, self.settings
-        reads_plans = pipe.transformer.config.video_plan_dim is not None
-        use_plan = settings.plans == "film" and reads_plans
-        self._plans_windows, self._window_plans = reads_plans and pipe.planner is not None, {}
-        request = PlanRequest(num_plan_candidates=settings.num_plan_candidates)
-        all_sections, plans = [], []
-        for take in self.takes:
-            key = self.work.key(
-                weights=self._weights,
-                shots=[
-                    (shot.prompt, shot.seconds, shot.cues, shot.plan)
-                    for shot in self.shots[take.shots.start : take.shots.stop]
-                ],
-                seed=settings.seed,
-                candidates=settings.num_plan_candidates,
-                use_plan=use_plan,
-                plan=plan,
-                take=(take.number, take.first, take.num_frames),
-            )
-            kept = self.work.read_plan(take.number, key)
-            if kept is None:
-                kept = self._plan_take(take, plan, request, use_plan)
-                self.work.keep_plan(take.number, key, *kept)
-            all_sections.append(kept[0])
-            plans.append(kept[1])
-        return all_sections, plans
+    @property
+    def sections(self) -> list[list[Section]]:
+        """What is planned at once, with cue sheets, take by take."""
+        return [self._plan_take(take).sections for take in self.takes]
 
-    def _plan_take(
-        self, take: Take, plan: SemanticPlan | None, request: PlanRequest, use_plan: bool
-    ) -> tuple[list[Section], SemanticPlan | None]:
-        pipe, sections = self.pipe, []
+    def _plan_take(self, take: Take) -> Planned:
+        """Sections and plan of a take. They are made when they are needed first, unless the work folder keeps them: of several
+        processes, each plans the takes that it renders."""
+        if (planned := self._kept_plan(take)) is None:
+            with one_at_a_time(self.pipe.components.values()):
+                planned = Planned(*self._make_plan(take))
+                self.pipe.maybe_free_model_hooks()
+            self.work.keep_plan(take.number, self._plan_key(take), *planned)
+            self._planned[take.number] = planned
+        return planned
+
+    def _kept_plan(self, take: Take) -> Planned | None:
+        """Sections and plan of a take, if they were made before."""
+        if take.number not in self._planned:
+            kept = self.work.read_plan(take.number, self._plan_key(take))
+            if kept is None:
+                return None
+            self._planned[take.number] = Planned(*kept)
+        return self._planned[take.number]
+
+    def _plan_key(self, take: Take) -> str:
+        return self.work.key(
+            weights=self._weights,
+            shots=[
+                (shot.prompt, shot.seconds, shot.cues, shot.plan)
+                for shot in self.shots[take.shots.start : take.shots.stop]
+            ],
+            seed=self.settings.seed,
+            candidates=self.settings.num_plan_candidates,
+            use_plan=self._follows_plan,
+            plan=self._given_plan,
+            take=(take.number, take.first, take.num_frames),
+        )
+
+    @torch.no_grad()
+    def _make_plan(self, take: Take) -> tuple[list[Section], SemanticPlan | None]:
+        pipe, settings, plan, sections = self.pipe, self.settings, self._given_plan, []
         for number in take.shots:
             start = self._borders[number] - take.first
             sections += split_shot(pipe, self.shots[number], number, start, self._length(number))
-        if not use_plan:
+        if not self._follows_plan:
             return sections, None
         made = pipe.clip_duration(take.made_frames)
         if plan is not None:
             start = take.first / self.frame_rate
             end = min((take.first + take.num_frames) / self.frame_rate, plan.duration)
             return sections, replace(plan.slice(start, end), duration=made)
-        sections = write_sheets(pipe, sections, self.shots, request, self.settings.seed)
+        request = PlanRequest(num_plan_candidates=settings.num_plan_candidates)
+        sections = write_sheets(pipe, sections, self.shots, request, settings.seed)
         taken = plan_take(pipe, sections, self.shots)
         return sections, None if taken is None else replace(taken, duration=made)
 
     # The windows
 
-    def _windows(self, take: Take) -> list[Window]:
+    @property
+    def windows(self) -> list[list[Window]]:
+        """The windows of each take."""
+        return [self._windows(take.number) for take in self.takes]
+
+    def _windows(self, number: int) -> list[Window]:
         """A take cut into windows: as long as the model's clips, each sharing the overlap with the one before."""
+        if number not in self._cut:
+            take, rate = self.takes[number], self.pipe.latent_format["audio_latent_rate"]
+            length, starts = self._starts(take)
+            self._cut[number] = [
+                Window(
+                    number,
+                    index,
+                    start,
+                    length,
+                    round(start / self.frame_rate * rate),
+                    self.prompt_of(take, start, length),
+                )
+                for index, start in enumerate(starts)
+            ]
+        return self._cut[number]
+
+    def _starts(self, take: Take) -> tuple[int, list[int]]:
+        """Frames of each window of a take, and where they begin."""
         length = min(self.size.num_frames, take.made_frames)
-        starts = coordinates.window_starts(take.made_frames, length, self._overlap(length))
-        rate = self.pipe.latent_format["audio_latent_rate"]
-        return [
-            Window(
-                take.number,
-                index,
-                start,
-                length,
-                round(start / self.frame_rate * rate),
-                self.prompt_of(take, start, length),
-            )
-            for index, start in enumerate(starts)
-        ]
+        return length, coordinates.window_starts(take.made_frames, length, self._overlap(length))
 
     def prompt_of(self, take: Take, start: int, num_frames: int) -> str:
         """The prompts of what is seen in a window, or in a part of it; `start` counts from the take's."""
         shares: dict[str, int] = {}
-        for section in self.sections[take.number]:
+        for section in self._plan_take(take).sections:
             shared = min(start + num_frames, section.start + section.num_frames) - max(start, section.start)
             if shared > 0:
                 shares[section.prompt] = shares.get(section.prompt, 0) + shared
@@ -448,9 +477,9 @@ class Film:
         return self._keys[window]
 
     def _plan_of(self, window: Window) -> SemanticPlan | None:
-        plan = self._plans[window.take]
-        if self.settings.plans == "windows" and self._plans_windows:
+        if self._plans_windows:
             return self._window_plan(window)
+        plan = self._plan_take(self.takes[window.take]).plan
         if plan is None:
             return None
         start = window.start / self.frame_rate
@@ -495,7 +524,7 @@ class Film:
         kept = self.work.read(window.take, window.index, self._key(window))
         if kept is None or window.index == 0:
             return kept
-        before = self.windows[window.take][window.index - 1]
+        before = self._windows(window.take)[window.index - 1]
         kept_before = self.work.read_any(before.take, before.index)
         is_joined = kept_before is not None and self._are_joined(window, kept, before, kept_before)
         return kept if is_joined else None
@@ -505,7 +534,7 @@ class Film:
         """Denoises a window, joined to its neighbours as far as they are there."""
         pipe, device = self.pipe, self.pipe._execution_device
         size = replace(self.size, num_frames=window.num_frames)
-        windows = self.windows[window.take]
+        windows = self._windows(window.take)
         before = windows[window.index - 1] if window.index else None
         after = [other for other in windows[window.index + 1 :] if other.start < window.start + window.num_frames]
 
@@ -659,17 +688,22 @@ class Film:
         """
         with self._progress(takes) as progress:
             for number in range(len(self.takes)) if takes is None else takes:
-                for window in self.windows[number]:
+                for window in self._windows(number):
                     self._ensure(window, progress)
         return self
 
     @property
     def is_rendered(self) -> bool:
         """Whether the folder keeps all windows."""
-        return all(self._latents(window) is not None for windows in self.windows for window in windows)
+        return all(
+            self._kept_plan(take) is not None
+            and all(self._latents(window) is not None for window in self._windows(take.number))
+            for take in self.takes
+        )
 
     def _progress(self, takes: Sequence[int] | None = None) -> Any:
-        windows = [w for number, some in enumerate(self.windows) if takes is None or number in takes for w in some]
+        numbers = range(len(self.takes)) if takes is None else takes
+        windows = [window for number in numbers for window in self._windows(number)]
         kept = sum(self._latents(window) is not None for window in windows)
         steps = self._denoising.num_inference_steps
         bar = self.pipe.progress_bar(total=steps * len(windows))
@@ -687,7 +721,7 @@ class Film:
 
     def _pieces(self, take: Take, progress: Any) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
         """Frames, waveform and start of each piece of a take. Pieces meet in the middle of the frames that two windows share."""
-        windows = self.windows[take.number]
+        windows = self._windows(take.number)
         cuts = [
             0,
             *(
@@ -782,7 +816,7 @@ class Film:
         return Path(path)
 
     def __repr__(self) -> str:
-        number = sum(map(len, self.windows))
+        number = sum(len(self._starts(take)[1]) for take in self.takes)
         return (
             f"Film of {self.duration:.4f} s: {len(self.shots)} shots, {len(self.takes)} takes, {number} windows of up to "
             f"{self.pipe.clip_duration(self.size.num_frames):.4f} s"

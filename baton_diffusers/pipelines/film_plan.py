@@ -48,6 +48,25 @@ class Section:
     sheet: str | None = None
 
 
+def is_split(pipe: PipelineParts, shot: Shot, number: int, num_frames: int) -> bool:
+    """
+    Whether a shot of `num_frames` is longer than the planner's clips, and planned in sections.
+
+    Raises:
+        ValueError: if so, and it has a cue sheet, which says when things happen in the whole of it.
+    """
+    most = pipe.config.num_frames
+    writes = pipe.planner is not None and pipe.planner.writes_cues
+    if num_frames <= most or shot.plan is not None or not writes:
+        return False
+    if shot.cues is not None:
+        raise ValueError(
+            f"shot {number + 1} lasts {shot.seconds:g} seconds and has `cues`, but the planner plans {pipe.clip_duration(most):g} at "
+            "once: split it into shots of that length, each with its own."
+        )
+    return True
+
+
 def split_shot(pipe: PipelineParts, shot: Shot, number: int, start: int, num_frames: int) -> list[Section]:
     """
     The sections of a shot: the shot itself, or, if it is longer than the planner's clips, some of its sentences each. Time is shared
@@ -60,17 +79,11 @@ def split_shot(pipe: PipelineParts, shot: Shot, number: int, start: int, num_fra
         start, num_frames (`int`): where it lies in its take.
 
     Raises:
-        ValueError: if it is longer than the planner plans, and has a cue sheet, which says when things happen in the whole of it.
+        ValueError: as `is_split`.
     """
     most = pipe.config.num_frames
-    writes = pipe.planner is not None and pipe.planner.writes_cues
-    if num_frames <= most or shot.plan is not None or not writes:
+    if not is_split(pipe, shot, number, num_frames):
         return [Section(shot.prompt, start, num_frames, number)]
-    if shot.cues is not None:
-        raise ValueError(
-            f"shot {number + 1} lasts {shot.seconds:g} seconds and has `cues`, but the planner plans {pipe.clip_duration(most):g} at "
-            "once: split it into shots of that length, each with its own."
-        )
     texts = re.split(r"(?<=[.!?])\s+", shot.prompt.strip())
     weights = [1 + num_cues for num_cues in _numbers_of_cues(pipe, texts)]
     while len(texts) > 1 and min(weights) * num_frames / sum(weights) < _SHORTEST_SHARE * most:
@@ -220,13 +233,13 @@ def plan_take(pipe: PipelineParts, sections: Sequence[Section], shots: Sequence[
     return SemanticPlan.concat(plans)
 
 
-def check_section(pipe: PipelineParts, section: Section, shot: Shot) -> None:
-    """Refuses a section that the planner cannot plan.
+def check_shot(pipe: PipelineParts, shot: Shot, number: int, num_frames: int) -> None:
+    """Refuses a shot of `num_frames` that the planner cannot plan.
 
     Raises:
         ValueError: naming the shot.
     """
-    duration = pipe.clip_duration(section.num_frames)
+    duration = pipe.clip_duration(pipe.config.num_frames if is_split(pipe, shot, number, num_frames) else num_frames)
     try:
         if shot.plan is not None:
             plan = shot.plan.check_values()
@@ -237,13 +250,13 @@ def check_section(pipe: PipelineParts, section: Section, shot: Shot) -> None:
                 )
             PlanRequest(plan).check_widths(pipe)
         elif pipe.planner is not None:
-            ids, _ = tokenize_prompts(pipe.planner_tokenizer, [section.prompt], pipe.planner.config.system_prompt)
+            ids, _ = tokenize_prompts(pipe.planner_tokenizer, [shot.prompt], pipe.planner.config.system_prompt)
             longest = max(duration, pipe.clip_duration(pipe.config.num_frames))
             pipe.planner.check_lengths(ids.shape[1], longest)
             if shot.cues is not None:
                 check_cues(pipe, [shot.cues], ids.shape[1], duration)
     except ValueError as error:
-        raise ValueError(f"shot {section.shot + 1}: {error}") from error
+        raise ValueError(f"shot {number + 1}: {error}") from error
 
 
 def seed_of(seed: int, *parts: object) -> int:
