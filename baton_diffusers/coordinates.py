@@ -48,10 +48,10 @@ def num_latent_frames(num_frames: int, temporal_stride: int) -> int:
 
 
 def num_audio_latents(duration: float, audio_latent_rate: float, min_coverage: float = 0.0) -> int:
-    """Audio latents, at `audio_latent_rate` per second, of a clip of `duration` seconds, at least one.
+    """Number of audio latents, at `audio_latent_rate` per second, of a clip of `duration` seconds; at least one.
 
-    The last one may reach beyond the clip: it is there if more than the share `min_coverage` of it lies within. By default
-    the latents cover the clip; with more, what they leave out at its end is shorter than one latent.
+    The last one may reach beyond the clip: it counts if more than the share `min_coverage` of it lies within the clip. By
+    default the latents cover the clip; with a higher share they may leave out less than one latent at its end.
     """
     return max(math.ceil(duration * audio_latent_rate - min_coverage - _SLACK), 1)
 
@@ -105,7 +105,7 @@ def spans_of_units(mask: torch.Tensor, rate: float) -> list[tuple[float, float]]
 
 
 def units_in_spans(spans: Sequence[tuple[float, float]], rate: float, num_units: int) -> torch.Tensor:
-    """Which units, `[i, i + 1) / rate` each, lie in one of the spans of seconds, be it in part; the inverse of
+    """Which units, `[i, i + 1) / rate` each, lie at least in part in one of the spans of seconds; the inverse of
     [`spans_of_units`].
 
     Args:
@@ -124,7 +124,7 @@ def units_in_spans(spans: Sequence[tuple[float, float]], rate: float, num_units:
 
 
 def latent_frames_of(frame_mask: torch.Tensor, temporal_stride: int) -> torch.Tensor:
-    """Which video latent frames of a causal autoencoder cover a pixel frame that is marked, be it one.
+    """Which video latent frames of a causal autoencoder cover at least one marked pixel frame.
 
     Args:
         frame_mask (`torch.Tensor` of shape `(temporal_stride * k + 1,)`): bool, over pixel frames.
@@ -251,8 +251,8 @@ def audio_windows(
     """The audio latents `first .. end - 1` that each video latent frame attends: TARP's windows (CCL, arXiv:2603.18600).
 
     The window is `window * temporal_stride / frame_rate` seconds long and centred on the frame's own span, latent 0's
-    shorter span included. It holds the audio latents whose middle lies in it, and ends where the clip ends; ours: where
-    the audio is too short or too coarse to have any there, the nearest one.
+    shorter span included. It holds the audio latents whose middle lies in it, and ends where the clip ends. If there is none,
+    because the audio is too short or too coarse, it holds the nearest one (ours).
 
     Args:
         num_frames (`int`): video latent frames.
@@ -357,8 +357,8 @@ def plan_layout(
     audio_tokens_per_chunk: int,
     chunk_duration: float = 1.0,
 ) -> PlanLayout:
-    """The plan of `duration` seconds: keyframe by keyframe its grid row by row, and whole chunks of sound, of which the tokens
-    beyond the end are masked."""
+    """The layout of a plan of `duration` seconds: for each keyframe its grid, row by row; and whole chunks of sound, whose
+    tokens beyond the end are masked."""
     frame_times, centres = keyframe_times(duration, keyframe_rate), patch_centres(*video_grid)
     audio_times = audio_plan_times(duration, audio_tokens_per_chunk, chunk_duration)
     return PlanLayout(
@@ -375,12 +375,12 @@ def timestamp_coordinates(times: torch.Tensor, positions_per_second: float) -> t
 
 
 def nearest_timestamp(time: float, timestamp_rate: float) -> float:
-    """The instant in seconds, of those at `timestamp_rate` per second from 0 on, that is nearest to `time`."""
+    """The timestamp nearest to `time`, in seconds. Timestamps begin at 0, `timestamp_rate` per second."""
     return round(time * timestamp_rate) / timestamp_rate
 
 
 def num_timestamps_within(duration: float, timestamp_rate: float) -> int:
-    """Timestamps, at `timestamp_rate` per second from 0 on, that lie before the end of `duration` seconds."""
+    """Number of timestamps, `timestamp_rate` per second from 0 on, that lie before the end of `duration` seconds."""
     return math.ceil(duration * timestamp_rate - _SLACK)
 
 
@@ -395,8 +395,8 @@ def rotary_embedding(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines that rotate queries and keys at `coordinates`.
 
-    Axis `a` with `d_a` channels rotates pair `i` by `coordinate_a * theta ** (-2 i / d_a)`. A coordinate of zero leaves
-    its channels as they are, which is how audio tokens, which have no place, pass the spatial channels through.
+    Axis `a` with `d_a` channels rotates pair `i` by `coordinate_a * theta ** (-2 i / d_a)`. A coordinate of zero leaves its
+    channels as they are. So the spatial channels of audio tokens, which have no place, do not rotate.
 
     Args:
         coordinates (`torch.Tensor` of shape `(num_tokens, num_axes)`): positions.

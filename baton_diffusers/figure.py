@@ -124,7 +124,8 @@ def wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
 
 
 def _colour_of(name: str, row: int) -> tuple[int, int, int]:
-    """The colour that a name tells, as "red ball" does, so dark that light words stand out on it; else one of the row."""
+    """The colour in a name such as "red ball", darkened so that light words are legible on it; without one, the colour of the
+    row."""
     told = next((word for word in name.lower().split() if word in ImageColor.colormap), None)
     if told is None:
         return LANES[row % len(LANES)]

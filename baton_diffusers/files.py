@@ -25,7 +25,7 @@ _PREFIX = ".baton-"
 
 
 def check_target(path: str | Path, suffixes: Sequence[str] = ()) -> Path:
-    """Refuse a path to which nothing can be written, before the work whose result goes there. The folder is tried.
+    """Refuse a path that cannot be written to, before the work starts. It tries to write to the folder.
 
     Args:
         path: where to write.
@@ -55,7 +55,7 @@ def check_target(path: str | Path, suffixes: Sequence[str] = ()) -> Path:
 
 
 def make_folder(path: str | Path) -> Path:
-    """Make a folder, with those above it, and try to write there, before the work whose results go there.
+    """Make a folder and its parents, and try to write there, before the work starts.
 
     Args:
         path: the folder; it may be there.
@@ -129,8 +129,8 @@ def temporary_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def held(path: Path) -> Iterator[bool]:
-    """Holds a file, which is made if it is not there, for this process alone. Gives whether it could: `False` if another process
-    holds it. A process that is killed lets go of it."""
+    """Locks a file for this process alone; the file is created if needed. Yields whether it is locked: `False` if another
+    process holds it. A killed process releases its lock."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
     try:
         yield fcntl is None or _lock(descriptor, wait=False)

@@ -129,9 +129,9 @@ class Estimate:
 
 
 class LiveTensors(TorchDispatchMode):
-    """Follows the bytes of those tensors on the meta device that come to be within it, and their peak.
+    """Tracks the current and peak bytes of meta tensors that are created inside the context.
 
-    Every operation of the model runs, without numbers. Fused attention is taken to hold no scores, as flash kernels do.
+    Every operation of the model runs, without numbers. Fused attention counts no scores, since flash kernels store none.
     """
 
     def __init__(self) -> None:
@@ -326,7 +326,7 @@ def activations(
             else:
                 pipe.encode_audio(torch.empty(1, audio_length * audio_vae.latent_hop_length, device="meta"))
     if "denoise" in stages:
-        # What is given in part has a timestep of its own, so that each latent gets one. Blocks are alike, and two show what all do.
+        # If a part is given, each latent has its own timestep. All blocks are alike, so two of them are enough.
         timestep = torch.ones(1, device="meta")
         with _Stage(peaks, "denoise"):
             transformer(
@@ -350,8 +350,8 @@ def activations(
 
 @contextmanager
 def _each_shape_once(coder: nn.Module, live: LiveTensors) -> Iterator[None]:
-    """The encoder or decoder of a video's autoencoder, which its chunks of frames and its tiles call a thousand times: what one
-    call does to the memory, another one of the same shapes is taken to do too."""
+    """Runs the encoder or decoder of a video autoencoder once for each shape. The autoencoder calls it a thousand times, for
+    chunks of frames and tiles; a later call of the same shapes counts as much memory as the first."""
     run, seen = coder.forward, {}
 
     def shapes(cache: list) -> tuple:
@@ -516,7 +516,7 @@ def report(
 
 
 def _film_of(seconds: float, num_frames: int, models: Mapping[str, nn.Module]) -> str:
-    """How a film is made, whose length does not change what its windows need."""
+    """A line that says how a film is made. Its windows need the same memory, whatever its length."""
     rate, stride = models["transformer"].config.frame_rate, models["vae"].config.scale_factor_temporal
     overlap = overlap_frames(num_frames, rate, stride)
     windows = coordinates.window_starts(coordinates.num_frames_covering(seconds, rate, stride), num_frames, overlap)

@@ -60,7 +60,8 @@ class SemanticPlan:
         video_mask (`torch.Tensor` of shape `(batch_size, num_video_tokens)`, *optional*): bool, `True` where a token
             counts. A sample without any token that counts is a sample without a plan.
         audio_mask (`torch.Tensor` of shape `(batch_size, num_audio_tokens)`, *optional*): the same for the sound.
-        prompts (`tuple[str, ...]`, *optional*): what each clip was planned from; a pipeline warns if it is given another prompt.
+        prompts (`tuple[str, ...]`, *optional*): the prompt that each clip was planned from; a pipeline warns if a call has
+            another prompt.
         sheets (`tuple[str, ...]`, *optional*): the cue sheet that each clip's tokens follow, see [`baton_diffusers.cues`].
         candidates (`tuple[tuple[PlanCandidate, ...], ...]`, *optional*): the sheets among which each clip's was chosen, with their
             scores, the best first.
@@ -139,14 +140,14 @@ class SemanticPlan:
             self._check_places()
 
     def check_values(self) -> SemanticPlan:
-        """Refuses a plan that holds values of no clip. It reads tensors from their device: call it once, before the loop.
+        """Refuses a plan whose values no clip can have. It reads tensors from their device: call it once, before the loop.
 
         Returns:
             The plan.
 
         Raises:
-            ValueError: if a token that counts is not finite, no token of a modality is there, or times or centres lie outside of
-                the clip.
+            ValueError: if a token that counts is not finite, a modality has no tokens, or times or centres lie outside of the
+                clip.
         """
         if 0 in (self.video_tokens.shape[1], self.audio_tokens.shape[1]):
             raise ValueError(
@@ -245,9 +246,9 @@ class SemanticPlan:
         )
 
     def slice(self, start: float, end: float) -> SemanticPlan:
-        """The part within `[start, end)` seconds, with times counted from `start`, and its cues. A short one may hold no token:
-        others can follow it, but no clip. What happened before `start` is lost: a box that was pushed earlier keeps its first place in
-        the cast.
+        """The part within `[start, end)` seconds, with times counted from `start`, and its cues. A short part may hold no
+        token: it can be joined with other parts, but no clip can follow it alone. What happened before `start` is lost: a box
+        that was pushed earlier keeps its first place in the cast.
 
         Raises:
             ValueError: if `[start, end)` is empty or not within the plan.
@@ -273,10 +274,10 @@ class SemanticPlan:
     @staticmethod
     def concat(plans: Sequence[SemanticPlan]) -> SemanticPlan:
         """Plans one after another in time; `concat([p.slice(0, t), p.slice(t, p.duration)])` is `p`, with its times to
-        within the rounding of float32. It cannot make what two parts show agree: what stands where changes at once.
+        within the rounding of float32. It does not make two parts agree where they meet: the picture may change at once.
 
-        Tokens of a part that lie beyond its own end are left out, except for the last part's. Where all parts have one cast, the whole
-        has their cues.
+        Tokens of a part that lie beyond its own end are left out, except for the last part's. If all parts have the same cast,
+        the whole has their cues.
 
         Raises:
             ValueError: if there are no plans, or their batch sizes or token widths differ.
@@ -327,7 +328,8 @@ class SemanticPlan:
         )
 
     def splice(self, other: SemanticPlan, start: float, end: float, only: str | None = None) -> SemanticPlan:
-        """This plan, with `[start, end)` seconds of another one in their place. It cannot move them: shift the other plan first.
+        """This plan, with its `[start, end)` seconds replaced by the same seconds of another plan. To use other seconds, shift
+        the other plan first.
 
         Args:
             other (`SemanticPlan`): of as many clips and of the same widths.
@@ -353,8 +355,8 @@ class SemanticPlan:
         return replace(self, **{name: getattr(whole, name) for name in names}, sheets=sheets, candidates=None)
 
     def shift(self, seconds: float) -> SemanticPlan:
-        """Everything that many seconds later, or earlier if negative, in a plan as long as before. What leaves it is lost, and it cannot
-        say what comes instead: the first (or last) moment is held.
+        """Moves everything later by some seconds, or earlier if negative; the duration stays. What is moved out of the plan is
+        lost, and the first (or last) moment fills the gap.
 
         Raises:
             ValueError: if nothing of the plan would stay.
@@ -374,8 +376,8 @@ class SemanticPlan:
         return replace(SemanticPlan.concat(parts), duration=self.duration, prompts=self.prompts)
 
     def stretch(self, factor: float) -> SemanticPlan:
-        """Slower by a factor, or faster if it is below 1: times and duration are multiplied. It cannot change what happens within a
-        token: a word is said later, and no more slowly.
+        """Makes the plan slower by a factor, or faster if it is below 1: times and duration are multiplied. What happens within
+        a token does not change: a word is said later, but not more slowly.
 
         Raises:
             ValueError: if `factor` is not positive.
@@ -394,10 +396,11 @@ class SemanticPlan:
         )
 
     def mirror(self) -> SemanticPlan:
-        """Left and right exchanged in the picture, and in the cast. It cannot mirror what one token shows, nor the prompt.
+        """Exchanges left and right in the picture and in the cast. It does not mirror the picture within one token, or the
+        prompt.
 
         Raises:
-            ValueError: if the keyframes are no grid that is symmetric.
+            ValueError: if the grid of the keyframes is not symmetric.
         """
         patches = self.video_centres[: self._patches]
         opposite = (
@@ -433,8 +436,8 @@ class SemanticPlan:
         )
 
     def transfer(self, prompt: str | Sequence[str]) -> SemanticPlan:
-        """The plan under another prompt, one for all clips or one for each. It cannot make the tokens show something else: what
-        happens, and to whom, stays the plan's; the prompt decides what they leave open.
+        """The plan under another prompt, one for all clips or one for each. It does not change what the tokens show: they still
+        decide what happens, and to whom. The prompt decides what they leave open.
 
         Raises:
             ValueError: if there are neither one nor as many prompts as clips.
@@ -611,7 +614,7 @@ class SemanticPlan:
         return draw_clip(self.duration, turns, cast, prompt, frames, waveform)
 
     def previewed_by(self, preview: Callable[[SemanticPlan], Any]) -> SemanticPlan:
-        """Lets a notebook show the plan by the `preview` of a pipeline, while that is there. Returns the plan."""
+        """Makes a notebook show the plan with the `preview` of a pipeline, as long as the pipeline exists. Returns the plan."""
         _PREVIEWS[self] = weakref.WeakMethod(preview)
         return self
 
@@ -655,7 +658,7 @@ class SemanticPlan:
         return int((self.video_times == self.video_times[0]).sum())
 
     def _held(self, whole: SemanticPlan, moment: int) -> SemanticPlan:
-        """A part of a plan in which the `whole` plan's first (0) or last (-1) keyframe and audio token stand still."""
+        """A part of a plan that repeats the `whole` plan's first (0) or last (-1) keyframe and audio token."""
         size = whole._patches
         frame = slice(0, size) if moment == 0 else slice(-size, None)
 
@@ -727,14 +730,14 @@ def _read_texts(name: str, value: Any) -> tuple[str, ...] | None:
     if value is not None and not (isinstance(value, list) and all(isinstance(text, str) for text in value)):
         raise ValueError(f"its {name} are {str(value)[:80]!r}")
     for text in value or ():
-        text.encode()  # whose error says which character is none
+        text.encode()  # its error names a character that UTF-8 lacks
     for sheet in value or () if name == "sheets" else ():
         parse_sheet(sheet)
     return None if value is None else tuple(value)
 
 
 def _read_candidates(value: Any) -> tuple[tuple[PlanCandidate, ...], ...] | None:
-    """The candidates that a file tells."""
+    """The candidates in a file's metadata."""
 
     def is_candidate(told: Any) -> bool:
         return (

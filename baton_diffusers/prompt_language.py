@@ -1,7 +1,8 @@
 """What prompts a checkpoint can understand: the words that it learnt, and an example.
 
-A tokenizer of pieces of words reads any text, and a model makes something of it, silently. A checkpoint of a small world therefore
-carries its language in its tokenizer's configuration, as `prompt_language`, and the pipeline says what it will not understand.
+A tokenizer of subwords reads any text, and a model makes a clip of it without a warning. A checkpoint of a small world
+therefore stores its language in its tokenizer's configuration, as `prompt_language`, and the pipeline warns of prompts that it
+will not understand.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class PromptLanguage:
         A sentence on the prompts that will not be understood, with an example of what works; `None` if all are understood.
 
         Args:
-            prompts (`Sequence[str]`): what clips are to show. The empty prompt asks for nothing, and is no fault.
+            prompts (`Sequence[str]`): what clips are to show. Empty prompts are fine.
         """
         subjects = frozenset(self.subjects)
         for prompt in prompts:

@@ -1,4 +1,4 @@
-"""MMAudio's 16 kHz autoencoder and vocoder, where they differ from the 44.1 kHz ones that diffusers has."""
+"""MMAudio's 16 kHz autoencoder and vocoder: how they differ from the 44.1 kHz ones in diffusers."""
 
 from __future__ import annotations
 

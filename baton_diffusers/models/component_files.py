@@ -105,8 +105,8 @@ class PublishedWeights:
 
     def check_finite(self) -> None:
         r"""
-        Reads all tensors once, in place: 3 to 10 GB a second and core, so 2 to 8 s for 22 GB that are in memory. What the disk
-        takes is not lost, since the loading that follows finds the file in memory.
+        Reads all tensors once, in place: 3 to 10 GB a second and core, so 2 to 8 s for 22 GB that are in memory. The time to
+        read the disk is not lost, since the loading that follows finds the file in memory.
 
         Raises:
             ValueError: naming the first tensor with a NaN or an infinity, and its file.
@@ -220,15 +220,14 @@ def component_class(name: str, library: str, class_name: str) -> type:
 
 def check_configuration(folder: str | os.PathLike, component_class: type) -> None:
     r"""
-    Refuses a configuration that is not the component's: diffusers would take the defaults for all that it does not hold, and say
-    nothing.
+    Refuses a configuration of another class, or one that lacks settings: diffusers would silently use defaults for them.
 
     Args:
         folder (`str` or `os.PathLike`): the component's.
         component_class (`type`): its class; one without a configuration of diffusers is not judged.
 
-    A class may have gained settings since the file was saved: what another version of diffusers has saved may lack them, and of a class
-    of this package, a missing setting is a warning.
+    A class may have gained settings since the file was saved. So a file of another version of diffusers may lack settings, and
+    for a class of this package a missing setting is a warning.
 
     Raises:
         ValueError: if the file is missing or damaged, lacks settings of the class, or is another class's.
@@ -244,7 +243,7 @@ def check_configuration(folder: str | os.PathLike, component_class: type) -> Non
     config, name = read_json(file), component_class.__name__
     settings = component_class._get_init_keys(component_class) - {"self", "args", "kwargs"}
     if not isinstance(config, dict) or (settings and not settings & config.keys()):
-        raise ValueError(f"{file} holds no setting of a {name}: fetch or save the folder again.")
+        raise ValueError(f"{file} holds no settings of a {name}: fetch or save the folder again.")
     saved = config.get("_class_name", name)
     if saved != name:
         raise ValueError(
@@ -261,9 +260,7 @@ def check_configuration(folder: str | os.PathLike, component_class: type) -> Non
                 f"{lacks}, which diffusers {diffusers.__version__} writes: fetch or save the folder again."
             )
         if ours:
-            logger.warning(
-                f"{lacks}: {default!r} is taken, as for a file that was saved before there was this setting."
-            )
+            logger.warning(f"{lacks}: the default {default!r} is used, since the file may be older than this setting.")
 
 
 def check_component(folder: str | os.PathLike, model_class: type[torch.nn.Module], variant: str | None = None) -> None:
@@ -318,7 +315,7 @@ def check_component(folder: str | os.PathLike, model_class: type[torch.nn.Module
 
 def load_component(folder: str | os.PathLike, model_class: type[torch.nn.Module], **kwargs: Any) -> torch.nn.Module:
     r"""
-    A saved model, once [`check_component`] is content with it.
+    Loads a saved model, after [`check_component`] has accepted it.
 
     Args:
         folder (`str` or `os.PathLike`): the component's.

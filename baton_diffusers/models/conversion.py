@@ -225,7 +225,7 @@ def ovi_config(
 
     Args:
         shapes (`Mapping[str, Sequence[int]]`): shapes of its tensors, by published key.
-        num_attention_heads (`int`, defaults to 24): heads of both branches, which no shape tells.
+        num_attention_heads (`int`, defaults to 24): heads of both branches; no shape shows their number.
         audio_rope_scale (`float`, defaults to 0.19676): video latent frames for each audio latent, likewise.
         name (`str`): what to call the file in messages.
 
@@ -279,11 +279,11 @@ def ovi_keys(names: Iterable[str]) -> dict[str, str]:
 
 def without_fp8(tensor: torch.Tensor) -> torch.Tensor:
     r"""
-    Brings float8 weights to bfloat16, which holds each of their values exactly; other tensors are taken over as they are.
+    Converts float8 weights to bfloat16, which holds each of their values exactly; other tensors stay as they are.
 
     The community's float8 file of Ovi stores rounded weights without scales (its author: all layers but those with "norm" or
     "bias" in their name, https://github.com/character-ai/Ovi/pull/11; Ovi loads it under the keys of the other files). So
-    `enable_layerwise_casting(torch.float8_e4m3fn)` gives back its very values in its size.
+    `enable_layerwise_casting(torch.float8_e4m3fn)` restores exactly its values, in its size.
     """
     return tensor.to(torch.bfloat16) if tensor.dtype == torch.float8_e4m3fn else tensor
 
@@ -338,7 +338,7 @@ class FromOviFileMixin:
         Args:
             pretrained_model_link_or_path (`str` or `os.PathLike`): a `.safetensors` file, here or on the Hub, as
                 `https://huggingface.co/chetwinlow1/Ovi/blob/main/model.safetensors`.
-            num_attention_heads (`int`, defaults to 24): heads of both branches, which the file does not tell.
+            num_attention_heads (`int`, defaults to 24): heads of both branches; the file does not store their number.
             audio_rope_scale (`float`, defaults to 0.19676): video latent frames for each audio latent, likewise.
             dtype (`torch.dtype`, *optional*): by default the file's, bfloat16 for its float8 weights. What has to
                 stay in float32 does.

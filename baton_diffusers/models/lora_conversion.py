@@ -64,7 +64,7 @@ class LoraLayer:
 
 @dataclass(frozen=True)
 class LoraMatch:
-    """The layers of a LoRA file, by what became of them.
+    """The layers of a LoRA file: those that match the transformer, and the rest.
 
     Args:
         layers (`dict[str, LoraLayer]`): by the name of the transformer's layer.

@@ -17,10 +17,10 @@ from diffusers.utils import BaseOutput
 from ..cues import Sheet, parse_sheet, sheet_turns
 
 
-# What a name that the checker does not know, or a fact beyond its steps, counts: as unlikely as the least likely answer.
+# Probability of a name that the checker does not know, and of a fact beyond its steps: that of the least likely answer.
 _UNKNOWN = 1e-6
-_SURE = 0.8  # probability of a name that a prompt tells
-# Of the search for readings: how many are followed, how many steps are tried next, and how many first deeds of an actor.
+_SURE = 0.8  # least probability of a name for which the prompt leaves no choice
+# In the search for readings: how many are kept, how many next steps are tried, and how many first deeds of an actor.
 _BEAMS = 48
 _STEPS = 24
 _FIRST_DEEDS = 3
@@ -57,16 +57,16 @@ class PlanChecker(ModelMixin, ConfigMixin):
     """
     Reads from a prompt who is there, where, and who does what in which order, and scores cue sheets against it.
 
-    One layer of cross-attention asks the text encoder's hidden states. It is no deeper than the layers by which a transformer
-    reads them. A *step* is a run of cues of one actor.
+    One layer of cross-attention reads the text encoder's hidden states, as a transformer's layers do. A *step* is a run of cues
+    of one actor.
 
     Args:
         text_dim (`int`): width of the text encoder's hidden states.
         names (`list[str]`): names that a cast may have, such as "red ball".
         places (`list[str]`): places of a cast.
         deeds (`dict[str, list[str]]`): what a cue may say after a name that ends with a word: `{"face": ["says three"]}`.
-        max_steps (`int`, defaults to 4): steps that are asked for.
-        max_deeds (`int`, defaults to 3): cues of a step that are asked for.
+        max_steps (`int`, defaults to 4): steps that the checker reads.
+        max_deeds (`int`, defaults to 3): cues of a step that the checker reads.
         num_attention_heads (`int`, defaults to 4): heads; they divide `text_dim`.
     """
 
@@ -121,9 +121,9 @@ class PlanChecker(ModelMixin, ConfigMixin):
 
     def score(self, read: PlanCheckerOutput, sheets: Sequence[str]) -> list[float]:
         """
-        How well sheets fit prompts: the log-probability of all that a sheet says, in nats; 0 is the best.
+        How well sheets fit prompts: the log-probability of everything in a sheet, in nats; 0 is the best.
 
-        A place that a prompt leaves open costs every sheet the same.
+        A place that a prompt leaves open lowers the score of every sheet equally.
 
         Args:
             read ([`PlanCheckerOutput`]): what was read in the prompts.
@@ -148,7 +148,7 @@ class PlanChecker(ModelMixin, ConfigMixin):
         self, read: PlanCheckerOutput, row: int, number: int = 1
     ) -> list[tuple[dict[str, list[str]], list[str]]]:
         """
-        The likeliest readings of one prompt, the best first: its answers are searched for those that make sense together. Whoever acts is
+        The likeliest readings of one prompt, the best first. A reading is a set of answers that fit together. Whoever acts is
         there, does what it can do, and does not act twice in succession; a box hits one of the cast.
 
         Args:
@@ -198,7 +198,7 @@ class PlanChecker(ModelMixin, ConfigMixin):
 
     def open_names(self, read: PlanCheckerOutput, row: int) -> list[list[str]]:
         """
-        Names among which a prompt leaves the choice: a bell whose colour it does not say may have any.
+        Names that a prompt leaves open: if it does not say the colour of a bell, the bell may have any colour.
 
         Args:
             read ([`PlanCheckerOutput`]): what was read in the prompts.
@@ -214,7 +214,7 @@ class PlanChecker(ModelMixin, ConfigMixin):
         return [[other for other in names if other.split()[-1] == name.split()[-1]] for name in unsure]
 
     def possible_deeds(self, cast: Sequence[str]) -> dict[str, list[str]]:
-        """What each name of a cast can do: its deeds, but for those that name itself or somebody who is absent."""
+        """What each name of a cast can do: its deeds, without those that name itself or somebody who is absent."""
         able = {}
         for name in cast:
             others = [other for other in self.config.names if other == name or other not in cast]
@@ -223,9 +223,9 @@ class PlanChecker(ModelMixin, ConfigMixin):
         return able
 
     def _cast_with(self, involved: Iterable[str], probabilities: torch.Tensor) -> dict[str, int] | None:
-        """The likeliest cast with all who are involved: names with the number of their place, or the number of places for one that is
-        open. Of names that end with the same word there are as many as the prompt has of them; a colour that it leaves open is then
-        decided once. None if they are more than there are places."""
+        """The likeliest cast that includes everybody who is involved: each name with the number of its place, or the number of
+        places if its place is open. The cast has as many names that end with the same word as the prompt has; a colour that the
+        prompt leaves open is decided once. None if there are more names than places."""
         names, num_places = self.config.names, len(self.config.places)
         present = dict(zip(names, (1 - probabilities[:, 0]).tolist(), strict=True))
         chosen = set(involved)

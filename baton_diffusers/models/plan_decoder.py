@@ -1,7 +1,7 @@
-"""From plan tokens back to what they stand for: small pictures and a mel spectrogram, before anything is rendered. Ours.
+"""Decoders of plan tokens: small pictures and a mel spectrogram, before anything is rendered. Ours.
 
-A plan is sparse: a few pictures and some ten sounds a second. Each decoder looks at the few tokens around an instant and at where
-the instant lies between them, so it draws a moment between two keyframes as well.
+A plan is sparse: a few keyframes and 10 to 25 audio tokens a second. Each decoder reads the few tokens around an instant and
+the position of the instant between them, so it also draws moments between two keyframes.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class VideoPlanDecoder(ModelMixin, ConfigMixin):
         width (`int`, defaults to 64): likewise, of its columns.
         hidden_dim (`int`, defaults to 128): width of the mixed tokens.
         channels (`tuple[int, int, int]`, defaults to `(48, 32, 24)`): of the maps of an eighth, a quarter and a half of the size.
-        num_neighbours (`int`, defaults to 4): keyframes around an instant that are looked at.
+        num_neighbours (`int`, defaults to 4): number of keyframes around an instant that the decoder reads.
 
     Raises:
         ValueError: if the size is no such multiple, or `num_neighbours` is odd.
@@ -171,7 +171,7 @@ class AudioPlanDecoder(ModelMixin, ConfigMixin):
         mel_bins (`int`, defaults to 64): bins of a mel frame.
         hidden_dim (`int`, defaults to 128): width of the mixed tokens.
         num_layers (`int`, defaults to 2): convolutions over mel frames.
-        num_neighbours (`int`, defaults to 4): tokens around an instant that are looked at.
+        num_neighbours (`int`, defaults to 4): number of tokens around an instant that the decoder reads.
 
     Raises:
         ValueError: if `num_neighbours` is odd.

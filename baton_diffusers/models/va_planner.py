@@ -218,7 +218,7 @@ class SheetOutline:
 
 
 class _SheetConstraint:
-    """The tokens that may follow in one sheet, if its cues must name actors of its cast.
+    """The tokens that may come next in a sheet whose cues must name actors of its cast.
 
     The cast stands before the first timestamp. Its entries, between separators, are a name that no other entry has, and a place as
     the last token. With an outline, the sheet says exactly what the outline says.
@@ -441,7 +441,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             begin with the name of an actor of the cast.
         min_cue_gap (`int`, defaults to 0): least number of timestamps between two cues that are written.
         plans_from_sheets (`bool`, defaults to `False`): make plan tokens from a sheet with a cast alone, not also from the prompt, for
-            sheets that settle all that a plan shows. Then an unusual prompt cannot blur the plan of a right sheet.
+            sheets that settle all that a plan shows. Then an unusual prompt cannot blur the plan of a correct sheet.
 
     Raises:
         ValueError: if the towers' width does not divide into heads of even size, or the timestamps are not among the language
@@ -735,7 +735,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         first, number = config.first_timestamp_id, config.num_timestamps
         last = first + num_timestamps_within(duration, config.timestamp_rate) - 1
         tokens = torch.arange(self.language_model.config.vocab_size, device=device)
-        # Called, and not taken from the layer: hooks of offloading bring it to the device then.
+        # The layer is called instead of reading its weight: then the hooks of offloading move it to the device.
         head = self.language_model.embed_tokens(tokens) if self.lm_head is None else None
         is_timestamp = (tokens >= first) & (tokens < first + number)
         start = min(first + math.ceil(round(earliest * config.timestamp_rate, 6)), last)
@@ -793,7 +793,7 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
     def _read(
         self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor, cache: DynamicCache | None = None
     ) -> torch.Tensor:
-        """The language model's hidden states of its newest tokens; positions count what is no padding."""
+        """The language model's hidden states of its newest tokens; padding has no positions."""
         position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
         return self.language_model(
             inputs_embeds=inputs_embeds,
@@ -804,7 +804,8 @@ class VAPlannerModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         ).last_hidden_state
 
     def _logits(self, hidden_states: torch.Tensor, head: torch.Tensor | None = None) -> torch.Tensor:
-        """Of the next token. `head` is the embeddings of all tokens, where they are the head and already at hand."""
+        """Logits of the next token. If the head shares the embeddings of the tokens, `head` is these embeddings, if they were
+        fetched already."""
         if self.lm_head is not None:
             return self.lm_head(hidden_states).float()
         return nn.functional.linear(

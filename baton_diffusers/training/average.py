@@ -33,7 +33,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The module has the average within this context, and its own weights again after it."""
+        """Within this context the module has the averaged weights; afterwards it has its own weights again."""
         self.swap()
         try:
             yield
@@ -54,7 +54,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def load_state_dict(self, averages: dict[str, torch.Tensor]) -> None:
-        """Takes averages that [`WeightAverage.state_dict`] gave."""
+        """Loads the averages that [`WeightAverage.state_dict`] returned."""
         for name, average in self._averages.items():
             average.copy_(averages[name])
 

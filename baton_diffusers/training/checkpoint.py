@@ -64,7 +64,7 @@ def newest_checkpoint(run_dir: str | Path) -> Path | None:
         shutil.rmtree(damaged) if damaged.is_dir() else damaged.unlink(missing_ok=True)
         path.rename(damaged)
         warnings.warn(
-            f"{path} is damaged ({reason}): it is now {damaged.name}, and the checkpoint before it is taken.",
+            f"{path} is damaged ({reason}): it is now {damaged.name}, and the checkpoint before it is used.",
             stacklevel=2,
         )
     if paths:

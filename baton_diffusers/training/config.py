@@ -127,12 +127,12 @@ class TrainerConfig:
 @dataclass
 class ValidationConfig:
     """
-    Clips that are made from time to time during a training. Prompts are fixed, and each has a noise of its own that is the same
-    at every step, so that clips of different steps can be compared.
+    Clips that are made from time to time during a training. Prompts are fixed, and each prompt has the same noise at every
+    step, so that clips of different steps can be compared.
 
     Args:
         model: Folder of a pipeline, from which all components come that are not trained.
-        prompts: Prompts of one's own, whose clips are written and not scored.
+        prompts: Prompts of your own; their clips are written, but not scored.
         scenes_per_tier: Scenes of each tier of Stage's validation split, whose clips are written and scored; 0 for none.
         use_plan: Whether the clips follow the plans of the pipeline's planner, or their text alone.
         num_inference_steps: Denoising steps; None takes the pipeline's.
@@ -184,8 +184,8 @@ class TransformerTraining:
         train_text_encoder: False keeps the text encoder frozen, so that a plan checker that reads with it stays right.
         new_layers: Parts of parameter names. `initial` may lack these parameters; they then start as in a fresh model.
         fresh_layers: Parts of parameter names. These parameters start as in a fresh model even if `initial` has them, and the
-            configuration may lack them. `("fusion", "context_tokens")` learns anew how the modalities read each other, on
-            trained towers, for the arms of an ablation.
+            configuration may lack them. `("fusion", "context_tokens")` re-initialises the layers in which the modalities read
+            each other, on trained towers, for the arms of an ablation.
         new_layers_learning_rate: Learning rate of `new_layers` and `fresh_layers`; None takes the common rate. CCL takes ten times
             the rate of the pretrained layers (arXiv:2603.18600).
         task_weights: How often a sample is drawn for each of [`TASKS`], relative to the others. "joint" alone is the plain
@@ -216,8 +216,8 @@ class TransformerTraining:
         audio_weight: Weight of the audio loss; the video's is 1.
         motion_weight: Weight of the error of the video's change between neighbouring latent frames; the error itself has weight 1
             (ours). Still parts, such as a backdrop, dominate the error itself, and small movements hardly count.
-        data_seed: Seed of the Stage stream from which the features were made. Its prompts are paraphrased anew each time. None
-            takes the cached prompts, as for your own clips.
+        data_seed: Seed of the Stage stream from which the features were made. Its prompts are paraphrased each time. None takes the
+            cached prompts, as for your own clips.
         verb_shares: `verb_shares` of that stream, see [`StageClips`].
         validation: Clips to make every `trainer.validate_every` steps, see [`ValidationConfig`]; None for none.
     """
@@ -386,14 +386,15 @@ class DistillationTraining:
 
     Args:
         trainer: The run. `ema_decay` is the decay of the student's average, which ends targets and is exported.
-        model: Folder of the pipeline. Its transformer is the teacher, under its guiders and with the shifts of its schedulers.
+        model: Folder of the pipeline. Its transformer is the teacher, with its guiders and the shifts of its schedulers.
         features: Folder of cached features, made with the pipeline's own encoders.
         output: Folder to which the student is saved: an adapter for `pipe.load_lora_weights`, or with `rank` null a pipeline.
-        method: "consistency": the student takes `student_steps`. "flow_map": it takes any number of steps up to the teacher's, and is
-            given the end of each. See [`~training.distillation_methods`].
-        student_steps: Steps of the student, and by default of its clips.
-        teacher_steps: Steps of the teacher; None takes the pipeline's. For "consistency" a multiple of the student's.
-        target_steps: Steps that the teacher takes to a target; None takes all of a student's step. For "consistency" a divisor of these.
+        method: "consistency": the student takes `student_steps` steps. "flow_map": it takes any number of steps up to the
+            teacher's, and receives the end of each step. See [`~training.distillation_methods`].
+        student_steps: Number of steps of the student, and by default of its clips.
+        teacher_steps: Number of steps of the teacher; None takes the pipeline's. For "consistency" a multiple of the student's.
+        target_steps: Number of teacher steps that make a target; None takes all teacher steps in one student step. For
+            "consistency" it must divide their number.
         own_share: Share of batches that start at the student's own states, the others at noised clips.
         rank: Rank of the adapter; None trains a copy of all weights.
         initial: Folder of an adapter of that rank to start from, of either method; None starts at the teacher.
@@ -503,7 +504,8 @@ class DistillationTraining:
 
     @property
     def negative_prompts(self) -> tuple[str, str | None]:
-        """What the pipeline's picture and sound read where guidance drops the prompt; the sound may have none of its own."""
+        """The pipeline's negative prompts of picture and sound, which guidance uses when it drops the prompt. The sound may
+        have none of its own."""
         index = read_json(Path(self.model) / "model_index.json")
         return index.get("negative_prompt") or "", index.get("audio_negative_prompt")
 

@@ -1,15 +1,16 @@
-"""Distillation: a student makes in a few steps, without guidance, what its teacher makes in many steps with guidance.
+"""Distillation: a student learns to make, in a few steps without guidance, the clips that its teacher makes in many steps with
+guidance.
 
-Teacher and student are the same weights, with an adapter off and on, or a frozen copy and the weights that are trained. Both walk one
-grid of equal parts of *unshifted* time. Each modality has its own shift there, as in the pipeline, so that one step means the same for
-picture and sound. The student learns to cross a part of the grid in one step:
+Teacher and student share their weights, and the student adds an adapter; or the teacher is a frozen copy of the trained
+weights. Both use one grid of equal parts of *unshifted* time. Each modality applies its own shift, as in the pipeline, so that
+one step means the same for picture and sound. The student learns to cross a part of the grid in one step:
 
     x(i)      a state at a point i of the grid
     target    from there the teacher takes some guided steps; the student's moving average goes on to the end
     student   crosses from i to the end in one step, with one pass
 
-Which steps these are, and how far the teacher goes, is the method's: see [`~training.distillation_methods`]. The loss is the pseudo-Huber
-distance (arXiv:2310.14189) of mean velocities.
+The method chooses these steps, and how far the teacher goes, see [`~training.distillation_methods`]. The loss is the
+pseudo-Huber distance (arXiv:2310.14189) of mean velocities.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Student(nn.Module):
 
     @contextmanager
     def as_teacher(self) -> Iterator[None]:
-        """Within it, the module is the teacher."""
+        """Within this context, the module is the teacher."""
         self._is_teacher = True
         if self.teacher is None:
             self.transformer.disable_adapters()
@@ -89,7 +90,7 @@ class Student(nn.Module):
                 self.transformer.enable_adapters()
 
     def forward(self, **inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the transformer returns. The teacher is not told where a step ends."""
+        """The transformer's output. The teacher does not receive the end of a step."""
         if not self._is_teacher:
             return self.transformer(**inputs)
         teacher = self.transformer if self.teacher is None else self.teacher
@@ -159,7 +160,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class _Clips:
-    """What the clips of a batch are made under; all of them are of one task."""
+    """The conditions of the clips of a batch; all clips have the same task."""
 
     texts: TextEmbeddings
     plan: SemanticPlan | None
@@ -170,7 +171,8 @@ class _Clips:
 
 
 class _Transformer:
-    """A [`Student`] as the denoising loop calls a transformer: through whatever the trainer has wrapped it in."""
+    """A [`Student`] with the interface of a transformer, for the denoising loop. It calls the module that the trainer has
+    wrapped."""
 
     def __init__(self, module: nn.Module, transformer: DualBranchTransformer) -> None:
         self._module, self._transformer = module, transformer
@@ -190,13 +192,11 @@ def _method(config: DistillationTraining) -> Consistency | FlowMap:
 
 class DistillationLoss:
     r"""
-    How far the student's steps are from where the teacher goes.
+    The distance between the end of a student's step and the teacher's state there.
 
-    A batch has one task, one part that is given, and one [`Crossing`]. It starts at noised clips, or with a probability of `own_share` at
-    the student's own states, as they are when clips are made. The student's states and the ends of targets are of the moving average
-    of its weights, see `average`.
-
-    The teacher is guided by the pipeline's guiders, whatever passes these need; each batch starts them anew.
+    A batch has one task, one given part, and one [`Crossing`]. It starts at noised clips, or with probability `own_share` at states that the student itself reaches. The
+    student's states and the ends of targets come from the moving average of its weights, see `average`. The teacher runs with
+    the pipeline's guiders and all their passes; each batch resets them.
 
     Logged: `loss = video + audio_weight * audio`.
 
@@ -264,11 +264,11 @@ class DistillationLoss:
     ) -> dict[str, torch.Tensor]:
         """The loss of one batch, as [`Trainer`] wants it."""
         config, data = self.config, (batch["latents"], batch["audio_latents"])
-        # What decides about shapes and passes is drawn on the CPU: reading it off the device would wait for its queue.
-        # It is the same in all parts of a step, so that processes do not wait for one another.
+        # Draws that decide shapes and passes are made on the CPU: to read them from the device would wait for its queue. They
+        # are the same in all parts of a step, so that processes do not wait for each other.
         host = torch.Generator().manual_seed(step_seed(config.trainer.seed, step, _DRAWS))
 
-        # 1. What is made of what, and where on the grid
+        # 1. The task with its conditions, and the step on the grid
         clips, crossing = self._clips(batch, generator, host), self.method.draw(host)
         grid, start, middle, end = self._grid(crossing.num_parts), crossing.start, crossing.middle, crossing.end
 
@@ -335,7 +335,7 @@ class DistillationLoss:
 
     @torch.no_grad()
     def _clips(self, batch: dict[str, Any], generator: torch.Generator, host: torch.Generator) -> _Clips:
-        """Draws a task and what is given, and reads texts and plans."""
+        """Draws a task and the given part, and computes embeddings and plans."""
         latents, audio_latents = batch["latents"], batch["audio_latents"]
         task = self._flow._draw_tasks(1, host)
         name = self.training.tasks[int(task)]
@@ -385,7 +385,7 @@ class DistillationLoss:
         return self._kept[text]
 
     def _still(self, like: torch.Tensor) -> torch.Tensor:
-        """A still clip or silence in place of `like`, encoded once for each shape."""
+        """A still clip or silence of the shape of `like`, encoded once for each shape."""
         shape = like.shape[1:]
         if shape not in self._kept:
             still = static_latents(self.vae, *shape[1:]) if len(shape) == 4 else mute_latents(self.audio_vae, shape[0])
@@ -394,7 +394,8 @@ class DistillationLoss:
 
 
 def _pseudo_huber(difference: torch.Tensor, known: KnownLatents, length: float, c: float) -> torch.Tensor:
-    """`sqrt(mean(d^2) + c^2) - c` of each clip over what is made, where d is `difference / length`; its mean over the clips."""
+    """`sqrt(mean(d^2) + c^2) - c` of each clip over its generated latents, with d = `difference / length`; then the mean over
+    the clips."""
     if known.all:
         return difference.new_zeros(())
     made = (~known.mask).expand_as(difference)
@@ -441,7 +442,7 @@ def load_shifts(model: str | Path) -> tuple[float, float]:
 def build_loss(
     config: DistillationTraining, student: Student, features: CachedFeatures
 ) -> tuple[DistillationLoss, FeatureCollator]:
-    """The loss with the pipeline's frozen parts, as far as it needs them, and what joins its batches."""
+    """The loss with those frozen parts of the pipeline that it needs, and the function that joins its batches."""
     model, training = Path(config.model), config.transformer_training()
 
     def frozen(name: str, model_class: type[nn.Module], dtype: torch.dtype | None = None) -> nn.Module:
@@ -465,7 +466,7 @@ def build_loss(
 
 
 def replaced_modalities(guiders: dict[str, BaseGuidance], sizes: Sequence[int]) -> set[str]:
-    """The modalities in whose place the guiders put a still clip or silence."""
+    """The modalities that the guiders replace by a still clip or silence."""
     anchors = _anchors(guiders, sizes)
     found = {"video": any(anchor.static for anchor in anchors), "audio": any(anchor.mute for anchor in anchors)}
     return {name for name, is_replaced in found.items() if is_replaced}

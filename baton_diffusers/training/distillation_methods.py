@@ -1,18 +1,18 @@
 r"""
-What a student learns of its teacher's way: two methods of distillation, without the models.
+Two methods of distillation: which steps a student learns from its teacher's path. The models are elsewhere.
 
-The way runs on unshifted time from noise, `t = 1`, to a sample, `t = 0`. Let `X(x, t, s)` be the state at `s` of the teacher's way through
-the state `x` at `t`: its flow map. A student is a network `v` whose one step is meant to be that map:
+The path runs in unshifted time from noise, `t = 1`, to a sample, `t = 0`. Let `X(x, t, s)` be the state at `s` on the teacher's
+path through the state `x` at `t`: its flow map. A student is a network `v` whose single step should equal this map:
 
     x + (s - t) v(x, t, s)  =  X(x, t, s)
 
-`v` is the mean velocity from `t` to `s`. At `s = t` it is the velocity itself. The teacher's way from `t` to `s` leads over each point `m`
-between them, so that the target of a step may be made of two parts:
+`v` is the mean velocity from `t` to `s`. At `s = t` it is the velocity itself. The teacher's path from `t` to `s` passes each
+point `m` between them, so the target of a step can be made of two parts:
 
     X(x, t, s)  =  X(X(x, t, m), m, s)
 
-the teacher takes its own guided steps from `t` to `m`, and the student's moving average crosses the rest at once. The nearer `m` is to `t`,
-the less a target costs, and the more of it the student must know already.
+the teacher takes its own guided steps from `t` to `m`, and the student's moving average crosses the rest in one step. The
+nearer `m` is to `t`, the cheaper is a target, and the more of it comes from the student itself.
 
 - [`Consistency`] learns the steps of one student with a fixed number of them. The end `s` follows from `t`, and the network is not given it.
   With `m = s` that is progressive distillation (arXiv:2202.00512) in one round, with `m` a step from `t` consistency distillation
@@ -37,10 +37,10 @@ class Crossing:
 
     Args:
         num_parts (`int`): of the grid.
-        start, end (`int`): points of the grid, from 0 at the noise: `t` and `s`.
-        middle (`int`): as far as the teacher goes to the target: `m`.
-        own_stride (`int`, *optional*): the state at `start` is where the student's own steps of so many parts arrive. By default it is a
-            noised clip.
+        start, end (`int`): points of the grid, counted from 0 at the noise: `t` and `s`.
+        middle (`int`): the point up to which the teacher makes the target: `m`.
+        own_stride (`int`, *optional*): the student itself goes to the state at `start`, in steps of so many parts. By default
+            the state at `start` is a noised clip.
     """
 
     num_parts: int
@@ -59,7 +59,7 @@ class Consistency:
         student_steps (`int`): of the student.
         teacher_steps (`int`): of the teacher, a multiple.
         target_steps (`int`): steps that the teacher takes to a target.
-        own_share (`float`): how often a crossing starts at the student's own state, at the beginning of a segment.
+        own_share (`float`): share of crossings that start at the student's own state, at the beginning of a segment.
     """
 
     student_steps: int
@@ -86,13 +86,13 @@ class FlowMap:
     """
     Steps of a student that takes any number of them, from 1 to `teacher_steps`.
 
-    The number N of a batch is log-uniform: a step of twice the length is as frequent. The teacher's steps are then the N-th part
-    divided by a whole number, so that they are as near to `1 / teacher_steps` as that allows.
+    The number N of a batch is log-uniform: a step of twice the length is as frequent. The N-th part is then divided by a whole
+    number into the teacher's steps, so that they are as near as possible to `1 / teacher_steps`.
 
     Args:
         teacher_steps (`int`): of the teacher.
         target_steps (`int`): steps that it takes to a target, at most.
-        own_share (`float`): how often a crossing starts at the state of a student of N steps.
+        own_share (`float`): share of crossings that start at the state of a student of N steps.
     """
 
     teacher_steps: int

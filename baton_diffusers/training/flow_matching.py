@@ -51,7 +51,7 @@ def visited_states(config: TransformerTraining, modality: str, other: str = "mad
     else:
         if "noisy" in routed and other == "made":
             states.add(Anchor())
-        if "clean" in routed and other == "given" and not clean_reads:  # what is given never reads what is made
+        if "clean" in routed and other == "given" and not clean_reads:  # given media never read generated ones
             states.add(Anchor())
         if "absent" in routed:
             states.add(Anchor(cross_modal=False))
@@ -229,7 +229,7 @@ class FlowMatchingLoss:
         """The loss of one batch, as [`Trainer`] wants it."""
         config = self.config
         batch_size, device = len(batch["prompt"]), batch["latents"].device
-        # Draws that decide about shapes are made on the CPU: reading them off the device would wait for its queue.
+        # Draws that decide shapes are made on the CPU: to read them from the device would wait for its queue.
         host = torch.Generator().manual_seed(step_seed(generator.initial_seed(), step, 1))
 
         # 1. Each sample once in a drawn task, and once in each task of Cross-Task Synergy

@@ -14,11 +14,11 @@ UPDATE_RMS = 0.2  # as AdamW's updates, so that the same learning rates fit (Liu
 
 class Muon(torch.optim.AdamW):
     """
-    AdamW for vectors, and Muon for tensors of two or more dimensions. Muon makes the momentum orthogonal, so that a matrix moves
-    equally far in all directions, while its gradient lies in few. A tensor of more than two dimensions is taken as a matrix, the
-    first dimension by all others. `torch.optim.Muon` takes neither such tensors nor vectors.
+    AdamW for vectors, and Muon for tensors of two or more dimensions. Muon makes the momentum orthogonal, so that a matrix
+    moves equally far in all directions, although its gradient has few. A tensor of more than two dimensions counts as a matrix
+    of its first dimension by all others. `torch.optim.Muon` takes neither such tensors nor vectors.
 
-    Matrices of one shape are made orthogonal together: a few large kernels in place of many small ones.
+    Matrices of one shape are made orthogonal together: a few large kernels instead of many small ones.
 
     Args:
         momentum: Share of the former gradients in the matrices' momentum (with Nesterov's step ahead).

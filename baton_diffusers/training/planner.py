@@ -27,7 +27,7 @@ from .data.dataset import CachedFeatures
 
 _TEXTS_OF_A_SCENE = 4
 _STILL = 1e-3  # mean squared change of a token below which nothing happens
-_FAINT = 0.05  # of what is hardly to be seen: in nano's tokens the jolt of whom a box hits; an opening mouth changes them by 1.5
+_FAINT = 0.05  # of a faint change: in nano's tokens the jolt of a target that a box hits; an opening mouth changes them by 1.5
 
 
 def build_planner(config: PlannerTraining, model_class: type[VAPlannerModel] = VAPlannerModel) -> VAPlannerModel:
@@ -86,7 +86,7 @@ class PlannedScenes:
     """
     Stage scenes with their prompts and the plans of their clips, as an endless dataset.
 
-    Sample `i` is scene `i % num_scenes`; its prompt is paraphrased anew in every epoch. The features of a scene are computed when it
+    Sample `i` is scene `i % num_scenes`; its prompt is paraphrased in every epoch. The features of a scene are computed when it
     first comes up, and kept in memory in half precision.
 
     A sample is a dictionary: `prompt`; `cues` of the scene's clip, or the empty sheet if it has several; and `plan`, a
@@ -246,7 +246,7 @@ class PlannerLoss:
         audio_weight (`float`, defaults to 1.0): weight of an audio token beside a video token.
         cue_weight (`float`, defaults to 1.0): weight of the cross-entropy.
         faint_weight (`float`, defaults to 0.0): weight added to a video token that changes faintly from one keyframe to the next,
-            see [`faint_change`]. What the picture hardly shows is else lost among large errors.
+            see [`faint_change`]. Otherwise faint changes of the picture are lost among large errors.
         tokens_per_keyframe (`int`, defaults to 1): of the planner, for `faint_weight`.
     """
 
@@ -290,8 +290,8 @@ class PlannerLoss:
 
 def faint_change(video_tokens: torch.Tensor, tokens_per_keyframe: int) -> torch.Tensor:
     """
-    How faintly a token changes: 0 where it stands still, 1 where it changes by little from the keyframe before or to the one after,
-    and towards 0 again where it changes as much as an opening mouth does. Ours.
+    How faintly a token changes: 0 if it does not change; 1 if it changes by little from the keyframe before or to the one
+    after; near 0 again if it changes as much as for an opening mouth. Ours.
 
     Args:
         video_tokens (`torch.Tensor` of shape `(batch_size, num_video_tokens, video_dim)`): of unit variance, in order of time.
@@ -309,8 +309,8 @@ def faint_change(video_tokens: torch.Tensor, tokens_per_keyframe: int) -> torch.
 
 def planned_like(target: SemanticPlan, plan: SemanticPlan) -> SemanticPlan:
     """
-    A planner's plan without the audio tokens beyond the clip's end, which `target`, the clip's features, does not have either.
-    Nothing is read off the device.
+    A planner's plan without the audio tokens beyond the clip's end, since `target`, the clip's features, has none there.
+    Nothing is read from the device.
 
     Raises:
         ValueError: if planner and features differ in the number or width of tokens.
@@ -340,9 +340,10 @@ def explained_variance(
     """
     The share of the features' variance that a planner explains, and a ceiling for planners without cues.
 
-    The reference is the best constant: the mean feature of every token and channel. No prediction explains what a prompt leaves
-    open, such as times or the shade of the wall. So the ceiling is the share that the mean over all clips of a scene explains,
-    estimated without bias from two clips of each scene. A planner that reads cues gets each clip's own, and may exceed it.
+    The reference is the best constant: the mean feature of every token and channel. No prediction can explain details that a
+    prompt leaves open, such as times or the shade of the wall. So the ceiling is the share that the mean over all clips of
+    a scene explains, estimated without bias from two clips of each scene. A planner that reads cues gets each clip's own,
+    and may exceed it.
 
     Args:
         planner (`VAPlannerModel`): in evaluation mode.

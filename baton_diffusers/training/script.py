@@ -88,7 +88,7 @@ def _say(error: BaseException, message: str | None = None) -> None:
         traceback.print_exception(error)
     if message is None:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        # A worker's error brings its traceback, and the error itself last.
+        # A worker's error holds its traceback, with the error itself on the last line.
         message = lines[-1] if "Traceback" in str(error) else " ".join(" ".join(lines).split())
         if not isinstance(error, (ValueError, OSError, FloatingPointError)):
             message = f"{type(error).__name__}: {message}"

@@ -51,7 +51,7 @@ from .seeds import step_seed
 
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "muon": Muon}
 
-# Settings that may change when a run goes on.
+# Settings that may change when a run is continued.
 _OF_THE_RUN = ("trainer", "validation", "evaluation_scenes", "output", "export")
 
 
@@ -565,7 +565,7 @@ def _to_device(batch: Any, device: torch.device) -> Any:
 
 
 def _without_weights(module: nn.Module) -> nn.Module:
-    # Parameters that have a shape and no data. Buffers stay: those that are not saved could not be loaded again.
+    # Makes the parameters meta tensors. Buffers stay: those that are not saved could not be loaded again.
     for part in module.modules():
         for name, value in part.named_parameters(recurse=False):
             part.register_parameter(name, nn.Parameter(value.to("meta"), requires_grad=value.requires_grad))

@@ -42,8 +42,8 @@ class TransformerWithText(nn.Module):
         audio_reads_video: bool | torch.Tensor,
         reference_audio: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Velocities of both modalities. `text` is token ids, whose embeddings are padded with zeros as in
-        `BatonPipeline.encode_prompt`, or without a text encoder those embeddings themselves, and has no mask then."""
+        """Velocities of both modalities. `text` holds token ids; their embeddings are padded with zeros, as in
+        `BatonPipeline.encode_prompt`. Without a text encoder it holds the embeddings themselves, and has no mask."""
         if self.text_encoder is not None:
             text = self.text_encoder(text, attention_mask=attention_mask).last_hidden_state
             text = text * attention_mask[..., None].to(text.dtype)

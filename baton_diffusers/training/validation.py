@@ -48,7 +48,7 @@ class Validation:
     Args:
         config: The clips.
         folder: Folder of all steps.
-        parts: Further components in place of the pipeline's, such as other guiders.
+        parts: Components that replace the pipeline's, such as other guiders.
 
     Raises:
         ValueError: If `config.model` is not the folder of a pipeline, or has no planner for plans.
@@ -106,7 +106,7 @@ class Validation:
                 found = [] if score is None else sorted([*score.sights, *score.sounds], key=lambda event: event.time)
                 sheets.append(contact_sheet(frames, sound, found, clip.prompt))
         _stacked(sheets).save(folder.with_suffix(".jpg"), quality=85)
-        for component in self.pipe.components.values():  # until the next time, the GPU's memory is the training's
+        for component in self.pipe.components.values():  # until the next validation, the training has the GPU's memory
             if isinstance(component, nn.Module) and component not in module.children():
                 component.to("cpu")
         if not scores:
@@ -116,7 +116,7 @@ class Validation:
 
 
 def _stacked(sheets: Sequence[Image.Image]) -> Image.Image:
-    """One sheet below the other, brought to a common width."""
+    """Sheets one below the other, scaled to a common width."""
     heights = [round(sheet.height * _SHEET_WIDTH / sheet.width) for sheet in sheets]
     page = Image.new("RGB", (_SHEET_WIDTH, sum(heights)), "white")
     top = 0

@@ -295,11 +295,11 @@ SPOILT_FOLDERS = {
     ),
     "a scheduler without settings": (
         lambda f: (f / "scheduler" / "scheduler_config.json").write_text("{}"),
-        "scheduler_config.json holds no setting of a FlowMatchEulerDiscreteScheduler",
+        "scheduler_config.json holds no settings of a FlowMatchEulerDiscreteScheduler",
     ),
     "a guider without settings": (
         lambda f: (f / "guider" / "guider_config.json").write_text('{"_class_name": "PlanGuidance"}'),
-        "guider_config.json holds no setting of a PlanGuidance",
+        "guider_config.json holds no settings of a PlanGuidance",
     ),
     "a scheduler without one setting": (
         lambda f: change(f / "scheduler" / "scheduler_config.json", shift=...),
@@ -311,7 +311,7 @@ SPOILT_FOLDERS = {
     ),
     "a vocoder without settings": (
         lambda f: (f / "vocoder" / "config.json").write_text("{}"),
-        "vocoder/config.json holds no setting of a GriffinLimVocoder",
+        "vocoder/config.json holds no settings of a GriffinLimVocoder",
     ),
     "another scheduler's settings": (
         lambda f: change(f / "scheduler" / "scheduler_config.json", _class_name="UniPCMultistepScheduler"),

@@ -1,1 +1,1 @@
-"""Data of training: clips of one's own, the cache of their features, and the dataset that reads it."""
+"""Training data: your own clips, the cache of their features, and the dataset that reads it."""

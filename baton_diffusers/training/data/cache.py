@@ -1,10 +1,10 @@
-"""Features of clips, computed once into WebDataset shards: what planner and transformer are trained on.
+"""Features of clips, computed once and stored in WebDataset shards; planner and transformer train on them.
 
 A cache is a folder. `features-00000.tar` and its like hold, for each clip, `KEY.safetensors` (float16 features), `KEY.txt` (the
 prompt) and `KEY.json` (its source). Beside each shard lies its index, `features-00000.index.json`; a shard without one is not
 finished. `recipe.json` says what the features were made from and with, `manifest.json` lists the shards with counts and
-checksums once all are there, and `rejects.jsonl` the clips that could not be used, with the reason of each. With a text encoder,
-`empty_prompt.safetensors` has its embedding of no text, which stands for prompts that training drops.
+checksums once all are there, and `rejects.jsonl` the clips that could not be used, with the reason of each. With a text
+encoder, `empty_prompt.safetensors` has the embedding of the empty prompt, which replaces prompts that training drops.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Clips of one's own as training data: a folder or WebDataset shards, brought to one form, with reasons for what is not used.
+"""Your own clips as training data: a folder or WebDataset shards, converted to one format, with reasons for clips that are not
+used.
 
 A source gives clips by number: `source[number]` is a sample as [`StageClips`] gives it, or raises [`ClipRejected`]. Clips
 come from strangers: nothing outside of their folder or shard is read, and sizes are bounded.
@@ -98,7 +99,7 @@ class Bucket:
 @dataclass(frozen=True)
 class ClipFormat:
     """
-    What clips are brought to.
+    The format that clips are converted to.
 
     A clip goes into the bucket whose aspect ratio is nearest to its own; of several with that ratio, into the longest one
     that it fills. It is scaled to cover the bucket's size and cropped around its centre; what is longer than the bucket is
@@ -150,7 +151,7 @@ def read_training_clip(source: str | Path | Source, clip_format: ClipFormat) -> 
 
     Args:
         source: A film with sound, in any of the containers of [`ffmpeg.FORMATS`]; a file, or a part of one.
-        clip_format: What it is brought to.
+        clip_format: The format that it is converted to.
 
     Returns:
         A dictionary: `frames`, uint8 `(num_frames, height, width, 3)`; `waveform`, float32 `(num_samples,)`, as long as
@@ -203,7 +204,7 @@ def _read_training_clip(source: Source, clip_format: ClipFormat) -> dict[str, An
 
 class Clips(ABC):
     """
-    Clips of one's own by number. A clip that cannot be used stands in the way of no other one.
+    Your own clips by number. A clip that cannot be used does not affect the others.
 
     `clips[number]` is a dictionary: `name`; `prompt`; `cues`, empty if there are none; and what [`read_training_clip`] returns;
     or it raises [`ClipRejected`]. `names[number]` is the clip's name, in characters that can be written.
@@ -227,14 +228,14 @@ class Clips(ABC):
 
     @abstractmethod
     def find(self, number: int) -> tuple[Source, Mapping[str, Any]]:
-        """Where a clip lies, and what is told with it: `text` and `cues`.
+        """The source of a clip, and its `text` and `cues`.
 
         Raises:
-            ClipRejected, ffmpeg.Unreadable, OSError: If the clip or what is told cannot be read.
+            ClipRejected, ffmpeg.Unreadable, OSError: If the clip, its text or its cues cannot be read.
         """
 
     def digest(self, number: int) -> str:
-        """What a clip and what is told with it consist of, as a hash: another one as soon as either changes."""
+        """A hash of the contents of a clip, its text and its cues. It changes if any of them changes."""
         digest = hashlib.sha256()
         try:
             source, texts = self.find(number)
@@ -245,7 +246,7 @@ class Clips(ABC):
                 while rest > 0 and (chunk := file.read(min(rest, 2**20))):
                     digest.update(chunk)
                     rest -= len(chunk)
-        except (OSError, ValueError) as error:  # ClipRejected too: it is used as soon as the reason is gone
+        except (OSError, ValueError) as error:  # ClipRejected too: the clip is used once the reason is gone
             digest.update(repr(error).encode())
         return digest.hexdigest()
 
@@ -255,15 +256,15 @@ class ClipFolder(Clips):
     A folder of clips, with those in its sub-folders, in the order of their names.
 
     The caption of `clip.mp4` is in `clip.txt` beside it, or in `metadata.jsonl` at the top of the folder, one line for each
-    clip: `{"file_name": "clip.mp4", "text": "..."}`. When things happen, for a planner that writes cues, may be told in `clip.cues`
-    or as `"cues"` in the line, as a sheet of [`baton_diffusers.cues`].
+    clip: `{"file_name": "clip.mp4", "text": "..."}`. For a planner that writes cues, `clip.cues` or `"cues"` in the line may
+    hold a cue sheet, see [`baton_diffusers.cues`].
 
     Nothing outside of the folder is read: a link or a line that leads there is rejected, and so are linked folders and hidden
     files.
 
     Args:
         folder: The folder.
-        clip_format: What clips are brought to.
+        clip_format: The format that they are converted to.
 
     Names are paths within the folder.
 
@@ -317,15 +318,15 @@ class ClipFolder(Clips):
 
 class ClipShards(Clips):
     """
-    Clips in WebDataset shards: tar files in which `KEY.mp4` and `KEY.txt`, or `KEY.json` with a `text`, belong together, and
-    `KEY.cues`, or `cues` in `KEY.json`, where there are any.
+    Clips in WebDataset shards: tar files in which `KEY.mp4` and `KEY.txt`, or `KEY.json` with a `text`, belong together. Cues
+    may be in `KEY.cues`, or as `cues` in `KEY.json`.
 
     A key may have dots: `a.b.mp4` goes with `a.b.txt`, or else with `a.txt`. The shards are indexed once, and clips are read
     where they lie.
 
     Args:
         paths: The tar files, not compressed.
-        clip_format: What clips are brought to.
+        clip_format: The format that they are converted to.
 
     Names are `shard.tar/KEY`, or `shard.tar/KEY.mp4` where a key has several films.
 

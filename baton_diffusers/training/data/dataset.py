@@ -44,12 +44,12 @@ class CachedFeatures:
             each time. Without it, and for clips other than Stage's, the prompts are the cached ones.
         seed (`int`, defaults to 0): of the order.
         batch_size (`int`, *optional*): samples that are joined into a batch; needed where there are several buckets.
-        include_flagged (`bool`, defaults to `False`): whether silent and static clips come up too. They cannot teach how
-            sound and picture belong together: only what needs one of the two may learn from them.
+        include_flagged (`bool`, defaults to `False`): whether silent and static clips come up too. They cannot teach how sound
+            and picture belong together, so only tasks of one modality may use them.
 
     Raises:
-        ValueError: if the cache is not there, not finished or damaged, it was made from another stream than `clips`, no
-            clip of it can be used, or `batch_size` is missing.
+        ValueError: if the cache is not there, not finished or damaged, it was made from another stream than `clips`, none of
+            its clips can be used, or `batch_size` is missing.
     """
 
     def __init__(
@@ -230,7 +230,7 @@ class _Shards:
 
 @contextmanager
 def _damaged(path: Path) -> Iterator[None]:
-    """Names the file in which something is not as `cache_features` wrote it."""
+    """Names the file if its content is not what `cache_features` wrote."""
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
