@@ -9,13 +9,13 @@
         --vocoder ckpts/MMAudio/ext_weights/best_netG.pt \\
         --output baton-11b
 
-`--vae Wan-AI/Wan2.2-TI2V-5B-Diffusers --text-encoder Wan-AI/Wan2.2-TI2V-5B-Diffusers` takes over those two unchanged. With
+`--vae Wan-AI/Wan2.2-TI2V-5B-Diffusers --text-encoder Wan-AI/Wan2.2-TI2V-5B-Diffusers` copies those two unchanged. With
 `--transformer` and `--output` alone, the transformer is written to `transformer` in the output folder. `--planner
-Qwen/Qwen3-8B` adds a fresh planner around that language model, and fresh plan layers to the transformer, which leave its
-output unchanged until they are trained.
+Qwen/Qwen3-8B` adds a fresh planner around that language model, and fresh plan layers to the transformer, which leave its output
+unchanged until they are trained.
 
-The folder samples by Ovi's recipe: its schedulers, scales, negative prompts and the block that is left out of the negative pass,
-and prompts in the form that the file was trained with.
+The folder's defaults are Ovi's recipe: its schedulers, scales and negative prompts, the block that the negative pass skips, and
+the form of prompts that the file was trained with.
 
 Weights are read and written one shard at a time and keep their dtype, except that float8 becomes bfloat16, which holds the
 same values. Everything is checked before anything is written, and the folder appears when it is complete.
@@ -94,7 +94,7 @@ class Part:
 
 
 def streamed(model: torch.nn.Module, keys: Mapping[str, str], published: PublishedWeights, hint: str = "") -> Part:
-    """A model whose weights go from published files to ours, one shard at a time; those in no file are fresh.
+    """A model whose weights are converted from published files, one shard at a time; weights that are in no file are fresh.
 
     Args:
         model (`torch.nn.Module`): the model on the meta device.
@@ -115,7 +115,7 @@ def streamed(model: torch.nn.Module, keys: Mapping[str, str], published: Publish
     }
 
     def read(names: list[str]) -> dict[str, torch.Tensor]:
-        # One by one, so that what a tensor was made from is gone before the next.
+        # One by one, so that the source of a tensor is freed before the next is read.
         tensors = {}
         for name in names:
             tensor = published.read([keys[name]])[keys[name]] if name in keys else fresh_tensor(model, name)
@@ -276,7 +276,7 @@ def local(source: str, *suffixes: str, part: str | None = None) -> Path:
 
 
 def convert(arguments: argparse.Namespace) -> Path:
-    """Does what the command is asked for, and returns the folder that it wrote.
+    """Converts the files that the arguments name, and returns the folder that it wrote.
 
     Raises:
         ValueError: if a file or an argument is not what it should be.
@@ -374,7 +374,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--num-attention-heads", type=int, default=conversion.OVI_NUM_ATTENTION_HEADS)
     parser.add_argument("--audio-rope-scale", type=float, default=conversion.OVI_AUDIO_ROPE_SCALE)
-    diffusers_logging.set_verbosity_error()  # no word of guiders being experimental
+    diffusers_logging.set_verbosity_error()  # hides the warning that guiders are experimental
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     torch.manual_seed(0)  # fresh layers are the same every time
     try:

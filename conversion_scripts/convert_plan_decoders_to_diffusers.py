@@ -1,13 +1,14 @@
-"""Convert published decoders of semantic features to plan decoders, by which `pipe.preview` shows a plan before it is rendered.
+"""Convert published decoders of semantic features to plan decoders, with which `pipe.preview` shows a plan before it is
+rendered.
 
     python conversion_scripts/convert_plan_decoders_to_diffusers.py --output baton-11b \\
         --rae RAE-siglip2-base-p16-i256-ViTXL-n08 --wavtokenizer wavtokenizer_large_speech_320_v2.ckpt \\
         --video-semantic-encoder baton-11b/video_semantic_encoder --audio-semantic-encoder baton-11b/audio_semantic_encoder
 
 `--rae` is the folder of a diffusers `AutoencoderRAE` of SigLIP2, and becomes `video_plan_decoder`; the decoder of `--wavtokenizer`
-becomes `audio_plan_decoder`. Give one of them, or both. Plan tokens are standardised and averaged as the semantic encoders have it:
-with their folders, the decoders undo that. The decoder of pictures fits planners of the features that it was trained on: those of the
-last layer of SigLIP2's tower, of the same width.
+becomes `audio_plan_decoder`. Give one of them, or both. The semantic encoders standardise and average plan tokens; if you give
+their folders, the decoders undo this. The decoder of pictures fits planners of the features that it was trained on: features of
+the last layer of SigLIP2's tower, of the same width.
 """
 
 import baton_diffusers.interrupts  # noqa: F401
@@ -41,7 +42,7 @@ def convert_rae(folder: Path, encoder: VideoSemanticEncoder | None) -> RAEPlanDe
     published = PublishedWeights(files)
     ours = {f"decoder.{name}": value.shape for name, value in decoder.decoder.state_dict().items()}
     theirs = {key: shape for key, shape in published.shapes.items() if key.startswith("decoder.")}
-    theirs.pop("decoder.decoder_pos_embed", None)  # which follows from the configuration
+    theirs.pop("decoder.decoder_pos_embed", None)  # it follows from the configuration
     check_keys(theirs, ours, str(folder))
     published.check_finite()
     tensors = published.read([*ours, "encoder_mean", "encoder_std"])

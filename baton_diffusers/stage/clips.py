@@ -18,16 +18,16 @@ HIT_OF_TWO = "hit of two"  # a hit by a box between two others, which has to cho
 
 class StageClips:
     """
-    Stage's clips of one split, rendered as they are asked for; the same index gives the same clip.
+    Stage's clips of one split, rendered on access; the same index gives the same clip.
 
     Args:
         split: "train", "validation", "test" or "test-combinations".
         seed: Streams of different seeds have different clips.
         tier_weights: How often each tier is drawn, in any scale; default: all tiers equally often.
         foreground: Whether a sample also has the mask of its actors.
-        verb_shares: Shares of the clips in which, for each of these verbs, somebody does it, for what is rare and hard: scenes
-            are drawn until one has it. The other clips are drawn as ever, and may have it too. "hit of two" is a hit by a box that
-            stands between two others.
+        verb_shares: For each of these verbs, the share of clips in which somebody does it, for verbs that are rare and hard:
+            scenes are drawn until one has the verb. The other clips are drawn as usual, and may have it too. "hit of two" is a
+            hit by a box that stands between two others.
         frames: Whether a sample also has the picture: it takes most of the time.
 
     `clips[index]` is a dictionary: `index`; `prompt` and `cues`, strings; `waveform`, float32 `(num_samples,)` in [-1, 1];
@@ -52,7 +52,7 @@ class StageClips:
         if unknown := set(weights) - set(TIERS):
             raise ValueError(f"`tier_weights` has {sorted(unknown)}; the tiers are {', '.join(TIERS)}.")
         if foreground and not frames:
-            raise ValueError("`foreground` is the mask of `frames`: it cannot be had without them.")
+            raise ValueError("`foreground` is the mask of `frames`: ask for `frames` too.")
         if min(weights.values(), default=0) < 0 or sum(weights.values()) <= 0:
             raise ValueError(f"`tier_weights` must be non-negative with at least one positive, got {weights}.")
         shares = dict(verb_shares or {})

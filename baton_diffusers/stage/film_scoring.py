@@ -1,6 +1,6 @@
 """Score films against their scenes while they are made: each shot as a clip, what holds from shot to shot, the seams, and what drifts.
 
-A [`FilmScorer`] takes frames and samples as they come and keeps no more of them than a shot with what lies around it.
+A [`FilmScorer`] takes frames and samples as they come. It keeps only one shot and a second around it.
 """
 
 from collections.abc import Hashable, Sequence
@@ -20,11 +20,9 @@ from .sound import event_sound
 
 ASPECTS_ACROSS = ("colour", "stands", "number", "voice", "sequence", "callback")
 
-EARLY = (
-    1  # frames before a shot that already count as its own: between its earliest instant and the latest one before it
-)
-FRAMES_AROUND = 8  # that are looked at before and after a shot
-SAMPLES_AROUND = 64 * HOP  # that are listened to before and after a shot
+EARLY = 1  # frames before a shot that already belong to it: between its earliest instant and the latest one before it
+FRAMES_AROUND = 8  # that are watched before and after a shot
+SAMPLES_AROUND = 64 * HOP  # that are heard before and after a shot
 SAMPLES_A_FRAME = SAMPLING_RATE // FRAME_RATE
 
 # Seams. Between two frames, Stage and its codecs stay below these bounds, unless an event falls on the seam.
@@ -60,12 +58,12 @@ class Seam:
 @dataclass(frozen=True)
 class Level:
     """
-    What drifts in a film, of one shot.
+    The quantities of one shot that may drift over a film.
 
     Args:
         time: The middle of the shot in seconds.
         shade: The wall's brightness minus its brightness in the first shot of the take, in grey levels.
-        grain: Root mean square in grey levels of what the cast does not explain.
+        grain: Root mean square in grey levels of the picture without the cast and the wall.
         noise: Loudness of the background in dB of a full scale; None where sounds cover it.
         gain: Loudness of the sounds minus the loudness of Stage's own, in dB; None if no sound was heard.
     """
@@ -86,7 +84,7 @@ class FilmScore:
         shots: The score of each shot, as of a clip.
         across: The facts across shots, see [`FilmScorer`].
         seams: What is seen and heard at each seam.
-        elsewhere: The same at instants that are no seams, for comparison: what happens in a film looks and sounds like a seam at times.
+        elsewhere: The same at instants that are no seams, for comparison: some events of a film look or sound like a seam.
         levels: What drifts, for each shot.
     """
 
@@ -114,7 +112,8 @@ class FilmScore:
 
 @dataclass(frozen=True)
 class _Shot:
-    """What was found in a shot: who plays whom (by name, as it looks), and the runs of instants in film time."""
+    """What was found in a shot: which actor plays which member of the cast (by name, as it looks), and the runs of instants in
+    film time."""
 
     looks: dict[str, Actor | None]
     number: int
@@ -133,11 +132,11 @@ class FilmScorer:
     - *stands*, likewise: it stands where it stood before (no fact after a hard cut);
     - *number*, for each shot but the first: there are as many actors as the cast has, nobody is lost or doubled;
     - *voice*, for each face that speaks and has spoken before: it has the voice of its colour, here and where it spoke last;
-    - *sequence*, for each action: picture and sound of the whole film show it in its place of the script;
-    - *callback*, for each action: an actor that the prompt calls by an earlier deed does what it should.
+    - *sequence*, for each action: picture and sound of the whole film show it in its place in the script;
+    - *callback*, for each action: if the prompt calls the actor by an earlier deed, this actor does it.
 
     Args:
-        film: What the film was to show.
+        film: The film that was asked for.
         prompts: What each shot's prompt says; by default everything.
         seams: Times in seconds at which a window ends and the next begins.
         elsewhere: Times in seconds that are compared with seams.
@@ -206,7 +205,7 @@ class FilmScorer:
     # One shot
 
     def _score(self) -> None:
-        """Score the next shot, and forget what lies before what the one after it looks back at."""
+        """Score the next shot, and forget frames and samples that the shot after it does not need."""
         film, shot = self.film, len(self._shots)
         scene, take, start, end = film.shots[shot], film.take(shot), shot * SHOT_FRAMES, self._end(shot)
         last = shot == len(film.shots) - 1
@@ -285,7 +284,7 @@ class FilmScorer:
     def _measure(
         self, shot: int, frames: np.ndarray, explained: np.ndarray, noise: float | None, gain: float | None
     ) -> None:
-        """Keep what may drift."""
+        """Keep the quantities that may drift."""
         wall = np.median(frames[:, WALL_ROWS], axis=(0, 1, 2))
         if shot == self.film.take(shot).start:
             self._wall = wall
@@ -342,8 +341,8 @@ class FilmScorer:
         return facts
 
     def _in_own_voice(self, number: int, step: int) -> bool:
-        """Whether what is heard while a mouth is open in a shot has the voice of its face; of a mouth that stays shut, whether the words
-        that count as its own have it."""
+        """Whether the sounds that are heard while a mouth is open in a shot have the voice of its face. If the mouth stays
+        shut, the words that count as its own are compared."""
         scene, shot = self.film.shots[number], self._shots[number]
         actor = scene.actors[scene.script[step].actor]
         look = shot.looks[actor.name]
@@ -360,7 +359,7 @@ class FilmScorer:
         return all(voice == (actor if look is None else look).colour for voice in voices)
 
     def _sequence(self) -> tuple[list[bool], list[bool]]:
-        """Whether each action of the film has its place in what was seen, and in what was heard."""
+        """Whether each action of the film was seen in its place of the script, and heard in it."""
         doers = [scene.actors[action.actor] for scene in self.film.shots for action in scene.script]
         seen = [sight for shot in self._shots for sight in shot.sights]
         heard = [sound for shot in self._shots for sound in shot.sounds]
@@ -421,7 +420,8 @@ def _in_sequence(script: Sequence[Hashable], found: Sequence[Hashable]) -> list[
 
 
 def _leaps(cast: Sequence[Actor], tracks: Sequence, hits: Sequence[Sight]) -> np.ndarray:
-    """How far, in each frame, an actor that stands still has moved since the frame before: the largest of all, (frames,)."""
+    """The largest distance that an actor that should stand still has moved since the frame before, for each frame,
+    (frames,)."""
     leaps = np.zeros(len(tracks[0].x) if tracks else 1)
     for i, (actor, track) in enumerate(zip(cast, tracks, strict=True)):
         moved = np.abs(np.diff(track.x, prepend=track.x[:1]))

@@ -1,4 +1,4 @@
-"""Films of Stage: one cast in shot after shot. Each shot is a scene of its own, so it can be held out like any scene."""
+"""Films of Stage: shots with one cast. Each shot is a scene of its own, so it can be held out like any scene."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -161,8 +161,8 @@ def film_prompts(film: FilmScene, seed: int, style: str = "whole") -> tuple[Prom
 
 
 def callbacks(film: FilmScene, shot: int) -> dict[int, str]:
-    """How actors of a shot are called by what was seen of them in the film so far, where another one is of their kind, e.g.
-    `{0: "ball that bounced first"}`."""
+    """Names of actors of a shot by what they did in the film so far, if another actor is of the same kind, e.g. `{0: "ball that
+    bounced first"}`."""
     acted = [past.actors[action.actor] for past in film.shots[:shot] for action in past.script]
     names = [actor.name for actor in dict.fromkeys(replace(actor, spot="left") for actor in acted)]
     called = {}

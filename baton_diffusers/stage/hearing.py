@@ -1,4 +1,4 @@
-"""What is to be heard in a clip: Stage's sounds, found by their templates in a log-mel spectrogram."""
+"""What is heard in a clip: Stage's sounds, found by their templates in a log-mel spectrogram."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -86,7 +86,7 @@ def likenesses(waveform: np.ndarray) -> np.ndarray:
 def hear(waveform: np.ndarray) -> tuple[Sound, ...]:
     """Find Stage's sounds in a waveform, in order of time.
 
-    The piece of sound most like a template is taken first, then the most alike at some distance from it, and so on.
+    The piece of sound that is most like a template is taken first, then the next best at some distance from it, and so on.
 
     Args:
         waveform: Mono, shape (samples,), in [-1, 1], at 16 kHz.
@@ -108,7 +108,7 @@ def hear(waveform: np.ndarray) -> tuple[Sound, ...]:
 
 
 def stray_sounds(waveform: np.ndarray, sounds: Iterable[Sound]) -> tuple[float, ...]:
-    """Times in seconds at which something is heard that none of `sounds` explains, wherever it is loud enough.
+    """Times in seconds at which something loud enough is heard that none of `sounds` explains.
 
     Args:
         waveform: As for [`hear`].

@@ -1,4 +1,4 @@
-"""Prompts of Stage: English in many ways of saying the same, cue sheets, and captions of single frames."""
+"""Prompts of Stage: many English wordings of a scene, cue sheets, and captions of single frames."""
 
 import json
 import random
@@ -138,12 +138,12 @@ _MISTAKEN = dict(zip("aeioucszvgm", "eaeuaksswjn", strict=True))  # letters that
 @dataclass(frozen=True)
 class Prompt:
     """
-    What is said of a scene, and what is left open.
+    A prompt of a scene, and what it leaves open.
 
     Args:
         text: The prompt.
-        places: For each actor of the scene whether the text tells its place.
-        colours: For each actor whether the text tells its colour, be it by a face's voice.
+        places: For each actor of the scene whether the text names its place.
+        colours: For each actor whether the text names its colour, or the voice of a face.
     """
 
     text: str
@@ -155,15 +155,15 @@ def describe(scene: Scene, seed: int, wordings: str = "train") -> Prompt:
     """
     Say in English what happens in `scene`, e.g. "A red ball on the left bounces twice, then a purple face says three nine."
 
-    Each `seed` chooses its own words, order of clauses and sloppiness. What a text tells is true and can be understood from it
-    alone. Every actor's kind, every action, its count, its target, its words and its place in the order are told; places are
-    often left open, a colour seldom, and only if no other actor is of the same kind.
+    Each `seed` chooses its own words, order of clauses and sloppiness. A text says only what is true, and can be understood
+    without the scene. It names every actor's kind, and every action with its count, target, words and place in the order. It
+    often leaves places open, and seldom a colour: only if no other actor is of the same kind.
 
     Args:
         scene: The scene.
         seed: Chooses the words.
-        wordings: "train"; "held-out" for words and turns that "train" never uses; "notes", which adds what people jot down, and
-            their slips; or "strange", which does so too, and where many words are made up (`strange_words.py`).
+        wordings: "train"; "held-out" for words and turns that "train" never uses; "notes", which adds notes and slips as people
+            write them; or "strange", which adds them too and has many made-up words (`strange_words.py`).
 
     Raises:
         ValueError: if there are no such `wordings`.
@@ -191,12 +191,12 @@ def write_prompt(scene: Scene, seed: int, wordings: str = "train") -> str:
 
 def describe_on(scene: Scene, seed: int, callbacks: Mapping[int, str]) -> Prompt:
     """
-    Say what happens in a shot that goes on with a cast that is known: nobody is introduced, and nobody who does nothing comes up.
+    Say what happens in a shot that continues with a known cast: no actor is introduced, and idle actors are not mentioned.
 
     Args:
         scene: The shot's scene.
         seed: Chooses the words.
-        callbacks: How actors are called who are known by what they did before, e.g. `{0: "ball that bounced first"}`.
+        callbacks: Names of actors by what they did before, e.g. `{0: "ball that bounced first"}`.
     """
     rng = random.Random(scene.digest * 31 + seed)
     while True:
@@ -206,14 +206,14 @@ def describe_on(scene: Scene, seed: int, callbacks: Mapping[int, str]) -> Prompt
 
 
 def training_prompt(scene: Scene, seed: int) -> str:
-    """A prompt to learn from, in one of `TRAINING_WORDINGS`: half of them have made-up words."""
+    """A training prompt in one of `TRAINING_WORDINGS`: half of them have made-up words."""
     return write_prompt(scene, seed, TRAINING_WORDINGS[seed % len(TRAINING_WORDINGS)])
 
 
 class _Writer:
     """The choices of one prompt, made in the order of the text.
 
-    An actor is named in full where it first comes up, and by less from then on where less tells it from the others.
+    An actor has its full name at first mention, and later a shorter one if that is unambiguous.
     """
 
     def __init__(self, scene: Scene, wordings: Wordings, rng: random.Random) -> None:
@@ -223,7 +223,7 @@ class _Writer:
         plain = wordings.plain
         self.free = wordings is TRAIN or wordings.notes
         self.last: int | None = None  # who was named last
-        self.listed: list[int] = []  # everyone, in the order of a list that began the text
+        self.listed: list[int] = []  # all actors, in the order of a list at the beginning of the text
         self.introduced: list[int] = []
         self.placed = [False] * number
         self.coloured = [False] * number
@@ -235,8 +235,8 @@ class _Writer:
         kinds = [actor.kind for actor in actors]
         self.alone = [kinds.count(kind) == 1 for kind in kinds]
         self.article = "a" if plain else self.choose(("a", "a", "a", "a", "the", "the", "the", ""))
-        self.late = not plain and self.chance() < 0.05  # whether places are told at the end
-        self.in_order = True  # whether the steps are told in their order
+        self.late = not plain and self.chance() < 0.05  # whether places are named at the end
+        self.in_order = True  # whether the text has the steps in their order
         self.tense = "finite" if plain else self.choose(_TENSES)
         self.digits = not plain and self.chance() < 0.25
         self.spoken = {action.actor for action in scene.script if action.verb == "say"}
@@ -261,7 +261,7 @@ class _Writer:
             for others in (wordings.kinds.get(kind),)
         }
         nouns = [names[actor.kind] for actor in actors]
-        self.reveals = [False] * len(actors)  # whether the noun tells the voice, and with it the colour
+        self.reveals = [False] * len(actors)  # whether the noun implies the voice, and with it the colour
         self.heard = [False] * len(actors)  # whether the actor is called a voice
         by_voice = bool(wordings.people) and self.chance() < 0.25
         for i, actor in enumerate(actors):
@@ -271,7 +271,7 @@ class _Writer:
                     i in self.spoken and i not in self.targets and not self.tells_place[i] and self.chance() < 0.4
                 )
                 nouns[i] = self.choose((wordings.voices if self.heard[i] else wordings.people)[actor.colour])
-        # A colour may stay open where no other actor is of that kind.
+        # A colour may stay open if no other actor is of that kind.
         omit = not wordings.plain and self.chance() < 0.12
         self.late_colours = omit and self.chance() < 0.25  # told in a sentence of its own
         self.tells_colour = [
@@ -325,7 +325,7 @@ class _Writer:
         return f"{self._with_article(core, article)} {where}"
 
     def _name_by_order(self, index: int, last: int | None) -> str | None:
-        """The name of an actor by whom else there is: "the other one", "the first", or a pronoun that only it can be."""
+        """A name of an actor relative to the others: "the other one", "the first", or a pronoun that can only mean it."""
         number, draw = len(self.scene.actors), self.chance()
         if number == 2 and len(self.introduced) == 2 and last not in (None, index) and draw < 0.12:
             same = self.nouns[0] == self.nouns[1]
@@ -471,14 +471,14 @@ class _Writer:
         return f"{start} {_plural(noun)}{self.choose((', ', ': ', ' - '))}{' and '.join(parts)}."
 
     def _aside(self, indices: list[int]) -> str:
-        """What is there too, as the end of a sentence."""
+        """The other actors, as the end of a sentence."""
         if self.chance() < 0.5:
             names = [self.name(i) for i in indices]
             return f"{self.choose((', with ', ' and there is also ', ', and there is '))}{self.join(names)}{self.choose(('', '', ' watching', ' nearby', ' in the scene'))}."
         return f", while {self.join([f'{self.name(i)} {self.choose(self._idle(i))}' for i in indices])}."
 
     def _late(self) -> str:
-        """A sentence on what was left out before: places, or colours."""
+        """A sentence that adds what the text has not said yet: places, or colours."""
         parts = []
         for index in self.introduced:
             if self.late and self.tells_place[index]:
@@ -547,7 +547,7 @@ class _Writer:
         return f"{self.name(action.actor, subject=mood != 'that')} {self.deed(step, mood)}"
 
     def _is_same(self, step: int) -> bool:
-        """Whether a step is told after the one before it, and does just the same."""
+        """Whether a step comes right after one that is the same, in the text too."""
         if not step or not self.in_order or self.scene.script[step].verb == "hit":
             return False
         action, before = self.scene.script[step], self.scene.script[step - 1]
@@ -656,7 +656,7 @@ class _Writer:
         return f"{says}{lead}{words}{tone}"
 
     def words(self, action: Action) -> str:
-        """The digits that are said, in one of the ways in which people write a short list."""
+        """The spoken digits, in one of the ways in which people write a short list."""
         words = [str(DIGITS.index(word)) if self.digits else word for word in action.words]
         number = len(words)
         if number == 1:
@@ -710,7 +710,7 @@ class _Writer:
     # Texts
 
     def script(self) -> str:
-        """The script as text: its steps in one of the ways to put them in order."""
+        """The script as text: its steps, joined in one of the ways that state their order."""
         number = len(self.scene.script)
         sequence = self._choose_sequence(number)
         opening = self.choose(sequence.opens)
@@ -784,7 +784,7 @@ class _Writer:
         return Prompt(text, tuple(self.placed), tuple(self.coloured))
 
     def _as_typed(self, text: str) -> str:
-        """With capitals and stops as people leave them, and sometimes a slip."""
+        """The text with capitals and full stops as people write them, and sometimes with a slip."""
         if self.wordings.notes:
             if self.chance() < 0.05:
                 text = self.choose(_HEADINGS).format(1 + int(40 * self.chance())) + text
@@ -827,7 +827,7 @@ class _Writer:
 
 
 class _NoteWriter(_Writer):
-    """The choices of a prompt that is no prose: a list, a screenplay or a record, as for a program."""
+    """The choices of a prompt that is not prose: a list, a screenplay or a record for a program."""
 
     def write(self) -> Prompt:
         """The whole prompt."""
@@ -937,7 +937,7 @@ class _NoteWriter(_Writer):
         return text.replace(", ", ",") if self.chance() < 0.3 else text
 
     def _short(self, index: int) -> str:
-        """The kind alone where it says who it is."""
+        """The kind alone, if it identifies the actor."""
         actor = self.scene.actors[index]
         alone = [other.kind for other in self.scene.actors].count(actor.kind) == 1
         return actor.kind if alone and self.chance() < 0.7 else self._coloured_name(index)
@@ -969,7 +969,7 @@ class _NoteWriter(_Writer):
 
 
 class _Follower(_Writer):
-    """The choices of a prompt that goes on, in the grammar's plain words."""
+    """The choices of a prompt that continues a film, in the grammar's plain words."""
 
     def __init__(self, scene: Scene, callbacks: Mapping[int, str], rng: random.Random) -> None:
         super().__init__(scene, PLAIN, rng)
@@ -980,7 +980,7 @@ class _Follower(_Writer):
         return f"the {self.callbacks.pop(index, self.scene.actors[index].name)}"
 
     def write(self) -> Prompt:
-        """The whole prompt; it leaves open all that was told before."""
+        """The whole prompt; it leaves open everything that earlier prompts said."""
         text = self.script() if self.scene.script else self.choose(self.wordings.still) + "."
         open_ = (False,) * len(self.scene.actors)
         return Prompt(_CAPITALS.sub(_capital, text), open_, open_)
@@ -1041,9 +1041,8 @@ def write_cues(scene: Scene, seed: int) -> str:
 
 
 def describe_frame(scene: Scene, seed: int, frame_index: int) -> str:
-    """Caption one frame of the render of `scene`: who is where, and what is to be seen of it at this instant.
-
-    E.g. "a red ball on the left in the air, a purple face on the right with its mouth open".
+    """Caption one frame of the render of `scene`: who is where, and how each actor looks at this instant. E.g. "a red ball on
+    the left in the air, a purple face on the right with its mouth open".
     """
     rows = poses(scene, seed)
     if not 0 <= frame_index < len(rows):

@@ -113,7 +113,7 @@ def perform(
 
 
 def _change(actor: Actor, event: Event) -> tuple[int, str]:
-    """How long, in frames, a flash or a word changes the look of its actor, and into what."""
+    """How long, in frames, a flash or a word changes the look of its actor, and the changed look."""
     if event.kind == "flash":
         return FLASH_FRAMES, "flash"
     return word_frames(VOICES[actor.colour], event.word), "open"

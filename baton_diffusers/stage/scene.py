@@ -1,4 +1,4 @@
-"""Scenes of Stage: who is on it, what they do in which order, and when.
+"""Scenes of Stage: the cast, what it does in which order, and when.
 
 A [`Scene`] says what a prompt says: a cast and a script, without times. [`timeline`] draws the exact instants of a scene
 for one render seed; the picture and the sound are both made from it, so they agree to the frame.
@@ -37,8 +37,8 @@ JOLT = 3.0  # pixels that an actor is thrown back when it is hit
 MAX_COUNT = 3
 MAX_ACTIONS = 4
 
-# What only the scenes of "test-combinations" show: who does what beside whom (of a hit: to whom), and kinds that act one after
-# another. Each actor, each of its actions and each kind in each place of a script is left in the other splits.
+# Combinations that only the scenes of "test-combinations" show: who does what beside whom (for a hit: to whom), and kinds that
+# act one after another. The other splits still have each actor, each of its actions, and each kind in each place of a script.
 HELD_OUT_PAIRS = {
     ("yellow ball", "bounce", "green bell"),
     ("blue ball", "bounce", "purple face"),
@@ -57,7 +57,7 @@ INTERVAL = {"bounce": JUMP, "ring": 6, "say": 7, "hit": GAP}  # between the inst
 HOLD = {"bounce": 1, "ring": 3, "say": 5, "hit": 3}  # what the picture shows from the instant on
 FIRST_FRAME = 2  # of the earliest movement
 LAST_FRAME = NUM_FRAMES - GAP  # of the latest instant
-IDLE_SHARE = 0.04  # of the simple scenes that are drawn: nothing happens in them
+IDLE_SHARE = 0.04  # share of the simple scenes in which nothing happens
 MIN_SLACK = 4  # frames by which every script can be shifted
 
 
@@ -119,8 +119,8 @@ class Action:
 
 
 class Slide(NamedTuple):
-    """The way of a box in the action of this index: x at its `start` and `end`, the `distance` towards its target, and
-    the `room` that the target has behind it, all in pixels."""
+    """The path of a box in the action of this index: x at its `start` and `end`, the `distance` towards its target, and the
+    `room` behind the target, all in pixels."""
 
     action: int
     start: float
@@ -134,8 +134,8 @@ class Scene:
     """A cast of one to three actors, ordered from left to right, and a script of up to four actions. Without a script nothing
     happens.
 
-    Raises a `ValueError` where two actors share a spot or a name, an action does not suit its actor, the same actor acts
-    twice in succession, a box has no way to its target or the target no room to jolt, or the script does not fit the clip.
+    Raises a `ValueError` if two actors share a spot or a name, an action does not suit its actor, the same actor acts twice in
+    succession, the path of a box to its target is blocked, the target has no room to jolt, or the script does not fit the clip.
     """
 
     actors: tuple[Actor, ...]
@@ -251,7 +251,7 @@ class Scene:
     @property
     def split(self) -> str:
         """Scenes with a held-out combination are "test-combinations". Of the others one in ten is "test", one in ten
-        "validation", the rest "train". Cast and script alone settle it."""
+        "validation", the rest "train". The split depends on cast and script alone."""
         if self.has_held_out_combination:
             return "test-combinations"
         return {0: "test", 1: "validation"}.get(self.digest % 10, "train")
@@ -272,7 +272,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Event:
-    """An instant at which picture and sound meet.
+    """An instant at which picture and sound coincide.
 
     Args:
         kind: landing, flash, contact or word.
@@ -338,7 +338,7 @@ def sample_scene(seed: int, tier: str | None = None, split: str | None = None) -
     tier = tier or TIERS[rng.integers(3)]
     idle = tier == "simple" and np.random.default_rng([seed, 0x1D1E]).random() < IDLE_SHARE
     for scene in _draw_scenes(rng, tier):
-        if idle and split != "test-combinations":  # where nobody acts, no combination is shown
+        if idle and split != "test-combinations":  # a scene without actions shows no combination
             scene = Scene(scene.actors, ())
         if split is None or scene.split == split:
             return scene
@@ -346,8 +346,8 @@ def sample_scene(seed: int, tier: str | None = None, split: str | None = None) -
 
 
 def _draw_scenes(rng: np.random.Generator, tier: str) -> Iterator[Scene]:
-    """Endless stream of valid scenes of one tier. What the scene is built around is settled before the rest is drawn,
-    so that scripts that seldom fit are not outnumbered by those that always do."""
+    """Endless stream of valid scenes of one tier. The core of the scene is chosen before the rest is drawn. Otherwise scripts
+    that seldom fit would be rarer than scripts that always fit."""
 
     def kinds(number: int) -> list[str]:
         return [KINDS[i] for i in rng.integers(len(KINDS), size=number)]
@@ -375,7 +375,7 @@ def _shows(scene: Scene, idea: str) -> bool:
 
 
 def _try_scene(rng: np.random.Generator, core: list[str], extras: int, num_actions: int) -> Scene | None:
-    """A random scene whose first actions are those of the core actors, or None if what was drawn is no scene."""
+    """A random scene whose first actions are those of the core actors, or None if the draw is not a valid scene."""
     kinds = core + [KINDS[i] for i in rng.integers(len(KINDS), size=extras)]
     spots = [tuple(SPOTS)[i] for i in rng.permutation(3)[: len(kinds)]]
     palette = {kind: tuple(VOICES) if kind == "face" else COLOURS for kind in KINDS}

@@ -1,9 +1,9 @@
 """Score clips against their scenes, from the frames and the samples alone.
 
 Three measures, as in Baton's evaluation: P-Acc, the share of a scene's atomic facts that hold; M-WER, the word error rate
-of each speaker; and DeSync, the distance in time between what is seen and what is heard. Where Baton asks judge models,
-Stage knows the answer: the clip is searched for everything that Stage can show and sound (`sight.py`, `hearing.py`), and
-what was found is compared with the scene. What was found and the scene does not explain counts against the clip.
+of each speaker; and DeSync, the distance in time between what is seen and what is heard. Baton asks judge models; Stage knows
+the answer. The scorer searches the clip for everything that Stage can show and sound (`sight.py`, `hearing.py`), and compares
+what it finds with the scene. Sights and sounds that the scene does not explain count against the clip.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -18,32 +18,29 @@ from .sight import Picture, Sight, watch
 
 
 ASPECTS = ("present", "place", "alone", "seen", "heard", "pitch", "words", "order", "quiet")
-UNMATCHED = 0.5  # seconds that an instant counts which is only seen or only heard, and the most that any counts
-PAUSE = 9.5 / FRAME_RATE  # seconds; instants of one doer that lie closer together belong to one action
+UNMATCHED = 0.5  # seconds that count for an instant that is only seen or only heard, and at most for any instant
+PAUSE = 9.5 / FRAME_RATE  # seconds; instants of one actor that lie closer together belong to one action
 
 
 @dataclass(frozen=True)
 class Fact:
-    """An atomic fact of a scene, and whether it `holds` in the clip.
-
-    The `aspect` is, of each actor,
+    """An atomic fact of a scene, and whether it `holds` in the clip. The `aspect` is, for each actor,
 
     - *present*: it is there in its colour, in every frame, once, and apart from the others;
-    - *place*: it stands on its spot. A place that the prompt leaves open is no fact;
+    - *place*: it stands on its spot. A place that the prompt leaves open is not a fact;
 
-    of each action,
+    for each action,
 
     - *seen*, *heard*: it happens as often as the script says, in the picture and in the sound (a hit reaches its own target,
       which jolts);
     - *pitch*: its sounds have the pitch of the actor's colour or the face's voice;
-    - *words*: the words that are said, in their order;
+    - *words*: the right words are said, in their order;
     - *order*: in picture and sound, it comes after the actions before it and before those after it;
 
     and of the clip,
 
-    - *alone*: of the scene something is seen, and nothing else: no other actor or object, no other motion, no flicker, no
-      noise;
-    - *quiet*: of the scene something is heard, and nothing else.
+    - *alone*: something of the scene is seen, and nothing else: no other actor or object, no other motion, no flicker, no noise;
+    - *quiet*: something of the scene is heard, and nothing else.
     """
 
     aspect: str
@@ -125,11 +122,11 @@ def score_clip(
     Args:
         video: RGB uint8, (frames, 64, 64, 3), at 16 frames/s.
         audio: Mono float, (samples,), in [-1, 1], at 16 kHz.
-        scene: What the clip was to show.
-        places: Whether the prompt says where each actor stands; by default, of all. An actor whose place is left open may
-            stand on any spot.
-        colours: Whether the prompt says the colour of each actor (or the voice of a face); by default, of all. An actor whose
-            colour is left open may have any, and its sound has to suit the colour that is seen.
+        scene: The scene that was asked for.
+        places: For each actor, whether the prompt says where it stands; by default it does. An actor whose place is left open
+            may stand on any spot.
+        colours: For each actor, whether the prompt says its colour (or the voice of a face); by default it does. An actor whose
+            colour is left open may have any colour, and its sounds have to match the colour that is seen.
     """
     sounds = hear(audio)
     return judge(scene, watch(video), sounds, stray_sounds(audio, sounds), places, colours)
@@ -146,7 +143,7 @@ def judge(
     """Compare what was found in a clip with its scene.
 
     Args:
-        scene: What the clip was to show.
+        scene: The scene that was asked for.
         picture, sounds, stray: What was found, see [`watch`], [`hear`] and [`stray_sounds`].
         places, colours: As for [`score_clip`].
     """
@@ -216,7 +213,7 @@ def judge(
 def recognise(
     expected: Sequence[Actor], cast: Sequence[Actor], places: Sequence[bool], colours: Sequence[bool]
 ) -> dict[int, int]:
-    """Who of the cast that was found plays which expected actor: one of its kind, if possible of its colour, on its spot."""
+    """Which found actor plays which expected one: an actor of its kind, if possible of its colour, on its spot."""
     found: dict[int, int] = {}
     for colour, place in ((True, True), (True, False), (False, True), (False, False)):
         for i, actor in enumerate(expected):
@@ -230,7 +227,7 @@ def recognise(
 
 
 def runs_of(instants: Iterable, doer: Callable[[Sight | Sound], Hashable]) -> list[Run]:
-    """Each doer's instants, divided where it pauses."""
+    """Each actor's instants, split at its pauses."""
     runs: dict[Hashable, list[list]] = {}
     for instant in instants:
         own = runs.setdefault(doer(instant), [])
@@ -244,11 +241,9 @@ def runs_of(instants: Iterable, doer: Callable[[Sight | Sound], Hashable]) -> li
 def _assign(
     script: Sequence[Action], doers: Sequence[Hashable], runs: list[Run], kind: Callable | None = None
 ) -> tuple[list[Run | None], list[Run]]:
-    """The run of each action of the script, and the runs that are left.
-
-    Each doer's runs go to its own actions, so that counts, words and order fit as well as they can. Then actions and runs that
-    are left over take each other where their doers are of a `kind`, though not of a pitch. At last what lies close to an
-    action that lacks something is counted to it: one wrong note is one fault.
+    """The run of each action of the script, and the runs that are left. Each actor's runs are assigned to its own actions, so
+    that counts, words and order fit as well as possible. Then the remaining actions take remaining runs of actors of the same
+    `kind` but another pitch. At last, an action that lacks instants takes those close to it: one wrong note is one fault.
     """
     assigned: list[Run | None] = [None] * len(script)
     for same in (lambda doer: doer, kind) if kind else (lambda doer: doer,):
@@ -269,7 +264,7 @@ def _assign(
 
 
 def _pairings(actions: Sequence[int], runs: Sequence[Run]) -> Iterator[list[tuple[int, Run]]]:
-    """The ways in which as many actions as possible take a run each, in order."""
+    """All assignments in which as many actions as possible take a run each, in order."""
     number = min(len(actions), len(runs))
     for some in combinations(actions, number):
         for others in combinations(runs, number):
@@ -294,7 +289,8 @@ def _complete(
     left: Sequence[Run],
     kind: Callable | None,
 ) -> tuple[list[Run | None], list[Run]]:
-    """Give actions that lack instants what lies beside them: runs that are left, or what their neighbours have too much."""
+    """Give actions that lack instants those beside them: runs that are left, or instants that their neighbours have too many
+    of."""
     assigned, left = list(assigned), list(left)
 
     def beside(run: Run, other: Run) -> bool:
@@ -306,7 +302,7 @@ def _complete(
         return not any(between[0] < instant.time < between[1] for r in others for instant in r.instants)
 
     def offers(i: int) -> Iterator[tuple[Run, Callable[[], None]]]:
-        """What action `i` could take, and how it is taken from where it is."""
+        """The instants that action `i` could take, and how to take them from their run."""
         for run in left:
             yield run, lambda run=run: left.remove(run)
         for j, run in enumerate(assigned):
@@ -343,7 +339,7 @@ def _in_order(runs: Sequence[Run | None]) -> list[bool]:
 
 
 def _desync(scene: Scene, sights: Sequence[Sight], sounds: Sequence[Sound]) -> float:
-    """Mean distance in seconds between the picture's instants and the sound's, each kind of its own. As many as possible
+    """Mean distance in seconds between the picture's instants and the sound's, for each kind separately. As many as possible
     are matched, in the order of time; an instant without its other half counts `UNMATCHED`, as does a missing one."""
     distance, number = 0.0, 0
     for kind in EVENTS.values():
@@ -356,7 +352,7 @@ def _desync(scene: Scene, sights: Sequence[Sight], sounds: Sequence[Sound]) -> f
 
 
 def _least_distance(few: Sequence[float], many: Sequence[float]) -> float:
-    """Sum of the distances between `few` and as many of the `many`, in order, such that it is least."""
+    """The least sum of distances between `few` and as many of the `many`, in order."""
     least = np.zeros(len(many) + 1)  # for the first i of few and the first j of many
     for i, time in enumerate(few):
         pairs = least[:-1] + np.minimum(np.abs(np.asarray(many) - time), UNMATCHED)

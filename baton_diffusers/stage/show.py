@@ -1,4 +1,4 @@
-"""Show a clip on one sheet of paper: its frames over the spectrogram of its sound, on the same axis of time."""
+"""Show a clip on one sheet: its frames over the spectrogram of its sound, on the same axis of time."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -100,7 +100,7 @@ def film_sheet(
     Args:
         frames, waveform: As for [`contact_sheet`].
         events: Instants to mark, with times from the film's start.
-        prompts: What is said of each shot.
+        prompts: The prompt of each shot.
         shot_seconds: How long a shot is.
         shots_a_strip: How many shots a strip shows.
     """

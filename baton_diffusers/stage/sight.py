@@ -1,7 +1,7 @@
-"""What is to be seen in a clip: Stage's actors and their poses, found by drawing them and comparing.
+"""What is seen in a clip: Stage's actors and their poses, found by drawing them and comparing.
 
-Every pose of every actor is a hypothesis about a frame. The backdrop is what the frame would show without that actor; a
-pose is as good as the squared error that drawing it removes. Nothing here needs the scene or a threshold on a colour.
+Every pose of every actor is a hypothesis about a frame. The backdrop is the frame without that actor. The score of a pose is
+the squared error that drawing it removes. Nothing here needs the scene or a threshold on a colour.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ HIGHEST = TOP  # pixels above the floor at which a ball is still looked for
 REACH = 10  # pixels to the left and to the right that belong to a spot
 PRESENT = 0.4  # least share of the squared error of an empty spot that an actor has to explain
 LEAST_GAIN = 2e5  # squared error in grey levels; an actor removes about ten times as much
-VISIBLE = 0.5  # least strength, of 1, with which an actor has to show to be there
+VISIBLE = 0.5  # least strength, of 1, at which an actor counts as present
 OVERLAP = 2.5  # pixels by which two actors may cover each other, lest they count as merged
 ASTRAY = 2.0  # pixels by which an actor that nobody hits may stray from its place
 
@@ -59,7 +59,7 @@ class Sight:
 
 @dataclass(frozen=True)
 class Picture:
-    """What is to be seen in a clip.
+    """What was seen in a clip.
 
     Args:
         cast: The actors that stand there as it begins, from left to right.
@@ -77,9 +77,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class Track:
-    """Where an actor is in each frame, `x` and height `y` in pixels; the `strength` (of 1) with which it is to be seen
-    there; and how far its look has `change`d from rest (0) to a flash or an open mouth (1; 0 for a box or a ball); each
-    (frames,)."""
+    """Where an actor is in each frame, `x` and height `y` in pixels; the `strength` (of 1) of its picture there; and how far
+    its look has `change`d from rest (0) to a flash or an open mouth (1; 0 for a box or a ball); each (frames,)."""
 
     x: np.ndarray
     y: np.ndarray
@@ -126,7 +125,7 @@ def _draw(kind: str, colour: str, pose: Pose) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=64)
 def _library(actor: Actor) -> _Library:
-    """All poses that are looked for, one pixel apart."""
+    """All poses that are searched, one pixel apart."""
     looks = {"bell": ("rest", "flash"), "face": ("rest", "open")}.get(actor.kind, ("rest",))
     columns = slice(max(round(actor.x) - 14, 0), round(actor.x) + 14)
     x = np.arange(actor.x - 4, actor.x + 5)
@@ -164,8 +163,8 @@ def _empty_stage(frames: np.ndarray) -> np.ndarray:
 
 
 def _gains(frames: np.ndarray, backdrops: np.ndarray, library: _Library) -> tuple[np.ndarray, np.ndarray]:
-    """How much of the squared error against the backdrop each pose removes in each frame, and how much it would remove
-    if it were what the frame shows; both (frames, poses).
+    """How much of the squared error against the backdrop each pose removes in each frame, and how much it would remove if the
+    frame showed exactly this pose; both (frames, poses).
 
     Drawing a pose over a backdrop b changes it by e = a (c - b), for opacity a and colour c. With d = frame - b, this
     removes |d|^2 - |d - e|^2 = 2 d.e - |e|^2.
@@ -201,9 +200,8 @@ def find_cast(frames: np.ndarray) -> tuple[Actor, ...]:
 
 def _fit(frames: np.ndarray, backdrops: np.ndarray, library: _Library) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The best pose of an actor in each frame, as an index into the library, its x to a fraction of a pixel, and its
-    strength: how much of what the pose changes in the backdrop is to be seen.
-
-    Where hardly anything of the actor agrees with the frame, it is lost from sight, and keeps its last pose.
+    strength: the share of the pose's change of the backdrop that the frame shows. If the frame shows hardly anything of the
+    actor, it is lost, and keeps its last pose.
     """
     gains, drawn = _gains(frames, backdrops, library)
     best = gains.argmax(axis=1)
@@ -287,7 +285,7 @@ def _change(frames: np.ndarray, empty: np.ndarray, library: _Library, best: np.n
 
 
 def watch(frames: np.ndarray) -> Picture:
-    """Find the cast and the instants in the frames of a clip, and what neither explains.
+    """Find the cast and the instants in the frames of a clip, and everything that they do not explain.
 
     Args:
         frames: RGB uint8, (frames, 64, 64, 3), at 16 frames/s.
@@ -313,8 +311,8 @@ def interpret(
         frames: RGB uint8, (frames, 64, 64, 3).
         cast: See [`find_cast`].
         tracks, explained: See [`follow`].
-        start, end: The frames that are asked about; the others help to see what happens at the ends whole. Times count from `start`.
-        early: How many frames before `start` and `end` lie the first and the last border of the instants that are asked about.
+        start, end: The frames to interpret; the others help to see events at their ends completely. Times count from `start`.
+        early: By how many frames the span of returned instants begins before `start`, and ends before `end`.
     """
     asked = slice(start, len(frames) if end is None else end)
     sights = []
@@ -345,7 +343,7 @@ def interpret(
 
 
 def _whole(cast: tuple[Actor, ...], tracks: Sequence[Track], asked: slice) -> tuple[bool, ...]:
-    """Whether each actor is to be seen in every frame that is `asked` about, and no other covers it."""
+    """Whether each actor is visible in every `asked` frame, and not covered by another."""
     whole = [bool((track.strength[asked] > VISIBLE).all()) for track in tracks]
     for i, one in enumerate(tracks):
         for j, other in enumerate(tracks[:i]):
@@ -356,7 +354,7 @@ def _whole(cast: tuple[Actor, ...], tracks: Sequence[Track], asked: slice) -> tu
 
 
 def _strays(frames: np.ndarray, explained: np.ndarray) -> np.ndarray:
-    """In which frames something is to be seen that is not `explained`, (frames,)."""
+    """In which frames something is visible that is not `explained`, (frames,)."""
     rest = frames - explained
     strays = np.sqrt(np.square(rest).mean(axis=(1, 2, 3))) > GRAIN
     for patch, bound in PATCHES.items():
@@ -369,7 +367,7 @@ def _strays(frames: np.ndarray, explained: np.ndarray) -> np.ndarray:
 
 
 def _astray(cast: tuple[Actor, ...], tracks: Sequence[Track], sights: Sequence[Sight]) -> np.ndarray:
-    """In which frames an actor that cannot move, and that nobody hits, is beside its place, (frames,)."""
+    """In which frames an actor is not at its place although it cannot move and nobody hits it, (frames,)."""
     astray = np.zeros(len(tracks[0].x) if tracks else 1, dtype=bool)
     for i, (actor, track) in enumerate(zip(cast, tracks, strict=True)):
         if actor.kind == "box":

@@ -1,8 +1,8 @@
-"""Wordings with made-up words, from which a reader learns to understand what it has never heard.
+"""Wordings with made-up words, from which a text encoder learns to understand unknown words.
 
-People use more words than any list has. Much of a prompt can be understood all the same: what a bell does is to ring, whatever the verb;
-"the wodel red ball" is a red ball; "..., and grontly a face says two" tells what comes next. So in half of the prompts that models
-learn from, words that carry no meaning of their own are made up anew, letter by letter.
+People use more words than any list has. Most of a prompt can be understood without them: a bell rings, whatever the verb is;
+"the wodel red ball" is a red ball; "..., and grontly a face says two" says what comes next. So in half of the training prompts,
+words without a meaning of their own are replaced by words made up letter by letter.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def strange_word(rng: random.Random) -> str:
 
 @cache
 def strange_wordings(number: int) -> Wordings:
-    """One of `NUM_STRANGE_WORDINGS` sets of which a good part is made up. Colours, kinds, sides, numbers and voices keep their own words."""
+    """One of `NUM_STRANGE_WORDINGS` sets with many made-up words. Colours, kinds, sides, numbers and voices keep their own
+    words."""
     rng = random.Random(number)
 
     def w() -> str:

@@ -1,8 +1,8 @@
-"""What Stage's prompts are written with: names of colours, kinds and places, verbs, counts, and ways of putting steps in order.
+"""The phrases of Stage's prompts: names of colours, kinds and places, verbs, counts, and ways of putting steps in order.
 
-There are three sets. `PLAIN` is a small grammar of full sentences. `TRAIN` is what people may type. `HELD_OUT` has turns that the
-other two never use, for a test of paraphrase: it shares the plainest words with them ("red", "ball", "left", "twice", the digits),
-since nobody can guess an unheard colour, but neither its other names and verbs nor its ways of telling an order.
+There are three sets. `PLAIN` is a small grammar of full sentences. `TRAIN` is what people may type. `HELD_OUT` has phrases that
+the other two never use, for a test of paraphrase. It shares only the plainest words with them ("red", "ball", "left", "twice",
+the digits), since nobody can guess an unknown colour. Its other names, its verbs and its ways of stating an order are its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 
 class Verb(NamedTuple):
-    """The forms of a verb, each with what belongs to it, e.g. "slide into", "slides into", "sliding into", ..."""
+    """The forms of a verb with its particles, e.g. "slide into", "slides into", "sliding into", ..."""
 
     base: str
     finite: str
@@ -73,7 +73,7 @@ def verb(phrase: str) -> Verb:
 @dataclass(frozen=True)
 class Sequence:
     """
-    A way of telling steps in order.
+    A way of stating steps in order.
 
     Args:
         opens: What comes before the first clause.
@@ -99,12 +99,12 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Wordings:
-    """One set of ways to say things. `plain` leaves out what is short or playful, so that nothing depends on context."""
+    """One set of ways to say things. `plain` leaves out short and playful forms, so that nothing depends on context."""
 
     plain: bool
     colours: dict[str, tuple[str, ...]]
     kinds: dict[str, tuple[str, ...]]
-    people: dict[str, tuple[str, ...]]  # names of a face that tell its voice, by colour
+    people: dict[str, tuple[str, ...]]  # names of a face that imply its voice, by colour
     voices: dict[str, tuple[str, ...]]  # names of a face that is only heard, by colour
     tones: dict[str, tuple[str, ...]]  # how a face speaks, by colour
     places: dict[str, tuple[str, ...]]
@@ -119,8 +119,8 @@ class Wordings:
     speech: tuple[str, ...]  # what comes between "says" and the digits
     stands: tuple[str, ...]
     there: tuple[str, ...]  # before a list of actors
-    idle: dict[str, tuple[str, ...]]  # what an actor does that does nothing, by kind; "" is any
-    still: tuple[str, ...]  # that nothing happens
+    idle: dict[str, tuple[str, ...]]  # phrases for an actor that does nothing, by kind; "" is any
+    still: tuple[str, ...]  # phrases for "nothing happens"
     scenes: tuple[str, ...]  # before the first full clause
     shows: tuple[str, ...]  # before "a red ball bouncing"
     asks: tuple[str, ...]  # before "the red ball bounce"

@@ -216,8 +216,8 @@ class TransformerTraining:
         audio_weight: Weight of the audio loss; the video's is 1.
         motion_weight: Weight of the error of the video's change between neighbouring latent frames; the error itself has weight 1
             (ours). Still parts, such as a backdrop, dominate the error itself, and small movements hardly count.
-        data_seed: Seed of the Stage stream from which the features were made. Its prompts are paraphrased each time. None takes the
-            cached prompts, as for your own clips.
+        data_seed: Seed of the Stage stream from which the features were made. Its prompts are paraphrased each time. None
+            takes the cached prompts, as for your own clips.
         verb_shares: `verb_shares` of that stream, see [`StageClips`].
         validation: Clips to make every `trainer.validate_every` steps, see [`ValidationConfig`]; None for none.
     """

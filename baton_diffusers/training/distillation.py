@@ -194,9 +194,9 @@ class DistillationLoss:
     r"""
     The distance between the end of a student's step and the teacher's state there.
 
-    A batch has one task, one given part, and one [`Crossing`]. It starts at noised clips, or with probability `own_share` at states that the student itself reaches. The
-    student's states and the ends of targets come from the moving average of its weights, see `average`. The teacher runs with
-    the pipeline's guiders and all their passes; each batch resets them.
+    A batch has one task, one given part, and one [`Crossing`]. It starts at noised clips, or with probability `own_share` at
+    states that the student itself reaches. The student's states and the ends of targets come from the moving average of its
+    weights, see `average`. The teacher runs with the pipeline's guiders and all their passes; each batch resets them.
 
     Logged: `loss = video + audio_weight * audio`.
 
