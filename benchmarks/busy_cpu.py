@@ -3,8 +3,8 @@
     python benchmarks/busy_cpu.py
     python benchmarks/busy_cpu.py --rounds 5 --policy active    # what OpenMP does by itself
 
-`baton generate` makes a clip of nano, alone and beside a process that computes without a pause, in turns. The best of each is compared,
-so that what else the machine does counts little.
+`baton generate` makes a clip of nano, alone and beside a process that computes without a pause, in turns. The fastest of each
+are compared, so that other load of the machine counts little.
 """
 
 import argparse

@@ -3,13 +3,13 @@
     python benchmarks/few_steps.py                                            # baton-nano and its own turbo
     python benchmarks/few_steps.py --model FOLDER --student FOLDER --steps 4 2 1
 
-The least of several clips counts. On a CPU that others share, the process's own time tells more than the clock: both are printed.
+The fastest of several clips counts. On a shared CPU, the process's own time is more reliable than the clock: both are printed.
 
     python benchmarks/few_steps.py --distance 12 --student FOLDER FOLDER      # how far each is from its teacher
 
-Instead of times: the clips of validation scenes, from the same noise, with and without a plan. The distance of latents is the root of
-their mean squared difference from the teacher's, in parts of the teacher's own deviation. The rows of the teacher without guidance say
-what a student has to make good.
+Instead of times: the clips of validation scenes, from the same noise, with and without a plan. The distance of latents is the
+root of their mean squared difference from the teacher's, divided by the standard deviation of the teacher's. The rows of the
+teacher without guidance show the distance that a student has to reduce.
 """
 
 import argparse

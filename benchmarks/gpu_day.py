@@ -1,12 +1,13 @@
-"""All that only a GPU can show, in one run of some minutes; what is found is kept as JSON, part by part.
+"""All measurements that need a GPU, in one run of a few minutes. The results are saved as JSON, part by part.
 
     python benchmarks/gpu_day.py --output results.json --ovi ../Ovi     # eight minutes on a GPU of 80 GB, from a bare machine
     python benchmarks/gpu_day.py --output results.json --budget 240     # the same command goes on with the parts that are not done
     python benchmarks/gpu_day.py --output /tmp/results.json --size tiny # a rehearsal on a CPU
 
-Weights are random and made where they are needed: nothing is fetched. Each part is a process of its own with a limit of time. A part
-that fails leaves its traceback in the results, one that is stopped what it had found, and the next one goes on. Nothing is installed:
-what a part lacks, it says. `--ovi` is a checkout of https://github.com/character-ai/Ovi, whose published code is timed beside ours.
+Weights are random and made where they are needed: nothing is fetched. Each part is a process of its own with a limit of time. A
+part that fails leaves its traceback in the results, and a part that is stopped leaves its results so far; then the next part
+runs. Nothing is installed: a part says what it lacks. `--ovi` is a checkout of https://github.com/character-ai/Ovi, whose
+published code is timed beside ours.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
-# A process that forks must not have touched the GPU: torch is to ask the driver's management library whether there is one.
+# A process that forks must not have used the GPU, so torch asks the driver's management library whether there is one.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
 import denoise_step  # noqa: E402
@@ -46,13 +47,13 @@ from baton_diffusers.pipelines.planning import PlanRequest  # noqa: E402
 from baton_diffusers.pipelines.texts import Texts  # noqa: E402
 
 
-# What CUDA itself takes of a card, which no allocator counts.
+# Memory that CUDA itself takes; no allocator counts it.
 CONTEXT = int(0.7 * 2**30)
 PROMPT = "A red ball on the left bounces twice, then a purple face on the right says three nine."
 
 
 class Day:
-    """What a part is given: the options, the device, and a place for what it finds.
+    """The arguments of a part: the options, the device, and a place for its results.
 
     Args:
         options (`argparse.Namespace`): of the command line.

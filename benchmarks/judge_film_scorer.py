@@ -1,5 +1,5 @@
 """
-Judge the scorer of Stage's films: what it says of true films that are damaged from their middle on.
+Judge the scorer of Stage's films: how it scores true films that are damaged from their middle on.
 
     python benchmarks/judge_film_scorer.py --films 20 --seconds 24
 """

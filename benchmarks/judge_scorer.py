@@ -1,5 +1,5 @@
 """
-Judge Stage's scorer: what it says of damaged truths, and of clips that a checkpoint made once.
+Judge Stage's scorer: how it scores damaged renders, and clips that a checkpoint made once.
 
     python benchmarks/judge_scorer.py damage
     python benchmarks/judge_scorer.py make CLIPS --model model_cards/baton-nano --scenes-per-tier 24

@@ -3,16 +3,16 @@ r"""What Baton's three training stages and a distillation cost: FLOPs, GPU-hours
 python benchmarks/training_cost.py                                       # the authors' size: 1.5M clips, 8B and 11B parameters
 python benchmarks/training_cost.py --seconds 10 --height 960 --width 960 --gpus 256 --mfu 0.35
 
-"Cached" encodes each clip once for all stages and epochs, "not cached" whenever it comes up. The planner of stage 3 plans whenever
-a clip comes up in either case. Memory is counted for a run from the cache: it holds the trained model, and in stage 3 the
-planner. The authors do not say for how many epochs they trained: `--epochs 3 3 1` is a guess like any other.
+"Cached" encodes each clip once for all stages and epochs, "not cached" each time it is used. The planner of stage 3 plans each
+time in either case. Memory is counted for a run from the cache: it holds the trained model, and in stage 3 the planner. The
+authors do not say for how many epochs they trained: `--epochs 3 3 1` is a guess.
 
 The distillation (`examples/train_distillation.py`) trains an adapter for a student of few steps; each GPU holds all weights, and the cached
 features hold the texts.
 
 Forward passes are run on tensors without data, and torch counts their operations; a trained step counts three of them, four with
-gradient checkpointing. MFU counts three: what is computed twice is no use. To see what a machine reaches, give the seconds of a
-measured step, from the `seconds` and `step` columns of a run's log.csv:
+gradient checkpointing. MFU counts three, since recomputing is not useful work. To see what a machine reaches, give the seconds
+of a measured step, from the `seconds` and `step` columns of a run's log.csv:
 
 python benchmarks/training_cost.py --model model_cards/baton-nano --seconds 3 --height 64 --width 64 --text-length 80 \
   --train-text-encoder --gpus 1 --batch-size 8 --peak-tflops 0.1 --step-seconds 1.31

@@ -7,9 +7,10 @@ Interrupted, the same command goes on from the last checkpoint. Then
 
     pipe.load_student("runs/turbo")      # or: baton generate --student runs/turbo
 
-`method=flow_map` makes a student that takes any number of steps, each of which it is given the end of; `initial=FOLDER` starts from the
-adapter of another. `target_steps=1` makes it consistency distillation along the teacher's path: two passes of the teacher for a step, not eight, and more
-steps until it is good. `rank=null` trains a copy of all weights, and saves a pipeline of its own.
+`method=flow_map` trains a student for any number of steps, which receives the end of each step; `initial=FOLDER` starts from
+another student's adapter. `target_steps=1` makes it consistency distillation along the teacher's path: two passes of the
+teacher per step instead of eight, but more steps in all. `rank=null` trains a copy of all weights, and saves a pipeline of its
+own.
 """
 
 import baton_diffusers.interrupts  # noqa: F401

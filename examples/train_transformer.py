@@ -4,14 +4,16 @@ python examples/train_transformer.py examples/configs/nano/transformer.yaml [tra
 python examples/train_transformer.py examples/configs/nano/transformer_stage3.yaml
 
 Interrupted, the same command goes on from the last checkpoint. The result is in RUN_DIR/export. To train the shipped checkpoint
-on, add `initial=model_cards/baton-nano trainer.run_dir=runs/longer`. `initial_text_encoder=runs/export/text_encoder` takes a text encoder that
-has learnt to read (`nano/reading.py`), without which a short training leaves a bag of words.
+on, add `initial=model_cards/baton-nano trainer.run_dir=runs/longer`. `initial_text_encoder=runs/export/text_encoder` takes a
+text encoder that has learnt to read (`nano/reading.py`); without it, after a short training the text encoder is still a bag of
+words.
 
 Any value of the file can be overridden. `fresh_layers='[fusion, context_tokens]'` learns anew how the modalities read each other, on
 trained towers: examples/configs/nano/arms.toml has the overrides of each arm in nano's card.
 
 Harmony's loss as published is `task_weights='{joint: 1}' synergy_weights='{a2v: 0.1, v2a: 0.3}'`: three terms on every sample, at
-three times the cost of a step. Drawn tasks in these proportions have the same gradient on average, up to a factor, at one.
+three times the cost of a step. Tasks drawn in these proportions have the same gradient on average, up to a factor, at the cost
+of one step.
 
 `given_share=0.2` also trains first pictures, beginnings and masks that are given; `noise_bins=4` also logs the losses by noise level.
 

@@ -39,7 +39,7 @@ def command(function):
 
 
 def group(name, help_text):
-    """A group of commands `baton NAME COMMAND`, and what registers a function as one of them."""
+    """A group of commands `baton NAME COMMAND`, and a decorator that registers a function as one of them."""
     commands = typer.Typer(name=name, cls=_Group, help=help_text, no_args_is_help=True)
 
     def register(function):
@@ -68,7 +68,7 @@ Sigmas = Annotated[
 Timesteps = Annotated[
     str | None,
     typer.Option(
-        help="Likewise, 1000 times the noise levels after the shifts, as a few-step LoRA may name them: 1000,757,522.",
+        help="Instead of --sigmas, 1000 times the noise levels after the shifts, as published for few-step LoRAs: 1000,757,522.",
         show_default="equal parts",
         metavar="NUMBERS",
     ),
@@ -104,7 +104,10 @@ Turbo = Annotated[
 ]
 Student = Annotated[
     str | None,
-    typer.Option(help="Likewise, the student of examples/train_distillation.py.", metavar="DIR_OR_HUB_ID"),
+    typer.Option(
+        help="The same for a student of your own (examples/train_distillation.py): its folder.",
+        metavar="DIR_OR_HUB_ID",
+    ),
 ]
 
 

@@ -171,7 +171,7 @@ def generate_all(pipe: Any, rows: list[Row], folder: Path, seed: int, scale: int
 
 
 def _content(value: Any) -> Any:
-    """What an argument says: of a file, the hash of what is in it."""
+    """The value of an argument; for a file, the hash of its content."""
     if isinstance(value, Path):
         with value.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -179,6 +179,6 @@ def _content(value: Any) -> Any:
 
 
 def _name_of(prompt: str, digest: str) -> str:
-    """A name that a clip of anything else does not have."""
+    """A name that no clip of other inputs has."""
     words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40].strip("-")
     return f"{words}-{digest[:8]}".strip("-")

@@ -62,7 +62,7 @@ def cache(
         bool, typer.Option("--verify", metavar="", help="Check finished shards, and redo damaged ones.")
     ] = False,
 ) -> None:
-    """Encode clips once for training; stopped or killed, it goes on. Several workers: `accelerate launch -m
+    """Encode clips once for training; a stopped or killed run continues. Several workers: `accelerate launch -m
     baton_diffusers.cli cache ...`, or anything that sets RANK and WORLD_SIZE."""
     from ..files import make_folder, read_json
 
@@ -75,7 +75,7 @@ def cache(
 
     from ..stage.scene import FRAME_RATE
 
-    # Folders of parts know no format of clips.
+    # A folder of parts does not store the format of clips.
     options = f"--frame-rate {FRAME_RATE:g}, Stage's," if source == "stage" else "--frame-rate and --bucket"
     remedy = "give a pipeline's folder" if text else f"give {options} or a pipeline's folder"
 

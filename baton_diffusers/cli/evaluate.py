@@ -20,9 +20,9 @@ def evaluate(
     split: Annotated[
         str,
         typer.Option(
-            help="The scenes: validation, on which models are chosen; test, opened once, for what is published; "
-            "test-combinations (pairs of actors and orders of kinds that no training stream yields) or test-paraphrase (the test "
-            "scenes in wordings that none yields)."
+            help="The scenes: validation, to choose models; test, once, for published results; test-combinations (pairs of "
+            "actors and orders of kinds that training never has) or test-paraphrase (the test scenes in wordings that training "
+            "never has)."
         ),
     ] = "validation",
     tier: Annotated[
@@ -66,15 +66,15 @@ def evaluate(
     direction: Annotated[
         str,
         typer.Option(
-            help="What is made: t2av (both), a2v (a picture for the scene's own sound), v2a (a sound for its picture), i2av "
+            help="What is generated: t2av (both), a2v (a picture for the scene's own sound), v2a (a sound for its picture), i2av "
             "(both, from its first frame) or continuation (both, from its first second)."
         ),
     ] = "t2av",
     given_from: Annotated[
         str,
         typer.Option(
-            help="Where a --direction takes what is given: render, the scene's own; or mp4, the clip that the checkpoint makes of "
-            "the prompt, saved and read again."
+            help="Source of the given media of a --direction: render, the scene's own; or mp4, the clip that the checkpoint "
+            "makes of the prompt, saved and read again."
         ),
     ] = "render",
     guidance: Guidance = None,
@@ -106,7 +106,7 @@ def evaluate(
         Path | None,
         typer.Option(
             "--json",
-            help="Keep the scores. Those of each clip are in FILE.jsonl beside it, and what is there is not measured again.",
+            help="Save the scores. The scores of clips are in FILE.jsonl beside it, and are not measured again.",
             metavar="FILE.json",
         ),
     ] = None,

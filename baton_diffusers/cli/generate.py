@@ -66,28 +66,29 @@ def generate(
         ),
     ] = None,
     image: Annotated[
-        Path | None, typer.Option(help="The first frame: the clip goes on from this picture.", metavar="FILE")
+        Path | None, typer.Option(help="The first frame: the clip begins with this picture.", metavar="FILE")
     ] = None,
     video: Annotated[
-        Path | None, typer.Option(help="The picture: a sound is made for this film, which stays.", metavar="FILE")
+        Path | None, typer.Option(help="A video that is kept: a sound is generated for it.", metavar="FILE")
     ] = None,
     audio: Annotated[
-        Path | None, typer.Option(help="The sound: a picture is made for it; it stays.", metavar="FILE")
+        Path | None, typer.Option(help="A sound that is kept: a picture is generated for it.", metavar="FILE")
     ] = None,
     reference_audio: Annotated[
         Path | None,
-        typer.Option(
-            help="A sound whose style the clip is to have; for checkpoints trained with one.", metavar="FILE"
-        ),
+        typer.Option(help="A sound whose style the clip takes; for checkpoints trained with it.", metavar="FILE"),
     ] = None,
     continue_from: Annotated[
-        Path | None, typer.Option(help="The clip that goes on: its end is the start of the new one.", metavar="FILE")
+        Path | None, typer.Option(help="A clip to continue: its end is the start of the new one.", metavar="FILE")
     ] = None,
     continue_seconds: Annotated[
-        float | None, typer.Option(help="How much of the end of --continue-from stays.", show_default="1")
+        float | None, typer.Option(help="Seconds of the end of --continue-from that are kept.", show_default="1")
     ] = None,
     audio_prompt: Annotated[
-        str | None, typer.Option(help="What is heard: ends the prompt in the form of the checkpoint.", metavar="TEXT")
+        str | None,
+        typer.Option(
+            help="Description of the sound; it ends the prompt, in the form of the checkpoint.", metavar="TEXT"
+        ),
     ] = None,
     negative_prompt: Annotated[
         str | None,
@@ -107,7 +108,9 @@ def generate(
     guidance: Guidance = None,
     guidance_scale: Annotated[
         float | None,
-        typer.Option(help="How far from the unprompted clip, 1 for not at all.", show_default="the scheme's"),
+        typer.Option(
+            help="Strength of guidance away from the clip without prompt; 1 for none.", show_default="the scheme's"
+        ),
     ] = None,
     num_frames: Annotated[
         int | None,
@@ -129,11 +132,12 @@ def generate(
     sheet: Annotated[
         Path | None,
         typer.Option(
-            help="Draw the clip on a contact sheet, too, with the sounds that are heard in it.", metavar="FILE.png"
+            help="Also draw the clip on a contact sheet, with the sounds that are heard in it.", metavar="FILE.png"
         ),
     ] = None,
 ) -> None:
-    """Make a clip from a PROMPT, and from a picture, a film, a sound or a clip where one is given; or many clips, with --prompts."""
+    """Make a clip from a PROMPT, with a picture, a video, a sound or a clip to continue if you like; or many clips, with
+    --prompts."""
     from .batch import generate_all, read_rows
 
     if (prompt is None) == (prompts is None):

@@ -1,4 +1,4 @@
-"""Checkpoints and guiders as commands name them."""
+"""Checkpoints and guiders by the names that commands use."""
 
 import sys
 from pathlib import Path
@@ -70,13 +70,14 @@ def find_checkpoint(model: str | None) -> tuple[Path | str, Path]:
 
 
 def import_pipeline(without: tuple[str, ...] = ()):
-    """`BatonPipeline`, with its libraries as if the optional packages `without` were not installed. While all that it takes is imported, the garbage collector rests, and it never looks at those hundreds of
-    thousands of objects again: a third off the time of a cold start."""
+    """Imports `BatonPipeline`, as if the optional packages `without` were not installed. The garbage collector is off during
+    the imports, and ignores the hundreds of thousands of imported objects afterwards: this saves a third of the time of a cold
+    start."""
     import gc
 
     cold = "torch" not in sys.modules
     hidden = [name for name in without if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # to Python, None is a module that is not there
+    sys.modules.update(dict.fromkeys(hidden))  # Python treats a module that is None as missing
     if cold:
         gc.disable()
     try:
@@ -99,7 +100,7 @@ def load_pipeline(model: str | None, recipe: str | None = None):
     import torch
     from transformers.utils import logging as transformers_logging
 
-    logging.getLogger("diffusers.guiders").setLevel(logging.ERROR)  # no word of guiders being experimental
+    logging.getLogger("diffusers.guiders").setLevel(logging.ERROR)  # hides the warning that guiders are experimental
     transformers_logging.disable_progress_bar()  # one bar for all components is enough
 
     chosen = None if recipe is None else _recipe(recipe)
@@ -112,7 +113,7 @@ def load_pipeline(model: str | None, recipe: str | None = None):
 
 
 def find_student(model: str | None, turbo: bool, student: str | None) -> str | None:
-    """The folder or Hub id of a student: the one of `--student`, or with `--turbo` the one that a checkpoint has, `model/turbo`."""
+    """The folder or Hub id of a student: `--student`, or with `--turbo` the checkpoint's own, `model/turbo`."""
     if turbo and student is not None:
         raise ValueError("--turbo and --student both name a student: give one of them")
     if student is not None:

@@ -76,7 +76,7 @@ def show(
     preview: Preview = None,
     model: Model = None,
 ) -> None:
-    """Tell what a PLAN says: who acts or speaks when, and for how long."""
+    """Show a PLAN: who acts or speaks when, and for how long."""
     from ..plan import SemanticPlan
 
     _check_targets(None, figure, preview)
@@ -142,7 +142,7 @@ def edit(
     figure: Figure = None,
     preview: Preview = None,
 ) -> None:
-    """Correct a PLAN by what its cue sheet says; only what that changes is planned anew."""
+    """Correct a PLAN on its cue sheet; tokens that the edits do not change are kept."""
     from ..plan import SemanticPlan
 
     _check_targets(output, figure, preview)
@@ -159,7 +159,7 @@ def diff(
     plan: PlanFile,
     other: Annotated[Path, typer.Argument(help="Another plan.", metavar="OTHER")],
 ) -> None:
-    """Tell what an OTHER plan has in place of a PLAN: prompt, cast, cues, and where in time its tokens differ."""
+    """Compare a PLAN with an OTHER one: prompt, cast, cues, and the times at which their tokens differ."""
     from ..plan import SemanticPlan
 
     lines = difference(SemanticPlan.load(plan), SemanticPlan.load(other))
@@ -224,7 +224,7 @@ def _check_targets(output: Path | None, figure: Path | None, preview: Path | Non
 def _keep(
     pipe: BatonPipeline | None, plan: SemanticPlan, output: Path | None, figure: Path | None, preview: Path | None
 ) -> None:
-    """Prints a plan, writes it, and draws it. Whatever can fail comes before what is written."""
+    """Prints a plan, writes it, and draws it. Everything that can fail comes before anything is written."""
     from ..files import replacing
 
     decodes = pipe is not None and (pipe.video_plan_decoder is not None or pipe.audio_plan_decoder is not None)

@@ -1,4 +1,4 @@
-"""`baton retake`: a part of a clip is rendered anew."""
+"""`baton retake`: a part of a clip is rendered again."""
 
 from pathlib import Path
 from typing import Annotated
@@ -33,14 +33,14 @@ def retake(
         str | None,
         typer.Option(
             help="The cue sheet of the clip as a whole, to be planned.",
-            show_default="fitted to what stands, without --plan",
+            show_default="fitted to the clip, without --plan",
             metavar="SHEET",
         ),
     ] = None,
     only: Annotated[
         str | None,
         typer.Option(
-            help="Render the picture (video) or the sound (audio) alone anew.",
+            help="Render only the picture (video) or only the sound (audio) again.",
             show_default="both",
             metavar="MODALITY",
         ),
@@ -54,7 +54,7 @@ def retake(
     steps: Steps = None,
     guidance: Guidance = None,
 ) -> None:
-    """Render a part of a CLIP anew, and keep the rest: another take, or another plan."""
+    """Render a part of a CLIP again, and keep the rest: another take, or another plan."""
     from ..files import check_target
     from ..media import read_clip
 

@@ -20,7 +20,7 @@ def studio(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes any that is free.")] = 7860,
 ) -> None:
-    """Open the studio: plan a clip in the browser, see and correct the plan, render it, make parts anew."""
+    """Open the studio: plan a clip in the browser, see and correct the plan, render it, render parts again."""
     try:
         import gradio  # noqa: F401
     except ImportError as error:

@@ -1,6 +1,6 @@
 """Work that is shared among processes, which `accelerate launch`, `torchrun` or anything else that sets RANK and WORLD_SIZE starts.
 
-Each takes its share by its number. They need not know of each other: what is done is seen in the folder that they write to.
+Each takes its share by its rank. They need not know of each other: the folder that they write to shows what is done.
 """
 
 import os
@@ -16,7 +16,7 @@ class Worker(NamedTuple):
 
     @classmethod
     def this(cls) -> "Worker":
-        """The worker that the environment says; the only one where it says nothing. On GPUs, each takes its own.
+        """The worker that the environment names; without these variables, the only one. On GPUs, each takes its own.
 
         Raises:
             ValueError: the environment says what cannot be.

@@ -341,8 +341,8 @@ def settings_of(
     num_inference_steps: int | None,
     examples: Sequence[Example] = (),
 ) -> str:
-    """A name for all that determines the clips of one checkpoint of an arm, except their scenes: the checkpoint's files, how it is
-    used, and, if prompts are shuffled, all `examples`."""
+    """A key of everything that determines the clips of one checkpoint of an arm, except their scenes: the checkpoint's files,
+    the settings of the arm, and, if prompts are shuffled, all `examples`."""
     folder = Path(model if Path(model).is_dir() else DiffusionPipeline.download(model))
     index = json.loads((folder / "model_index.json").read_text())
     parts = {name: folder / name for name, value in index.items() if isinstance(value, list) and value[0]}
@@ -358,7 +358,7 @@ def settings_of(
     contents = {name: _digest(part) if isinstance(part, Path) else part for name, part in parts.items()}
     replaced = {name: [type(guider).__name__, dict(guider.config)] for name, guider in replaced.items()}
     use = {"direction": arm.direction, "plan": arm.plan, "cues": arm.cues, "text": arm.text, "lead": arm.lead}
-    if arm.shuffle_prompts:  # whose prompt a clip is made from depends on what scenes there are
+    if arm.shuffle_prompts:  # the prompt of a clip then depends on all scenes
         use["shuffle_prompts"] = [(example.scene.digest, example.seed) for example in examples]
     if arm.codec_only:
         use["codec_only"] = True
@@ -368,7 +368,7 @@ def settings_of(
         use["student"] = _digest(Path(arm.student)) if Path(arm.student).is_dir() else arm.student
     if arm.plan_rope != "full":
         use["plan_rope"] = arm.plan_rope
-    settings = [contents, replaced, use, num_inference_steps, ASPECTS]  # scores of other facts are no scores
+    settings = [contents, replaced, use, num_inference_steps, ASPECTS]  # scores of an older scorer do not count
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -391,7 +391,7 @@ def run_arm(
     kept: ScoreFile | None = None,
 ) -> list[ClipScore]:
     """
-    The scores of one arm: its first checkpoint on all examples, then the next.
+    The scores of one arm: those of its first checkpoint on all examples, then those of the next.
 
     Args:
         arm: The arm.

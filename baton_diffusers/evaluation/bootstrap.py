@@ -27,9 +27,9 @@ def bootstrap(
             statistic is not defined. For a share this is [`ratio`].
         parts: What is summed, one value for each clip; for a share its numerators and its denominators.
         scenes: The scene of each clip.
-        share: Whether the statistic is the [`ratio`] of two parts, in [0, 1]. Draws are then made from two further scenes too, one
-            that is all wrong and one that is all right: without them an interval at 0 or 1 would be a point (ours, after Agresti
-            and Coull 1998).
+        share: Whether the statistic is the [`ratio`] of two parts, in [0, 1]. Two further scenes then take part in the draws,
+            one that is all wrong and one that is all right: without them an interval at 0 or 1 would be a point (ours, after
+            Agresti and Coull 1998).
         num_resamples: Number of draws of as many scenes.
         seed: Seed of the draws; the same clips and seed give the same interval.
 

@@ -47,7 +47,7 @@ Key = tuple[str, Any]
 
 
 def draw_mixed(number: int, split: str = "validation", seed: int = 0) -> list[Example]:
-    """Different scenes, turn by turn of each tier, for edits that not every scene allows. See [`draw_examples`]."""
+    """Different scenes of all tiers in turn, for edits that not every scene allows. See [`draw_examples`]."""
     each = -(-number // len(TIERS))
     drawn = draw_examples(each, split, seed)
     return [drawn[tier * each + i] for i in range(each) for tier in range(len(TIERS))][:number]
@@ -55,10 +55,10 @@ def draw_mixed(number: int, split: str = "validation", seed: int = 0) -> list[Ex
 
 def scene_of(sheet: Sheet) -> Scene:
     """
-    The scene that a cue sheet of Stage tells.
+    The scene of a cue sheet of Stage.
 
     Raises:
-        ValueError: if it tells none.
+        ValueError: if the sheet is not one of a scene.
     """
     actors = tuple(Actor(member.name.split()[-1], member.name.split()[0], member.place) for member in sheet.cast)
     names = [actor.name for actor in actors]
@@ -130,7 +130,7 @@ def facts_of(sheet: Sheet, frames: np.ndarray, waveform: np.ndarray) -> dict[Key
 
 
 def cues_in_time(sheet: Sheet, score: ClipScore) -> list[tuple[bool, bool]]:
-    """Whether what each cue of a sheet says is seen, and is heard, in a clip within `NEAR` seconds of its time.
+    """Whether each cue of a sheet is seen, and is heard, in a clip within `NEAR` seconds of its time.
 
     Args:
         sheet ([`Sheet`]): tells a scene.
@@ -298,7 +298,7 @@ def measure_editing(
 
 def summarise_editing(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
     """
-    What edits do, by edit and as a whole.
+    The effect of edits, for each edit and as a whole.
 
     Returns:
         For each edit: `scenes`, their number. `changed`, the share of clips in which all edited facts hold, and `others`, the share of
@@ -425,7 +425,7 @@ def _near(time: float, instants: Sequence[float]) -> bool:
 
 def summarise_retakes(retaken: Sequence[Retaken]) -> dict[str, Any]:
     """
-    What retakes do.
+    The effect of retakes.
 
     Returns:
         `clips`, their number. `kept`, the share of clips that stay equal bit for bit outside the span. For `truth`, `before` and

@@ -1,4 +1,4 @@
-"""Films of Stage as a checkpoint makes them: under one plan, and by the ways that it replaces."""
+"""Films of Stage, made by a checkpoint: with one plan, and in simpler ways to compare with."""
 
 from __future__ import annotations
 
@@ -264,13 +264,13 @@ def run_films(
     **film: Any,
 ) -> dict[str, list[FilmScore]]:
     """
-    The scores of all films in all ways, film by film, so that what is measured when the work ends early can be compared.
+    The scores of all films in all ways, film by film, so that scores can be compared if the work ends early.
 
     Args:
         load_pipeline: Gives the pipeline, if anything is to be made.
         examples: From [`draw_films`].
         ways: Some of `WAYS`.
-        settings: A name for all that determines the clips of the checkpoint, see [`~evaluation.arms.settings_of`].
+        settings: A key of everything that determines the clips of the checkpoint, see [`~evaluation.arms.settings_of`].
         num_inference_steps: Denoising steps; by default the pipeline's.
         kept: Earlier scores, which are not measured again; new ones are added to it.
         film: Further arguments of `pipe.film`.

@@ -1,4 +1,4 @@
-"""Scores in a file of JSON lines: an interrupted evaluation goes on where it was."""
+"""Scores in a file of JSON lines, so that an interrupted evaluation can continue."""
 
 from __future__ import annotations
 

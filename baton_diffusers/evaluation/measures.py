@@ -1,5 +1,5 @@
-"""What else a pipeline of Stage has to be able to: read back what it made, go on from it again and again, and ring its bells as
-Stage does."""
+"""Further measures of a pipeline on Stage: round trips through files and autoencoders, chains of continuations, and the tones
+of bells."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trip:
-    """The scores of a clip as it was made, and after its way through an mp4 file and both autoencoders."""
+    """The scores of a clip as it was made, and after an mp4 file and both autoencoders."""
 
     before: ClipScore
     after: ClipScore
@@ -67,7 +67,7 @@ def round_trips(
 
 def summarise_trips(trips: Sequence[Trip], examples: Sequence[Example]) -> dict[str, Any]:
     """
-    What survives the round trip.
+    The facts that still hold after the round trip.
 
     Returns:
         Of the facts that held before, the share that still hold: `all`, with its 95% interval over scenes; by aspect; and by bell
@@ -269,7 +269,7 @@ def measure_bells(
     make_clips: MakeClips, examples: Sequence[Example], batch_size: int = 8
 ) -> dict[str, dict[str, Any]]:
     """
-    How the bells of a pipeline sound beside Stage's.
+    How the bells of a pipeline sound, compared with Stage's.
 
     Returns:
         By colour: `dings`, how many were heard in that colour, and of how many (`asked`); the median difference from Stage's own

@@ -1,4 +1,4 @@
-"""What ablations put in the place of RS-RoPE, of the planner's towers (arXiv:2605.25195), and of the plan itself."""
+"""Variants for ablations: they replace RS-RoPE, the planner's towers (arXiv:2605.25195), or the plan itself."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ PLAN_ROPES = {"full": RSRoPEAttnProcessor, "temporal": TemporalRoPEAttnProcessor
 
 def set_plan_rope(transformer: DualBranchTransformer, name: str) -> None:
     """
-    Sets how the plan layers of a transformer rotate. Weights have the same shapes under each, and a saved transformer does not
-    tell them apart.
+    Sets how the plan layers of a transformer rotate. Weights have the same shapes in each variant, and a saved transformer does
+    not store its variant.
 
     Args:
         transformer: The model that is changed.

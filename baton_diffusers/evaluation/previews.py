@@ -1,4 +1,4 @@
-"""Whether a plan's preview shows what the plan says, and in how small a part of a clip's time."""
+"""Whether a plan's preview shows the events of the plan, and how much faster it is than a clip."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class PreviewScores:
-    """What the scorer finds in previews, clip by clip, and the seconds that some of them took.
+    """The facts that the scorer finds in previews, clip by clip, and the seconds that some of them took.
 
     Args:
         scenes (`list`): of each clip, for the intervals.

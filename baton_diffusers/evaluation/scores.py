@@ -89,7 +89,7 @@ def draw_examples(scenes_per_tier: int, split: str = "validation", seed: int = 0
 
     Args:
         scenes_per_tier: How many of each tier.
-        split: One of `SPLITS`. Models are chosen on "validation"; the others are opened once, for what is published.
+        split: One of `SPLITS`. Use "validation" to choose models, and the others once, for published results.
         seed: Another seed draws other scenes.
 
     Raises:
@@ -224,7 +224,8 @@ def rendered_clips(batch: Sequence[Example]) -> list[tuple[np.ndarray, np.ndarra
 
 
 def reconstructed_clips(pipe: BatonPipeline) -> MakeClips:
-    """A function that sends the rendered scenes through both autoencoders and the vocoder: the ceiling of every generator."""
+    """A function that encodes and decodes the rendered scenes, with both autoencoders and the vocoder: the ceiling of every
+    generator."""
 
     def make(batch: Sequence[Example]) -> list[tuple[np.ndarray, np.ndarray]]:
         return reconstruct(pipe, rendered_clips(batch))
@@ -319,8 +320,8 @@ def p_acc_made(score: ClipScore, direction: str = "t2av") -> float:
     """
     P-Acc over the facts that the generated part can influence.
 
-    If a modality is given whole, some facts hold without any model: in "v2a" who is there and what is *seen*, in "a2v" what is
-    *heard*, its *pitch* and its *words*. They are left out. In the other directions this is P-Acc itself.
+    If a modality is given whole, some facts hold without any model, and are left out: in "v2a" the cast and everything that is
+    *seen*; in "a2v" everything that is *heard*, with its *pitch* and *words*. In the other directions this is P-Acc itself.
 
     Args:
         score: The clip's score.
@@ -482,7 +483,7 @@ def _given(pipe: BatonPipeline, clips: Sequence[Clip | MediaClip], direction: st
         return {"image": [clip.frames[0] for clip in clips]}
     if (
         direction == "continuation"
-    ):  # by masks, since the prompt tells the whole clip, and not what comes after the beginning
+    ):  # with masks, since the prompt describes the whole clip, not only what comes after the beginning
         num_frames = coordinates.num_frames_nearest(
             KEPT_SECONDS, pipe.frame_rate, pipe.vae.config.scale_factor_temporal
         )

@@ -57,7 +57,7 @@ CHECKED = (
 
 
 def latent_format(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Rates, strides and channels of the latents that the configurations of these components say."""
+    """Rates, strides and channels of the latents, from the configurations of these components."""
     found: dict[str, Any] = {}
     if (transformer := _config(parts, "transformer")) is not None:
         for name in ("frame_rate", "temporal_stride", "audio_latent_rate", "audio_latent_min_coverage"):
@@ -146,8 +146,8 @@ class ClipGeometry:
 class PipelineParts(ClipGeometry):
     """The components and configuration of a pipeline, as the functions and objects of this folder read them; any may be `None`.
 
-    [`BatonPipeline`] inherits this, and so does what the modular blocks hand over. Any object with the components that a function
-    names will do."""
+    [`BatonPipeline`] inherits this, and so does the object that the modular blocks pass. A function accepts any object with the
+    components that it names."""
 
     config: Any
     transformer: Any
@@ -230,13 +230,13 @@ def require_components(pipe: Any) -> None:
 
 
 def check_components(parts: Mapping[str, Any]) -> None:
-    """Refuses components that do not fit one another. Missing ones are not judged.
+    """Refuses components that do not fit one another. Missing components are not checked.
 
     Args:
         parts (`Mapping`): components by name.
 
     Raises:
-        ValueError: naming what two of them disagree about.
+        ValueError: naming the setting in which two of them disagree.
     """
     configs = {name: getattr(parts.get(name), "config", None) for name in CHECKED}
     transformer, vae, audio_vae, vocoder, text_encoder, planner, video_encoder, audio_encoder, checker, *_ = (
@@ -311,7 +311,7 @@ def _agree(owner: str, what: str, ours: Any, name: str, theirs: Any) -> None:
 
 
 class CheckedComponents:
-    """Components of a pipeline of diffusers that are checked when they are set, and settings that stay with the transformer."""
+    """A pipeline of diffusers whose components are checked when they are set, and whose settings stay with the transformer."""
 
     _registering = False
 
@@ -441,7 +441,8 @@ def one_at_a_time(components: Iterable[Any]) -> Iterator[None]:
     """
     with _LOCKS_GUARD:
         turns = {id(part): _LOCKS.setdefault(part, _Turn()) for part in components if part is not None}
-    turns = [turns[key] for key in sorted(turns)]  # one order for all threads: no two of them wait for one another
+    # All threads use the same order, so that no two of them wait for each other.
+    turns = [turns[key] for key in sorted(turns)]
     if any(turn.owner == threading.get_ident() for turn in turns):
         raise RuntimeError(
             "the pipeline was called within its own call, for example by a callback, which would disturb the clip that is "

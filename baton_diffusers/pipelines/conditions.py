@@ -36,7 +36,7 @@ _DAMAGED = (
 
 @dataclass(frozen=True)
 class KnownLatents:
-    """What is known of one modality of the clips, as latents on the model's grid.
+    """The known part of one modality of the clips, as latents on the model's grid.
 
     Args:
         latents (`torch.Tensor`): clean latents, float32, in the shape of the loop's latents; zero where nothing is known.
@@ -84,7 +84,7 @@ class KnownLatents:
         return torch.where(self.mask, self.latents, latents) if self.any else latents
 
     def without_velocity(self, velocity: torch.Tensor) -> torch.Tensor:
-        """`velocity`, zero where latents are known: known latents do not move, and no guider counts them."""
+        """`velocity`, zero where latents are known: known latents do not move, and guiders ignore them."""
         return velocity.masked_fill(self.mask, 0.0) if self.any else velocity
 
     def timestep(self, timestep: torch.Tensor) -> torch.Tensor:
@@ -140,8 +140,8 @@ def decode_video(
 
 
 def _as_output(video: torch.Tensor, output_type: str, processor: VideoProcessor) -> Any:
-    """Decoded frames `(num_clips, 3, num_frames, height, width)` in [-1, 1], in the form of the output. They are converted a few at a
-    time, since a film in float32 is large. Only "pt" stays on the device.
+    """Decoded frames `(num_clips, 3, num_frames, height, width)` in [-1, 1], in the form of the output. They are converted a
+    few at a time, since a long video in float32 is large. Only "pt" stays on the device.
 
     Raises:
         ValueError: if they hold NaN.
@@ -239,7 +239,7 @@ def _duration(pipe: PipelineParts, num_frames: int, duration: float | None) -> f
 def encode_given_video(
     pipe: PipelineParts, given: Given, num_clips: int, size: ClipSize, device: torch.device
 ) -> KnownLatents:
-    """The known video latents; with `only="audio"` all of them count as known, and none is read.
+    """The known video latents; with `only="audio"` all of them count as known, and are never read.
 
     Args:
         pipe: with `vae`.
@@ -269,7 +269,7 @@ def encode_given_video(
 def encode_given_audio(
     pipe: PipelineParts, given: Given, num_clips: int, size: ClipSize, device: torch.device
 ) -> KnownLatents:
-    """The known audio latents; with `only="video"` all of them count as known, and none is read. Arguments as for
+    """The known audio latents; with `only="video"` all of them count as known, and are never read. Arguments as for
     `encode_given_video`, with `audio_vae` as the component."""
     _, mask = given.known_masks(pipe, size.num_frames)
     latents = torch.zeros(pipe.latent_shapes(num_clips, size)[1], device=device)
@@ -304,7 +304,7 @@ def stand_ins(
     size: ClipSize,
     device: torch.device,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Clean latents of a still picture and of silence, if a guidance pass puts them in a modality's place."""
+    """Clean latents of a still picture and of silence, if a guidance pass replaces a modality by them."""
     anchors = {guidance_pass.anchor for guidance_pass in passes}
     still = silence = None
     if any(anchor.static for anchor in anchors):
@@ -397,7 +397,7 @@ def model_frames(video: GivenVideo, num_frames: int, frame_rate: float, height: 
     Returns:
         `torch.Tensor` of shape `(num_clips, 3, num_frames, height, width)`.
     """
-    # A film at its own size can be of gigabytes: its frames are chosen by their numbers, and resized one by one.
+    # A video at its own size can take gigabytes: its frames are chosen by index, and resized one by one.
     source = _standing_in(video.new, video.frame_rate, video.frames.shape[1])
     if frame_rate != video.frame_rate:
         source = source[shown_frames(len(source), video.frame_rate, frame_rate)]
@@ -414,7 +414,7 @@ def _standing_in(new: Spans, frame_rate: float, num_frames: int) -> np.ndarray:
 
 
 def _picture(frame: np.ndarray, height: int, width: int) -> torch.Tensor:
-    """One frame in [0, 1], resized: `(3, height, width)`. All frames of a film at its own size could fill the memory."""
+    """One frame in [0, 1], resized: `(3, height, width)`. All frames of a video at its own size could fill the memory."""
     picture = torch.from_numpy(frame.copy()).movedim(-1, 0)
     picture = picture.float() / 255 if picture.dtype == torch.uint8 else picture
     if picture.shape[1:] == (height, width):

@@ -1,10 +1,10 @@
 """Cues for given media: found by analysis through synthesis.
 
-A prompt does not say when things happen; a film, a sound or a beginning does. No part of the planner reads them, but semantic
-encoders do, in the same terms in which it plans. So many sheets are planned, and the plan that comes nearest to what the encoders
-read tells what happens when. What is given in whole shows what the prompt tells: the planner writes sheets of it, and the best one's times
-are moved ([`fit_cues`]). A clip that goes on shows what the prompt does not tell: its cast and its events are read off it
-([`read_beginning`]). Ours.
+A prompt does not say when things happen; a given video, sound or beginning does. The planner cannot read media. Semantic
+encoders can, and their features are plan tokens. So many sheets are planned, and the sheet whose plan is nearest to the
+encoders' features has the right times. Media that are given whole show what the prompt describes: the planner writes sheets of
+the prompt, and the times of the best one are refined ([`fit_cues`]). The prompt of a clip to continue does not describe its
+beginning: cast and events of the beginning are read off the clip ([`read_beginning`]). Ours.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..models.va_planner import SheetOutline, VAPlannerModel, plan_prompts, toke
 from ..plan import SemanticPlan
 
 
-# Candidates are drawn nearly as freely as the planner was trained to write: what fits is not always what is likeliest.
+# Temperature of the candidates, near the planner's training: the sheet that fits is not always the likeliest.
 _TEMPERATURE = 0.7
 _CANDIDATES_AT_ONCE = 16
 _MOVES = (-2, -1, 1, 2)  # timestamps
@@ -47,7 +47,7 @@ Measure = Callable[[SemanticPlan, SemanticPlan], torch.Tensor]
 @dataclass(frozen=True)
 class Synthesis:
     """
-    Plans sheets, and compares them with what is given.
+    Plans sheets, and compares the plans with the given media.
 
     Args:
         planner (`VAPlannerModel`): a planner that writes cues.
@@ -62,7 +62,7 @@ class Synthesis:
     given: SemanticPlan
 
     def errors(self, sheets: Sequence[str], measure: Measure | None = None) -> torch.Tensor:
-        """How far the plan of each sheet lies from what is given, by [`disagreement`] or another measure, `(num_sheets,)`."""
+        """The distance of each sheet's plan from the given media, by [`disagreement`] or another measure, `(num_sheets,)`."""
         config, device, parts = self.planner.config, self.given.video_tokens.device, []
         for start in range(0, len(sheets), _CANDIDATES_AT_ONCE):
             some = list(sheets[start : start + _CANDIDATES_AT_ONCE])
@@ -93,11 +93,11 @@ def fit_cues(
     earliest: float = 0.0,
 ) -> str:
     """
-    The cue sheet under which a planner's plan of a prompt agrees best with what is given of the clip.
+    The cue sheet of a prompt whose plan agrees best with the given media.
 
-    The planner writes `num_candidates` sheets. The best of them is then improved: each of its cues that lies within what is given,
-    alone or with all later ones, is moved by one or two timestamps as long as that helps; likewise actors whose names the prompt
-    leaves open take other colours. What happens where nothing is given is left as it was written.
+    The planner writes `num_candidates` sheets. The best of them is then refined: each of its cues within the given media, alone
+    or with all later cues, is moved by one or two timestamps as long as the plan improves. Actors whose names the prompt leaves
+    open take other colours in the same way. Cues outside of the given media stay as they were written.
 
     Args:
         planner (`VAPlannerModel`): a planner that writes cues.
@@ -107,7 +107,7 @@ def fit_cues(
         num_candidates (`int`, defaults to 64): sheets to choose from. Moving the best one takes up to half as many plans again for
             each of its cues.
         generator (`torch.Generator`, *optional*): what sheets are drawn from.
-        outline ([`SheetOutline`], *optional*): what every sheet has to say; what is given tells nothing of the rest of the clip.
+        outline ([`SheetOutline`], *optional*): what every sheet has to say; the given media cannot decide the rest of the clip.
         places (`Sequence[str]`): places of a cast, in the order in which the planner writes them.
         open_names (`Sequence[Sequence[str]]`): groups of names between which the prompt leaves the choice.
         earliest (`float`, defaults to 0.0): seconds before which no cue is written.
@@ -172,20 +172,20 @@ def continue_cues(
     generator: torch.Generator | None = None,
 ) -> str:
     """
-    The cue sheet of a clip whose beginning is the end of another one, and whose prompt tells what comes then.
-
-    First the cast and the events of the beginning are read off it. Then the planner writes when the prompt's events happen: after these, and
-    after the beginning. The cast is the one that is seen. Where the prompt speaks of somebody else, it means the one of that kind who is there;
-    if none is, one is added.
+    The cue sheet of a clip whose beginning is the end of another clip, and whose prompt describes what comes then. First the
+    cast and the events of the beginning are read off it. Then the planner writes the times of the prompt's events, all after
+    the beginning. The cast is the one in the picture. If the prompt names an actor that is not there, it means the actor of the
+    same kind that is; if there is none, the actor is added.
 
     Args:
         planner (`VAPlannerModel`): a planner that writes cues and casts.
         tokenizer (`PreTrainedTokenizerBase`): its tokenizer.
         prompt (`str`): what happens after the beginning.
         given (`SemanticPlan`): one clip's plan as the semantic encoders read it; its masks mark the beginning.
-        checker ([`PlanChecker`]): knows who may be there, and what each may do.
+        checker ([`PlanChecker`]): knows which actors exist, and what each can do.
         told (`tuple`): what it reads in the prompt, see [`PlanChecker.readings`].
-        num_candidates (`int`, defaults to 64): sheets of what comes to choose from, 16 at most: their times alone differ.
+        num_candidates (`int`, defaults to 64): sheets of the prompt's events to choose from, at most 16, since only their times
+            differ.
         generator (`torch.Generator`, *optional*): what the times are drawn from.
 
     Returns:
@@ -209,14 +209,14 @@ def continue_cues(
     number = min(max(num_candidates, 1), _CANDIDATES_AT_ONCE)
     written = _write(planner, tokenizer, prompt, given, number, generator, outline, earliest)
     coming = [parse_sheet(readable_sheet(text, places)) for text in written]
-    # What comes may be seen before its cue, and then contradicts the beginning.
+    # An event may be visible before its cue, and would then contradict the beginning.
     best, _ = synthesis.best([one._replace(cues=(*sheet.cues, *one.cues)) for one in coming])
     return format_sheet(best)
 
 
 def read_beginning(synthesis: Synthesis, checker: PlanChecker, start: Sheet) -> Sheet:
     """
-    Who is seen in a beginning, and what is seen and heard there.
+    The cast and the events of a beginning, from its picture and sound.
 
     Args:
         synthesis ([`Synthesis`]): of the beginning.
@@ -232,10 +232,10 @@ def read_beginning(synthesis: Synthesis, checker: PlanChecker, start: Sheet) -> 
     if sees:
         sheet = _seen_cast(synthesis, sheet, names, places)
     able = checker.possible_deeds([member.name for member in sheet.cast])
-    # Of each kind of deeds one is tried first: when somebody speaks is found sooner than what is said.
+    # One deed of each kind is tried first: the time of speech is found sooner than its words.
     first = {(name, deed.split()[0]): f"{name} {deed}" for name, deeds in able.items() for deed in reversed(deeds)}
     end, step, gap = end_of_beginning(given), 1 / config.timestamp_rate, config.min_cue_gap / config.timestamp_rate
-    # What is seen tells when, what is heard as well tells what: a vocoder's sound is not the sound that the encoder was trained with.
+    # The picture decides the time, and the sound helps to decide the deed: the encoder was not trained on a vocoder's sound.
     when = _seen_disagreement if sees else disagreement
     _, least = synthesis.best([sheet], when)
     while least > _LEAST_EVENT / end:
@@ -259,7 +259,7 @@ def read_beginning(synthesis: Synthesis, checker: PlanChecker, start: Sheet) -> 
 
 
 def _seen_cast(synthesis: Synthesis, sheet: Sheet, names: Sequence[str], places: Sequence[str]) -> Sheet:
-    """The cast after all changes, one at a time, that bring its still picture nearer."""
+    """The cast after all single changes that bring its still picture nearer to the given one."""
     _, least = synthesis.best([sheet], _still_disagreement)
     while least > _SAME_PICTURE:
         changed, error = synthesis.best(list(_recast(sheet, names, places)), _still_disagreement)
@@ -288,7 +288,7 @@ def _placed(cast: Mapping[str, Sequence[str]], places: Sequence[str]) -> Sheet:
 
 
 def _joined(seen: Sheet, cast: Mapping[str, Sequence[str]], places: Sequence[str]) -> tuple[Sheet, dict[str, str]]:
-    """What is seen, with those others whom a prompt tells of; and the name in the sheet of each whom it tells of."""
+    """The seen cast, with the further actors of the prompt; and for each actor of the prompt its name in the sheet."""
     names = {name: name for name in cast}
     for name, own in cast.items():
         members = {member.name: member.place for member in seen.cast}
@@ -325,8 +325,9 @@ def end_of_beginning(given: SemanticPlan) -> float:
 
 
 def readable_sheet(text: str, places: Sequence[str] = ()) -> str:
-    """A sheet as one writes it, its cast in the order of the `places`, if it has no others. Decoding holds to the grammar in tokens;
-    words that a language model spells in a way of its own may still break it, and such a sheet counts as empty."""
+    """A sheet in canonical form, its cast in the order of the `places`, if it has no others. Decoding keeps to the grammar of
+    tokens; if a language model spells a word with other tokens, the text may still break the grammar, and counts as an empty
+    sheet."""
     try:
         sheet = parse_sheet(text)
     except ValueError:
@@ -357,13 +358,13 @@ def disagreement(plan: SemanticPlan, given: SemanticPlan) -> torch.Tensor:
 
 
 def _seen_disagreement(plan: SemanticPlan, given: SemanticPlan) -> torch.Tensor:
-    """The same of the picture alone."""
+    """The same for the picture alone."""
     error = (plan.video_tokens.float() - given.video_tokens.float())[:, _is_known(given, "video")]
     return error.square().mean(dim=(1, 2))
 
 
 def _still_disagreement(plan: SemanticPlan, given: SemanticPlan) -> torch.Tensor:
-    """The same of those keyframes, a third, that agree best: what moves in the others does not count."""
+    """The same for the third of the keyframes that agree best, so that motion in the others does not count."""
     known, times = _is_known(given, "video"), given.video_times
     errors = (plan.video_tokens.float() - given.video_tokens.float()).square().mean(dim=2)
     keyframes = torch.stack([errors[:, known & (times == time)].mean(dim=1) for time in times[known].unique()], dim=1)

@@ -39,7 +39,7 @@ logger = logging.get_logger(__name__)
 MAX_STEPS = 10_000
 
 
-# What is asked of the loop
+# The request to the loop
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Denoising:
         timesteps: Sequence[float] | None,
         **settings: Any,
     ) -> Self:
-        """What a call asks for. The number of steps is by default the length of `sigmas` or `timesteps`, else the pipeline's.
+        """The request of a call. The number of steps is by default the length of `sigmas` or `timesteps`, else the pipeline's.
 
         Raises:
             ValueError: if `sigmas` or `timesteps` are no grid, or their length is not the number of steps.
@@ -135,7 +135,8 @@ class Denoising:
         return tuple(guidance_pass for step in steps for guidance_pass in step)
 
     def _check_caches(self, pipe: PipelineParts, given: Given, passes: Sequence[GuidancePass]) -> None:
-        """Refuses what does not work with diffusers' caches of whole blocks. They compare the video stream from step to step."""
+        """Refuses settings that do not work with diffusers' caches of whole blocks. These compare the video stream from step to
+        step."""
         if not pipe.transformer.is_cache_enabled:
             return
         config, remedy = pipe.transformer.config, "call `pipe.transformer.disable_cache()`"
@@ -168,7 +169,7 @@ class Denoising:
 
 
 def _given_reads(pipe: PipelineParts) -> bool:
-    """Whether a given modality reads the one that is made: a transformer without context tokens has learned nothing else."""
+    """Whether a given modality reads the generated one: a transformer without context tokens has only been trained so."""
     return not pipe.transformer.config.num_context_tokens
 
 
@@ -290,7 +291,7 @@ class Denoiser:
         self.reference = None if reference is None else reference.to(self._dtype)
         self._given_reads, self._use_cache = _given_reads(pipe), request.use_cache
         self._is_flow_map = pipe.transformer.config.is_flow_map
-        # Clean streams by modality and pass. A stream that no prediction needs is skipped, unless diffusers' caches watch both.
+        # Clean streams by modality and pass. A stream that no prediction needs is not run, unless diffusers' caches watch both.
         self._clean: dict[tuple[str, str], CleanStream] = defaultdict(CleanStream)
         # Nor do they carry gradients, for training.
         self._skips_unread = not (pipe.transformer.is_cache_enabled or torch.is_grad_enabled())
@@ -304,7 +305,7 @@ class Denoiser:
 
     @property
     def tensors(self) -> dict[str, torch.Tensor | None]:
-        """What a callback may see and change."""
+        """The tensors that a callback may see and change."""
         return {
             "latents": self.video.latents,
             "audio_latents": self.audio.latents,
@@ -366,7 +367,7 @@ class Denoiser:
 
     def call_back(self, callback: Callable, names: Sequence[str], index: int) -> None:
         """Lets a callback see tensors after a step, and change them."""
-        # No callback may change unnoticed what clean streams were made of.
+        # A callback must not change the inputs of clean streams unnoticed.
         moving = {"latents": self.video.guider, "audio_latents": self.audio.guider}
         settled = [name for name in self.tensors if moving.get(name) is None]
         before = {name: _state(self.tensors[name]) for name in settled}
@@ -381,7 +382,7 @@ class Denoiser:
         self._note_finite(f"after step {index + 1} of {self.num_steps}, in what the callback returns")
 
     def _check_returned(self, returned: Any) -> dict[str, torch.Tensor | None]:
-        """Refuses what a callback may not return."""
+        """Refuses an invalid result of a callback."""
         if returned is None:
             return {}
         if not isinstance(returned, dict) or not returned.keys() <= self.tensors.keys():
@@ -403,7 +404,7 @@ class Denoiser:
         return returned
 
     def _clean_stream(self, modality: str, anchor: Anchor, is_kept: bool, is_run: bool) -> CleanStream | None:
-        """Where the transformer keeps a stream that is the same at every step, or that it does not run at all."""
+        """The [`CleanStream`] of a stream that is the same at every step, or that is not run at all."""
         is_needed = (is_kept and self._use_cache) or (not is_run and self._skips_unread)
         return self._clean[modality, anchor.name] if is_needed else None
 
@@ -429,7 +430,7 @@ class Denoiser:
                 )
 
     def _require_conditions(self, anchor: Anchor) -> None:
-        """Refuses a guider that a callback has set and that needs what was not prepared."""
+        """Refuses a guider that a callback has set, if it needs inputs that were not prepared."""
         lacking = None
         if not anchor.text and self.texts.negative is None:
             lacking = "drops the text, and did not when the clip was begun, so that no negative prompt was encoded"
@@ -444,5 +445,5 @@ class Denoiser:
 
 
 def _state(tensor: torch.Tensor | None) -> tuple[int, int | None]:
-    """Tells a tensor from another one, and from itself after it was written to."""
+    """An identifier of a tensor that changes if the tensor is written to."""
     return id(tensor), None if tensor is None or tensor.is_inference() else tensor._version

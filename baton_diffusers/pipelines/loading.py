@@ -1,4 +1,4 @@
-"""How a `BatonPipeline` is loaded and saved: what a folder holds is checked before any of it is loaded."""
+"""How a `BatonPipeline` is loaded and saved: the files of a folder are checked before any of them is loaded."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class BatonLoadingMixin:
 
     @classmethod
     def _dict_from_json_file(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The entries of model_index.json for this class, which needs no code of a folder to know itself."""
+        """The entries of model_index.json, without the code in the folder that they name: this class does not need it."""
         entries = super()._dict_from_json_file(*args, **kwargs)
         return {**entries, "_class_name": cls.__name__} if entries.get("_class_name") == _CLASS_NAME else entries
 
@@ -141,7 +141,7 @@ class BatonLoadingMixin:
 
     @classmethod
     def _check_checkpoint(cls, folder: Path, kwargs: dict[str, Any]) -> None:
-        """Refuses a folder if a component would not be loaded whole."""
+        """Refuses a folder if a component would not be loaded completely."""
         index = folder / cls.config_name
         if not index.is_file():
             raise ValueError(f"{folder} has no {cls.config_name}: it is not the folder of a saved pipeline.")
@@ -178,7 +178,7 @@ class BatonLoadingMixin:
 
 @contextmanager
 def _without_adapters(model: torch.nn.Module | None) -> Iterator[None]:
-    """Within it, the layers that PEFT has wrapped stand in the model themselves."""
+    """Within this context, the model has its original layers instead of PEFT's wrappers."""
     parents = list(model.modules()) if model is not None else []
     wrapped = [(parent, name, child) for parent in parents for name, child in parent.named_children()]
     wrapped = [(parent, name, child) for parent, name, child in wrapped if hasattr(child, "base_layer")]

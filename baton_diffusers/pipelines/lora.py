@@ -24,10 +24,10 @@ class BatonLoraLoaderMixin(StudentsMixin, CogVideoXLoraLoaderMixin):
     r"""
     Loads LoRA layers into the transformer.
 
-    All of diffusers' methods for adapters are there, and none of them is Baton's own: `load_lora_weights`, `set_adapters`,
-    `fuse_lora`, `unfuse_lora`, `unload_lora_weights`, `save_lora_weights`, ... Of diffusers' loaders this one is for any
-    pipeline with one transformer; what is added is that files of other tools, and for Ovi and Wan2.2's 5B model, find their
-    layers, and that a file which does not fit is refused.
+    It has all of diffusers' methods for adapters: `load_lora_weights`, `set_adapters`, `fuse_lora`, `unfuse_lora`,
+    `unload_lora_weights`, `save_lora_weights`, ... They come from diffusers' loader for pipelines with one transformer. This
+    class adds two things: it also finds the layers of files that other tools wrote, and of files for Ovi and Wan2.2's 5B model;
+    and it refuses a file that does not fit.
     """
 
     _lora_loadable_modules = ["transformer"]
@@ -52,7 +52,7 @@ class BatonLoraLoaderMixin(StudentsMixin, CogVideoXLoraLoaderMixin):
                 `examples/train_lora.py`.
             adapter_name (`str`, *optional*): its name, for `set_adapters`.
             prefix (`str`, *optional*): what the names of its layers begin with, if it is not one of the usual prefixes.
-            hotswap (`bool`, defaults to `False`): take the place of the adapter of that name, see diffusers.
+            hotswap (`bool`, defaults to `False`): replace the adapter of that name, see diffusers.
             low_cpu_mem_usage (`bool`, defaults to `True`): do not draw weights that are then replaced.
             kwargs: as in diffusers' loaders: `weight_name`, `subfolder`, `revision`, `token`, ...
 
@@ -153,7 +153,8 @@ def save_adapter(
 
 
 def _restore_precision(transformer: torch.nn.Module, match: LoraMatch, adapter: str) -> None:
-    """Where weights are stored in 8 bits, PEFT stores the adapter so too, without the hook that casts it for computing."""
+    """If weights are stored in 8 bits, PEFT also stores the adapter in 8 bits, but without the hook that casts it for
+    computing."""
     parameters = dict(transformer.named_parameters())
     for name, layer in match.layers.items():
         for part, tensor in (("lora_A", layer.down), ("lora_B", layer.up)):

@@ -1,4 +1,4 @@
-"""`BatonPipeline` as diffusers' modular blocks: the same objects behind a second front door.
+"""`BatonPipeline` as diffusers' modular blocks, built on the same objects.
 
 Each block reads its inputs from the state, lets an object of this package do the work, and writes its outputs back. Each runs
 alone as well: `BatonTextEncoderStep().init_pipeline(folder)` needs the text encoder and nothing else.
@@ -54,7 +54,7 @@ from .texts import TextEmbeddings, Texts, format_prompts
 
 
 class Parts(PipelineParts):
-    """The components of a modular pipeline as the objects of this package read them; one that is not there is `None`."""
+    """The components of a modular pipeline in the form that the objects of this package read; a missing one is `None`."""
 
     def __init__(self, components: ModularPipeline) -> None:
         self._components = components
@@ -148,7 +148,7 @@ def _denoising(pipe: Parts, s: BlockState, timesteps: list[float] | None) -> Den
 
 
 class BatonInputStep(_Step):
-    """Reads the given media, sets the size of the clips, and refuses what cannot work before any model runs."""
+    """Reads the given media, sets the size of the clips, and refuses invalid arguments before any model runs."""
 
     reads = (
         *(*PROMPTS, *EMBEDS, *SIZE, *MEDIA, *NOISE, *PLAN, "num_videos_per_prompt"),
@@ -214,7 +214,7 @@ class BatonPlannerStep(_Step):
 
 
 class BatonVideoEncoderStep(_Step):
-    """Encodes the given picture: what is known of it becomes clean latents."""
+    """Encodes the given picture: its known part becomes clean latents."""
 
     parts = ("vae",)
     reads = CLIP
@@ -226,7 +226,7 @@ class BatonVideoEncoderStep(_Step):
 
 
 class BatonAudioEncoderStep(_Step):
-    """Encodes the given sound: what is known of it becomes clean latents."""
+    """Encodes the given sound: its known part becomes clean latents."""
 
     parts = ("audio_vae",)
     reads = CLIP
@@ -238,7 +238,7 @@ class BatonAudioEncoderStep(_Step):
 
 
 class BatonReferenceEncoderStep(_Step):
-    """Encodes the reference audio, whose style the clips are to have."""
+    """Encodes the reference audio, which gives the clips its style."""
 
     parts = ("audio_vae",)
     reads = ("given", *MEDIA)
@@ -297,7 +297,7 @@ class BatonSetTimestepsStep(_Step):
 
 
 class BatonStandInStep(_Step):
-    """Encodes a still picture or silence, if guidance puts them in a modality's place (Harmony)."""
+    """Encodes a still picture or silence, if guidance replaces a modality by it (Harmony)."""
 
     parts = ("vae", "audio_vae", "guider", "audio_guider")
     reads = (*CLIP, "timesteps")
@@ -311,7 +311,7 @@ class BatonStandInStep(_Step):
 
 
 class BatonPrepareLatentsStep(_Step):
-    """Draws the noise, and repeats what the clips are conditioned on, for each clip."""
+    """Draws the noise, and repeats the conditions for each clip."""
 
     parts = ("transformer",)
     writes = (*EMBEDS, "latents", "audio_latents", "plan", "known_video", "known_audio", *STAND_INS)
@@ -400,7 +400,7 @@ class BatonDenoiseStep(BatonBlocks, LoopSequentialPipelineBlocks):
 
 
 class BatonCoreDenoiseStep(BatonBlocks, SequentialPipelineBlocks):
-    """From embeddings, a plan and what is known to finished latents."""
+    """Denoises: from embeddings, a plan and known latents to finished latents."""
 
     block_classes = [BatonSetTimestepsStep, BatonStandInStep, BatonPrepareLatentsStep, BatonDenoiseStep]
     block_names = ["set_timesteps", "stand_ins", "prepare_latents", "denoise"]

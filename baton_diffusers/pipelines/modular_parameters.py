@@ -1,4 +1,4 @@
-"""What the modular blocks take and give: components, inputs, outputs and settings, each described once."""
+"""Components, inputs, outputs and settings of the modular blocks, each described once."""
 
 from __future__ import annotations
 

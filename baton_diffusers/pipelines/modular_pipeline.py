@@ -22,7 +22,7 @@ class BatonModularPipeline(PipelineParts, ModularPipeline, BatonLoraLoaderMixin)
     """
     A pipeline of [`BatonAutoBlocks`], or of some of its blocks.
 
-    It makes what [`BatonPipeline`] makes from the same arguments, byte for byte, and returns a state or parts of it:
+    From the same arguments it makes the same bytes as [`BatonPipeline`]. It returns a state, or parts of it:
 
         pipe = BatonModularPipeline.from_pretrained(folder)
         pipe.load_components()

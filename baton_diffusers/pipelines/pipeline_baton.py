@@ -1,7 +1,8 @@
 """`BatonPipeline`: plans a clip from a prompt, then denoises picture and sound together under that plan.
 
 `__call__` is the algorithm; each of its steps lives in a module of its own: `texts.py`, `given.py` and `conditions.py`,
-`planning.py`, `denoise.py`. `components.py` knows whether the components fit, `plan_methods.py` has what plans without rendering.
+`planning.py`, `denoise.py`. `components.py` checks whether the components fit, and `plan_methods.py` has the methods that plan
+without rendering.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class BatonPipeline(
     BatonLoraLoaderMixin,
 ):
     r"""
-    Text to video with its sound, planned first; from a picture, a film, a sound or the end of a clip where one is given.
+    Text to video with its sound, planned first. A picture, a video, a sound or a clip to continue can be given.
 
     A transformer remembers the settings of its last pipeline, so `BatonPipeline(**pipe.components)` keeps the checkpoint's. For a new
     transformer the defaults below hold.
@@ -224,7 +225,7 @@ class BatonPipeline(
         num_videos_per_prompt: int,
         output_type: str,
     ) -> tuple[GuidancePass, ...]:
-        """Refuses what cannot work, before any model runs.
+        """Refuses invalid arguments, before any model runs.
 
         Returns:
             The guidance passes of all steps.
@@ -323,7 +324,7 @@ class BatonPipeline(
         device: torch.device | None = None,
     ) -> tuple[KnownLatents, KnownLatents]:
         r"""
-        What is given of the clips as clean latents, in float32: a latent is known if all the frames or samples that it covers are.
+        The given media as clean latents, in float32. A latent is known if all the frames or samples that it covers are given.
 
         Args:
             given ([`Given`]): pictures and sounds; each one for all clips, or one for each prompt, repeated in a row.
@@ -464,10 +465,11 @@ class BatonPipeline(
         r"""
         Makes clips from prompts, and from media that are given.
 
-        From a prompt alone, picture and sound are made. With `image`, the clip begins with it; for `video` a sound is made; for
-        `audio` a picture is made; `continue_from` is a clip that goes on; a mask lets parts of `video` or `audio` be generated.
-        Media that are given whole are returned as they are, at their own size and rates; what is given in part returns as the
-        autoencoders render it. The plan is made from the prompt in any case; `extract_plan` reads one off media.
+        From a prompt alone, picture and sound are generated. The clip begins with `image`; for `video` a sound is generated;
+        for `audio` a picture is generated; `continue_from` is a clip to continue; a mask marks the parts of `video` or `audio`
+        to generate. Media that are given whole are returned as they are, at their own size and rates. A modality that is given
+        in part is returned as the autoencoders decode it. The plan is made from the prompt in any case; `extract_plan` reads
+        one off media.
 
         Args:
             prompt (`str` or `list[str]`, *optional*): what happens in each clip; or `prompt_embeds`.
@@ -501,17 +503,17 @@ class BatonPipeline(
             plan (`SemanticPlan` or the path of its file, *optional*): takes the place of the planner's; one for all prompts, one
                 for each, or one for each clip.
             use_plan (`bool`, defaults to `True`): `False` makes the clips from the text alone.
-            cues (`str` or `list[str]`, *optional*): when things happen, for a planner that knows timestamps, as
-                `"<|0.50|> red ball <|1.56|> purple face three"`; one sheet for all prompts, one for each, or one for each clip. By
-                default the planner writes them; to media that fix the timing they are fitted ([`fit_cues`]). The empty sheet
-                leaves times open: the plan is then the mean over them.
-            cue_temperature (`float`, *optional*): how freely the planner writes cues; 0 takes the likeliest, 1 is as varied as its
-                training data. By default 1 if the best of several sheets is taken, and 0.5 for a single one.
+            cues (`str` or `list[str]`, *optional*): cue sheets, for a planner that knows timestamps, such as `"<|0.50|> red
+                ball <|1.56|> purple face three"`; one sheet for all prompts, one for each, or one for each clip. By default the
+                planner writes them, or, if given media fix the timing, fits them to the media ([`fit_cues`]). The empty sheet
+                leaves times open: the plan is then the mean over all times.
+            cue_temperature (`float`, *optional*): sampling temperature of the cues; 0 takes the likeliest, 1 is as varied as
+                the training data. By default 1 if the best of several sheets is chosen, and 0.5 for a single sheet.
             num_cue_candidates (`int`, defaults to 64): sheets that are tried if media fix the timing. Cost: as many passes of the
                 planner, plus 4 to 8 for each cue and round. With 0, or without semantic encoders, the sheet is empty there.
-            num_plan_candidates (`int`, *optional*): cue sheets that the planner writes for each clip; the one that
-                `plan_checker` finds nearest to the prompt is planned and rendered. By default 8 with a checker, 1 without. The
-                sheets of a clip are written as one batch.
+            num_plan_candidates (`int`, *optional*): cue sheets that the planner writes for each clip; the one that fits the
+                prompt best by `plan_checker` is planned and rendered. By default 8 with a checker, 1 without. The sheets of a
+                clip are written as one batch.
             use_cache (`bool`, defaults to `False`): run a clean stream that reads context tokens alone (a given modality, or one of
                 Harmony's anchors) once for each guidance pass, and keep its keys and values for the call. It costs
                 `transformer.cache_bytes` of memory for each pass: 20 GB for a clean video of 10 s at full size.

@@ -24,8 +24,8 @@ class BatonPipelineOutput(BaseOutput):
     """
     Clips with their sound. In a notebook the object shows and plays itself.
 
-    With `output_type="pt"`, what was made lies on the pipeline's device, and what was given whole on the CPU, where it was read:
-    a film at its own size could fill a GPU's memory.
+    With `output_type="pt"`, generated frames and samples are on the pipeline's device. Media that were given whole are on the
+    CPU, where they were read: a video at its own size could fill a GPU's memory.
 
     Args:
         frames (`list[list[PIL.Image.Image]]`, `np.ndarray` or `torch.Tensor`):
@@ -40,7 +40,7 @@ class BatonPipelineOutput(BaseOutput):
         sampling_rate (`int`):
             Samples per second.
         plan (`SemanticPlan`, *optional*):
-            The plan that the clips follow, or `None` where they follow none.
+            The plan that the clips follow, or `None` for clips without a plan.
         output_type (`str`, *optional*):
             The call's. `"latent"` means that frames and audio are latents; otherwise the type of `frames` tells.
     """
@@ -54,7 +54,7 @@ class BatonPipelineOutput(BaseOutput):
 
     @property
     def cues(self) -> list[str] | None:
-        """When things happen by the plan, a cue sheet for each clip; `None` for a plan without sheets."""
+        """The plan's cue sheets, one for each clip; `None` for a plan without sheets."""
         return None if self.plan is None or self.plan.sheets is None else list(self.plan.sheets)
 
     @property
@@ -98,7 +98,7 @@ class BatonPipelineOutput(BaseOutput):
 
     def clip(self, index: int = 0) -> tuple[np.ndarray | None, np.ndarray | None]:
         """
-        One clip as files and Stage's scorer take it.
+        One clip in the form that files and Stage's scorer need.
 
         Args:
             index (`int`, defaults to `0`):
@@ -198,7 +198,7 @@ class BatonPipelineOutput(BaseOutput):
 
 
 def _check_finite(name: str, values: np.ndarray) -> None:
-    """A clip that broke on the way would become a black film, or noise."""
+    """Refuses values that are not finite: the clip would be black, or noise."""
     if not np.isfinite(values).all():
         raise ValueError(
             f"{name} hold NaN or infinite values, as weights, latents or a plan did before: try float32, or another checkpoint"

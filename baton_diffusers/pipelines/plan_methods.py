@@ -1,4 +1,4 @@
-"""What a pipeline does with plans besides rendering them: it writes cues, plans, and reads plans off clips."""
+"""The methods of a pipeline that plan without rendering: they write cues, plan, and read plans off clips."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class BatonPlanMixin:
     @one_call_at_a_time
     def preview(self, plan: SemanticPlan | str | os.PathLike) -> BatonPipelineOutput:
         r"""
-        What a plan says, as small pictures and a scratch track: a storyboard in a small part of the time of a clip.
+        Decodes a plan to small pictures and a scratch track: a storyboard, in a small part of the time of a clip.
 
         `preview.figure()` draws it with the plan's cues; `preview.save(path)` writes it as a clip. No transformer is needed.
 
@@ -132,8 +132,8 @@ class BatonPlanMixin:
                 fitted to it ([`fit_cues`]).
             num_cue_candidates (`int`, defaults to 64): see [`fit_cues`].
             num_plan_candidates (`int`, *optional*): as in `__call__`.
-            goes_on (`bool`, defaults to `False`): whether `given_plan` is of a beginning, and the prompt tells what comes after it, as
-                with `continue_from`.
+            goes_on (`bool`, defaults to `False`): whether `given_plan` is of a beginning, and the prompt describes what comes
+                after it, as with `continue_from`.
 
         Returns:
             `list[str]` of `num_clips` sheets, their instants moved to the planner's timestamps; or `None` with a planner that knows
@@ -225,14 +225,15 @@ class BatonPlanMixin:
         self, plan: SemanticPlan, sheet: Sheet | str, prompt: str | None = None, device: torch.device | None = None
     ) -> SemanticPlan:
         r"""
-        Plans anew what an edited cue sheet changes, and keeps the other tokens of a plan: `pipe.edit_plan(plan, plan.sheet.move(0,
-        0.25))`. It cannot plan what the planner has not learnt: a deed of another kind of actor, or two events at once.
+        Plans an edited cue sheet, and keeps all tokens of the plan that the edit does not change: `pipe.edit_plan(plan,
+        plan.sheet.move(0, 0.25))`. It cannot plan events that the planner has not learnt: a deed of another kind of actor, or
+        two events at the same time.
 
         Args:
             plan (`SemanticPlan`): of one clip, whose sheet is known (`plan.sheet`).
             sheet ([`Sheet`] or `str`): the edited sheet.
-            prompt (`str`, *optional*): what the clip is then asked for by. By default the plan's own, if nothing but instants changed,
-                and otherwise the sheet in words ([`Sheet.to_prompt`]).
+            prompt (`str`, *optional*): the prompt of the edited plan. By default the plan's own, if only instants changed, and
+                otherwise the sheet in words ([`Sheet.to_prompt`]).
             device (`torch.device`, *optional*): where the planner runs.
 
         Returns:
@@ -248,7 +249,7 @@ class BatonPlanMixin:
         self, frames: np.ndarray, waveform: np.ndarray, frame_rate: float, sampling_rate: int
     ) -> SemanticPlan:
         r"""
-        Reads the plan off a real clip, as the planner's targets were read in training.
+        Reads the plan off a real clip. The targets of the planner's training were made in the same way.
 
         Args:
             frames (`np.ndarray` of shape `(num_frames, height, width, 3)`): uint8, or floating point in [0, 1].

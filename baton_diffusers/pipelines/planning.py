@@ -82,7 +82,7 @@ class PlanRequest:
         return self.num_plan_candidates
 
     def temperature(self, pipe: PipelineParts) -> float:
-        """How freely they are written: what is checked may vary."""
+        """The temperature of the sheets: with a checker they may vary more."""
         if self.cue_temperature is None:
             return 1.0 if self.num_candidates(pipe) > 1 else 0.5
         return float(self.cue_temperature)
@@ -126,7 +126,7 @@ class PlanRequest:
         self.check_numbers(pipe)
 
     def check_numbers(self, pipe: PipelineParts) -> None:
-        """Refuses a temperature, or numbers of candidates, that cannot be.
+        """Refuses an invalid temperature or number of candidates.
 
         Raises:
             ValueError: naming the argument, its value and the remedy.
@@ -304,7 +304,8 @@ def write_cues(
     if number > 1:
         read = _read_prompts(pipe, prompts, device)
         if pipe.planner.config.cast_separator_id is not None:
-            # Every other sheet says what the checker reads, in one of its likeliest ways; instants and open places are the planner's.
+            # Every second sheet follows one of the checker's likeliest readings; the planner chooses only instants and open
+            # places.
             known = [_outlines(pipe, read, row, _READINGS) for row in range(len(prompts))]
             turns = [known[i // (repeats * number)] for i in range(len(rows))]
             outlines = [
@@ -324,14 +325,14 @@ def write_cues(
     scores = pipe.plan_checker.score(read, sheets)
     candidates = [PlanCandidate(*pair) for pair in zip(sheets, scores, strict=True)]
     groups = [candidates[start : start + number] for start in range(0, len(candidates), number)]
-    # Rounded, so that neither the batch nor a hair's breadth between two places that a prompt leaves open decides.
+    # Rounded, so that neither the batch nor a tiny difference between two open places decides.
     return [sorted(group, key=lambda candidate: -round(candidate.score, 1)) for group in groups]
 
 
 def warn_of_disagreement(
     pipe: PipelineParts, plan: SemanticPlan, prompts: list[str] | None, num_clips: int, device: torch.device
 ) -> None:
-    """Warns of a plan that shows something else than a prompt says: picture and sound follow the plan.
+    """Warns of a plan that disagrees with the prompt: picture and sound follow the plan.
 
     The checker reads the prompt, and compares what it reads with the plan's sheet. Without a checker, a sheet or a text encoder, the
     prompt is compared with the plan's own as text.
@@ -371,7 +372,7 @@ def _read_prompts(pipe: PipelineParts, prompts: list[str], device: torch.device)
 
 
 def _reading(checker: PlanChecker, read: PlanCheckerOutput, row: int) -> str:
-    """The likeliest reading of a prompt as a sheet: places that it leaves open are the first free ones, and times are made up."""
+    """The likeliest reading of a prompt as a sheet. Open places become the first free ones, and times are arbitrary."""
     (cast, cues), *_ = checker.readings(read, row)
     free = [place for place in checker.config.places if [place] not in cast.values()]
     members = [
@@ -381,7 +382,7 @@ def _reading(checker: PlanChecker, read: PlanCheckerOutput, row: int) -> str:
 
 
 def _outlines(pipe: PipelineParts, read: PlanCheckerOutput, row: int, number: int = 1) -> list[SheetOutline]:
-    """What the checker reads in a prompt, in the likeliest ways, as the planner's tokens."""
+    """The checker's likeliest readings of a prompt, as tokens of the planner."""
 
     def ids(text: str) -> list[int]:
         return pipe.planner_tokenizer(text, add_special_tokens=False).input_ids
@@ -410,8 +411,8 @@ def fit_to_plan(
     device: torch.device,
     goes_on: bool = False,
 ) -> list[str]:
-    """Sheets whose plans agree best with what was observed of the clips, see [`fit_cues`]; or, if a clip `goes_on`, sheets of what was
-    observed and of what the prompts tell of the time after it, see [`continue_cues`]."""
+    """Sheets whose plans agree best with the observed part of the clips, see [`fit_cues`]. If a clip `goes_on`, the sheets have
+    the observed events and then the prompt's, see [`continue_cues`]."""
     repeats = _repeats(num_clips, prompts, "prompts")
     plans = observed.repeat_interleave(num_clips // observed.batch_size).to(device)
     generator = _for_cues(generator)

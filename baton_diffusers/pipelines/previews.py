@@ -55,7 +55,7 @@ def preview_plan(
 
 
 def _counted_tokens(plan: SemanticPlan, name: str, decoder: torch.nn.Module, device: torch.device) -> torch.Tensor:
-    """A plan's tokens for a decoder; those that do not count are zero, the mean of standardised features."""
+    """A plan's tokens for a decoder. Masked tokens are zero, the mean of standardised features."""
     tokens, mask = getattr(plan, f"{name}_tokens"), getattr(plan, f"{name}_mask")
     tokens = tokens if mask is None else tokens.masked_fill(~mask[..., None], 0)
     return tokens.to(device, decoder.dtype)

@@ -90,7 +90,8 @@ class StudentsMixin:
         Sets steps, schedulers and guiders as an adapter's student needs them.
 
         Args:
-            adapter_name (`str` or `None`): the adapter, loaded by `load_lora_weights`; `None` brings back what was set before.
+            adapter_name (`str` or `None`): the adapter, loaded by `load_lora_weights`; `None` restores the settings from
+                before.
 
         Raises:
             ValueError: if there is no such adapter, or it has no preset.
@@ -117,8 +118,8 @@ class StudentsMixin:
         Args:
             source (`str` or `os.PathLike`): its folder, file or Hub id; a folder within a repository as `owner/name/folder`.
             adapter_name (`str`, defaults to `"turbo"`): its name, for `use_preset` and `set_adapters`.
-            fuse (`bool`, defaults to `False`): add it to the transformer's weights for good. Steps are then as fast as the teacher's,
-                PEFT is not needed, and the pipeline is saved as the student.
+            fuse (`bool`, defaults to `False`): merge it into the transformer's weights permanently. Steps are then as fast as
+                the teacher's, PEFT is not needed, and the pipeline is saved as the student.
             kwargs: as for `load_lora_weights`.
 
         Raises:
@@ -138,14 +139,14 @@ class StudentsMixin:
         self.use_preset(adapter_name)
 
     def unload_lora_weights(self, *args: Any, **kwargs: Any) -> None:
-        """As in diffusers. What a preset has set becomes what it was."""
+        """As in diffusers. Settings that a preset has changed are restored."""
         super().unload_lora_weights(*args, **kwargs)
         self.transformer.student_presets = {}
         _forget_ends_of_steps(self.transformer)
         self.use_preset(None)
 
     def delete_adapters(self, adapter_names: list[str] | str) -> None:
-        """As in diffusers. What the preset of one of them has set becomes what it was."""
+        """As in diffusers. Settings that the preset of one of them has changed are restored."""
         super().delete_adapters(adapter_names)
         _forget_ends_of_steps(self.transformer)
         known = student_presets(self.transformer)
@@ -176,7 +177,8 @@ class StudentsMixin:
 
 
 def find_student(source: str | os.PathLike) -> tuple[str, dict[str, str]]:
-    """What `load_lora_weights` takes for a student: a folder or file, or of `owner/name/folder` the Hub id and the folder in it.
+    """The arguments of `load_lora_weights` for a student: a folder or file; for `owner/name/folder` the Hub id, and the folder
+    in it.
 
     Raises:
         ValueError: if it is neither there nor of a Hub id's form.
@@ -200,7 +202,7 @@ def student_presets(transformer: Any) -> dict[str, StudentPreset]:
 
 
 def _forget_ends_of_steps(transformer: Any) -> None:
-    """Makes a transformer no flow map again once nothing but deleted adapters has made it one."""
+    """Removes the layers of a flow map from a transformer if only deleted adapters needed them."""
     if not transformer.config.is_flow_map:
         return
     layer = transformer.condition_embedder.step_embedder
@@ -210,7 +212,7 @@ def _forget_ends_of_steps(transformer: Any) -> None:
 
 
 def warn_of_students(pipe: PipelineParts, num_inference_steps: int, passes: Sequence[GuidancePass]) -> None:
-    """Warns of a student that is guided or takes other steps than Euler's, and of a teacher that has few steps."""
+    """Warns of a student with guidance or with another solver than Euler's, and of a teacher with few steps."""
     active = [name for name in student_presets(pipe.transformer) if name in _active_adapters(pipe.transformer)]
     if active and len(passes) > num_inference_steps:
         logger.warning(

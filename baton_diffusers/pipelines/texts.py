@@ -260,7 +260,7 @@ def write_prompt(prompt: str, audio_prompt: str | None, form: str | None) -> str
 
     Args:
         prompt (`str`): what happens in the clip, words that are said between `<S>` and `<E>`.
-        audio_prompt (`str`, *optional*): what is heard in it; by default the prompt says it, or leaves it open.
+        audio_prompt (`str`, *optional*): what is heard in it; by default the prompt describes it, or leaves it open.
         form (`str`, *optional*): a key of `PROMPT_FORMS`; without one a text is read as it is.
 
     Raises:

@@ -2,8 +2,8 @@
 
 python examples/nano/assemble_nano.py --parts runs/export --transformer runs/transformer/export --output my_checkpoint
 
-With `--overwrite`, the parts of the pipeline that lies in the folder make way for the new ones; its card and everything else
-stays as it is. Weights are stored in float16. The trained vocoder, or without one Griffin-Lim, turns spectrograms into sound.
+With `--overwrite`, the new parts replace the parts of the pipeline in the folder; its card and all other files stay. Weights
+are stored in float16. The trained vocoder, or without one Griffin-Lim, turns spectrograms into sound.
 """
 
 import baton_diffusers.interrupts  # noqa: F401
@@ -109,7 +109,7 @@ def assemble(
 
 
 def remove_parts(folder: Path) -> None:
-    """Removes the components of the pipeline in a folder, if there is one: shards of theirs could outlive them."""
+    """Removes the components of the pipeline in a folder, if there is one; otherwise old shards could remain."""
     index = folder / BatonPipeline.config_name
     if index.is_file():
         for name, value in json.loads(index.read_text()).items():
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(component, torch.nn.Module) and not isinstance(component, GriffinLimVocoder):  # a filter bank
             component.half()
         if isinstance(component, ConfigMixin):
-            component.register_to_config(_name_or_path="")  # where it lay while it was trained is of no use to anybody
+            component.register_to_config(_name_or_path="")  # the folder of its training is of no use
     remove_parts(output)
     pipe.save_pretrained(output, max_shard_size="15MB")
     for file in output.rglob("*.safetensors"):

@@ -1,4 +1,4 @@
-"""Writes what AAC and H.264 make of some of Stage's training clips, at usual rates and sizes: `waveform.npz` and `frames.npz`.
+"""Writes some of Stage's training clips after AAC and H.264, at usual rates and sizes: `waveform.npz` and `frames.npz`.
 
 python examples/nano/coded_clips.py runs/pool --clips 256
 """

@@ -1,6 +1,6 @@
-"""Draws test scenes of Stage as a checkpoint makes them: with its plan (left) and from the text alone (right), from the same
-noise. The scenes are the first of each tier of the test split, not chosen by eye. `--failures` adds the next scenes, tier by tier, in
-which something was missed. Needs the extra `eval`.
+"""Draws clips of Stage's test scenes, made by a checkpoint: with its plan (left) and from the text alone (right), from the same
+noise. The scenes are the first of each tier of the test split, not chosen by eye. `--failures` adds the next scenes, tier by
+tier, in which something was missed. Needs the extra `eval`.
 
 python examples/nano/gallery.py --model model_cards/baton-nano --output model_cards/baton-nano/gallery.jpg --failures 2
 

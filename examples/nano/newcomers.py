@@ -1,4 +1,5 @@
-"""Makes clips of what newcomers may type, and scores them by the facts that each prompt states. Needs the extra `eval`.
+"""Makes clips from prompts that newcomers may type, and scores them by the facts that each prompt states. Needs the extra
+`eval`.
 
 python examples/nano/newcomers.py --model model_cards/baton-nano --output runs/newcomers
 python examples/nano/newcomers.py --model model_cards/baton-nano --sheets   # what its planner writes, without making clips

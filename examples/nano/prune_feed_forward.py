@@ -1,4 +1,4 @@
-"""Takes the weakest hidden units out of a transformer's feed-forward layers, to be trained on afterwards.
+"""Removes the weakest hidden units from a transformer's feed-forward layers; train it on afterwards.
 
     python examples/nano/prune_feed_forward.py model_cards/baton-nano/transformer runs/pruned/transformer --width 440
 

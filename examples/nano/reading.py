@@ -3,10 +3,10 @@
     python examples/nano/reading.py examples/nano/reading.yaml [key=value ...]
     python examples/nano/reading.py examples/nano/reading.yaml train_text_encoder=false initial=my_nano   # the checker alone
 
-Trained through the transformer's velocities alone, a text encoder takes hours to tell words apart, and only then learns which place
-belongs to which actor, and which words to which step. Questions about prompts teach that in minutes. The checker that answers them is
-shipped, since it also scores cue sheets against prompts. When a text encoder is trained further with a transformer, train its checker
-anew on the new encoder.
+If a text encoder is trained only through the transformer's velocities, it needs hours to distinguish words, and only then
+learns which place belongs to which actor, and which words to which step. With questions about prompts it learns this in
+minutes. The checker that answers them is shipped, since it also scores cue sheets against prompts. When a text encoder is
+trained further with a transformer, train its checker anew on the new encoder.
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ def answers(scene: Scene, places: tuple[bool, ...]) -> dict[str, torch.Tensor]:
 
 
 def counting(scene: Scene, seed: int) -> Scene:
-    """In one of eight scenes, what is said becomes a run such as "two three four": by chance they are rare, and people ask for them."""
+    """In one of eight scenes, the spoken words become a run such as "two three four": such runs are rare by chance, but people
+    ask for them."""
     rng = np.random.default_rng([seed, 0xC0])
     if rng.random() > 1 / 8:
         return scene

@@ -1,15 +1,15 @@
-"""Trains nano's autoencoders, and its semantic encoder of sound, on what lies outside of Stage, while latents and tokens stay the same.
+"""Trains nano's autoencoders, and its semantic encoder of sound, on corrupted clips, while latents and tokens stay the same.
 
     python examples/nano/coded_clips.py runs/pool --clips 256          # real AAC and H.264 of Stage's clips
     python examples/nano/robust_codecs.py audio examples/nano/robust_audio.yaml [key=value ...]
     python examples/nano/robust_codecs.py video examples/nano/robust_video.yaml [key=value ...]
     python examples/nano/robust_codecs.py semantics examples/nano/robust_semantics.yaml [key=value ...]
 
-Audio: the encoder alone learns to give, for corrupted sound (noise, AAC, other phases, nano's own output once and twice), what the old
-encoder gives for the clean sound. Video: encoder and decoder learn together. They learn on whole clips (H.264, scaling, nano's own output), whose
-latents stay the old encoder's, and on clips that begin anywhere, so that a first frame may be in mid-motion. Semantics: the encoder of plan
-tokens learns to give, for nano's own sound and for other corrupted sound, the old encoder's tokens of the clean sound. Planner and
-transformer need no new training.
+Audio: only the encoder is trained. From corrupted sound (noise, AAC, other phases, nano's own output once and twice) it learns
+to give the latents that the old encoder gives for the clean sound. Video: encoder and decoder learn together. They learn on
+whole clips (H.264, scaling, nano's own output), whose latents stay the old encoder's, and on clips that begin anywhere, so that
+a first frame may be in mid-motion. Semantics: from nano's own sound and from other corrupted sound, the encoder of plan tokens
+learns to give the old encoder's tokens of the clean sound. Planner and transformer need no new training.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Gives nano's planner and text encoder other tokenizers: rows of tokens that were words before keep their embeddings.
+"""Gives nano's planner and text encoder new tokenizers; tokens that were words before keep their embeddings.
 
     python examples/nano/warm_start.py --parts model_cards/baton-nano --tokenizer runs/export/tokenizer \\
       --planner-tokenizer runs/export/planner_tokenizer --output runs/warm

@@ -357,7 +357,10 @@ def test_a_setting_that_a_file_lacks_is_said_where_it_may_be_newer_than_the_file
     change(tmp_path / "older" / "guider" / "guider_config.json", guidance_scale=...)
     BatonPipeline.from_pretrained(tmp_path / "older")
     said = [record.message for record in caplog.records if "lacks" in record.message]
-    assert len(said) == 1 and "guider_config.json lacks `guidance_scale` of a PlanGuidance: the default 4.0 is used" in said[0]
+    assert (
+        len(said) == 1
+        and "guider_config.json lacks `guidance_scale` of a PlanGuidance: the default 4.0 is used" in said[0]
+    )
 
 
 @pytest.mark.parametrize(
