@@ -21,6 +21,7 @@ LENGTH = 24  # hops of a template: less than the least gap between two sounds
 APART = 16  # hops; the nearest that two sounds can be told apart
 ENDING = 8  # hops; what starts so close to the end of the clip is cut off
 LIKENESS = 0.7  # least correlation of a spectrogram with a template
+MARGIN = 0.15  # by which a second sound has to be more like a template than the ending of the first is
 STRAY = 2.0  # log magnitude by which a sound has to exceed what explains it; codecs and vocoders stay below 0.7
 BLUR = (5, 7)  # hops and bands over which an explanation reaches
 PATCH = (5, 5)  # hops and bands that a stray sound fills on average
@@ -73,6 +74,19 @@ def _templates() -> tuple[list[tuple[str, str, str | None]], np.ndarray]:
     return names, stack / np.linalg.norm(stack, axis=1, keepdims=True)
 
 
+@cache
+def _endings() -> np.ndarray:
+    """How alike the ending of each sound of Stage is to a template, at `APART` hops after its onset and later:
+    (sounds, 24 - 16)."""
+    endings = []
+    for name in _templates()[0]:
+        sound = np.zeros(3 * LENGTH * HOP, dtype=np.float32)
+        wave = event_sound(*name)
+        sound[: len(wave)] = wave
+        endings.append(likenesses(sound)[APART:LENGTH].max(axis=1))
+    return np.stack(endings)
+
+
 def likenesses(waveform: np.ndarray) -> np.ndarray:
     """Correlation of the spectrogram from each hop on with each template, (hops, sounds)."""
     _, templates = _templates()
@@ -86,7 +100,8 @@ def likenesses(waveform: np.ndarray) -> np.ndarray:
 def hear(waveform: np.ndarray) -> tuple[Sound, ...]:
     """Find Stage's sounds in a waveform, in order of time.
 
-    The piece of sound that is most like a template is taken first, then the next best at some distance from it, and so on.
+    The piece of sound that is most like a template is taken first, then the next best at some distance from it, and so on. The
+    ending of a sound is not a second one: as "six" dies away, it is like a contact.
 
     Args:
         waveform: Mono, shape (samples,), in [-1, 1], at 16 kHz.
@@ -101,9 +116,12 @@ def hear(waveform: np.ndarray) -> tuple[Sound, ...]:
     sounds = []
     while best.max() > LIKENESS:
         hop = int(best.argmax())
-        kind, colour, word = names[found[hop].argmax()]
+        number = int(found[hop].argmax())
+        kind, colour, word = names[number]
         sounds.append(Sound(kind, colour, hop * HOP / SAMPLING_RATE, word, float(best[hop])))
         best[max(hop - APART + 1, 0) : hop + APART] = 0
+        ending = best[hop + APART : hop + LENGTH]
+        ending[ending < _endings()[number, : len(ending)] + MARGIN] = 0
     return tuple(sorted(sounds, key=lambda sound: sound.time))
 
 

@@ -468,6 +468,12 @@ def test_the_detectors_find_what_is_there_without_the_scene():
     assert find_cast(np.full((49, 64, 64, 3), 80, dtype=np.uint8)) == ()
 
 
+def test_the_ending_of_a_word_is_no_second_sound():
+    waveform, word = np.zeros(49_000, np.float32), event_sound("word", "orange", "zero")
+    waveform[28_000 : 28_000 + len(word)] = word
+    assert [sound.word for sound in hear(griffin_lim(waveform, 0.9, 2))] == ["zero"]
+
+
 def test_a_summary_is_deterministic_and_pools_the_words():
     scenes = draw(12)
     clips = [render_clip(scene, 5) for scene in scenes]
