@@ -23,6 +23,7 @@ import torch
 from diffusers.utils import logging
 
 from .. import coordinates, files
+from ..cues import Sheet, parse_sheet
 from ..media import Clip, ClipWriter
 from ..plan import SemanticPlan
 from ..shots import FILE_SUFFIXES, Shot, as_shots, read_film
@@ -31,7 +32,7 @@ from .checks import check_flags, check_whole_number
 from .components import ClipSize, PipelineParts, one_at_a_time, require_components
 from .conditions import KnownLatents, Noise
 from .denoise import Denoiser, Denoising, Stream
-from .film_plan import Section, check_shot, is_split, plan_take, seed_of, split_shot, write_sheets
+from .film_plan import Section, calls_back, check_shot, is_split, plan_take, seed_of, split_shot, write_sheets
 from .film_work import Kept, Work, fingerprint
 from .given import KEPT_SECONDS, Given, GivenAudio, GivenVideo, at_sampling_rate, read_given
 from .planning import PlanRequest, ready_plan
@@ -375,8 +376,9 @@ class Film:
         """Sections and plan of a take. They are made when they are needed first, unless the work folder keeps them: of several
         processes, each plans the takes that it renders."""
         if (planned := self._kept_plan(take)) is None:
+            before = [parse_sheet(sheet) for sheet in self._sheets_before(take)]
             with one_at_a_time(self.pipe.components.values()):
-                planned = Planned(*self._make_plan(take))
+                planned = Planned(*self._make_plan(take, before))
                 self.pipe.maybe_free_model_hooks()
             self.work.keep_plan(take.number, self._plan_key(take), *planned)
             self._planned[take.number] = planned
@@ -403,10 +405,17 @@ class Film:
             use_plan=self._follows_plan,
             plan=self._given_plan,
             take=(take.number, take.first, take.num_frames),
+            before=self._sheets_before(take),
         )
 
+    def _sheets_before(self, take: Take) -> list[str]:
+        """The sheets of the takes before, if a prompt of this one names somebody by an earlier deed."""
+        is_read = self._follows_plan and any(calls_back(self.shots[number].prompt) for number in take.shots)
+        earlier = self.takes[: take.number] if is_read else []
+        return [section.sheet for other in earlier for section in self._plan_take(other).sections if section.sheet]
+
     @torch.no_grad()
-    def _make_plan(self, take: Take) -> tuple[list[Section], SemanticPlan | None]:
+    def _make_plan(self, take: Take, before: Sequence[Sheet]) -> tuple[list[Section], SemanticPlan | None]:
         pipe, settings, plan, sections = self.pipe, self.settings, self._given_plan, []
         for number in take.shots:
             start = self._borders[number] - take.first
@@ -419,7 +428,7 @@ class Film:
             end = min((take.first + take.num_frames) / self.frame_rate, plan.duration)
             return sections, replace(plan.slice(start, end), duration=made)
         request = PlanRequest(num_plan_candidates=settings.num_plan_candidates)
-        sections = write_sheets(pipe, sections, self.shots, request, settings.seed)
+        sections = write_sheets(pipe, sections, self.shots, request, settings.seed, before)
         taken = plan_take(pipe, sections, self.shots)
         return sections, None if taken is None else replace(taken, duration=made)
 

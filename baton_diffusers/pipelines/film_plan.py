@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..cues import CastMember, Sheet, format_sheet, parse_sheet
+from ..cues import CastMember, Sheet, format_sheet, parse_sheet, sheet_turns
 from ..models.va_planner import tokenize_prompts
 from ..plan import SemanticPlan
 from ..shots import Shot
@@ -22,6 +22,13 @@ from .components import PipelineParts
 from .planning import PlanRequest, check_cues, make_plan, share_cues, write_cues
 from .texts import read_texts
 
+
+# How a prompt names an actor by what it did before: "the ball that bounced first", "the bell that has not rung yet".
+_CALLBACK = re.compile(
+    r"\b(?P<kind>\w+) (?:that|who|which) (?:(?P<idle>has not|hasn't) )?(?P<deed>\w+)(?: \w+)? (?P<which>first|second|third|last|yet)\b",
+    re.IGNORECASE,
+)
+_ORDER = {"first": 0, "second": 1, "third": 2}
 
 # Frames of the shortest section of a shot that is split, as a share of a clip.
 _SHORTEST_SHARE = 0.5
@@ -113,8 +120,48 @@ def _numbers_of_cues(pipe: PipelineParts, texts: list[str]) -> list[int]:
     return [len(parse_sheet(sheet).cues) for sheet in written]
 
 
+def calls_back(prompt: str) -> bool:
+    """Whether a prompt names somebody by what it did before."""
+    return _CALLBACK.search(prompt) is not None
+
+
+def resolve_callbacks(prompt: str, sheets: Sequence[Sheet]) -> str:
+    """
+    A prompt with names in place of what somebody did before: "the ball that bounced first" becomes "the red ball". What the sheets do not
+    settle stays as it is.
+
+    Args:
+        prompt (`str`): of a section of a film.
+        sheets (`Sequence[Sheet]`): of all sections before, in order.
+    """
+
+    def name(found: re.Match) -> str:
+        kind, deed, which = (found[group].lower() for group in ("kind", "deed", "which"))
+        cast = dict.fromkeys(m.name for sheet in sheets for m in sheet.cast if m.name.split()[-1] == kind)
+        turns = [turn for sheet in sheets for turn in sheet_turns(sheet, 0.0, list(cast)) if turn.who in cast]
+        deeds = {word.split()[0] for turn in turns for word in turn.deeds if word}
+        if len(deeds) > 1:  # only whoever did this
+            turns = [turn for turn in turns if any(word[:3] == deed[:3] for word in turn.deeds)]
+        acted = list(dict.fromkeys(turn.who for turn in turns))
+        if (which == "yet") != bool(found["idle"]):
+            return found[0]
+        if which == "yet":
+            idle = [who for who in cast if who not in acted]
+            return idle[0] if len(idle) == 1 else found[0]
+        if which == "last":
+            return turns[-1].who if turns else found[0]
+        return acted[_ORDER[which]] if _ORDER[which] < len(acted) else found[0]
+
+    return _CALLBACK.sub(name, prompt)
+
+
 def write_sheets(
-    pipe: PipelineParts, sections: Sequence[Section], shots: Sequence[Shot], request: PlanRequest, seed: int
+    pipe: PipelineParts,
+    sections: Sequence[Section],
+    shots: Sequence[Shot],
+    request: PlanRequest,
+    seed: int,
+    before: Sequence[Sheet] = (),
 ) -> list[Section]:
     """
     The sections of a take with their cue sheets, of one cast.
@@ -125,14 +172,18 @@ def write_sheets(
         shots (`Sequence[Shot]`): all shots of the film; one with `cues` keeps them.
         request ([`PlanRequest`]): how freely sheets are written, and how many.
         seed (`int`): the film's.
+        before (`Sequence[Sheet]`): the sheets of the takes before, for prompts that name somebody by an earlier deed.
     """
     if pipe.planner is None or not pipe.planner.writes_cues:
         return list(sections)
     device, config = pipe._execution_device, pipe.planner.config
     tail = math.ceil(config.min_cue_gap / config.timestamp_rate * pipe.frame_rate)
-    sheets = []
+    sheets: list[Sheet] = []
+    called = []
     for section in sections:
         shot = shots[section.shot]
+        section = replace(section, prompt=resolve_callbacks(section.prompt, [*before, *sheets]))
+        called.append(section)
         if shot.plan is not None:
             sheets.append(Sheet())
             continue
@@ -144,6 +195,7 @@ def write_sheets(
         frames = max(min(section.num_frames, pipe.config.num_frames) - tail, 1)
         sheet = parse_sheet(write_cues(pipe, [section.prompt], 1, frames, request, generator, device)[0][0].sheet)
         sheets.append(sheet._replace(cues=()) if section.idle else sheet)
+    sections = called
     told = [_told_places(pipe, section.prompt) for section in sections]
     places = film_cast(sheets, told, _all_places(pipe))
     return [

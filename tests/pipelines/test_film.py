@@ -11,7 +11,7 @@ from baton_diffusers import Shot
 from baton_diffusers.cues import format_sheet, parse_sheet
 from baton_diffusers.media import read_clip
 from baton_diffusers.pipelines.film import WARM_UP_LATENTS, _held_colours
-from baton_diffusers.pipelines.film_plan import film_cast, with_cast
+from baton_diffusers.pipelines.film_plan import film_cast, resolve_callbacks, with_cast
 from baton_diffusers.pipelines.film_work import fingerprint
 
 from ..tiny import FRAME_RATE, SAMPLING_RATE, random_plan, tiny_cue_parts, tiny_pipeline
@@ -183,6 +183,41 @@ def test_a_cast_stands_where_it_was_told(pipe):
         format_sheet(with_cast(sheets[2], cast, ["left", "middle", "right"])) == "bell left; ball middle; face right"
     )
     assert format_sheet(with_cast(sheets[1], cast, ["left", "middle", "right"])) == "bell left; box middle; face right"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "resolved"),
+    [
+        ("The ball that bounced first bounces again.", "The red ball bounces again."),
+        ("After the ball that hopped second jumps, a bell rings.", "After the blue ball jumps, a bell rings."),
+        ("The face who spoke last says two.", "The old face says two."),
+        ("The bell that has not rung yet rings.", "The green bell rings."),
+        ("The box that hit something first slides.", "The wide box slides."),
+        ("The box that opened first slides.", "The tall box slides."),
+        ("The ball that bounced third rests.", "The ball that bounced third rests."),  # there was none
+        ("The horse that came first rests.", "The horse that came first rests."),
+    ],
+)
+def test_a_prompt_names_somebody_by_an_earlier_deed(prompt, resolved):
+    sheets = [
+        parse_sheet("red ball left; blue ball right <|1.00|> red ball bounces <|1.50|> blue ball bounces"),
+        parse_sheet("green bell left; grey bell right <|1.00|> grey bell rings <|1.50|> red ball bounces"),
+        parse_sheet(
+            "old face left; tall box right; wide box middle <|0.50|> tall box opens <|1.00|> wide box hits tall box"
+        ),
+        parse_sheet("old face left; shy face right <|0.50|> shy face says one <|1.00|> old face says one"),
+    ]
+    assert resolve_callbacks(prompt, sheets) == resolved
+
+
+def test_a_take_knows_who_did_what_in_the_takes_before(pipe, tmp_path):
+    shots = [
+        Shot("a star jumps", 2.0, cues="red star left <|0.50|> red star jumps"),
+        Shot("the star that jumped first jumps", 2.0, cut=True),
+    ]
+    assert film(pipe, shots, work=tmp_path).sections[1][0].prompt == "the red star jumps"
+    shots[0] = replace(shots[0], cues="blue star left <|0.50|> blue star jumps")
+    assert film(pipe, shots, work=tmp_path).sections[1][0].prompt == "the blue star jumps"
 
 
 def test_a_film_is_saved_piece_by_piece(pipe, tmp_path):
