@@ -13,7 +13,7 @@ import struct
 import subprocess
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -56,6 +56,8 @@ TIMEOUT = 300  # seconds that ffmpeg may take for one stream
 # A file that ends this much before its header says was cut short.
 _MISSING_SECONDS = 0.25
 
+_STREAMS = {"video": "0:V:0", "audio": "0:a:0"}  # V: no cover picture of a song
+_MAX_FRAMES = 2**24  # that are counted
 _SMALL_BYTES = 2**28  # of decoded frames or samples: a file of fewer is read whole
 _FIRST_SAMPLES = ("-frames:a", "1", "-c:a", "pcm_f32be", "-f", "au")
 
@@ -216,14 +218,59 @@ def decode_frames(
     """
     limit = MAX_BYTES // (height * width * 3)
     limit = limit if max_frames is None else min(limit, max_frames)
-    filters = f"fps=fps={frame_rate}:start_time=0,{filters}" if filters else f"fps=fps={frame_rate}:start_time=0"
-    arguments = ["-vf", filters, "-frames:v", str(limit + 1), "-pix_fmt", "rgb24", "-f", "rawvideo"]
+    vf = _at_rate(frame_rate, filters)
+    arguments = ["-vf", vf, "-frames:v", str(limit + 1), "-pix_fmt", "rgb24", "-f", "rawvideo"]
     source = Source.of(source)
     run = _decode(source, "video", arguments, (limit + 1) * height * width * 3)
     frames = np.frombuffer(run.data, np.uint8).reshape(-1, height, width, 3)
     if len(frames) <= limit:
         _check_whole(source, run, len(frames) / float(frame_rate))
     return frames[:limit], len(frames) > limit
+
+
+def count_frames(
+    source: str | Path | Source, frame_rate: Fraction | float, max_frames: int | None = None
+) -> tuple[int, bool]:
+    """How many frames of a film there are at a constant rate. All of it is decoded, and none of it is kept.
+
+    Args:
+        source: The file.
+        frame_rate: Frames per second to convert to.
+        max_frames: Decode no more.
+
+    Returns:
+        The number, and whether there are more than `max_frames`.
+
+    Raises:
+        Unreadable: The file is truncated or damaged.
+    """
+    filters = f"fps=fps={frame_rate}:start_time=0,scale=2:2:flags=neighbor"
+    limit = _MAX_FRAMES if max_frames is None else max_frames
+    arguments = ["-vf", filters, "-frames:v", str(limit + 1), "-pix_fmt", "gray", "-f", "rawvideo"]
+    source = Source.of(source)
+    run = _decode(source, "video", arguments, (limit + 1) * 4)
+    number = len(run.data) // 4
+    if number <= limit:
+        _check_whole(source, run, number / float(frame_rate))
+    return min(number, limit), number > limit
+
+
+def stream_frames(
+    source: str | Path | Source, frame_rate: Fraction | float, filters: str, height: int, width: int
+) -> Iterator[np.ndarray]:
+    """The frames that [`decode_frames`] returns, one after another: uint8 of shape `(height, width, 3)`. Only one is in memory.
+
+    Raises:
+        Unreadable: The file is damaged, when its last frame has been read.
+    """
+    source, size = Source.of(source), height * width * 3
+    arguments = ["-vf", _at_rate(frame_rate, filters), "-pix_fmt", "rgb24", "-f", "rawvideo", "pipe:1"]
+    with _Process([*source.arguments, "-map", _STREAMS["video"], *arguments]) as process:
+        while len(frame := process.read(size)) == size:
+            yield np.frombuffer(frame, np.uint8).reshape(height, width, 3)
+        run = process.finish()
+    if run.returncode != 0 or run.errors:
+        raise _undecodable(source, "video", run)
 
 
 def decode_samples(
@@ -316,20 +363,21 @@ def convert(input_arguments: Sequence[str], array: np.ndarray, output_arguments:
     return run.data
 
 
-def encode(arguments: Sequence[str], frames: np.ndarray | None, path: Path) -> None:
+def encode(arguments: Sequence[str], frames: Iterable[np.ndarray], path: Path) -> None:
     """Write a file.
 
     Args:
         arguments: Of ffmpeg, up to the name of the file.
-        frames: What ffmpeg reads as `pipe:0`.
+        frames: What ffmpeg reads as `pipe:0`, in pieces.
         path: Where to.
 
     Raises:
         RuntimeError: ffmpeg cannot.
     """
-    run = _run([*arguments, f"file:{path}"], frames, 0)
-    if run.returncode != 0:
-        raise RuntimeError(f"ffmpeg could not write {path}: {run.cause}")
+    with Encoder(arguments, path) as encoder:
+        for piece in frames:
+            encoder.write(piece)
+        encoder.close()
 
 
 class Encoder:
@@ -436,27 +484,35 @@ class _Run(NamedTuple):
         return None
 
 
+def _at_rate(frame_rate: Fraction | float, filters: str) -> str:
+    return ",".join([f"fps=fps={frame_rate}:start_time=0", *([filters] if filters else [])])
+
+
 def _decode(source: Source, kind: str, arguments: Sequence[str], max_bytes: int, stop: bool = False) -> _Run:
     """The first stream of `kind` ("video" or "audio") of a file, decoded without any error."""
-    stream = "0:V:0" if kind == "video" else "0:a:0"  # V: no cover picture of a song
-    run = _run([*source.arguments, "-map", stream, *arguments, "pipe:1"], None, max_bytes, TIMEOUT)
-    cause = run.cause.replace(f"file:{source.path}", "").strip(": .")
+    run = _run([*source.arguments, "-map", _STREAMS[kind], *arguments, "pipe:1"], None, max_bytes, TIMEOUT)
     if run.stopped and (stop or kind == "video"):
         return run
+    if run.returncode != 0 or run.errors or not run.data:
+        raise _undecodable(source, kind, run)
+    return run
+
+
+def _undecodable(source: Source, kind: str, run: _Run) -> Unreadable:
+    """What a failed run means."""
+    cause = run.cause.replace(f"file:{source.path}", "").strip(": .")
     if "Format not on whitelist" in cause:
-        raise Unreadable(
+        return Unreadable(
             "is a playlist, a picture or of another format that is not read: give a film or sound as mp4, mov, mkv, webm, avi, "
             "wav, flac, mp3 or the like"
         )
     if any("matches no streams" in text for text in run.errors):
-        raise Unreadable(f"has no {kind} stream: give a file that holds {kind}")
+        return Unreadable(f"has no {kind} stream: give a file that holds {kind}")
     if run.returncode == _TIMED_OUT:
-        raise Unreadable(f"takes ffmpeg more than {TIMEOUT} s for its {kind}: convert or cut it first")
-    if run.returncode != 0 or run.errors or not run.data:
-        raise Unreadable(
-            f"cannot be read as {kind} ({cause}): it is truncated, damaged or of an unknown format; download or export it again"
-        )
-    return run
+        return Unreadable(f"takes ffmpeg more than {TIMEOUT} s for its {kind}: convert or cut it first")
+    return Unreadable(
+        f"cannot be read as {kind} ({cause}): it is truncated, damaged or of an unknown format; download or export it again"
+    )
 
 
 def _check_whole(source: Source, run: _Run, seconds: float) -> None:
@@ -513,52 +569,86 @@ _TIMED_OUT = -1000
 _LOG_LINE = re.compile(r"(?:\[[^\]]* @ 0x[0-9a-f]+\] )*\[(\w+)\] (.*)")
 
 
+class _Process:
+    """ffmpeg while it writes to `pipe:1`; it is ended with the context.
+
+    Args:
+        arguments: Of ffmpeg.
+        stdin: What it reads from `pipe:0`.
+        timeout: Seconds after which it is ended.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], stdin: np.ndarray | None = None, timeout: float = threading.TIMEOUT_MAX
+    ) -> None:
+        self._arguments, self._stdin, self._timeout = arguments, stdin, timeout
+
+    def __enter__(self) -> _Process:
+        source = subprocess.DEVNULL if self._stdin is None else subprocess.PIPE
+        command = [*_command(), *self._arguments]
+        self._process = subprocess.Popen(command, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self._log, self._late = bytearray(), threading.Event()
+        self._timer = threading.Timer(self._timeout, self._end)
+        self._threads = [threading.Thread(target=self._read_log, daemon=True)]
+        if self._stdin is not None:
+            self._threads.append(threading.Thread(target=self._feed, daemon=True))
+        self._timer.daemon = True
+        for thread in (*self._threads, self._timer):
+            thread.start()
+        return self
+
+    def _read_log(self) -> None:
+        for chunk in iter(lambda: self._process.stderr.read1(1 << 16), b""):
+            self._log.extend(chunk[: max((1 << 18) - len(self._log), 0)])
+
+    def _feed(self) -> None:
+        with suppress(BrokenPipeError), self._process.stdin as pipe:
+            pipe.write(memoryview(np.ascontiguousarray(self._stdin)).cast("B"))
+
+    def _end(self) -> None:
+        self._late.set()
+        self._process.kill()
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes; fewer at the end."""
+        return self._process.stdout.read(size)
+
+    def read_some(self, size: int) -> bytes:
+        """The next bytes that are there, at most `size`; none at the end."""
+        return self._process.stdout.read1(size)
+
+    def finish(self, data: bytearray | None = None, stopped: bool = False) -> _Run:
+        """Waits for the end, or brings it about if enough has been read."""
+        if stopped:
+            self._process.kill()
+        self._process.wait()
+        for thread in self._threads:
+            thread.join()
+        returncode = _TIMED_OUT if self._late.is_set() else self._process.returncode
+        return _Run(returncode, bytearray() if data is None else data, _lines(self._log), stopped)
+
+    def __exit__(self, *_) -> None:
+        self._timer.cancel()
+        self._process.kill()
+        self._process.wait()
+        for thread in self._threads:
+            thread.join()
+        self._process.stdout.close()
+        self._process.stderr.close()
+
+
 def _run(
     arguments: Sequence[str], stdin: np.ndarray | None, max_bytes: int | None, timeout: float = threading.TIMEOUT_MAX
 ) -> _Run:
     """Run ffmpeg, with an array for its input; stop it when it has written `max_bytes`, or after `timeout` seconds."""
-    command = [*_command(), *arguments]
-    source = subprocess.DEVNULL if stdin is None else subprocess.PIPE
-    process = subprocess.Popen(command, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    data, log, late = bytearray(), bytearray(), threading.Event()
-
-    def read_log() -> None:
-        for chunk in iter(lambda: process.stderr.read1(1 << 16), b""):
-            log.extend(chunk[: max((1 << 18) - len(log), 0)])
-
-    def feed() -> None:
-        with suppress(BrokenPipeError), process.stdin:
-            process.stdin.write(memoryview(np.ascontiguousarray(stdin)).cast("B"))
-
-    def end() -> None:
-        late.set()
-        process.kill()
-
-    threads = [threading.Thread(target=read_log, daemon=True)]
-    if stdin is not None:
-        threads.append(threading.Thread(target=feed, daemon=True))
-    timer = threading.Timer(timeout, end)
-    stopped = False
-    try:
-        for thread in (*threads, timer):
-            thread.start()
-        for chunk in iter(lambda: process.stdout.read1(1 << 20), b""):
+    data, stopped = bytearray(), False
+    with _Process(arguments, stdin, timeout) as process:
+        for chunk in iter(lambda: process.read_some(1 << 20), b""):
             data += chunk
             if max_bytes is not None and len(data) >= max_bytes > 0:
-                stopped = bool(process.stdout.read1(1))
+                stopped = bool(process.read_some(1))
                 break
-        if stopped:
-            process.kill()
-        process.wait()
-    finally:
-        timer.cancel()
-        process.kill()
-        process.wait()
-        for thread in threads:
-            thread.join()
-        process.stdout.close()
-        process.stderr.close()
-    return _Run(_TIMED_OUT if late.is_set() else process.returncode, data, _lines(log), stopped)
+        return process.finish(data, stopped)
 
 
 def _command() -> list[str]:

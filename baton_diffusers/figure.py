@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from .cues import Turn
+from .media import VideoFile, pictures_of
 
 
 WIDTH = 960  # pixels of the axis of time
@@ -31,7 +32,7 @@ def draw_clip(
     turns: Sequence[Turn] = (),
     cast: Sequence[str] = (),
     prompt: str | None = None,
-    frames: np.ndarray | None = None,
+    frames: np.ndarray | VideoFile | None = None,
     waveform: np.ndarray | None = None,
 ) -> Image.Image:
     """
@@ -42,7 +43,7 @@ def draw_clip(
         turns (`Sequence[Turn]`): who acts when. Turns that are open in time are listed below the axis.
         cast (`Sequence[str]`): who is there, in order from the top; whoever acts besides follows.
         prompt (`str`, *optional*): the caption.
-        frames (`np.ndarray` of shape `(num_frames, height, width, 3)`, *optional*): uint8.
+        frames (`np.ndarray` of shape `(num_frames, height, width, 3)` or [`~media.VideoFile`], *optional*): uint8.
         waveform (`np.ndarray` of shape `(num_channels, num_samples)`, *optional*): in [-1, 1].
     """
     timed = [turn for turn in turns if turn.start is not None]
@@ -67,8 +68,9 @@ def draw_clip(
     for i, line in enumerate(caption):
         draw.text((MARGIN, MARGIN - 4 + 24 * i), line, INK, font(17))
     if frames is not None:
-        for tile, index in enumerate(_chosen_frames(len(frames), duration, WIDTH // tile_width, timed)):
-            picture = Image.fromarray(frames[index]).resize((tile_width - 2, tile_height), Image.Resampling.BICUBIC)
+        chosen = _chosen_frames(len(frames), duration, WIDTH // tile_width, timed)
+        for tile, frame in enumerate(pictures_of(frames, chosen)):
+            picture = Image.fromarray(frame).resize((tile_width - 2, tile_height), Image.Resampling.BICUBIC)
             image.paste(picture, (left + tile * tile_width + 1, strip))
     for second in _ticks(duration):
         draw.line((x(second), lanes, x(second), axis + 4), (232, 230, 226), 1)

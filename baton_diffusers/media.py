@@ -6,8 +6,8 @@ In memory a clip is `frames`, uint8 of shape `(num_frames, height, width, 3)`, a
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -44,14 +44,14 @@ class Clip(NamedTuple):
     """A clip in memory, of picture and sound or of one of them.
 
     Args:
-        frames: uint8 of shape `(num_frames, height, width, 3)`, or, in what a pipeline is given, also float in [0, 1]; `None`
-            for sound alone.
+        frames: uint8 of shape `(num_frames, height, width, 3)`; in what a pipeline is given, also float in [0, 1], or a [`VideoFile`];
+            `None` for sound alone.
         waveform: float32 of shape `(num_channels, num_samples)` in [-1, 1]; `None` for picture alone.
         frame_rate: frames per second.
         sampling_rate: samples per second.
     """
 
-    frames: np.ndarray | None
+    frames: "np.ndarray | VideoFile | None"
     waveform: np.ndarray | None
     frame_rate: float
     sampling_rate: int
@@ -66,7 +66,8 @@ class Clip(NamedTuple):
     def __repr__(self) -> str:
         lines = [f"Clip of {self.duration:.4f} s"]
         if self.frames is not None:
-            lines.append(f"frames: {self.frames.shape} {self.frames.dtype}, {self.frame_rate:g} per second")
+            kind = getattr(self.frames, "dtype", "in a file")
+            lines.append(f"frames: {self.frames.shape} {kind}, {self.frame_rate:g} per second")
         if self.waveform is not None:
             lines.append(f"waveform: {self.waveform.shape} {self.waveform.dtype}, {self.sampling_rate} per second")
         return "\n".join(lines)
@@ -129,32 +130,140 @@ def read_video(
         ValueError: the file is missing, empty, truncated, damaged, has no picture, is a playlist, lasts longer than
             `max_seconds`, or its frames need more than [`ffmpeg.MAX_BYTES`]; or the rate or size is not valid.
     """
-    if frame_rate is not None:
-        _check_frame_rate(frame_rate)
     if size is not None and not (len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)):
         raise ValueError(f"size is {size}: give height and width in pixels")
     with _named(path):
-        picture = ffmpeg.read_picture(path)
-        rate = picture.frame_rate if frame_rate is None else Fraction(frame_rate).limit_denominator(1001)
+        picture, rate, seconds = _read_header(path, frame_rate, max_seconds, skip)
         height, width = (picture.height, picture.width) if size is None else size
-        seconds = max_seconds
-        if picture.seconds is not None:
-            if max_seconds is not None and picture.seconds > max_seconds + MAX_FITTED_SECONDS:
-                raise ffmpeg.Unreadable(
-                    f"lasts {picture.seconds:.2f} s, and {max_seconds:.2f} s are the most here: cut it"
-                )
-            seconds = picture.seconds - skip
         if seconds is not None and (needed := seconds * rate * height * width * 3) > ffmpeg.MAX_BYTES:
             raise ffmpeg.Unreadable(_too_large(seconds, rate, height, width, needed))
         max_frames = None if max_seconds is None else round(max_seconds * rate) + 1
-        filters = "" if size is None and picture.square else f"scale={width}:{height}:flags=area,setsar=1"
+        filters = "" if size is None and picture.square else _scaled(height, width)
         source = ffmpeg.Source(Path(path), skip=skip)
         frames, more = ffmpeg.decode_frames(source, rate, filters, height, width, max_frames)
         if more and max_frames is not None and len(frames) == max_frames:
-            raise ffmpeg.Unreadable(f"lasts longer than the {max_seconds:.2f} s that are the most here: cut it")
+            raise ffmpeg.Unreadable(_too_long(max_seconds))
         if more:
             raise ffmpeg.Unreadable(_too_large(len(frames) / rate, rate, height, width, frames.nbytes))
     return frames, float(rate) if frame_rate is None else float(frame_rate)
+
+
+def _read_header(
+    path: str | Path, frame_rate: float | None, max_seconds: float | None, skip: float
+) -> tuple[ffmpeg.Picture, Fraction, float | None]:
+    """What the header says, the rate to convert to, and the most seconds that there are to decode."""
+    if frame_rate is not None:
+        _check_frame_rate(frame_rate)
+    picture = ffmpeg.read_picture(path)
+    rate = picture.frame_rate if frame_rate is None else Fraction(frame_rate).limit_denominator(1001)
+    if picture.seconds is None:
+        return picture, rate, max_seconds
+    if max_seconds is not None and picture.seconds > max_seconds + MAX_FITTED_SECONDS:
+        raise ffmpeg.Unreadable(f"lasts {picture.seconds:.2f} s, and {max_seconds:.2f} s are the most here: cut it")
+    return picture, rate, picture.seconds - skip
+
+
+def _scaled(height: int, width: int) -> str:
+    return f"scale={width}:{height}:flags=area,setsar=1"
+
+
+class VideoFile(Sequence[PIL.Image.Image]):
+    """The frames of a video file as a sequence of images. They are decoded when they are read; memory holds one at a time.
+
+    The frames are the same as those of [`read_video`]. The file is decoded once when it is opened, so that a damaged file is refused
+    at once. Reading one index decodes all frames before it; a loop or a slice decodes once.
+
+    Args:
+        path: a video, in any of the containers of [`ffmpeg.FORMATS`].
+        max_seconds: refuse a longer video.
+        skip: seconds at the beginning that are not read.
+
+    Raises:
+        ValueError: as for [`read_video`], but the video may be larger than [`ffmpeg.MAX_BYTES`]. Also when frames are read, if the
+            file was changed or removed after it was opened.
+    """
+
+    def __init__(self, path: str | Path, max_seconds: float | None = None, skip: float = 0.0) -> None:
+        self.path, self._source = Path(path), ffmpeg.Source(Path(path), skip=skip)
+        self._stamp = self._file_stamp()
+        with _named(path):
+            picture, self._rate, _ = _read_header(path, None, max_seconds, skip)
+            max_frames = None if max_seconds is None else round(max_seconds * self._rate) + 1
+            number, more = ffmpeg.count_frames(self._source, self._rate, max_frames)
+            if more and max_seconds is not None:
+                raise ffmpeg.Unreadable(_too_long(max_seconds))
+            if more:
+                raise ffmpeg.Unreadable(f"has more than {number} frames, which are the most that are read: cut it")
+        self._filters = "" if picture.square else _scaled(picture.height, picture.width)
+        self.frame_rate = float(self._rate)
+        self.shape = (number, picture.height, picture.width, 3)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: int | slice) -> PIL.Image.Image | list[PIL.Image.Image]:
+        numbers = range(len(self))[index]
+        if not isinstance(index, slice):
+            return PIL.Image.fromarray(next(self.pictures([numbers])))
+        if numbers.step < 0:
+            return self[numbers[-1] : numbers[0] + 1 : -numbers.step][::-1] if numbers else []
+        return [PIL.Image.fromarray(frame) for frame in self.pictures(numbers)]
+
+    def __iter__(self) -> Iterator[PIL.Image.Image]:
+        return map(PIL.Image.fromarray, self.pictures(range(len(self))))
+
+    def pictures(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+        """Frames by index, in ascending order: each uint8 of shape `(height, width, 3)`."""
+        if self._file_stamp() != self._stamp:
+            raise self._changed()
+        at, frame = -1, None
+        height, width = self.shape[1:3]
+        with closing(ffmpeg.stream_frames(self._source, self._rate, self._filters, height, width)) as frames:
+            for number in numbers:
+                while at < number:
+                    at += 1
+                    with _named(self.path):
+                        frame = next(frames, None)
+                    if frame is None:
+                        raise self._changed()
+                yield frame
+
+    def array(self) -> np.ndarray:
+        """All frames, uint8 of shape `(num_frames, height, width, 3)`.
+
+        Raises:
+            ValueError: it needs more than [`ffmpeg.MAX_BYTES`].
+        """
+        num_frames, height, width, _ = self.shape
+        if (needed := num_frames * height * width * 3) > ffmpeg.MAX_BYTES:
+            seconds = num_frames / self._rate
+            raise ValueError(f"{self.path} {_too_large(seconds, self._rate, height, width, needed)}")
+        frames = np.empty(self.shape, np.uint8)
+        for row, frame in zip(frames, self.pictures(range(num_frames)), strict=True):
+            row[:] = frame
+        return frames
+
+    def _file_stamp(self) -> tuple[int, ...] | None:
+        try:
+            found = self.path.stat()
+        except (OSError, ValueError):
+            return None
+        return found.st_size, found.st_mtime_ns, found.st_ino
+
+    def _changed(self) -> ValueError:
+        return ValueError(
+            f"{self.path} was changed or removed after it was given: keep it for as long as its frames are read, or give the frames "
+            "of `media.read_video`"
+        )
+
+    def __repr__(self) -> str:
+        num_frames, height, width, _ = self.shape
+        return f"VideoFile of {num_frames} frames of {width}x{height} pixels, {self.frame_rate:g} per second, in {self.path}"
+
+
+def pictures_of(frames: np.ndarray | VideoFile, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+    """Frames of a clip by index, in ascending order: each of shape `(height, width, 3)`."""
+    return frames.pictures(numbers) if isinstance(frames, VideoFile) else (frames[number] for number in numbers)
 
 
 def read_end(path: str | Path, seconds: float, only: str | None = None) -> Clip:
@@ -166,8 +275,8 @@ def read_end(path: str | Path, seconds: float, only: str | None = None) -> Clip:
         only: "video" or "audio" reads that modality alone; the other is `None`.
 
     Returns:
-        A [`Clip`] of at least `seconds`, or the whole of a file that is shorter than that or small. Picture and sound begin at the
-        same instant.
+        A [`Clip`] of at least `seconds`, its frames a [`VideoFile`], or the whole of a file that is shorter than that or small. Picture and
+        sound begin at the same instant.
 
     Raises:
         ValueError: as for [`read_clip`].
@@ -185,7 +294,8 @@ def read_end(path: str | Path, seconds: float, only: str | None = None) -> Clip:
 def _read_parts(path: str | Path, skip: float, only: str | None) -> Clip:
     frames = waveform = frame_rate = sampling_rate = None
     if only != "audio":
-        frames, frame_rate = read_video(path, skip=skip)
+        frames = VideoFile(path, skip=skip)
+        frame_rate = frames.frame_rate
     if only != "video":
         waveform, sampling_rate = read_audio(path, skip=skip)
     if only is None:
@@ -393,7 +503,7 @@ def aac_rate(sampling_rate: int) -> int:
 
 def write_clip(
     path: str | Path,
-    frames: np.ndarray | None,
+    frames: np.ndarray | VideoFile | None,
     waveform: np.ndarray | None,
     frame_rate: float | None = None,
     sampling_rate: int | None = None,
@@ -405,7 +515,8 @@ def write_clip(
 
     Args:
         path: where to; the name ends in `.mp4`. A file of that name is replaced.
-        frames: uint8 of shape `(num_frames, height, width, 3)`; `None` writes sound alone.
+        frames: uint8 of shape `(num_frames, height, width, 3)`, or a [`VideoFile`], which is copied frame by frame; `None` writes sound
+            alone.
         waveform: float of shape `(num_samples,)` or `(num_channels, num_samples)` in [-1, 1], one or two channels;
             `None` writes picture alone.
         frame_rate: frames per second; needed with `frames`.
@@ -421,9 +532,10 @@ def write_clip(
     path = files.check_target(path, (".mp4",))
     if frames is None and waveform is None:
         raise ValueError("frames and waveform are both None: give at least one of them")
-    inputs, outputs = [], []
+    inputs, outputs, pieces = [], [], ()
     if frames is not None:
-        frames = _check_frames(frames)
+        frames = frames if isinstance(frames, VideoFile) else _check_frames(frames)
+        pieces = frames.pictures(range(len(frames))) if isinstance(frames, VideoFile) else (frames,)
         height, width = frames.shape[1:3]
         _check_scale("frames", height, width, scale)
         _check_frame_rate(frame_rate)
@@ -448,7 +560,7 @@ def write_clip(
             samples = stack.enter_context(files.temporary(path, ".f32"))
             np.ascontiguousarray(waveform.T, dtype="<f4").tofile(samples)
             inputs += [*_sound_input(sampling_rate, len(waveform)), "-i", f"file:{samples}"]
-        ffmpeg.encode([*inputs, *outputs, *_TAGS], frames, partial)
+        ffmpeg.encode([*inputs, *outputs, *_TAGS], pieces, partial)
     return path
 
 
@@ -561,7 +673,7 @@ class ClipWriter:
         rate = aac_rate(self.sampling_rate)
         inputs = ["-i", f"file:{self._picture}", *_sound_input(self.sampling_rate, 1), "-i", f"file:{self._samples}"]
         outputs = ["-c:v", "copy", *_sound_output(rate, 1), "-ar", str(rate), *_TAGS]
-        ffmpeg.encode([*inputs, *outputs], None, self._partial)
+        ffmpeg.encode([*inputs, *outputs], (), self._partial)
 
 
 def write_audio(path: str | Path, waveform: np.ndarray, sampling_rate: int) -> Path:
@@ -628,6 +740,10 @@ def _check_converted(num_bytes: float) -> None:
         raise ValueError(
             f"at the new rate, the clip needs {float(num_bytes) / 2**30:.1f} GiB: cut it, at most {ffmpeg.MAX_BYTES / 2**30:g} GiB are converted"
         )
+
+
+def _too_long(max_seconds: float) -> str:
+    return f"lasts longer than the {max_seconds:.2f} s that are the most here: cut it"
 
 
 def _too_large(seconds: float, rate: Fraction, height: int, width: int, num_bytes: float) -> str:

@@ -22,6 +22,7 @@ from . import files
 from .coordinates import PlanLayout
 from .cues import Cue, PlanCandidate, Sheet, Turn, format_sheet, format_turns, parse_sheet, sheet_turns, spoken_turns
 from .figure import draw_clip, html_picture, png
+from .media import VideoFile
 
 
 _FORMAT = "baton_diffusers.SemanticPlan"
@@ -594,14 +595,14 @@ class SemanticPlan:
         return format_turns(self.turns(index))
 
     def figure(
-        self, index: int = 0, frames: np.ndarray | None = None, waveform: np.ndarray | None = None
+        self, index: int = 0, frames: np.ndarray | VideoFile | None = None, waveform: np.ndarray | None = None
     ) -> PIL.Image.Image:
         """
         A clip's turns on an axis of time, see [`draw_clip`].
 
         Args:
             index (`int`, defaults to 0): which clip of the batch.
-            frames (`np.ndarray` of shape `(num_frames, height, width, 3)`, *optional*): its pictures, uint8, for a strip above.
+            frames (`np.ndarray` of shape `(num_frames, height, width, 3)` or [`~media.VideoFile`], *optional*): its pictures, uint8, for a strip above.
             waveform (`np.ndarray` of shape `(num_channels, num_samples)`, *optional*): its sound, drawn below.
 
         Raises:

@@ -10,6 +10,7 @@ from baton_diffusers import ffmpeg
 from baton_diffusers.media import (
     SYNTHETIC_COMMENT,
     Clip,
+    VideoFile,
     check_kept,
     convert_frame_rate,
     picture_pixels,
@@ -326,6 +327,29 @@ def test_what_the_header_conceals_is_refused_at_the_limit(clip_path, tmp_path, m
     monkeypatch.setattr(ffmpeg, "MAX_BYTES", 200_000)
     with pytest.raises(ValueError, match="stream.flv has .* which need"):
         read_video(stream)
+
+
+def test_a_film_is_the_frames_of_its_file_one_by_one(clip_path, tmp_path):
+    frames, rate = read_video(clip_path)
+    film = VideoFile(clip_path)
+    assert (film.shape, film.frame_rate, len(film)) == (frames.shape, rate, NUM_FRAMES)
+    assert np.array_equal(film.array(), frames)
+    assert all(np.array_equal(shown, frame) for shown, frame in zip(film, frames, strict=True))
+    for index in (0, -1, slice(3, 20, 4), slice(9, 2, -3), slice(5, 5)):
+        assert np.array_equal(np.asarray(film[index]), np.asarray(list(frames[index])))
+    assert [picture.tobytes() for picture in film.pictures([1, 1, 5])] == [frames[n].tobytes() for n in (1, 1, 5)]
+    copies = write_clip(tmp_path / "a.mp4", film, None, rate), write_clip(tmp_path / "b.mp4", frames, None, rate)
+    assert copies[0].read_bytes() == copies[1].read_bytes()
+
+
+def test_a_film_that_is_changed_or_removed_is_refused_when_it_is_read(clip_path):
+    film = VideoFile(clip_path)
+    write_clip(clip_path, 255 - moving_square(), None, FRAME_RATE)
+    with pytest.raises(ValueError, match="clip.mp4 was changed or removed after it was given: keep it"):
+        film[0]
+    clip_path.unlink()
+    with pytest.raises(ValueError, match="clip.mp4 was changed or removed"):
+        film.array()
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """`baton generate`: a clip from a prompt, and from media that are given."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,6 +9,9 @@ from . import loading
 from .app import Guidance, Model, Seed, Sigmas, Steps, Student, Timesteps, Turbo, command
 from .measured import Measured
 from .workers import Worker
+
+
+_SHEET_SIDE = 256  # pixels of a frame for the contact sheet
 
 
 @command
@@ -233,8 +236,9 @@ def generate(
             output_type="pil",  # in floats, a kept film would take four times the memory
             **call,
         )
+    drawn = None if sheet is None else _contact_sheet(result, prompt)  # a kept film may be what OUTPUT replaces
     path = result.save(output, scale=scale)
-    frames, waveform = result.clip()
+    frames, waveform = result.parts()
     if frames is None:
         length = f"{waveform.shape[1]} samples, {waveform.shape[1] / result.sampling_rate:.2f} s"
     else:
@@ -245,18 +249,32 @@ def generate(
     if save_plan is not None:
         result.plan.save(save_plan)
         print(save_plan)
-    if sheet is not None:
+    if drawn is not None:
         from ..files import replacing
-        from ..media import convert_frame_rate, resample
-        from ..stage.hearing import hear
-        from ..stage.scene import FRAME_RATE, SAMPLING_RATE
-        from ..stage.show import contact_sheet
 
-        frames = convert_frame_rate(frames, result.frame_rate, FRAME_RATE)
-        sound = resample(waveform, result.sampling_rate, SAMPLING_RATE).mean(axis=0)
         with replacing(sheet) as partial:
-            contact_sheet(frames, sound, hear(sound), prompt).save(partial)
+            drawn.save(partial)
         print(sheet)
+
+
+def _contact_sheet(result: Any, prompt: str) -> Any:
+    """The clip on a picture; of a large film, small frames are enough."""
+    import numpy as np
+    import PIL.Image
+
+    from ..media import pictures_of, resample, shown_frames
+    from ..stage.hearing import hear
+    from ..stage.scene import FRAME_RATE, SAMPLING_RATE
+    from ..stage.show import contact_sheet
+
+    frames, waveform = result.parts()
+    small = []
+    for picture in pictures_of(frames, shown_frames(len(frames), result.frame_rate, FRAME_RATE)):
+        image = PIL.Image.fromarray(picture)
+        image.thumbnail((_SHEET_SIDE, _SHEET_SIDE))
+        small.append(np.asarray(image))
+    sound = resample(waveform, result.sampling_rate, SAMPLING_RATE).mean(axis=0)
+    return contact_sheet(np.stack(small), sound, hear(sound), prompt)
 
 
 def _numbers(name: str, text: str | None) -> list[float] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +19,7 @@ from diffusers import MMAudioVocoder, ModelMixin
 from diffusers.utils import logging
 
 from .. import coordinates
+from ..media import MAX_SIDE
 from ..models.va_planner import check_sheet_tokens
 from .checks import check_whole_number
 
@@ -39,7 +41,11 @@ SETTINGS = {
 
 REQUIRED = ("transformer", "vae", "audio_vae", "vocoder", "scheduler", "audio_scheduler")
 
-_MAX_BYTES = 2**40  # of the frames of a call
+# The most that one call makes, whatever the memory. Longer films are made of several calls, see `film`.
+MAX_SECONDS = 600.0
+
+_IMAGE_BYTES = 4  # of a pixel in an image, which is the smallest form of a finished frame
+_BLOCK_TENSORS = 5  # residual, normalised input, queries, keys and values: at once in memory in every block
 SOUND = ("audio_vae", "vocoder")
 PLAN_DECODERS = ("video_plan_decoder", "audio_plan_decoder")
 CHECKED = (
@@ -175,11 +181,16 @@ class ClipSize:
     width: int
     num_frames: int
 
-    def check(self, pipe: ClipGeometry) -> None:
-        """Refuses a size that the models do not take.
+    def check(self, pipe: ClipGeometry, num_clips: int = 1, only: str | None = None) -> None:
+        """Refuses a size that the models do not take, or that no memory of this machine holds.
+
+        Args:
+            pipe: whose models make the clips.
+            num_clips (`int`, defaults to 1): how many are made at once.
+            only (`str`, *optional*): the modality that is made alone.
 
         Raises:
-            ValueError: naming the argument, its value and the nearest size.
+            ValueError: naming the argument, its value and the nearest size, or the bound.
         """
         check_whole_number("num_frames", self.num_frames)
         sizes = zip(("height", "width"), (self.height, self.width), pipe.size_multiples, strict=True)
@@ -188,20 +199,48 @@ class ClipSize:
                 is_number = isinstance(value, Real) and math.isfinite(value)
                 nearest = max(round(value / multiple), 1) * multiple if is_number else multiple
                 raise ValueError(f"`{name}` is {value!r}, but must be a multiple of {multiple}: use {nearest}.")
-        pipe.latent_shapes(1, self)  # refuses a `num_frames` that the VAE cannot make
-
-    def check_memory(self, num_clips: int) -> None:
-        """Refuses clips whose frames no memory holds.
-
-        Raises:
-            ValueError: naming their size.
-        """
-        size = num_clips * self.num_frames * self.height * self.width * 12
-        if size > _MAX_BYTES:
+            if value > MAX_SIDE:
+                raise ValueError(f"`{name}` is {value}, but must be at most {MAX_SIDE}, which films are written with.")
+        seconds = self.num_frames / pipe.frame_rate
+        if seconds > MAX_SECONDS + 1:
             raise ValueError(
-                f"{num_clips} clips of {self.num_frames} frames of {self.height} x {self.width} pixels take {size / 2**40:.1f} TiB: "
-                "make fewer or smaller ones."
+                f"`num_frames` is {self.num_frames}, which last {seconds:.0f} seconds, but a clip lasts at most {MAX_SECONDS:g}: make "
+                "fewer, or a film of several shots (`pipe.film`)."
             )
+        shapes = pipe.latent_shapes(num_clips, self)  # refuses a `num_frames` that the VAE cannot make
+        needed = self._least_bytes(pipe, shapes, num_clips, only)
+        if needed > (there := _largest_memory()):
+            raise ValueError(
+                f"{num_clips} clips of {self.num_frames} frames of {self.height} x {self.width} pixels take at least "
+                f"{needed / 2**30:.0f} GiB, and the largest memory here has {there / 2**30:.0f}: make fewer or smaller ones."
+            )
+
+    def _least_bytes(
+        self, pipe: ClipGeometry, shapes: tuple[tuple[int, ...], ...], num_clips: int, only: str | None
+    ) -> int:
+        """What the clips take in any case: their finished frames, or what a block of the transformer works with."""
+        if only == "audio":
+            return 0
+        frames = num_clips * self.num_frames * self.height * self.width * _IMAGE_BYTES
+        transformer = getattr(pipe, "transformer", None)
+        if transformer is None:
+            return frames
+        config = transformer.config
+        num_tokens = num_clips * math.prod(
+            length // patch for length, patch in zip(shapes[0][2:], config.patch_size, strict=True)
+        )
+        width = config.num_attention_heads * config.attention_head_dim
+        return max(frames, num_tokens * width * _BLOCK_TENSORS * transformer.dtype.itemsize)
+
+
+def _largest_memory() -> int:
+    """Bytes of the machine's memory, or of its largest GPU's."""
+    try:
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not on every system
+        machine = 2**40
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    return max([machine, *(torch.cuda.get_device_properties(gpu).total_memory for gpu in gpus)])
 
 
 # Whether they fit

@@ -19,7 +19,7 @@ from diffusers.video_processor import VideoProcessor
 
 from .. import coordinates
 from ..guiders import GuidancePass
-from ..media import shown_frames
+from ..media import pictures_of, shown_frames
 from ..models.latents import decode_spectrograms, denormalise_latents, encode_waveforms, normalise_latents
 from .checks import check_finite, check_generator, check_tensor
 from .components import ClipSize, PipelineParts
@@ -29,6 +29,7 @@ from .given import Given, GivenAudio, GivenVideo, Spans, at_sampling_rate
 logger = logging.get_logger(__name__)
 
 _FRAMES_AT_ONCE = 8
+_ROWS_AT_ONCE = 256
 _DAMAGED = (
     "usually the weights of {} are damaged, or overflow in float16; load the checkpoint again, in bfloat16 or float32"
 )
@@ -398,11 +399,12 @@ def model_frames(video: GivenVideo, num_frames: int, frame_rate: float, height: 
         `torch.Tensor` of shape `(num_clips, 3, num_frames, height, width)`.
     """
     # A video at its own size can take gigabytes: its frames are chosen by index, and resized one by one.
-    source = _standing_in(video.new, video.frame_rate, video.frames.shape[1])
+    source = _standing_in(video.new, video.frame_rate, video.num_frames)
     if frame_rate != video.frame_rate:
         source = source[shown_frames(len(source), video.frame_rate, frame_rate)]
     source = source[_standing_in(video.new, frame_rate, num_frames).clip(max=len(source) - 1)]
-    frames = torch.stack([_picture(clip[frame], height, width) for clip in video.frames for frame in source])
+    pictures = (picture for clip in video.frames for picture in pictures_of(clip, source))
+    frames = torch.stack([_picture(picture, height, width) for picture in pictures])
     return frames.unflatten(0, (len(video.frames), num_frames)).transpose(1, 2) * 2 - 1
 
 
@@ -415,11 +417,20 @@ def _standing_in(new: Spans, frame_rate: float, num_frames: int) -> np.ndarray:
 
 def _picture(frame: np.ndarray, height: int, width: int) -> torch.Tensor:
     """One frame in [0, 1], resized: `(3, height, width)`. All frames of a video at its own size could fill the memory."""
+    if frame.shape[:2] == (height, width):
+        return _floats(frame)
+    # First the width, some rows at a time: a photo in float32 would take 12 bytes a pixel.
+    rows = [
+        F.interpolate(_floats(band)[None], (len(band), width), mode="bicubic", antialias=True)
+        for band in np.split(frame, range(_ROWS_AT_ONCE, len(frame), _ROWS_AT_ONCE))
+    ]
+    return F.interpolate(torch.cat(rows, dim=2), (height, width), mode="bicubic", antialias=True)[0].clamp(0, 1)
+
+
+def _floats(frame: np.ndarray) -> torch.Tensor:
+    """Channels last in any range to channels first in [0, 1], float32."""
     picture = torch.from_numpy(frame.copy()).movedim(-1, 0)
-    picture = picture.float() / 255 if picture.dtype == torch.uint8 else picture
-    if picture.shape[1:] == (height, width):
-        return picture
-    return F.interpolate(picture[None], (height, width), mode="bicubic", antialias=True)[0].clamp(0, 1)
+    return picture.float() / 255 if picture.dtype == torch.uint8 else picture.float()
 
 
 def model_waveform(audio: GivenAudio, num_samples: int, sampling_rate: int) -> torch.Tensor:

@@ -228,7 +228,6 @@ class Film:
         height, width = (value if given is None else given for value, given in zip(default, asked, strict=True))
         size = ClipSize(height, width, pipe.config.num_frames)
         size.check(pipe)
-        size.check_memory(1)
         seconds = settings.overlap_seconds
         is_number = isinstance(seconds, Real) and not isinstance(seconds, bool)
         if seconds is not None and not (is_number and 0 < seconds < math.inf):

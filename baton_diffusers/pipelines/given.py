@@ -23,14 +23,15 @@ from diffusers.utils import logging
 from .. import coordinates
 from ..media import (
     Clip,
-    convert_frame_rate,
+    VideoFile,
     fit_sound,
     picture_pixels,
+    pictures_of,
     read_audio,
     read_end,
     read_image,
-    read_video,
     resample,
+    shown_frames,
 )
 from .components import ClipGeometry, ClipSize
 from .pipeline_output import BatonPipelineOutput
@@ -40,7 +41,7 @@ logger = logging.get_logger(__name__)
 
 # What a call takes; each also as a list with one for each prompt.
 GivenPicture = str | Path | PIL.Image.Image | np.ndarray | torch.Tensor | list
-GivenFrames = str | Path | np.ndarray | torch.Tensor | list
+GivenFrames = str | Path | VideoFile | np.ndarray | torch.Tensor | list
 GivenSound = str | Path | np.ndarray | torch.Tensor | list
 GivenClips = str | Path | Clip | BatonPipelineOutput | tuple[GivenFrames, GivenSound] | list
 Mask = np.ndarray | torch.Tensor | Sequence[int] | Sequence[tuple[float, float]]
@@ -104,38 +105,47 @@ class GivenVideo:
     """Given pictures.
 
     Args:
-        frames (`np.ndarray` of shape `(num_clips, num_frames, height, width, 3)`): uint8, or float32 in [0, 1].
+        frames (`np.ndarray` of shape `(num_clips, num_frames, height, width, 3)`): uint8, or floating point in [0, 1]; or a list of
+            clips of one shape, of which some are a [`~media.VideoFile`].
         frame_rate (`float`): frames per second.
         new (`tuple`): spans `(start, end)` in seconds to generate; the last may end at infinity.
     """
 
-    frames: np.ndarray
+    frames: np.ndarray | list[np.ndarray | VideoFile]
     frame_rate: float
     new: Spans = ()
 
     @property
+    def num_frames(self) -> int:
+        """Frames of a clip."""
+        return len(self.frames[0])
+
+    @property
     def duration(self) -> float:
         """Seconds that the frames last."""
-        return coordinates.clip_duration(self.frames.shape[1], self.frame_rate)
+        return coordinates.clip_duration(self.num_frames, self.frame_rate)
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        return self.frames.shape[2:4]
+        return self.frames[0].shape[1:3]
 
-    def output(self, num_clips: int, output_type: str) -> list[list[PIL.Image.Image]] | np.ndarray | torch.Tensor:
+    def output(self, num_clips: int, output_type: str) -> list[Sequence[PIL.Image.Image]] | np.ndarray | torch.Tensor:
         """The frames as a [`BatonPipelineOutput`] holds them, each clip repeated in a row to make `num_clips`; tensors lie on the
         CPU."""
-        repeats = num_clips // len(self.frames)
-        frames = self.frames if repeats == 1 else np.repeat(self.frames, repeats, axis=0)
+        clips = [clip for clip in self.frames for _ in range(num_clips // len(self.frames))]
         if output_type == "pil":
-            frames = frames if frames.dtype == np.uint8 else (frames * 255).round().astype(np.uint8)
-            return [[PIL.Image.fromarray(frame) for frame in clip] for clip in frames]
-        frames = frames.astype(np.float32) / 255 if frames.dtype == np.uint8 else frames.copy()
+            return [clip if isinstance(clip, VideoFile) else _images(clip) for clip in clips]
+        frames = np.empty((len(clips), *self.frames[0].shape), np.float32)
+        for row, clip in zip(frames, clips, strict=True):
+            for number, picture in enumerate(pictures_of(clip, range(len(clip)))):
+                row[number] = picture
+            if isinstance(clip, VideoFile) or clip.dtype == np.uint8:
+                row /= 255
         return frames if output_type == "np" else torch.from_numpy(frames).movedim(-1, 2)
 
     def __str__(self) -> str:
-        return f"{self.duration:.4f} seconds ({self.frames.shape[1]} frames at {self.frame_rate:g} per second)"
+        return f"{self.duration:.4f} seconds ({self.num_frames} frames at {self.frame_rate:g} per second)"
 
 
 @dataclass(frozen=True)
@@ -417,13 +427,27 @@ def read_given(
     return given
 
 
+def _images(frames: np.ndarray) -> list[PIL.Image.Image]:
+    """The frames of a clip as images."""
+    pictures = (frame if frame.dtype == np.uint8 else _eight_bits(frame) for frame in frames)
+    return [PIL.Image.fromarray(picture) for picture in pictures]
+
+
+def _eight_bits(frames: np.ndarray) -> np.ndarray:
+    return (frames.astype(np.float32) * 255).round().astype(np.uint8)
+
+
 def _read_film(
     video: GivenFrames, video_frame_rate: float, frame_rate: float, mask: Mask | None, max_seconds: float | None
 ) -> GivenVideo:
     clips = _read_videos(video, video_frame_rate, max_seconds)
-    frames, rate = _stack("video", [clip for clip, _ in clips]), _same_rate("video", [rate for _, rate in clips])
+    films, rate = [clip for clip, _ in clips], _same_rate("video", [rate for _, rate in clips])
     _warn_of_conversion("video", rate, frame_rate, "frames per second")
-    return GivenVideo(frames, rate, _read_mask("video_mask", mask, frames.shape[1], rate))
+    if any(isinstance(clip, VideoFile) for clip in films):
+        _check_alike("video", films)
+    else:
+        films = _stack("video", films)
+    return GivenVideo(films, rate, _read_mask("video_mask", mask, len(films[0]), rate))
 
 
 def _read_sound(
@@ -457,9 +481,9 @@ def _continuation(
             waveform = at_sampling_rate(clip.waveform.mean(axis=0, keepdims=True), clip.sampling_rate, sampling_rate)
             end = waveform.shape[1]
         if clip.frames is not None:
-            picture = at_frame_rate(clip.frames, clip.frame_rate, frame_rate)
-            frames.append(picture[-num_frames:])
-            end = coordinates.num_samples(coordinates.clip_duration(len(picture), frame_rate), sampling_rate)
+            shown = _shown(clip, frame_rate)
+            frames.append(_pictures(clip, shown[-num_frames:], frame_rate))
+            end = coordinates.num_samples(coordinates.clip_duration(len(shown), frame_rate), sampling_rate)
         if end < num_samples:
             raise ValueError(
                 f"`continue_from` lasts {end / sampling_rate:.4f} seconds, but {duration:.4f} of it are to stay: give a longer "
@@ -476,6 +500,19 @@ def _continuation(
         _warn_of_conversion("continue_from", clips[0].sampling_rate, sampling_rate, "samples per second")
         audio = GivenAudio(_stack("continue_from", waveforms), sampling_rate, new)
     return Given(video, audio, goes_on=True)
+
+
+def _shown(clip: Clip, frame_rate: float) -> np.ndarray:
+    """The numbers of the frames that a clip shows at another rate."""
+    if clip.frame_rate == frame_rate:
+        return np.arange(len(clip.frames))
+    return shown_frames(len(clip.frames), clip.frame_rate, frame_rate)
+
+
+def _pictures(clip: Clip, numbers: np.ndarray, frame_rate: float) -> np.ndarray:
+    """Frames of a clip by their numbers; converted ones are uint8."""
+    frames = np.stack(list(pictures_of(clip.frames, numbers)))
+    return frames if clip.frame_rate == frame_rate or frames.dtype == np.uint8 else _eight_bits(frames)
 
 
 def _pairs(clips: Any) -> list[tuple]:
@@ -509,9 +546,14 @@ def _read_images(image: Any) -> list[np.ndarray]:
     )
 
 
-def _read_videos(video: Any, frame_rate: float, max_seconds: float | None = None) -> list[tuple[np.ndarray, float]]:
+def _read_videos(
+    video: Any, frame_rate: float, max_seconds: float | None = None
+) -> list[tuple[np.ndarray | VideoFile, float]]:
     if isinstance(video, (str, Path)):
-        return [read_video(video, max_seconds=max_seconds)]
+        film = VideoFile(video, max_seconds)
+        return [(film, film.frame_rate)]
+    if isinstance(video, VideoFile):
+        return [(video, video.frame_rate)]
     if isinstance(video, (list, tuple)) and video:
         if all(_is_picture(frame) for frame in video):
             return [(_stack("video", _read_images(video)), frame_rate)]
@@ -574,7 +616,7 @@ def read_clips(
         pictures, sounds = clip.frames, clip.waveform
         frame_rate, sampling_rate = clip.frame_rate, clip.sampling_rate
     elif isinstance(clip, BatonPipelineOutput):
-        parts = [clip.clip(i) for i in range(clip.num_clips)]
+        parts = [clip.parts(i) for i in range(clip.num_clips)]
         pictures = None if clip.frames is None else [frames for frames, _ in parts]
         sounds = None if clip.audio is None else [waveform for _, waveform in parts]
         frame_rate, sampling_rate = clip.frame_rate, clip.sampling_rate
@@ -611,7 +653,7 @@ def _unreadable(name: str, value: Any, accepted: str) -> ValueError:
 
 
 def channels_last(name: str, pictures: np.ndarray | torch.Tensor) -> np.ndarray:
-    """Arrays as they are, tensors with their channels moved from before height and width to the end; uint8 or float32."""
+    """Arrays as they are, tensors with their channels moved from before height and width to the end; uint8 or floating point."""
     if isinstance(pictures, torch.Tensor) and pictures.is_complex():
         raise ValueError(f"`{name}` is {pictures.dtype}, but must be uint8, or floating point in [0, 1].")
     if isinstance(pictures, torch.Tensor):
@@ -629,7 +671,7 @@ def channels_last(name: str, pictures: np.ndarray | torch.Tensor) -> np.ndarray:
         raise ValueError(
             f"`{name}` has values from {pictures.min():.4g} to {pictures.max():.4g}, but floating point ones must lie in [0, 1]."
         )
-    return pictures.astype(np.float32)
+    return pictures
 
 
 def _within_scale(waveform: np.ndarray) -> np.ndarray:
@@ -651,13 +693,17 @@ def _check_waveform(name: str, waveform: np.ndarray) -> np.ndarray:
 
 def _stack(name: str, clips: list[np.ndarray]) -> np.ndarray:
     """Clips of one shape as a batch."""
+    _check_alike(name, clips)
+    return clips[0][None] if len(clips) == 1 else np.stack(clips)  # a film can be of gigabytes
+
+
+def _check_alike(name: str, clips: Sequence[np.ndarray | VideoFile]) -> None:
     for number, clip in enumerate(clips):
         if clip.shape != clips[0].shape:
             raise ValueError(
                 f"`{name}` {number} has shape {clip.shape}, but the first one {clips[0].shape}: the clips of one call must "
                 "agree in size and length."
             )
-    return clips[0][None] if len(clips) == 1 else np.stack(clips)  # a film can be of gigabytes
 
 
 def _same_rate(name: str, rates: list[float]) -> float:
@@ -731,15 +777,6 @@ def fit_size(size: tuple[int, int], area: int, multiples: tuple[int, int]) -> tu
     """Height and width of about `area` pixels in the shape of `size`, each a multiple of what the model takes."""
     scale = math.sqrt(area / math.prod(size))
     return tuple(max(round(side * scale / m), 1) * m for side, m in zip(size, multiples, strict=True))
-
-
-def at_frame_rate(frames: np.ndarray, rate: float, new_rate: float) -> np.ndarray:
-    """Frames at a new rate; unchanged if it is their own."""
-    if rate == new_rate:
-        return frames
-    if frames.dtype != np.uint8:
-        frames = (frames * 255).round().astype(np.uint8)
-    return convert_frame_rate(frames, rate, new_rate)
 
 
 def at_sampling_rate(waveform: np.ndarray, rate: int, new_rate: int) -> np.ndarray:

@@ -320,7 +320,7 @@ class BatonPrepareLatentsStep(_Step):
     def run(self, pipe: Parts, s: BlockState) -> None:
         given, size, device = _clip(pipe, s)
         num_clips = len(s.prompt_embeds) * s.num_videos_per_prompt
-        size.check(pipe)
+        size.check(pipe, num_clips, given.only)
         noise = Noise(*(s[name] for name in NOISE))
         noise.check(pipe, num_clips, size, given.only)
         embeds = TextEmbeddings(*(s[name] for name in EMBEDS)).for_clips(

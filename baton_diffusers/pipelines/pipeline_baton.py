@@ -236,12 +236,11 @@ class BatonPipeline(
         denoising.check_steps(self, given.only)
         check_whole_number("num_videos_per_prompt", num_videos_per_prompt)
         texts.check(self)
-        size.check(self)
+        size.check(self, texts.batch_size * num_videos_per_prompt, given.only)
         given.check(self, texts.batch_size, size.num_frames)
         passes = denoising.check(self, given, size.num_frames)
         if not all(guidance_pass.anchor.text for guidance_pass in passes):
             texts.check_negative(self)
-        size.check_memory(texts.batch_size * num_videos_per_prompt)
         noise.check(self, texts.batch_size * num_videos_per_prompt, size, given.only)
         request.check(self, texts, num_videos_per_prompt, size.num_frames)
         check_output_type(output_type)

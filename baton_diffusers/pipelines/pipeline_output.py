@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from diffusers.utils import BaseOutput
 from ..cues import PlanCandidate
 from ..figure import draw_clip, html_picture, png
 from ..files import check_target
-from ..media import AUDIO_SUFFIXES, to_aac_rate, write_audio, write_clip
+from ..media import AUDIO_SUFFIXES, VideoFile, to_aac_rate, write_audio, write_clip
 from ..plan import SemanticPlan
 
 
@@ -28,10 +29,10 @@ class BatonPipelineOutput(BaseOutput):
     CPU, where they were read: a video at its own size could fill a GPU's memory.
 
     Args:
-        frames (`list[list[PIL.Image.Image]]`, `np.ndarray` or `torch.Tensor`):
-            Frames of each clip: lists of images, an array of shape `(batch_size, num_frames, height, width, 3)` in [0, 1],
-            or a tensor of shape `(batch_size, num_frames, 3, height, width)` in [0, 1]; with `output_type="latent"` the
-            video latents. `None` for clips of sound alone.
+        frames (`list[Sequence[PIL.Image.Image]]`, `np.ndarray` or `torch.Tensor`):
+            Frames of each clip: lists of images (a file that was given whole is a [`~media.VideoFile`], which decodes them when they are
+            read); an array of shape `(batch_size, num_frames, height, width, 3)` in [0, 1]; or a tensor of shape `(batch_size, num_frames, 3, height, width)` in [0, 1]; with
+            `output_type="latent"` the video latents. `None` for clips of sound alone.
         audio (`np.ndarray` or `torch.Tensor`):
             Waveforms of shape `(batch_size, num_channels, num_samples)` in [-1, 1]; with `output_type="latent"` the audio
             latents. `None` for clips of picture alone.
@@ -45,7 +46,7 @@ class BatonPipelineOutput(BaseOutput):
             The call's. `"latent"` means that frames and audio are latents; otherwise the type of `frames` tells.
     """
 
-    frames: list[list[PIL.Image.Image]] | np.ndarray | torch.Tensor | None
+    frames: list[Sequence[PIL.Image.Image]] | np.ndarray | torch.Tensor | None
     audio: np.ndarray | torch.Tensor | None
     frame_rate: float
     sampling_rate: int
@@ -87,7 +88,7 @@ class BatonPipelineOutput(BaseOutput):
             ValueError: there is no such clip, the output holds latents or values that are not finite, or the path or what
                 is written does not fit.
         """
-        frames, waveform = self.clip(index)
+        frames, waveform = self.parts(index)
         path = check_target(path, (".mp4",) if frames is not None else (".mp4", *AUDIO_SUFFIXES))
         if path.suffix.lower() in AUDIO_SUFFIXES:
             return write_audio(path, waveform, self.sampling_rate)
@@ -111,6 +112,11 @@ class BatonPipelineOutput(BaseOutput):
         Raises:
             ValueError: there is no such clip, or the output holds latents or values that are not finite.
         """
+        frames, waveform = self.parts(index)
+        return frames.array() if isinstance(frames, VideoFile) else frames, waveform
+
+    def parts(self, index: int = 0) -> tuple[np.ndarray | VideoFile | None, np.ndarray | None]:
+        """As `clip`, but a [`~media.VideoFile`] stays in its file."""
         if not isinstance(index, int) or not -self.num_clips <= index < self.num_clips:
             raise ValueError(f"index {index} of {self.num_clips} clips: give one from 0 to {self.num_clips - 1}")
         if self.output_type == "latent":
@@ -119,9 +125,9 @@ class BatonPipelineOutput(BaseOutput):
                 f"{name} of shape {tuple(part.shape)} are latents: generate with an `output_type` of 'pil', 'np' or 'pt'"
             )
         frames, audio = (None if part is None else part[index] for part in (self.frames, self.audio))
-        if isinstance(frames, list):
+        if isinstance(frames, list | tuple):
             frames = np.stack([np.asarray(frame.convert("RGB")) for frame in frames])
-        elif frames is not None:
+        elif isinstance(frames, (np.ndarray, torch.Tensor)):
             if isinstance(frames, torch.Tensor):
                 frames = frames.float().permute(0, 2, 3, 1).cpu().numpy()
             _check_finite("frames", frames)
@@ -144,7 +150,7 @@ class BatonPipelineOutput(BaseOutput):
         Raises:
             ValueError: as `clip`.
         """
-        frames, waveform = self.clip(index)
+        frames, waveform = self.parts(index)
         if self.plan is not None:
             return self.plan.figure(index, frames, waveform)
         duration = waveform.shape[-1] / self.sampling_rate if frames is None else len(frames) / self.frame_rate
@@ -178,7 +184,7 @@ class BatonPipelineOutput(BaseOutput):
         parts = []
         with tempfile.TemporaryDirectory(prefix="baton-") as folder:
             for index in range(self.num_clips):
-                frames, waveform = self.clip(index)
+                frames, waveform = self.parts(index)
                 parts.append(html_picture(self.figure(index)))
                 if frames is None:
                     kind, element = "audio/wav", "audio controls"

@@ -23,7 +23,7 @@ from ..models.semantic_encoders import read_plan
 from ..models.va_planner import SheetOutline, plan_prompts, snap_cues, tokenize_cues, tokenize_prompts
 from ..plan import SemanticPlan
 from .checks import check_finite, check_plan, check_texts, check_whole_number
-from .components import ClipSize, PipelineParts
+from .components import MAX_SECONDS, ClipSize, PipelineParts
 from .conditions import model_frames, model_waveform
 from .cue_fitting import continue_cues, end_of_beginning, fit_cues, readable_sheet
 from .given import Given, channels_last
@@ -69,10 +69,10 @@ class PlanRequest:
         """Whether the pipeline's planner makes the plan."""
         return self.plan is None and self.use_plan and pipe.planner is not None
 
-    def longest_clip(self, pipe: PipelineParts) -> float | None:
-        """Seconds of the longest clip that the planner can plan, if it plans and knows a limit."""
+    def longest_clip(self, pipe: PipelineParts) -> float:
+        """Seconds of the longest clip: what the planner can plan, if it plans and knows a limit."""
         if not self.uses_planner(pipe) or not pipe.planner.writes_cues:
-            return None
+            return MAX_SECONDS
         return pipe.planner.config.num_timestamps / pipe.planner.config.timestamp_rate
 
     def num_candidates(self, pipe: PipelineParts) -> int:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from .. import coordinates
 from ..cues import LONGEST_CUE, parse_sheet
-from ..media import Clip
+from ..media import Clip, VideoFile
 from ..plan import SemanticPlan
 from .checks import check_number, check_output_type
 from .given import MODALITIES, GivenAudio, GivenClips, GivenVideo, at_sampling_rate, read_clips
@@ -182,7 +182,7 @@ def read_clip(pipe: Any, clip: GivenClips) -> tuple[Clip, SemanticPlan | None]:
                 "output.frame_rate, output.sampling_rate)`."
             )
         plan, frames, waveform = clip.plan, clip.frames[0], clip.audio[0]
-        if isinstance(frames, list):
+        if isinstance(clip.frames, list):
             frames = np.stack([np.asarray(frame.convert("RGB")) for frame in frames])
         elif isinstance(frames, torch.Tensor):
             frames = frames.movedim(1, -1).float().cpu().numpy()
@@ -194,6 +194,8 @@ def read_clip(pipe: Any, clip: GivenClips) -> tuple[Clip, SemanticPlan | None]:
         if len(clips) != 1:
             raise ValueError(f"`clip` holds {len(clips)} clips: give one at a time.")
         before = clips[0]
+        if isinstance(before.frames, VideoFile):
+            before = before._replace(frames=before.frames.array())
     if before.frame_rate != pipe.frame_rate:
         raise ValueError(
             f"`clip` has {before.frame_rate:g} frames per second, but the pipeline makes {pipe.frame_rate:g}: convert it first, by "

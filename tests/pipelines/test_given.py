@@ -1,6 +1,7 @@
 """Given media: files, arrays and tensors become arrays and spans to generate."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import PIL.Image
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from baton_diffusers.media import Clip, write_audio, write_clip
+from baton_diffusers.pipelines.conditions import model_frames
 from baton_diffusers.pipelines.given import (
     GivenAudio,
     GivenVideo,
@@ -104,13 +106,29 @@ def test_files_say_their_own_rates(tmp_path):
     write_audio(tmp_path / "sound.wav", tone, 8000)
     PIL.Image.fromarray(smooth[0]).save(tmp_path / "picture.png")
     video = read(video=tmp_path / "clip.mp4").video
-    assert video.frames.shape == (1, *smooth.shape) and video.frame_rate == 20
+    assert np.stack([film.array() for film in video.frames]).shape == (1, *smooth.shape) and video.frame_rate == 20
     for name, channels in (("clip.mp4", 2), ("sound.wav", 1)):
         audio = read(audio=str(tmp_path / name)).audio
         assert audio.waveform.shape == (1, channels, 8000) and audio.sampling_rate == 8000
     assert np.array_equal(read(image=tmp_path / "picture.png").video.frames, smooth[None, :1])
     clip = read(continue_from=tmp_path / "clip.mp4", continue_seconds=0.6)
     assert clip.video.frames.shape == (1, 5, 64, 48, 3) and clip.audio.waveform.shape == (1, 1, 2500)
+
+
+def test_of_a_film_in_a_file_no_more_than_a_few_frames_are_in_memory(tmp_path):
+    frames = np.zeros((40, 480, 640, 3), np.uint8)  # 37 MB
+    frames[:] = np.arange(0, 240, 6, dtype=np.uint8)[:, None, None, None]
+    path = write_clip(tmp_path / "film.mp4", frames, np.zeros(40_000, np.float32), 8, 8000)
+    for given in ({"video": path}, {"continue_from": path, "continue_seconds": 0.6}):
+        tracemalloc.start()
+        video = read(**given).video
+        seen = model_frames(video, video.num_frames, FRAME_RATE, 32, 32)
+        output = video.output(1, "pil")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        last = frames[-video.num_frames :]
+        assert np.abs((seen[0, 0, :, 16, 16].numpy() + 1) * 127.5 - last[:, 0, 0, 0]).max() < 4
+        assert np.abs(np.asarray(output[0][-1]).astype(int) - 234).max() < 4 and peak < 12e6
 
 
 def test_rates_are_for_what_says_none(tmp_path):

@@ -954,7 +954,16 @@ REFUSALS = {
     "a truth for a number": ({"num_frames": True}, "`num_frames` is True, but must be an integer of at least 1"),
     "a number for a truth": ({"use_cache": 1}, "`use_cache` is 1, but must be True or False"),
     "a height without end": ({"height": np.inf}, "`height` is inf, but must be a multiple of 16: use 16"),
-    "a clip for no memory": ({"height": 16 * 10**6, "width": 16 * 10**6}, "1 clips of 9 frames .* take .* TiB"),
+    "a picture for no screen": ({"width": 16 * 10**6}, "`width` is 16000000, but must be at most 16384"),
+    "a clip for no memory": (
+        {"height": 16384, "width": 16384, "num_frames": 4001, "use_plan": False},
+        "1 clips of 4001 frames of 16384 x 16384 pixels take at least 4001 GiB, and the largest memory here has",
+    ),
+    "a batch for no memory": ({"num_videos_per_prompt": 10**9}, "1000000000 clips of 9 frames .* take at least"),
+    "a clip without end": (
+        {"num_frames": 10**9 + 1},
+        "`num_frames` is 1000000001, which last 125000000 seconds, but a clip lasts at most 600",
+    ),
     "steps without end": ({"num_inference_steps": 10**9}, "`num_inference_steps` is 1000000000, but must be at most"),
     "a temperature in words": ({"cue_temperature": "0.5"}, "`cue_temperature` is '0.5', but must be a number"),
     "a callback that is none": ({"callback_on_step_end": 5}, "`callback_on_step_end` is 5, but must be callable"),
