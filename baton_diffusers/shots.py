@@ -107,7 +107,7 @@ class Shot:
             raise ValueError(f"`cues` is {self.cues!r}, but must be a cue sheet as text.")
 
 
-class VideoFile(NamedTuple):
+class FilmFile(NamedTuple):
     """What a film file says: its `shots`, and the `settings` of the whole film, arguments of `BatonPipeline.film`."""
 
     shots: tuple[Shot, ...]
@@ -150,7 +150,7 @@ def _as_shot(shot: Any, number: int) -> Shot:
         raise ValueError(f"shot {number}: {error}") from error
 
 
-def read_film(path: str | Path) -> VideoFile:
+def read_film(path: str | Path) -> FilmFile:
     """Reads a film file. Its paths are relative to its folder, and may not lead out of it.
 
     Raises:
@@ -175,7 +175,7 @@ _Lines = dict[tuple[str | int, ...], int]
 class _Reader:
     path: Path
 
-    def film(self, values: Any, lines: _Lines) -> VideoFile:
+    def film(self, values: Any, lines: _Lines) -> FilmFile:
         if not isinstance(values, dict):
             raise self.error(lines, (), "it holds no keys: give a list of `shots`")
         known = [*SETTINGS, "shots"]
@@ -186,7 +186,7 @@ class _Reader:
         if not isinstance(shots, list) or not shots:
             raise self.error(lines, ("shots",), "`shots` must be a list of at least one shot")
         settings = {key: self.value(lines, (key,), value, SETTINGS[key]) for key, value in values.items()}
-        return VideoFile(tuple(self.shot(lines, number, shot) for number, shot in enumerate(shots)), settings)
+        return FilmFile(tuple(self.shot(lines, number, shot) for number, shot in enumerate(shots)), settings)
 
     def shot(self, lines: _Lines, number: int, values: Any) -> Shot:
         way = ("shots", number)

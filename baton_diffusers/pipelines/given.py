@@ -21,6 +21,7 @@ import torch
 from diffusers.utils import logging
 
 from .. import coordinates
+from ..ffmpeg import MAX_BYTES
 from ..media import (
     Clip,
     VideoFile,
@@ -130,9 +131,23 @@ class GivenVideo:
         """Height and width in pixels."""
         return self.frames[0].shape[1:3]
 
+    def check_output(self, output_type: str) -> None:
+        """Refuses a file whose frames are too large for an array.
+
+        Raises:
+            ValueError: naming their size.
+        """
+        size = math.prod(self.frames[0].shape)
+        if output_type in ("np", "pt") and isinstance(self.frames, list) and size > MAX_BYTES:
+            raise ValueError(
+                f"`output_type` is {output_type!r}, which holds all frames of `video` in memory, and they take {size / 2**30:.1f} GiB as "
+                f"uint8: at most {MAX_BYTES / 2**30:g} are read; choose 'pil', which reads them from the file, or scale the video down."
+            )
+
     def output(self, num_clips: int, output_type: str) -> list[Sequence[PIL.Image.Image]] | np.ndarray | torch.Tensor:
-        """The frames as a [`BatonPipelineOutput`] holds them, each clip repeated in a row to make `num_clips`; tensors lie on the
+        """The frames as a [`BatonPipelineOutput`] holds them, see `check_output`; each clip repeated in a row to make `num_clips`; tensors lie on the
         CPU."""
+        self.check_output(output_type)
         clips = [clip for clip in self.frames for _ in range(num_clips // len(self.frames))]
         if output_type == "pil":
             return [clip if isinstance(clip, VideoFile) else _images(clip) for clip in clips]

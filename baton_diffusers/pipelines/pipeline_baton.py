@@ -244,6 +244,8 @@ class BatonPipeline(
         noise.check(self, texts.batch_size * num_videos_per_prompt, size, given.only)
         request.check(self, texts, num_videos_per_prompt, size.num_frames)
         check_output_type(output_type)
+        if given.keeps_video:
+            given.video.check_output(output_type)
         return passes
 
     def format_prompt(self, prompt: str | list[str], audio_prompt: str | list[str] | None = None) -> str | list[str]:

@@ -375,3 +375,14 @@ def test_clips_of_one_call_have_one_rate(tmp_path):
         write_clip(tmp_path / f"{rate}.mp4", FRAMES, None, rate)
     with pytest.raises(ValueError, match=r"`video` has clips of \[8.0, 16.0\] per second"):
         read(video=[tmp_path / "8.mp4", tmp_path / "16.mp4"])
+
+
+def test_a_file_that_fills_the_memory_is_no_array(tmp_path, monkeypatch):
+    video = read(video=write_clip(tmp_path / "video.mp4", FRAMES, None, FRAME_RATE)).video
+    monkeypatch.setattr("baton_diffusers.pipelines.given.MAX_BYTES", FRAMES.nbytes - 1)
+    for output_type in ("np", "pt"):
+        with pytest.raises(
+            ValueError, match=f"`output_type` is '{output_type}', which holds all frames .* choose 'pil'"
+        ):
+            video.check_output(output_type)
+    assert len(video.output(1, "pil")[0]) == NUM_FRAMES
