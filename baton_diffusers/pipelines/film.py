@@ -469,7 +469,14 @@ class Film:
             if shared > 0:
                 shares[section.prompt] = shares.get(section.prompt, 0) + shared
         least = min(_LEAST_SHARE * num_frames, max(shares.values()))
-        return self._text(" ".join(prompt for prompt, shared in shares.items() if shared >= least))
+        told = [prompt for prompt, shared in shares.items() if shared >= least]
+        while len(told) > 1 and not self._is_read(self._text(" ".join(told))):
+            told.remove(min(told, key=shares.__getitem__))
+        return self._text(" ".join(told))
+
+    def _is_read(self, text: str) -> bool:
+        """Whether the text encoder reads a text to its end."""
+        return len(self.pipe.tokenizer(text, verbose=False).input_ids) <= self.pipe.config.max_sequence_length
 
     def _key(self, window: Window) -> str:
         """A hash of everything that determines a window's bytes, except the latents that it shares with its neighbours."""

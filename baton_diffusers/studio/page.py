@@ -12,7 +12,7 @@ import os
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files as resources
 from pathlib import Path
@@ -35,6 +35,7 @@ _MAX_PAGE = 200_000  # letters of what the page says of itself
 _MAX_WAITING = 64  # actions
 _SWEEP_SECONDS = 30
 CANCELLED = "Cancelled"
+WAITING = "Waiting: a render is under way, and planning comes after it"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 _PAGE_STATE = "(...values) => [...values.slice(0, -1), window.batonStudio.page()]"
@@ -180,11 +181,12 @@ def build(studio: Studio) -> gr.Blocks:
 
         # Every handler reads what the page says, does one thing in the tab's session, and shows the session.
 
-        def on_plan(values: dict, tab: gr.Request) -> tuple:
-            return _answer(studio, tab, lambda session: session.plan(request(values)))
+        def on_plan(values: dict, tab: gr.Request) -> Iterator[tuple]:
+            yield from _in_turn(studio, tab, lambda session: session.plan(request(values)))
 
-        def on_another(values: dict, tab: gr.Request) -> tuple:
-            return _answer(studio, tab, lambda session: session.plan(request(values | {seed: values[seed] + 1})))
+        def on_another(values: dict, tab: gr.Request) -> Iterator[tuple]:
+            asked = values | {seed: values[seed] + 1}
+            yield from _in_turn(studio, tab, lambda session: session.plan(request(asked)))
 
         def on_render(values: dict, tab: gr.Request) -> Iterator[tuple]:
             yield from _follow(studio, tab, lambda: request(values), Session.render)
@@ -200,24 +202,24 @@ def build(studio: Studio) -> gr.Blocks:
         def on_redo(tab: gr.Request) -> tuple:
             return _answer(studio, tab, Session.redo)
 
-        def on_open(values: dict, tab: gr.Request) -> tuple:
+        def on_open(values: dict, tab: gr.Request) -> Iterator[tuple]:
             path = Path(values[upload])
             try:
-                return _answer(studio, tab, lambda session: session.open(path, path.name, request(values)))
+                yield from _in_turn(studio, tab, lambda session: session.open(path, path.name, request(values)))
             finally:
                 path.unlink(missing_ok=True)
 
-        def on_edit(values: dict, tab: gr.Request, event: gr.EventData) -> tuple:
+        def on_edit(values: dict, tab: gr.Request, event: gr.EventData) -> Iterator[tuple]:
             what = str(event._data["what"])
-            view, *rest = _answer(studio, tab, lambda session: session.edit(request(values, event), what))
-            return view | {"edit": event._data["edit"]}, *rest
+            made = _in_turn(studio, tab, lambda session: session.edit(request(values, event), what))
+            yield from _edited(made, event._data["edit"])
 
         def on_redraw(values: dict, tab: gr.Request, event: gr.EventData) -> Iterator[tuple]:
             what = str(event._data["what"])
-            for view, *rest in _follow(
+            made = _follow(
                 studio, tab, lambda: request(values, event), lambda session, asked: session.redraw(asked, what)
-            ):
-                yield view | {"edit": event._data["edit"]} if "session" in view else view, *rest
+            )
+            yield from _edited(made, event._data["edit"])
 
         def on_live(values: dict, tab: gr.Request, event: gr.EventData) -> dict:
             try:
@@ -231,9 +233,9 @@ def build(studio: Studio) -> gr.Blocks:
         def on_retake(values: dict, tab: gr.Request, event: gr.EventData) -> Iterator[tuple]:
             yield from _follow(studio, tab, lambda: request(values, event), Session.retake)
 
-        def on_choose(values: dict, tab: gr.Request, event: gr.EventData) -> tuple:
+        def on_choose(values: dict, tab: gr.Request, event: gr.EventData) -> Iterator[tuple]:
             number = event._data["number"]
-            return _answer(studio, tab, lambda session: session.choose(request(values, event), number))
+            yield from _in_turn(studio, tab, lambda session: session.choose(request(values, event), number))
 
         def on_go(tab: gr.Request, event: gr.EventData) -> tuple:
             return _answer(studio, tab, lambda session: session.go(event._data["number"]))
@@ -307,6 +309,19 @@ def _answer(studio: Studio, tab: gr.Request, do: Callable[[Session], Any]) -> tu
         return *_UNCHANGED, _words(error)
     view = session.view()
     return view, *(view.get(name, gr.skip()) for name in ("prompt", "seed", "seconds", "width", "height")), status
+
+
+def _in_turn(studio: Studio, tab: gr.Request, do: Callable[[Session], Any]) -> Iterator[tuple]:
+    """The same for what needs the pipeline. A status says if a render has it."""
+    if studio.line.is_taken:
+        yield *_UNCHANGED, {"words": WAITING}
+    yield _answer(studio, tab, do)
+
+
+def _edited(answers: Iterable[tuple], edit: Any) -> Iterator[tuple]:
+    """Answers whose views tell which edit of the page they follow."""
+    for view, *rest in answers:
+        yield view | {"edit": edit} if "session" in view else view, *rest
 
 
 def _follow(

@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -24,10 +24,11 @@ import torch
 from .. import coordinates, ffmpeg
 from ..cues import LONGEST_CUE, PlanCandidate, parse_sheet
 from ..media import Clip, read_audio, read_clip, read_video, to_aac_rate, write_audio, write_clip
+from ..models.va_planner import tokenize_prompts
 from ..pipelines.components import ClipSize
 from ..pipelines.pipeline_baton import BatonPipeline
 from ..pipelines.pipeline_output import BatonPipelineOutput
-from ..pipelines.planning import PlanRequest
+from ..pipelines.planning import PlanRequest, check_cues
 from ..pipelines.students import student_presets
 from ..plan import SemanticPlan
 from ..prompt_language import PromptLanguage
@@ -136,6 +137,11 @@ class Line:
         self._runs: list[Run] = []
         self._moved = threading.Condition()
 
+    @property
+    def is_taken(self) -> bool:
+        """Whether somebody renders."""
+        return bool(self._runs)
+
     @contextmanager
     def turn(self, run: Run) -> Iterator[None]:
         """
@@ -193,18 +199,12 @@ class Version:
         default_factory=dict
     )  # from "clip", "plan", "script", "sound" and "opened" to keys of `Studio.files`
     num_bytes: int = 0  # of the decoded clip
+    drawn: tuple[PlanCandidate, ...] = ()  # among which the plan was chosen, see `Studio.drawn`
 
     @property
     def sheet(self) -> str | None:
         """The cue sheet that the plan follows, if there is one."""
         return None if self.plan.sheets is None else self.plan.sheets[0]
-
-    @property
-    def drawn(self) -> tuple[PlanCandidate, ...]:
-        """The different plans among which this one was chosen, the best first; none where there was no choice."""
-        drawn = () if self.plan.candidates is None else self.plan.candidates[0]
-        different = tuple({candidate.sheet: candidate for candidate in drawn}.values())
-        return different if len(different) > 1 else ()
 
 
 class Studio:
@@ -290,6 +290,22 @@ class Studio:
     def num_plans(self) -> int:
         """How many plans are drawn by default, so that the best can be taken; 1 where nothing can choose."""
         return PlanRequest().num_candidates(self.pipe) if self.timestamp_rate is not None else 1
+
+    def drawn(self, plan: SemanticPlan) -> tuple[PlanCandidate, ...]:
+        """The different plans among which one was chosen, the best first; none where there was no choice. A planner may write a sheet that it
+        does not read, for example with a word that it made up: such a sheet cannot be taken, and is left out."""
+        if plan.candidates is None:
+            return ()
+        length = tokenize_prompts(
+            self.pipe.planner_tokenizer, list(plan.prompts), self.pipe.planner.config.system_prompt
+        )[0].shape[1]
+        drawn = {}
+        for candidate in plan.candidates[0]:
+            with suppress(ValueError):
+                if candidate.sheet != plan.sheets[0]:
+                    check_cues(self.pipe, [candidate.sheet], length, plan.duration)
+                drawn[candidate.sheet] = candidate
+        return tuple(drawn.values()) if len(drawn) > 1 else ()
 
     def session(self, key: str) -> Session:
         """
@@ -841,7 +857,7 @@ class Session:
             look = Look(shown.storyboard(frames, clip.frame_rate), waveform, clip.sampling_rate)
             version = replace(version, num_bytes=frames.nbytes + waveform.nbytes)
         peaks = [] if look.waveform is None else shown.outline(look.waveform)
-        version = replace(version, pictures=look.pictures, peaks=peaks, files=files)
+        version = replace(version, pictures=look.pictures, peaks=peaks, files=files, drawn=self.studio.drawn(plan))
         with self._lock:
             self.versions[number] = self.current = version
             self._redo.pop(version.parent, None)

@@ -149,6 +149,13 @@ def test_voices_hold_until_there_are_others(pipe):
     assert levels == [None, 0.1, 0.1, 0.2, 0.2]  # by the middle of each window
 
 
+def test_a_window_reads_the_shots_that_its_text_has_room_for(pipe):
+    long = "the red circle moves left and says one two three"  # 11 of the 16 tokens that are read, with the end of the text
+    shots = [Shot(f"{long} while it jumps", 2.5), Shot(long, SECONDS - 2.5)]
+    texts = [window.prompt for window in film(pipe, shots).windows[0]]
+    assert texts == [shots[0].prompt] * 2 + [shots[1].prompt] * 3
+
+
 def test_a_long_shot_is_split_at_its_sentences(pipe):
     made = film(pipe, "a red circle moves right. the blue star says one.", seconds=SECONDS)
     sections = made.sections[0]

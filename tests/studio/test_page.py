@@ -1,11 +1,12 @@
 """The studio's page as a web server: what it gives away, and what it takes. No browser is needed."""
 
 import json
+import types
 
 import pytest
 
 from baton_diffusers.media import read_clip
-from baton_diffusers.studio.session import Request, Studio
+from baton_diffusers.studio.session import Request, Run, Studio
 
 from ..tiny import tiny_cue_parts, tiny_pipeline
 
@@ -112,6 +113,17 @@ def test_an_upload_beyond_the_limit_is_refused_and_leaves_nothing(client, folder
 def test_a_page_that_says_nonsense_is_told_to_reload(sent):
     with pytest.raises(ValueError, match="reload it"):
         page._request({"prompt": PROMPT}, sent)
+
+
+def test_what_waits_for_a_render_says_so(studio):
+    tab = types.SimpleNamespace(session_hash="waits")
+    *skipped, view = (
+        [*answer] for answer in page._in_turn(studio, tab, lambda session: session.plan(Request(PROMPT)))
+    )
+    assert not skipped and "session" in view[0]
+    with studio.line.turn(Run(1)):
+        waiting, view = page._in_turn(studio, tab, lambda session: session.plan(Request(PROMPT)))
+    assert waiting[-1] == {"words": page.WAITING} and "session" in view[0]
 
 
 def test_a_taken_port_is_said(studio):

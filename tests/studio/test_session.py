@@ -2,11 +2,13 @@
 
 import json
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from baton_diffusers.cues import PlanCandidate
 from baton_diffusers.media import read_audio, read_clip, write_clip
 from baton_diffusers.pipelines.lora import save_adapter
 from baton_diffusers.pipelines.students import StudentPreset
@@ -294,9 +296,17 @@ def test_another_one_of_the_plans_that_were_drawn_is_taken(tmp_path):
     assert "num_plan_candidates=3" in data(session, session.current, "script").decode()
     version = session.choose(on_page(session), 2)
     assert session.view()["sheet"] == drawn[2]["sheet"] and version.what == "took plan 3 of 3"
-    assert session.view()["drawn"][2]["is_taken"]
-    with pytest.raises(ValueError, match="no plan 3 among the 3"):
+    assert [plan["sheet"] for plan in session.view()["drawn"] if plan["is_taken"]] == [drawn[2]["sheet"]]
+    with pytest.raises(ValueError, match="no plan 3 among the [23]"):
         session.choose(on_page(session), 3)
+
+
+def test_a_plan_with_words_that_the_planner_does_not_know_is_not_offered(session):
+    plan = session.plan(ASKED).plan
+    sheets = ("red circle left", "purpel circle left", "blue circle left")
+    candidates = [PlanCandidate(sheet, 0.0) for sheet in sheets]
+    offered = session.studio.drawn(replace(plan, candidates=[candidates]))
+    assert [candidate.sheet for candidate in offered] == ["red circle left", "blue circle left"]
 
 
 def test_a_prompt_that_has_changed_is_planned_before_it_is_rendered(session):
