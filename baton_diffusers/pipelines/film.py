@@ -46,6 +46,9 @@ PLANS = ("film", "windows", "none")
 
 # A causal autoencoder encodes this many first latents of a clip differently than the same frames in mid-clip.
 WARM_UP_LATENTS = 3
+# Seconds at a window's end that the next one makes anew: a model has learnt no event that the end of a clip cuts off, and leaves out a jump
+# whose landing lies beyond it.
+_MADE_ANEW = 0.25
 # Seconds of the cross-fade of sound between windows, and of the fades at a hard cut.
 _CROSSFADE, _FADE = 0.04, 0.004
 # A background that changes by less than this within a window has drifted, and is corrected.
@@ -557,7 +560,7 @@ class Film:
         given, frames, shared, colours = self._given_in(window), None, None, None
         if before is not None:
             whole = self._decode(before)[0]
-            frames = whole[window.start - before.start :]
+            frames = self._given_frames(whole[window.start - before.start :])
             given = replace(given, video=self._anchor(frames))
         known = conditions.encode_given_video(pipe, given, 1, size, device)
         audio_known = conditions.encode_given_audio(pipe, given, 1, size, device)
@@ -632,15 +635,30 @@ class Film:
         """Video and audio latents that a window shares with another one; latent `i` here is the other's `i + shift`.
 
         The first video latents of a window are left out, since they were encoded as the beginning of a clip. So are the audio latents
-        at both ends, which were encoded without their neighbours.
+        at both ends, which were encoded without their neighbours, and what is made anew.
         """
         shift, audio_shift = self._shifts(window, other)
         length = coordinates.num_latent_frames(window.num_frames, self._stride)
-        first = max(self._warm_up_latents(window), self._warm_up_latents(other) - shift)
+        last = min(length, length - shift)
+        first = min(max(self._warm_up_latents(window), self._warm_up_latents(other) - shift), last)
         rate = self.pipe.latent_format["audio_latent_rate"]
         whole = math.floor(self.pipe.clip_duration(window.num_frames) * rate + 1e-6) - 1
-        last, audio_last = min(length, length - shift), min(whole, whole - audio_shift)
-        return range(min(first, last), last), range(min(max(1, 1 - audio_shift), audio_last), audio_last)
+        audio_last = min(whole, whole - audio_shift)
+        audio_first = min(max(1, 1 - audio_shift), audio_last)
+        return (
+            range(first, max(last - self._latents_made_anew, first)),
+            range(audio_first, max(audio_last - round(_MADE_ANEW * rate), audio_first)),
+        )
+
+    @property
+    def _latents_made_anew(self) -> int:
+        return math.ceil(_MADE_ANEW * self.frame_rate / self._stride)
+
+    def _given_frames(self, frames: np.ndarray) -> np.ndarray:
+        """Of the frames that two windows share, those that the second one is given."""
+        length = coordinates.num_latent_frames(len(frames), self._stride)
+        length = max(length - self._latents_made_anew, min(length, WARM_UP_LATENTS))
+        return frames[: (length - 1) * self._stride + 1]
 
     def _shifts(self, window: Window, other: Window) -> tuple[int, int]:
         return (window.start - other.start) // self._stride, window.audio_start - other.audio_start

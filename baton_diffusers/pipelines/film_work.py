@@ -21,7 +21,7 @@ from .components import PipelineParts
 from .film_plan import Section
 
 
-_FORMAT = "baton_diffusers.film.2"
+_FORMAT = "baton_diffusers.film.3"
 _SAMPLES = 64  # values of each weight that tell it from another
 
 
