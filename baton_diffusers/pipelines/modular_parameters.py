@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from dataclasses import fields
+from typing import get_type_hints
 
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, MMAudioVAE, MMAudioVocoder
@@ -15,9 +18,11 @@ from ..models.plan_checker import PlanChecker
 from ..models.semantic_encoders import AudioSemanticEncoder, VideoSemanticEncoder
 from ..models.transformer_dual_branch import DualBranchTransformer
 from ..models.va_planner import VAPlannerModel
+from ..plan import SemanticPlan
 from .components import SETTINGS
 from .conditions import KnownLatents
 from .given import Given, GivenMedia
+from .pipeline_baton import BatonPipeline
 from .planning import PlanRequest
 
 
@@ -29,6 +34,7 @@ CLIP = ("given", *SIZE, *MEDIA)
 PLAN = tuple(field.name for field in fields(PlanRequest))
 NOISE = ("generator", "latents", "audio_latents")
 GRID = ("num_inference_steps", "sigmas", "timesteps")
+OTHERS = ("num_videos_per_prompt", "use_cache", "attention_kwargs", "output_type")
 STAND_INS = ("reference_latents", "still_latents", "silence_latents")
 
 
@@ -58,52 +64,46 @@ COMPONENTS = {
     "audio_guider": _guider("audio_guider", 3.0),
 }
 
-_TYPES_AND_MEANINGS = {
-    "prompt": (str | list[str], "What happens in each clip."),
-    "audio_prompt": (str | list[str], "What is heard, for checkpoints with a form for it."),
-    "negative_prompt": (str | list[str], "Read where guidance drops the text."),
-    "audio_negative_prompt": (str | list[str], "What the sound reads in its place."),
-    "prompt_embeds": (torch.Tensor, "Embeddings of the prompts, zero where there is no text."),
-    "negative_prompt_embeds": (torch.Tensor, "Embeddings of the negative prompts."),
-    "audio_negative_prompt_embeds": (torch.Tensor, "What the sound reads in their place."),
-    "height": (int, "Height of a frame in pixels."),
-    "width": (int, "Width of a frame in pixels."),
-    "num_frames": (int, "Frames of a clip: the VAE's stride times k, plus one."),
-    "num_inference_steps": (int, "Denoising steps."),
-    "sigmas": (list, "Noise levels of the steps before the schedulers' shifts."),
-    "num_videos_per_prompt": (int, "Clips for each prompt."),
-    **{name: (None, "What is given, see `GivenMedia`.") for name in MEDIA},
-    "audio": (None, "A given sound, or the waveforms of the clips."),
+
+def _arguments() -> dict[str, InputParam]:
+    """The arguments of `BatonPipeline.__call__`, with the descriptions in its docstring and in [`GivenMedia`]'s."""
+    call, meanings = BatonPipeline.__call__, {}
+    for owner in (call, GivenMedia):
+        arguments = re.findall(
+            r"^    (\w+) \(.*?\): (.*?)(?=^    \w|^\S|\Z)", inspect.getdoc(owner) or "", re.DOTALL | re.MULTILINE
+        )
+        meanings |= {name: " ".join(meaning.split()) for name, meaning in arguments}
+    kinds, defaults = get_type_hints(call) | get_type_hints(GivenMedia), inspect.signature(call).parameters
+    names = (*PROMPTS, *EMBEDS, *SIZE, *MEDIA, *PLAN, *NOISE, *GRID, *OTHERS)
+    default = {name: defaults[name].default if name in defaults else None for name in names}
+    return {name: InputParam(name, kinds[name], default[name], description=meanings.get(name, "")) for name in names}
+
+
+# What blocks hand on, by its type and its meaning.
+_STATE = {
     "given": (Given, "The media that were read."),
-    "generator": (torch.Generator, "Makes the clips repeatable; or a list, one for each clip."),
-    "latents": (torch.Tensor, "Video noise."),
-    "audio_latents": (torch.Tensor, "Audio noise."),
-    **{name: (None, "Of the plan, see `BatonPipeline.__call__`.") for name in PLAN},
-    "use_cache": (bool, "Run a clean stream once for the call."),
-    "attention_kwargs": (dict, "Handed to the transformer; `scale` weighs LoRA layers."),
-    "output_type": (str, '"pil", "np", "pt" or "latent".'),
     "known_video": (KnownLatents, "The given picture as clean latents."),
     "known_audio": (KnownLatents, "The given sound as clean latents."),
     "reference_latents": (torch.Tensor, "The reference audio as clean latents."),
     "still_latents": (torch.Tensor, "A still picture, for guidance by a static clip."),
     "silence_latents": (torch.Tensor, "Silence, for guidance by a mute clip."),
-    "timesteps": (
-        list | torch.Tensor,
-        "A list for both modalities, in place of `sigmas`; then, as a tensor, the timesteps of the video.",
-    ),
-    "given_timesteps": (list, "The list that was given."),
+    "given_timesteps": (list, "The `timesteps` of the call."),
     "audio_timesteps": (torch.Tensor, "Timesteps of the audio."),
+}
+_RESULTS = {
+    "timesteps": (torch.Tensor, "Timesteps of the video."),
+    "latents": (torch.Tensor, "Video latents."),
+    "audio_latents": (torch.Tensor, "Audio latents."),
     "videos": (None, "Frames of each clip, as `BatonPipelineOutput` holds them."),
+    "audio": (None, "Waveforms of each clip, as `BatonPipelineOutput` holds them."),
+    "plan": (SemanticPlan, "The plan that the clips follow."),
+    "cues": (list, "A cue sheet for each clip."),
     "plan_candidates": (list, "The sheets that were scored, the best first."),
     "frame_rate": (float, "Frames per second."),
     "sampling_rate": (int, "Samples per second."),
 }
-_DEFAULTS = {"num_videos_per_prompt": 1, "use_cache": False, "output_type": "pil"}
-_DEFAULTS |= {field.name: field.default for field in fields(PlanRequest)}
 
-INPUTS = {
-    name: InputParam(name, kind, default=_DEFAULTS.get(name), description=meaning)
-    for name, (kind, meaning) in _TYPES_AND_MEANINGS.items()
-}
-OUTPUTS = {name: OutputParam(name, kind, description=meaning) for name, (kind, meaning) in _TYPES_AND_MEANINGS.items()}
+INPUTS = _arguments() | {name: InputParam(name, kind, description=text) for name, (kind, text) in _STATE.items()}
+OUTPUTS = {name: OutputParam(name, value.type_hint, description=value.description) for name, value in INPUTS.items()}
+OUTPUTS |= {name: OutputParam(name, kind, description=text) for name, (kind, text) in _RESULTS.items()}
 CONFIGS = [ConfigSpec(name, default) for name, default in SETTINGS.items()]

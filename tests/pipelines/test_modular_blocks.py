@@ -62,6 +62,12 @@ def fresh(generator):
     return seeds(*(one.initial_seed() for one in listed))
 
 
+def test_inputs_are_described_as_the_arguments_of_the_call():
+    inputs = {param.name: param for param in BatonAutoBlocks().inputs}
+    assert not [name for name, param in inputs.items() if not param.description]
+    assert inputs["num_cue_candidates"].default == 64 and "spans `(start, end)`" in inputs["video_mask"].description
+
+
 @pytest.mark.parametrize("call", DIRECTIONS.values(), ids=DIRECTIONS)
 def test_both_front_doors_make_the_same_bytes(doors, call):
     pipe, blocks = doors
