@@ -109,6 +109,23 @@ Student = Annotated[
         metavar="DIR_OR_HUB_ID",
     ),
 ]
+Recipe = Annotated[
+    str | None,
+    typer.Option(
+        help="Load in bfloat16, and run on the GPU by this recipe: `baton memory` lists them, with what each will need.",
+        show_default="float32, on the GPU if there is one",
+        metavar="NAME",
+    ),
+]
+PlanCandidates = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Cue sheets that the planner writes; the plan checker chooses the best.",
+        show_default="8 with a plan checker",
+    ),
+]
+Scale = Annotated[int, typer.Option(min=1, help="Write every pixel as SCALE x SCALE pixels.")]
 
 
 def _version(asked: bool) -> None:

@@ -2,8 +2,9 @@
 
 import sys
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,105 +12,147 @@ from . import loading
 from .app import Guidance, Model, Steps, Student, Turbo, check_seed, command
 
 
+if TYPE_CHECKING:
+    from ..pipelines.pipeline_baton import BatonPipeline
+
+
 MEASURES = ("clips", "round-trip", "chain", "bells", "editing", "retake", "preview")
+
+
+Split = Annotated[
+    str,
+    typer.Option(
+        help="The scenes: validation, to choose models; test, once, for published results; test-combinations (pairs of "
+        "actors and orders of kinds that training never has) or test-paraphrase (the test scenes in wordings that training "
+        "never has)."
+    ),
+]
+Tier = Annotated[
+    str | None,
+    typer.Option(
+        help="film: films of several shots instead of clips.", show_default="the tiers of clips", metavar="film"
+    ),
+]
+Seconds = Annotated[
+    float, typer.Option(help="How long each film of --tier film is, a multiple of 3.", metavar="SECONDS")
+]
+Ways = Annotated[
+    str,
+    typer.Option(
+        help="How the films of --tier film are made, separated by commas: render (Stage's own) and codecs (these after both "
+        "autoencoders), clips (each shot by itself), film (one plan), 'window plans' (each window planned by itself) and "
+        "continue_from (each window from the clip before)."
+    ),
+]
+Style = Annotated[
+    str,
+    typer.Option(
+        help="Prompts of the films of --tier film: whole (each names the whole cast) or callbacks (as 'the ball that bounced "
+        "first')."
+    ),
+]
+Measure = Annotated[
+    str,
+    typer.Option(
+        help="What is measured: clips; round-trip (facts that survive an mp4 and both autoencoders); chain (continuations, each "
+        "from the mp4 before it); bells (their tones against Stage's own); editing (whether a corrected plan shows its correction "
+        "and nothing else; each edit on as many clips as there are scenes); retake (whether a second that is rendered again "
+        "leaves a trace); or preview (facts found in previews, and their share of a clip's time)."
+    ),
+]
+Direction = Annotated[
+    str,
+    typer.Option(
+        help="What is generated: t2av (both), a2v (a picture for the scene's own sound), v2a (a sound for its picture), i2av "
+        "(both, from its first frame) or continuation (both, from its first second)."
+    ),
+]
+GivenFrom = Annotated[
+    str,
+    typer.Option(
+        help="Source of the given media of a --direction: render, the scene's own; or mp4, the clip that the checkpoint "
+        "makes of the prompt, saved and read again."
+    ),
+]
+CodecOnly = Annotated[
+    bool,
+    typer.Option(
+        "--codec-only", metavar="", help="Score the scenes' own renders after both autoencoders: the ceiling."
+    ),
+]
+GroundTruthPlan = Annotated[
+    bool, typer.Option("--ground-truth-plan", metavar="", help="Follow plans read off the scenes' own renders.")
+]
+ShufflePrompts = Annotated[
+    bool, typer.Option("--shuffle-prompts", metavar="", help="Exchange the prompts within a tier: the control.")
+]
+Ablation = Annotated[
+    Path | None,
+    typer.Option(
+        help="Score the arms of this file on the same scenes, in one table.",
+        metavar="FILE.toml",
+        exists=True,
+        dir_okay=False,
+    ),
+]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        help="Save the scores. The scores of clips are in FILE.jsonl beside it, and are not measured again.",
+        metavar="FILE.json",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What all kinds of evaluation share: the checkpoint and how it is used, the scenes, and the file of the scores."""
+
+    model: str | None
+    steps: int | None
+    guidance: str | None
+    student: str | None
+    split: str
+    number: int
+    seed: int
+    batch_size: int
+    json_file: Path | None
+
+    def pipeline(self) -> "BatonPipeline":
+        pipe = loading.load_pipeline(self.model)
+        pipe.register_modules(**loading.guiders(self.guidance))
+        if self.student is not None:
+            pipe.load_student(self.student, fuse=True)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
 
 
 @command
 def evaluate(
     model: Model = None,
-    split: Annotated[
-        str,
-        typer.Option(
-            help="The scenes: validation, to choose models; test, once, for published results; test-combinations (pairs of "
-            "actors and orders of kinds that training never has) or test-paraphrase (the test scenes in wordings that training "
-            "never has)."
-        ),
-    ] = "validation",
-    tier: Annotated[
-        str | None,
-        typer.Option(
-            help="film: films of several shots instead of clips.", show_default="the tiers of clips", metavar="film"
-        ),
-    ] = None,
-    seconds: Annotated[
-        float, typer.Option(help="How long each film of --tier film is, a multiple of 3.", metavar="SECONDS")
-    ] = 24.0,
-    ways: Annotated[
-        str,
-        typer.Option(
-            help="How the films of --tier film are made, separated by commas: render (Stage's own) and codecs (these after both "
-            "autoencoders), clips (each shot by itself), film (one plan), 'window plans' (each window planned by itself) and "
-            "continue_from (each window from the clip before)."
-        ),
-    ] = "clips,film,window plans,continue_from",
-    style: Annotated[
-        str,
-        typer.Option(
-            help="Prompts of the films of --tier film: whole (each names the whole cast) or callbacks (as 'the ball that bounced "
-            "first')."
-        ),
-    ] = "whole",
+    split: Split = "validation",
+    tier: Tier = None,
+    seconds: Seconds = 24.0,
+    ways: Ways = "clips,film,window plans,continue_from",
+    style: Style = "whole",
     scenes_per_tier: Annotated[int, typer.Option(min=1, help="How many scenes of each tier, or how many films.")] = 50,
-    measure: Annotated[
-        str,
-        typer.Option(
-            help="What is measured: clips; round-trip (facts that survive an mp4 and both autoencoders); chain (continuations, each "
-            "from the mp4 before it); bells (their tones against Stage's own); editing (whether a corrected plan shows its correction "
-            "and nothing else; each edit on as many clips as there are scenes); retake (whether a second that is rendered again "
-            "leaves a trace); or preview (facts found in previews, and their share of a clip's time)."
-        ),
-    ] = "clips",
+    measure: Measure = "clips",
     links: Annotated[int, typer.Option(min=1, help="Continuations of --measure chain.")] = 4,
     steps: Steps = None,
     turbo: Turbo = False,
     student: Student = None,
-    direction: Annotated[
-        str,
-        typer.Option(
-            help="What is generated: t2av (both), a2v (a picture for the scene's own sound), v2a (a sound for its picture), i2av "
-            "(both, from its first frame) or continuation (both, from its first second)."
-        ),
-    ] = "t2av",
-    given_from: Annotated[
-        str,
-        typer.Option(
-            help="Source of the given media of a --direction: render, the scene's own; or mp4, the clip that the checkpoint "
-            "makes of the prompt, saved and read again."
-        ),
-    ] = "render",
+    direction: Direction = "t2av",
+    given_from: GivenFrom = "render",
     guidance: Guidance = None,
-    codec_only: Annotated[
-        bool,
-        typer.Option(
-            "--codec-only", metavar="", help="Score the scenes' own renders after both autoencoders: the ceiling."
-        ),
-    ] = False,
+    codec_only: CodecOnly = False,
     no_plan: Annotated[bool, typer.Option("--no-plan", metavar="", help="Generate from the text alone.")] = False,
-    ground_truth_plan: Annotated[
-        bool, typer.Option("--ground-truth-plan", metavar="", help="Follow plans read off the scenes' own renders.")
-    ] = False,
-    shuffle_prompts: Annotated[
-        bool, typer.Option("--shuffle-prompts", metavar="", help="Exchange the prompts within a tier: the control.")
-    ] = False,
-    ablation: Annotated[
-        Path | None,
-        typer.Option(
-            help="Score the arms of this file on the same scenes, in one table.",
-            metavar="FILE.toml",
-            exists=True,
-            dir_okay=False,
-        ),
-    ] = None,
+    ground_truth_plan: GroundTruthPlan = False,
+    shuffle_prompts: ShufflePrompts = False,
+    ablation: Ablation = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips made together.")] = 8,
     seed: Annotated[int, typer.Option(help="Another seed draws other scenes.", callback=check_seed)] = 0,
-    json_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--json",
-            help="Save the scores. The scores of clips are in FILE.jsonl beside it, and are not measured again.",
-            metavar="FILE.json",
-        ),
-    ] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Score a checkpoint on scenes of Stage, by tier, with bootstrap intervals."""
     import time
@@ -132,31 +175,21 @@ def evaluate(
     student = loading.find_student(model, turbo, student)
     if student is not None and (guidance is not None or codec_only):
         raise ValueError("a student makes clips without guidance: leave --guidance and --codec-only out")
-    told = (
-        model
-        or guidance
-        or student
-        or codec_only
-        or no_plan
-        or ground_truth_plan
-        or shuffle_prompts
-        or direction != "t2av"
-    )
-    told = told or given_from != "render"
-    if ablation is not None and told:
+    controls = codec_only or no_plan or ground_truth_plan or shuffle_prompts or direction != "t2av"
+    if ablation is not None and (model or guidance or student or controls or given_from != "render"):
         raise ValueError(f"--ablation says itself which models and plans are scored: change {ablation} instead")
 
     if tier not in (None, "film"):
         raise ValueError(f"--tier {tier} is not known: give film, or leave it out for the clips of all tiers")
     if tier is None and (seconds != 24.0 or style != "whole" or ways != "clips,film,window plans,continue_from"):
         raise ValueError("--seconds, --ways and --style are for films: add --tier film")
-    told = codec_only or no_plan or ground_truth_plan or shuffle_prompts or direction != "t2av" or ablation
-    if tier == "film" and (told or measure != "clips" or given_from != "render"):
+    if tier == "film" and (controls or ablation or measure != "clips" or given_from != "render"):
         raise ValueError(
             "--tier film makes films in several --ways: leave --measure, --direction and other controls out"
         )
+    asked = _Request(model, steps, guidance, student, split, scenes_per_tier, seed, batch_size, json_file)
     if tier == "film":
-        _evaluate_films(model, split, scenes_per_tier, seconds, ways, style, steps, guidance, student, seed, json_file)
+        _evaluate_films(asked, seconds, ways, style)
         return
 
     loading.import_pipeline()
@@ -178,45 +211,29 @@ def evaluate(
     loading.check_guidance(guidance, loading.guiders(guidance), model)
     examples = evaluation.draw_examples(scenes_per_tier, split, seed)
     if ablation is not None:
-        _evaluate_arms(ablation, examples, split, seed, steps, batch_size, json_file)
+        _evaluate_arms(asked, ablation, examples)
+        return
+    if measure != "clips":
+        _measure(asked, measure, examples, links, codec_only)
         return
     pipe = loading.load_pipeline(model)
     name = str(model or "baton-nano")
-    if measure != "clips":
-        if student is not None:
-            pipe.load_student(student, fuse=True)
-        _measure(measure, pipe, examples, links, split, seed, steps, guidance, codec_only, batch_size, json_file)
-        return
     if codec_only:
         use = {"codec_only": True}
     else:
         plan = "none" if no_plan or pipe.planner is None else "planner"
         plan = "ground truth" if ground_truth_plan else plan
         use = {"direction": direction, "plan": plan, "guidance": guidance, "shuffle_prompts": shuffle_prompts}
-        use["given_from"] = given_from
-        use["student"] = student
+        use |= {"given_from": given_from, "student": student}
     arm = Arm(name, (str(pipe.name_or_path),), **use)
     start = time.perf_counter()
     with _kept_scores(json_file) as kept:
         scores = run_arm(arm, lambda _: pipe, examples, steps, batch_size, kept)
     seconds = time.perf_counter() - start
-    summary = evaluation.summarise(scores, direction)
-    print(evaluation.format_summary(summary))
     clips = f"{len(examples)} clips"
     if kept.measured < len(examples):
         clips += f", {len(examples) - kept.measured} of them kept in {kept.path},"
-    print(f"{clips} in {seconds:.0f} s on {pipe.device.type}; 95% bootstrap intervals in brackets")
-    if direction in evaluation.GIVEN_ASPECTS:
-        print(f"made: P-Acc without what is given, the aspects {', '.join(evaluation.GIVEN_ASPECTS[direction])}")
-    print("the facts of all tiers that hold, verb by verb:")
-    print(evaluation.format_verbs(summary["all"]["verbs"]))
-    hits = evaluation.hits_by_neighbours(scores, examples)
-    for neighbours, share in hits.items():
-        if share is not None:
-            beside = "one neighbour" if neighbours == 1 else "two neighbours"
-            print(
-                f"hits of boxes with {beside} on their target: {evaluation.format_estimate(share)} of {share['hits']}"
-            )
+    figures = _print_figures(scores, examples, direction, f"{clips} in {seconds:.0f} s on {pipe.device.type}")
     if json_file is not None:
         settings = {
             "model": name,
@@ -233,23 +250,32 @@ def evaluate(
             "clips_measured": kept.measured,
             "device": pipe.device.type,
         }
-        write_json(json_file, {"settings": settings, "tiers": summary, "hits_by_neighbours": hits})
+        write_json(json_file, {"settings": settings, **figures})
         print(json_file)
 
 
-def _evaluate_films(
-    model: str | None,
-    split: str,
-    number: int,
-    seconds: float,
-    ways: str,
-    style: str,
-    steps: int | None,
-    guidance: str | None,
-    student: str | None,
-    seed: int,
-    json_file: Path | None,
-) -> None:
+def _print_figures(scores: list, examples: list, direction: str, work: str) -> dict[str, dict]:
+    """Prints the figures of clips, and returns them for a file. `work` says what was measured."""
+    from ..evaluation import scores as evaluation
+
+    summary = evaluation.summarise(scores, direction)
+    print(evaluation.format_summary(summary))
+    print(f"{work}; 95% bootstrap intervals in brackets")
+    if direction in evaluation.GIVEN_ASPECTS:
+        print(f"made: P-Acc without what is given, the aspects {', '.join(evaluation.GIVEN_ASPECTS[direction])}")
+    print("the facts of all tiers that hold, verb by verb:")
+    print(evaluation.format_verbs(summary["all"]["verbs"]))
+    hits = evaluation.hits_by_neighbours(scores, examples)
+    for neighbours, share in hits.items():
+        if share is not None:
+            beside = "one neighbour" if neighbours == 1 else "two neighbours"
+            print(
+                f"hits of boxes with {beside} on their target: {evaluation.format_estimate(share)} of {share['hits']}"
+            )
+    return {"tiers": summary, "hits_by_neighbours": hits}
+
+
+def _evaluate_films(asked: _Request, seconds: float, ways: str, style: str) -> None:
     """Prints the figures of films, and keeps them."""
     import time
 
@@ -262,42 +288,35 @@ def _evaluate_films(
     chosen = [way.strip() for way in ways.split(",")]
     if unknown := [way for way in chosen if way not in films.WAYS]:
         raise ValueError(f"--ways has {unknown[0]!r}: choose among {', '.join(films.WAYS)}")
-    examples = films.draw_films(number, seconds, split, seed, style)
-    loading.check_guidance(guidance, loading.guiders(guidance), model)
-    pipe = loading.load_pipeline(model)
-    pipe.register_modules(**loading.guiders(guidance))
-    if student is not None:
-        pipe.load_student(student, fuse=True)
-    pipe.set_progress_bar_config(disable=True)
-    arm = Arm("films", (str(pipe.name_or_path),), guidance=guidance, student=student)
-    settings = settings_of(arm, str(pipe.name_or_path), None, steps)
+    examples = films.draw_films(asked.number, seconds, asked.split, asked.seed, style)
+    loading.check_guidance(asked.guidance, loading.guiders(asked.guidance), asked.model)
+    pipe = asked.pipeline()
+    arm = Arm("films", (str(pipe.name_or_path),), guidance=asked.guidance, student=asked.student)
+    settings = settings_of(arm, str(pipe.name_or_path), None, asked.steps)
     start = time.perf_counter()
-    with _kept_scores(json_file, films.FilmScoreFile) as kept:
-        scores = films.run_films(lambda: pipe, examples, chosen, settings, steps, kept)
+    with _kept_scores(asked.json_file, films.FilmScoreFile) as kept:
+        scores = films.run_films(lambda: pipe, examples, chosen, settings, asked.steps, kept)
     summary = films.summarise_films(scores)
     print(films.format_films(summary))
     taken = time.perf_counter() - start
     print(
         f"{kept.measured} films made in {taken:.0f} s on {pipe.device.type}; 95% bootstrap intervals over shots in brackets (of drift, over films)"
     )
-    if json_file is not None:
-        told = {
-            "model": str(model or "baton-nano"),
-            "student": student,
-            "split": split,
-            "seed": seed,
+    if asked.json_file is not None:
+        used = {
+            "model": str(asked.model or "baton-nano"),
+            "student": asked.student,
+            "split": asked.split,
+            "seed": asked.seed,
             "style": style,
             "seconds": seconds,
+            "steps": asked.steps or pipe.config.num_inference_steps,
         }
-        write_json(
-            json_file, {"settings": told | {"steps": steps or pipe.config.num_inference_steps}, "ways": summary}
-        )
-        print(json_file)
+        write_json(asked.json_file, {"settings": used, "ways": summary})
+        print(asked.json_file)
 
 
-def _evaluate_arms(
-    path: Path, examples: list, split: str, seed: int, steps: int | None, batch_size: int, json_file: Path | None
-) -> None:
+def _evaluate_arms(asked: _Request, path: Path, examples: list) -> None:
     """Prints one table of all arms of an ablation, or of those that are complete when it ends early, and keeps it after each of
     them. The scores of each clip are kept beside it, so that nothing is measured twice."""
     from ..evaluation import arms as ablation
@@ -305,13 +324,16 @@ def _evaluate_arms(
 
     arms, scores, table = ablation.load_arms(path), {}, {}
     try:
-        with _kept_scores(json_file) as kept:
+        with _kept_scores(asked.json_file) as kept:
             for arm in arms:
                 print(f"{arm.name}: {', '.join(arm.transformer or arm.models)}", file=sys.stderr)
-                scores[arm.name] = ablation.run_arm(arm, loading.load_pipeline, examples, steps, batch_size, kept)
+                scores[arm.name] = ablation.run_arm(
+                    arm, loading.load_pipeline, examples, asked.steps, asked.batch_size, kept
+                )
                 table = ablation.summarise_arms(arms, scores, examples)
-                if json_file is not None:
-                    write_json(json_file, {"arms": str(path), "split": split, "seed": seed, "tiers": table})
+                if asked.json_file is not None:
+                    used = {"arms": str(path), "split": asked.split, "seed": asked.seed}
+                    write_json(asked.json_file, {**used, "tiers": table})
     finally:
         if table:
             print(ablation.format_arms(table))
@@ -322,33 +344,20 @@ def _evaluate_arms(
             print(f"{len(scores)} of {len(arms)} arms are complete", file=sys.stderr)
 
 
-def _measure(
-    measure: str,
-    pipe,
-    examples: list,
-    links: int,
-    split: str,
-    seed: int,
-    steps: int | None,
-    guidance: str | None,
-    codec_only: bool,
-    batch_size: int,
-    json_file: Path | None,
-) -> None:
+def _measure(asked: _Request, measure: str, examples: list, links: int, codec_only: bool) -> None:
     """Prints what `baton evaluate --measure` measures besides clips, and keeps it."""
     from ..evaluation import corrections, measures, previews, scores
     from ..files import write_json
 
-    pipe.register_modules(**loading.guiders(guidance))
-    pipe.set_progress_bar_config(disable=True)
+    pipe, steps, seed, batch_size = asked.pipeline(), asked.steps, asked.seed, asked.batch_size
     call = {} if steps is None else {"num_inference_steps": steps}
     if measure == "chain":
-        chains = measures.draw_chains(len(examples), links, split, seed)
+        chains = measures.draw_chains(len(examples), links, asked.split, seed)
         result = measures.summarise_chains(measures.score_chains(pipe, chains, batch_size, **call))
         print(measures.format_chains(result))
         print("link 0 is made from the prompt alone; the others go on from the last second of the one before")
     elif measure == "editing":
-        pool = corrections.draw_mixed(3 * len(examples), split, seed)
+        pool = corrections.draw_mixed(3 * len(examples), asked.split, seed)
         result = corrections.summarise_editing(
             corrections.measure_editing(pipe, pool, len(examples), batch_size, **call)
         )
@@ -381,8 +390,8 @@ def _measure(
             print(
                 f"{len(trips)} {'renders' if codec_only else 'clips of its own'}, through an mp4 and both autoencoders"
             )
-    if json_file is not None:
-        write_json(json_file, {"measure": measure, "split": split, "seed": seed, "result": result})
+    if asked.json_file is not None:
+        write_json(asked.json_file, {"measure": measure, "split": asked.split, "seed": seed, "result": result})
 
 
 @contextmanager

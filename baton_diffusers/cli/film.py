@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from . import loading
-from .app import Guidance, Model, Steps, Student, Turbo, check_seed, command
+from .app import Guidance, Model, PlanCandidates, Recipe, Scale, Steps, Student, Turbo, check_seed, command
 from .measured import Measured
 from .workers import Worker
 
@@ -48,21 +48,13 @@ def film(
             help="Seconds that neighbouring windows share.", show_default="1, or a third of a shorter window"
         ),
     ] = None,
-    plan_candidates: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Cue sheets that the planner writes for each shot.", show_default="8 with a plan checker"
-        ),
-    ] = None,
+    plan_candidates: PlanCandidates = None,
     steps: Steps = None,
     turbo: Turbo = False,
     student: Student = None,
     guidance: Guidance = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(help="Load in bfloat16, and run on the GPU by this recipe: see `baton memory`.", metavar="NAME"),
-    ] = None,
-    scale: Annotated[int, typer.Option(min=1, help="Write every pixel as SCALE x SCALE pixels.")] = 1,
+    recipe: Recipe = None,
+    scale: Scale = 1,
 ) -> None:
     """Make films of any length: shots under one plan. Several processes share the work: `accelerate launch -m baton_diffusers.cli film
     ...`, or anything that sets RANK and WORLD_SIZE."""

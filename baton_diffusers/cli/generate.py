@@ -1,143 +1,160 @@
 """`baton generate`: a clip from a prompt, and from media that are given."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import loading
-from .app import Guidance, Model, Seed, Sigmas, Steps, Student, Timesteps, Turbo, command
+from .app import (
+    Guidance,
+    Model,
+    PlanCandidates,
+    Recipe,
+    Scale,
+    Seed,
+    Sigmas,
+    Steps,
+    Student,
+    Timesteps,
+    Turbo,
+    command,
+)
 from .measured import Measured
 from .workers import Worker
+
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+    from ..pipelines.pipeline_output import BatonPipelineOutput
 
 
 _SHEET_SIDE = 256  # pixels of a frame for the contact sheet
 
 
+Output = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        help="The mp4 to write; with --only audio also a wav or flac file; with --prompts a folder.",
+        metavar="FILE.mp4",
+    ),
+]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(
+        help="Make many clips, one for each line: a prompt, or in a .jsonl file an object with arguments of the call, `seed` and "
+        "`name`. What is there is not made again. Several processes share the work, as in `baton film`.",
+        metavar="FILE",
+    ),
+]
+Only = Annotated[
+    str | None,
+    typer.Option(help="Make the picture (video) or the sound (audio) alone.", show_default="both", metavar="MODALITY"),
+]
+NoPlan = Annotated[bool, typer.Option("--no-plan", metavar="", help="Denoise from the prompt alone, without a plan.")]
+Plan = Annotated[
+    Path | None,
+    typer.Option(help="Follow this plan (--save-plan, `SemanticPlan.save`) instead of planning.", metavar="FILE"),
+]
+SavePlan = Annotated[
+    Path | None, typer.Option(help="Keep the plan that the planner makes.", metavar="FILE.safetensors")
+]
+Cues = Annotated[
+    str | None,
+    typer.Option(
+        help='Who is where and what happens when, as "red ball left <|0.50|> red ball bounces"; "" leaves it open.',
+        show_default="the planner writes them",
+        metavar="SHEET",
+    ),
+]
+Image = Annotated[
+    Path | None, typer.Option(help="The first frame: the clip begins with this picture.", metavar="FILE")
+]
+Video = Annotated[Path | None, typer.Option(help="A video that is kept: a sound is generated for it.", metavar="FILE")]
+Audio = Annotated[
+    Path | None, typer.Option(help="A sound that is kept: a picture is generated for it.", metavar="FILE")
+]
+ReferenceAudio = Annotated[
+    Path | None,
+    typer.Option(help="A sound whose style the clip takes; for checkpoints trained with it.", metavar="FILE"),
+]
+ContinueFrom = Annotated[
+    Path | None, typer.Option(help="A clip to continue: its end is the start of the new one.", metavar="FILE")
+]
+ContinueSeconds = Annotated[
+    float | None, typer.Option(help="Seconds of the end of --continue-from that are kept.", show_default="1")
+]
+AudioPrompt = Annotated[
+    str | None,
+    typer.Option(help="Description of the sound; it ends the prompt, in the form of the checkpoint.", metavar="TEXT"),
+]
+NegativePrompt = Annotated[
+    str | None,
+    typer.Option(help="What guidance leads away from.", show_default="the checkpoint's", metavar="TEXT"),
+]
+AudioNegativePrompt = Annotated[
+    str | None,
+    typer.Option(help="The same for the sound.", show_default="the checkpoint's, or the picture's", metavar="TEXT"),
+]
+GuidanceScale = Annotated[
+    float | None,
+    typer.Option(
+        help="Strength of guidance away from the clip without prompt; 1 for none.", show_default="the scheme's"
+    ),
+]
+NumFrames = Annotated[
+    int | None,
+    typer.Option(help="Frames of the clip.", show_default="the checkpoint's, or as long as what is given"),
+]
+Height = Annotated[
+    int | None, typer.Option(help="Pixels.", show_default="the checkpoint's, or in the shape of what is given")
+]
+Sheet = Annotated[
+    Path | None,
+    typer.Option(
+        help="Also draw the clip on a contact sheet, with the sounds that are heard in it.", metavar="FILE.png"
+    ),
+]
+
+
 @command
 def generate(
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            help="The mp4 to write; with --only audio also a wav or flac file; with --prompts a folder.",
-            metavar="FILE.mp4",
-        ),
-    ],
+    output: Output,
     prompt: Annotated[str | None, typer.Argument(help="What is to be seen and heard.", metavar="PROMPT")] = None,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            help="Make many clips, one for each line: a prompt, or in a .jsonl file an object with arguments of the call, `seed` and "
-            "`name`. What is there is not made again. Several processes share the work, as in `baton film`.",
-            metavar="FILE",
-        ),
-    ] = None,
+    prompts: Prompts = None,
     model: Model = None,
     seed: Seed = 0,
-    only: Annotated[
-        str | None,
-        typer.Option(
-            help="Make the picture (video) or the sound (audio) alone.", show_default="both", metavar="MODALITY"
-        ),
-    ] = None,
-    no_plan: Annotated[
-        bool, typer.Option("--no-plan", metavar="", help="Denoise from the prompt alone, without a plan.")
-    ] = False,
-    plan: Annotated[
-        Path | None,
-        typer.Option(help="Follow this plan (--save-plan, `SemanticPlan.save`) instead of planning.", metavar="FILE"),
-    ] = None,
-    save_plan: Annotated[
-        Path | None, typer.Option(help="Keep the plan that the planner makes.", metavar="FILE.safetensors")
-    ] = None,
-    cues: Annotated[
-        str | None,
-        typer.Option(
-            help='Who is where and what happens when, as "red ball left <|0.50|> red ball bounces"; "" leaves it open.',
-            show_default="the planner writes them",
-            metavar="SHEET",
-        ),
-    ] = None,
-    plan_candidates: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Cue sheets that the planner writes; the plan checker chooses the best.",
-            show_default="8 with a plan checker",
-        ),
-    ] = None,
-    image: Annotated[
-        Path | None, typer.Option(help="The first frame: the clip begins with this picture.", metavar="FILE")
-    ] = None,
-    video: Annotated[
-        Path | None, typer.Option(help="A video that is kept: a sound is generated for it.", metavar="FILE")
-    ] = None,
-    audio: Annotated[
-        Path | None, typer.Option(help="A sound that is kept: a picture is generated for it.", metavar="FILE")
-    ] = None,
-    reference_audio: Annotated[
-        Path | None,
-        typer.Option(help="A sound whose style the clip takes; for checkpoints trained with it.", metavar="FILE"),
-    ] = None,
-    continue_from: Annotated[
-        Path | None, typer.Option(help="A clip to continue: its end is the start of the new one.", metavar="FILE")
-    ] = None,
-    continue_seconds: Annotated[
-        float | None, typer.Option(help="Seconds of the end of --continue-from that are kept.", show_default="1")
-    ] = None,
-    audio_prompt: Annotated[
-        str | None,
-        typer.Option(
-            help="Description of the sound; it ends the prompt, in the form of the checkpoint.", metavar="TEXT"
-        ),
-    ] = None,
-    negative_prompt: Annotated[
-        str | None,
-        typer.Option(help="What guidance leads away from.", show_default="the checkpoint's", metavar="TEXT"),
-    ] = None,
-    audio_negative_prompt: Annotated[
-        str | None,
-        typer.Option(
-            help="The same for the sound.", show_default="the checkpoint's, or the picture's", metavar="TEXT"
-        ),
-    ] = None,
+    only: Only = None,
+    no_plan: NoPlan = False,
+    plan: Plan = None,
+    save_plan: SavePlan = None,
+    cues: Cues = None,
+    plan_candidates: PlanCandidates = None,
+    image: Image = None,
+    video: Video = None,
+    audio: Audio = None,
+    reference_audio: ReferenceAudio = None,
+    continue_from: ContinueFrom = None,
+    continue_seconds: ContinueSeconds = None,
+    audio_prompt: AudioPrompt = None,
+    negative_prompt: NegativePrompt = None,
+    audio_negative_prompt: AudioNegativePrompt = None,
     steps: Steps = None,
     sigmas: Sigmas = None,
     timesteps: Timesteps = None,
     turbo: Turbo = False,
     student: Student = None,
     guidance: Guidance = None,
-    guidance_scale: Annotated[
-        float | None,
-        typer.Option(
-            help="Strength of guidance away from the clip without prompt; 1 for none.", show_default="the scheme's"
-        ),
-    ] = None,
-    num_frames: Annotated[
-        int | None,
-        typer.Option(help="Frames of the clip.", show_default="the checkpoint's, or as long as what is given"),
-    ] = None,
-    height: Annotated[
-        int | None, typer.Option(help="Pixels.", show_default="the checkpoint's, or in the shape of what is given")
-    ] = None,
+    guidance_scale: GuidanceScale = None,
+    num_frames: NumFrames = None,
+    height: Height = None,
     width: Annotated[int | None, typer.Option(help="Pixels.", show_default="as --height")] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            help="Load in bfloat16, and run on the GPU by this recipe: `baton memory` lists them, with what each will need.",
-            show_default="float32, on the GPU if there is one",
-            metavar="NAME",
-        ),
-    ] = None,
-    scale: Annotated[int, typer.Option(min=1, help="Write every pixel as SCALE x SCALE pixels.")] = 1,
-    sheet: Annotated[
-        Path | None,
-        typer.Option(
-            help="Also draw the clip on a contact sheet, with the sounds that are heard in it.", metavar="FILE.png"
-        ),
-    ] = None,
+    recipe: Recipe = None,
+    scale: Scale = 1,
+    sheet: Sheet = None,
 ) -> None:
     """Make a clip from a PROMPT, with a picture, a video, a sound or a clip to continue if you like; or many clips, with
     --prompts."""
@@ -146,14 +163,14 @@ def generate(
     if (prompt is None) == (prompts is None):
         raise ValueError("give one PROMPT, or a file of them with --prompts FILE")
     rows, worker = [], Worker.this()
+    media = {"image": image, "video": video, "audio": audio, "reference_audio": reference_audio}
+    media |= {"continue_from": continue_from, "only": only, "audio_prompt": audio_prompt, "cues": cues}
     if prompts is not None:
-        of_one = {"--only": only, "--plan": plan, "--save-plan": save_plan, "--cues": cues, "--image": image}
-        of_one |= {"--video": video, "--audio": audio, "--reference-audio": reference_audio, "--sheet": sheet}
-        of_one |= {"--continue-from": continue_from, "--audio-prompt": audio_prompt}
-        for option, value in of_one.items():
+        for option, value in {**media, "plan": plan, "save_plan": save_plan, "sheet": sheet}.items():
             if value is not None:
                 raise ValueError(
-                    f"{option} {value} is for one clip: leave it out, or give it in the lines of a .jsonl file"
+                    f"--{option.replace('_', '-')} {value} is for one clip: leave it out, or give it in the lines of a "
+                    ".jsonl file"
                 )
         rows = read_rows(prompts)
     elif worker.total > 1:
@@ -161,16 +178,9 @@ def generate(
             f"{worker.total} processes cannot share one clip: start one, or give many with --prompts FILE"
         )
     else:
-        _check_one(
-            output=output,
-            texts={"PROMPT": prompt, "--cues": cues, "--audio-prompt": audio_prompt},
-            only=only,
-            no_plan=no_plan,
-            plan=plan,
-            save_plan=save_plan,
-            given=(image, video, audio, reference_audio, continue_from),
-            sheet=sheet,
-        )
+        texts = {"PROMPT": prompt, "--cues": cues, "--audio-prompt": audio_prompt}
+        given = (image, video, audio, reference_audio, continue_from)
+        _check_one(output, texts, only, no_plan, plan, save_plan, given, sheet)
         if only is None:  # elsewhere neither is kept whole
             from ..media import check_kept
 
@@ -223,27 +233,15 @@ def generate(
         result = pipe(
             prompt=prompt,
             generator=torch.Generator().manual_seed(seed),
-            image=image,
-            video=video,
-            audio=audio,
-            reference_audio=reference_audio,
-            continue_from=continue_from,
             continue_seconds=continue_seconds,
-            only=only,
-            audio_prompt=audio_prompt,
             plan=loaded_plan,
-            cues=cues,
-            output_type="pil",  # in floats, a kept film would take four times the memory
+            output_type="pil",  # in floats, a kept video would take four times the memory
+            **media,
             **call,
         )
     drawn = None if sheet is None else _contact_sheet(result, prompt)  # a kept film may be what OUTPUT replaces
     path = result.save(output, scale=scale)
-    frames, waveform = result.parts()
-    if frames is None:
-        length = f"{waveform.shape[1]} samples, {waveform.shape[1] / result.sampling_rate:.2f} s"
-    else:
-        length = f"{len(frames)} frames, {len(frames) / result.frame_rate:.2f} s"
-    print(f"{path}: {length}; generated in {measured}")
+    print(f"{path}: {_length(result)}; generated in {measured}")
     if result.cues is not None and result.cues[0]:
         print(f"cues: {result.cues[0]}")
     if save_plan is not None:
@@ -257,8 +255,15 @@ def generate(
         print(sheet)
 
 
-def _contact_sheet(result: Any, prompt: str) -> Any:
-    """The clip on a picture; of a large film, small frames are enough."""
+def _length(result: "BatonPipelineOutput") -> str:
+    frames, waveform = result.parts()
+    if frames is None:
+        return f"{waveform.shape[1]} samples, {waveform.shape[1] / result.sampling_rate:.2f} s"
+    return f"{len(frames)} frames, {len(frames) / result.frame_rate:.2f} s"
+
+
+def _contact_sheet(result: "BatonPipelineOutput", prompt: str) -> "PIL.Image.Image":
+    """The clip on a picture, with the sounds that are heard in it. Of a large video, small frames are enough."""
     import numpy as np
     import PIL.Image
 

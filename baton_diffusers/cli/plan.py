@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import loading
-from .app import Model, Seed, app, group
+from .app import Model, PlanCandidates, Seed, app, group
 
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ def make(
         str | None,
         typer.Option(help="The cue sheet to follow.", show_default="the planner writes it", metavar="SHEET"),
     ] = None,
-    plan_candidates: Annotated[
-        int | None, typer.Option(min=1, help="Cue sheets to choose from.", show_default="8 with a plan checker")
-    ] = None,
+    plan_candidates: PlanCandidates = None,
     num_frames: Annotated[
         int | None, typer.Option(help="Frames of the clip.", show_default="the checkpoint's")
     ] = None,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .app import check_seed, command
+from .app import Scale, check_seed, command
 
 
 @command
@@ -17,7 +17,7 @@ def stage(
         int, typer.Option(help="Seed of the first scene; each further one adds 1.", callback=check_seed)
     ] = 0,
     seconds: Annotated[float, typer.Option(help="How long each film is, a multiple of 3.", metavar="SECONDS")] = 24.0,
-    scale: Annotated[int, typer.Option(min=1, help="Write every pixel as SCALE x SCALE pixels.")] = 4,
+    scale: Scale = 4,
 ) -> None:
     """Show scenes of Stage: an mp4 and a contact sheet of each, and its prompt."""
     from ..files import make_folder, replacing
