@@ -54,10 +54,7 @@ def ovi_fixture(name: str, file: Path) -> tuple[dict, dict, torch.Tensor, torch.
         "audio_encoder_hidden_states": padded(tensors["audio_text"]),
         "skip_layers": [int(metadata["skip_layer"])] if metadata["skip_layer"] != "0" else None,
     }
-    untold = {
-        "num_attention_heads": video["num_heads"],
-        "audio_rope_scale": audio["temporal_rope_scaling_factor"],
-    }
+    untold = {"num_attention_heads": video["num_heads"], "audio_rope_scale": audio["temporal_rope_scaling_factor"]}
     return untold, inputs, tensors["output_video"][None], tensors["output_audio"][None]
 
 

@@ -196,10 +196,7 @@ def test_grey_of_other_depths_keeps_its_range(tmp_path, dtype, suffix):
     "image, message",
     [
         (PIL.Image.new("RGB", (0, 0)), "image has 0x0 pixels"),
-        (
-            PIL.Image.new("1", (20_000, 20_000)),
-            "image has 20000x20000 pixels: from one to 134 million are read",
-        ),
+        (PIL.Image.new("1", (20_000, 20_000)), "image has 20000x20000 pixels: from one to 134 million are read"),
         (PIL.Image.fromarray(np.full((2, 2), 2, np.float32)), r"values from 2 to 2: scale them into \[0, 1\]"),
         (PIL.Image.fromarray(np.full((2, 2), np.nan, np.float32)), "values from nan to nan"),
         (PIL.Image.fromarray(np.full((2, 2), -1, np.int32)), "values from -1 to -1"),

@@ -171,10 +171,7 @@ def tiny_cue_parts(tied: bool = False) -> dict[str, VAPlannerModel | PreTrainedT
         "tie_word_embeddings": tied,
     }
     planner = tiny_planner(
-        language_model_config=language_model,
-        first_timestamp_id=first,
-        num_timestamps=20,
-        timestamp_rate=FRAME_RATE,
+        language_model_config=language_model, first_timestamp_id=first, num_timestamps=20, timestamp_rate=FRAME_RATE
     )
     head = planner.language_model.embed_tokens if tied else planner.lm_head
     torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(0))

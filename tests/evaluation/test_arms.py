@@ -10,13 +10,7 @@ import torch
 from baton_diffusers import BatonPipeline
 from baton_diffusers.cli import loading
 from baton_diffusers.evaluation import arms as ablation
-from baton_diffusers.evaluation.scores import (
-    DIRECTIONS,
-    draw_examples,
-    evaluate,
-    generated_clips,
-    reconstructed_clips,
-)
+from baton_diffusers.evaluation.scores import DIRECTIONS, draw_examples, evaluate, generated_clips, reconstructed_clips
 from baton_diffusers.guiders import PlanGuidance, presets
 from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
 from baton_diffusers.schedulers import LeadFlowMatchScheduler

@@ -16,11 +16,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 from diffusers.callbacks import PipelineCallback
-from diffusers.guiders import (
-    AdaptiveProjectedGuidance,
-    ClassifierFreeGuidance,
-    SkipLayerGuidance,
-)
+from diffusers.guiders import AdaptiveProjectedGuidance, ClassifierFreeGuidance, SkipLayerGuidance
 from peft import LoraConfig
 
 from baton_diffusers import BatonPipeline, SemanticPlan
@@ -305,11 +301,7 @@ def test_embeddings_stand_for_the_checkpoints_negative_prompts():
     pipe = tiny_pipeline(negative_prompt="left", audio_negative_prompt="right")
     embeds, negative, audio_negative = pipe.encode_prompt(PROMPT)
     expected = make(pipe, use_plan=False)
-    given = {
-        "prompt_embeds": embeds,
-        "negative_prompt_embeds": negative,
-        "use_plan": False,
-    }
+    given = {"prompt_embeds": embeds, "negative_prompt_embeds": negative, "use_plan": False}
     pipe.text_encoder = None
     refused(pipe, "which takes `audio_negative_prompt_embeds`", prompt=None, **given)
     given["audio_negative_prompt_embeds"] = audio_negative
@@ -858,10 +850,7 @@ REFUSALS = {
         "either `negative_prompt` or `negative_prompt_embeds`; both",
     ),
     "two negative texts of the sound": (
-        {
-            "audio_negative_prompt": "left",
-            "audio_negative_prompt_embeds": embeds(),
-        },
+        {"audio_negative_prompt": "left", "audio_negative_prompt_embeds": embeds()},
         "either `audio_negative_prompt` or `audio_negative_prompt_embeds`; both",
     ),
     "negative texts of the sound of another number": (
@@ -878,10 +867,7 @@ REFUSALS = {
         r"`prompt_embeds` has shape \(1, 17, 16\).*at most 16",
     ),
     "too few negative embeddings": (
-        {
-            "prompt": ["a"] * 3,
-            "negative_prompt_embeds": embeds(2),
-        },
+        {"prompt": ["a"] * 3, "negative_prompt_embeds": embeds(2)},
         "`negative_prompt_embeds` holds 2 texts for 3 prompts",
     ),
     "embeddings for a planner": (

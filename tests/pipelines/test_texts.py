@@ -24,8 +24,7 @@ def warnings(caplog):
 
 
 @pytest.mark.parametrize(
-    "form, text",
-    [("audcap", f"{SPEECH} <AUDCAP>rain, a door<ENDAUDCAP>"), ("audio", f"{SPEECH} Audio: rain, a door")],
+    "form, text", [("audcap", f"{SPEECH} <AUDCAP>rain, a door<ENDAUDCAP>"), ("audio", f"{SPEECH} Audio: rain, a door")]
 )
 def test_the_sound_ends_the_prompt_in_the_form_of_the_checkpoint(form, text, warnings):
     assert write_prompt(f"{SPEECH} ", " rain, a door\n", form) == text

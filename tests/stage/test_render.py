@@ -1,16 +1,7 @@
 import numpy as np
 import pytest
 
-from baton_diffusers.stage import (
-    Action,
-    Actor,
-    Scene,
-    render_audio,
-    render_clip,
-    render_video,
-    sample_scene,
-    timeline,
-)
+from baton_diffusers.stage import Action, Actor, Scene, render_audio, render_clip, render_video, sample_scene, timeline
 from baton_diffusers.stage.render import BLACK, RGB, poses
 from baton_diffusers.stage.scene import COLOURS, DIGITS, GAP, SAMPLING_RATE, VOICES
 from baton_diffusers.stage.sound import event_sound, pitch

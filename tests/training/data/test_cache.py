@@ -88,7 +88,7 @@ def test_a_clip_that_was_replaced_is_cached_anew(own, tmp_path):
     assert run()
     after = contents(folder)
     assert {name for name in before if before[name] != after[name]} == {
-        *("features-00000.tar", "features-00000.index.json", "manifest.json"),
+        *("features-00000.tar", "features-00000.index.json", "manifest.json")
     }
     assert (folder / "features-00001.tar").stat().st_mtime_ns == stamps["features-00001.tar"]
     samples = {
