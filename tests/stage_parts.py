@@ -22,20 +22,8 @@ VIDEO_VAE = {
 
 def codecs() -> tuple[AutoencoderKLWan, MMAudioVAE]:
     """Strides of 16 in space and 4 in time; 31.25 audio latents per second."""
-    vae = seeded(
-        AutoencoderKLWan,
-        base_dim=8,
-        z_dim=4,
-        dim_mult=[1, 1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[True, True],
-        latents_mean=[0.1, -0.2, 0.3, 0.0],
-        latents_std=[0.5, 1.0, 1.5, 2.0],
-        patch_size=4,
-        in_channels=48,
-        out_channels=48,
-        scale_factor_spatial=16,
-    )
+    latents = {"z_dim": 4, "latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [0.5, 1.0, 1.5, 2.0]}
+    vae = seeded(AutoencoderKLWan, **VIDEO_VAE | latents | {"dim_mult": [1, 1, 1]})
     audio_vae = seeded(
         MMAudioVAE,
         mel_bins=16,

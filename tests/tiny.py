@@ -8,7 +8,7 @@ import functools
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, MMAudioVAE
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, MMAudioVAE, MMAudioVocoder
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.normalizers import Lowercase
@@ -50,6 +50,10 @@ def seeded(make, *args, **kwargs):
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.1)
     return model.eval()
+
+
+# A transformer with context tokens, and with windows within the tiny clip.
+FULL = {"num_context_tokens": 4, "cross_modal_window": 1, "audio_cross_modal_window": 1}
 
 
 def tiny_transformer(**config) -> DualBranchTransformer:
@@ -112,6 +116,18 @@ def tiny_vocoder() -> GriffinLimVocoder:
     return GriffinLimVocoder(SAMPLING_RATE, N_FFT, HOP_LENGTH, MEL_BINS, num_iterations=4, num_inversion_steps=4)
 
 
+def tiny_trained_vocoder() -> MMAudioVocoder:
+    return seeded(
+        MMAudioVocoder,
+        num_mels=MEL_BINS,
+        upsample_initial_channel=16,
+        upsample_rates=(8, 8),
+        upsample_kernel_sizes=(16, 16),
+        resblock_kernel_sizes=(3,),
+        resblock_dilation_sizes=((1,),),
+    )
+
+
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {word: index for index, word in enumerate(("<pad>", "</s>", "<unk>", *WORDS))}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
@@ -130,18 +146,24 @@ def tiny_text_encoder() -> UMT5EncoderModel:
     return seeded(UMT5EncoderModel, config)
 
 
+def tiny_language_model(**config) -> dict:
+    """Configuration of a planner's language model."""
+    return {
+        "vocab_size": 3 + len(WORDS),
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "max_position_embeddings": 256,
+        **config,
+    }
+
+
 def tiny_planner(**config) -> VAPlannerModel:
     defaults = {
-        "language_model_config": {
-            "vocab_size": 3 + len(WORDS),
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "head_dim": 8,
-            "max_position_embeddings": 256,
-        },
+        "language_model_config": tiny_language_model(),
         "video_dim": VIDEO_PLAN_DIM,
         "audio_dim": AUDIO_PLAN_DIM,
         "keyframe_rate": KEYFRAME_RATE,
@@ -162,14 +184,11 @@ def tiny_plan_checker() -> PlanChecker:
 
 def tiny_cue_parts(tied: bool = False) -> dict[str, VAPlannerModel | PreTrainedTokenizerFast]:
     """A planner that writes cues, and its tokenizer, as parts of a pipeline. The head may be `tied` to the embeddings."""
-    tokenizer, base = tiny_tokenizer(), tiny_planner().config
+    tokenizer = tiny_tokenizer()
     first = add_timestamps(tokenizer, 20, FRAME_RATE)
-    language_model = {
-        **base.language_model_config,
-        "vocab_size": len(tokenizer),
-        "eos_token_id": tokenizer.eos_token_id,
-        "tie_word_embeddings": tied,
-    }
+    language_model = tiny_language_model(
+        vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, tie_word_embeddings=tied
+    )
     planner = tiny_planner(
         language_model_config=language_model, first_timestamp_id=first, num_timestamps=20, timestamp_rate=FRAME_RATE
     )

@@ -31,6 +31,9 @@ def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(own, polic
     assert run("--help") == 0 and os.environ["OMP_WAIT_POLICY"] == policy
 
 
+CLIP = ["generate", PROMPT, "-o", "clip.mp4"]
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -41,43 +44,28 @@ def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(own, polic
         (["generate", PROMPT, "-o", "clip.gif"], "clip.gif ends in '.gif'"),
         (["generate", PROMPT, "-o", "no/folder/clip.mp4"], "no/folder is not a folder"),
         (["generate", PROMPT, "-o", "clip.wav", "--only", "video"], "clip.wav ends in '.wav'"),
-        (
-            ["generate", PROMPT, "-o", "clip.mp4", "--only", "sound"],
-            "--only sound is no modality: give video or audio",
-        ),
-        (
-            ["generate", PROMPT, "-o", "c.mp4", "--only", "audio", "--sheet", "c.png"],
-            "--sheet draws picture and sound",
-        ),
-        (["generate", PROMPT, "-o", "clip.mp4", "--sheet", "clip.mp4"], "clip.mp4 ends in '.mp4'"),
-        (["generate", PROMPT, "-o", "clip.mp4", "--steps", "0"], "'--steps'"),
-        (["generate", PROMPT, "-o", "clip.mp4", "--seed", "one"], "'--seed'"),
-        (
-            ["generate", PROMPT, "-o", "clip.mp4", "--seed", str(2**64)],
-            f"--seed {2**64} is not between 0 and 2**64 - 1",
-        ),
+        ([*CLIP, "--only", "sound"], "--only sound is no modality: give video or audio"),
+        ([*CLIP, "--only", "audio", "--sheet", "c.png"], "--sheet draws picture and sound"),
+        ([*CLIP, "--sheet", "clip.mp4"], "clip.mp4 ends in '.mp4'"),
+        ([*CLIP, "--steps", "0"], "'--steps'"),
+        ([*CLIP, "--seed", "one"], "'--seed'"),
+        ([*CLIP, "--seed", str(2**64)], f"--seed {2**64} is not between 0 and 2**64 - 1"),
         (["stage", "-o", "scenes", "--seed", "-1"], "--seed -1 is not between 0 and 2**64 - 1"),
         (["generate", "caf\udce9", "-o", "clip.mp4"], r"PROMPT holds bytes that are not UTF-8: 'caf\udce9'"),
-        (["generate", PROMPT, "-o", "c.mp4", "--negative-prompt", "\ud800"], "--negative-prompt holds bytes"),
-        (["generate", PROMPT, "-o", "clip.mp4", "--no-plan", "--plan", "x"], "exclude each other"),
-        (["generate", PROMPT, "-o", "clip.mp4", "--plan", "missing.safetensors"], "missing.safetensors"),
-        (["generate", PROMPT, "-o", "clip.mp4", "--save-plan", "plan.pt"], "plan.pt ends in '.pt'"),
-        (["generate", PROMPT, "-o", "c.mp4", "--no-plan", "--save-plan", "p.safetensors"], "leave --no-plan and"),
-        (
-            ["generate", PROMPT, "-o", "clip.mp4", "--recipe", "cheap"],
-            "--recipe cheap is not known: choose one of gpu, ",
-        ),
-        (["generate", PROMPT, "-o", "clip.mp4", "--image", "missing.png"], "missing.png is not a file"),
-        (["generate", PROMPT, "-o", "clip.mp4", "--model", "nowhere"], "nowhere is neither a folder nor a Hub id"),
-        (["generate", PROMPT, "-o", "clip.mp4", "--model", "."], "model_index.json"),
-        (
-            ["generate", PROMPT, "-o", "clip.mp4", "--model", "baton-11b"],
-            "conversion_scripts/convert_ovi_to_diffusers.py",
-        ),
+        ([*CLIP, "--negative-prompt", "\ud800"], "--negative-prompt holds bytes"),
+        ([*CLIP, "--no-plan", "--plan", "x"], "exclude each other"),
+        ([*CLIP, "--plan", "missing.safetensors"], "missing.safetensors"),
+        ([*CLIP, "--save-plan", "plan.pt"], "plan.pt ends in '.pt'"),
+        ([*CLIP, "--no-plan", "--save-plan", "p.safetensors"], "leave --no-plan and"),
+        ([*CLIP, "--recipe", "cheap"], "--recipe cheap is not known: choose one of gpu, "),
+        ([*CLIP, "--image", "missing.png"], "missing.png is not a file"),
+        ([*CLIP, "--model", "nowhere"], "nowhere is neither a folder nor a Hub id"),
+        ([*CLIP, "--model", "."], "model_index.json"),
+        ([*CLIP, "--model", "baton-11b"], "conversion_scripts/convert_ovi_to_diffusers.py"),
         (["evaluate", "--model", "baton-11b"], "holds configurations without weights"),
         (["stage", "-o", "scenes", "--tier", "easy"], "easy"),
         (["evaluate", "--json", "no/folder/scores.json"], "no/folder is not a folder"),
-        (["generate", PROMPT, "-o", "clip.mp4", "--guidance", "strong"], "choose one of none, text, "),
+        ([*CLIP, "--guidance", "strong"], "choose one of none, text, "),
         (["evaluate", "--codec-only", "--no-plan"], "exclude"),
         (["evaluate", "--codec-only", "--direction", "v2a"], "--codec-only generates nothing"),
         (["evaluate", "--direction", "t2v"], "`direction` is 't2v'"),

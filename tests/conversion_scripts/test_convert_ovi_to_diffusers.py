@@ -403,7 +403,7 @@ def test_wrong_files_are_refused_by_their_first_key(script, files, tmp_path):
     folder, _, _ = files
 
     def message(**changes):
-        return refused(script, *arguments(folder, tmp_path / "out", **changes))
+        return refused(script, *arguments(folder, tmp_path / "deep" / "out", **changes))
 
     assert "lacks 'video_model.patch_embedding.weight'" in message(
         transformer=folder / "Wan2.2_VAE.pth", variant="960x960_5s"
@@ -429,7 +429,7 @@ def test_wrong_files_are_refused_by_their_first_key(script, files, tmp_path):
     vae["decoder.head.2.bias"] = vae["decoder.head.2.bias"][:-1]
     torch.save(vae, truncated)
     assert "'decoder.head.2.bias' has shape (11,), but must have (12,)" in message(vae=truncated)
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "deep").exists()
 
 
 def test_a_folder_in_use_is_left_alone(script, files, converted):

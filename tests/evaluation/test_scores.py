@@ -111,22 +111,25 @@ def test_the_truth_scores_full_marks_and_shuffled_prompts_do_not(examples):
     assert not pipe.calls[-1]["use_plan"]
 
 
-def test_what_cannot_be_evaluated_is_refused(examples):
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"plan": "oracle"}, "`plan` is 'oracle'"),
+        ({"direction": "t2v"}, "`direction` is 't2v': choose one of .*'v2a'"),
+        ({"direction": "v2a", "given_from": "disk"}, "`given_from` is 'disk': choose one of"),
+        ({"given_from": "mp4"}, "in the direction t2av nothing is given"),
+        ({"cues": "spoken"}, "`cues` is 'spoken': choose one of"),
+        ({"plan": "none", "cues": "none"}, "`cues` is 'none', but no planner"),
+        ({"shuffle_prompts": True}, "the simple tier has one scene"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(examples, settings, message):
+    with pytest.raises(ValueError, match=message):
+        generated_clips(Renderer(examples), examples[2:], **settings)
+
+
+def test_plans_need_a_planner(examples):
     pipe = Renderer(examples)
-    with pytest.raises(ValueError, match="`plan` is 'oracle'"):
-        generated_clips(pipe, examples, plan="oracle")
-    with pytest.raises(ValueError, match="`direction` is 't2v': choose one of .*'v2a'"):
-        generated_clips(pipe, examples, direction="t2v")
-    with pytest.raises(ValueError, match="`given_from` is 'disk': choose one of"):
-        generated_clips(pipe, examples, direction="v2a", given_from="disk")
-    with pytest.raises(ValueError, match="in the direction t2av nothing is given"):
-        generated_clips(pipe, examples, given_from="mp4")
-    with pytest.raises(ValueError, match="`cues` is 'spoken': choose one of"):
-        generated_clips(pipe, examples, cues="spoken")
-    with pytest.raises(ValueError, match="`cues` is 'none', but no planner"):
-        generated_clips(pipe, examples, plan="none", cues="none")
-    with pytest.raises(ValueError, match="the simple tier has one scene"):
-        generated_clips(pipe, examples[2:], shuffle_prompts=True)
     pipe.planner = None
     with pytest.raises(ValueError, match="no planner"):
         generated_clips(pipe, examples)

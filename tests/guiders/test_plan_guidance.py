@@ -2,15 +2,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
+from diffusers import WanTransformer3DModel
 from diffusers.guiders import ClassifierFreeGuidance
 from diffusers.modular_pipelines import ComponentSpec
 from diffusers.modular_pipelines.modular_pipeline import BlockState
 from diffusers.modular_pipelines.wan.denoise import WanLoopDenoiser
 
 from baton_diffusers.guiders import JOINT, NO_PLAN, NO_TEXT, UNCONDITIONAL, PlanGuidance, combine, required_anchors
-
-from .conftest import GuidedPipeline
 
 
 VIDEO_SHAPE = (2, 3, 4, 5, 6)  # (batch_size, num_channels, num_frames, height, width)
@@ -193,13 +191,3 @@ def test_saved_and_loaded_it_guides_the_same(predict, tmp_path):
     assert {name: guider.new(guidance_scale=7.0).config[name] for name in SETTINGS} == SETTINGS | {
         "guidance_scale": 7.0
     }
-
-
-def test_a_pipeline_saves_and_loads_it_as_a_component(tmp_path):
-    settings = SETTINGS | {"guidance_scale": 2.0, "enabled": False}
-    pipe = GuidedPipeline(PlanGuidance(**SETTINGS), PlanGuidance(**settings), FlowMatchEulerDiscreteScheduler())
-    pipe.save_pretrained(tmp_path)
-    loaded = GuidedPipeline.from_pretrained(tmp_path)
-    for guider, expected in ((loaded.guider, SETTINGS), (loaded.audio_guider, settings)):
-        assert type(guider) is PlanGuidance
-        assert {name: guider.config[name] for name in SETTINGS} == expected

@@ -12,6 +12,8 @@ from baton_diffusers.guiders import (
     UNCONDITIONAL,
     Anchor,
     ForwardPasses,
+    PlanGuidance,
+    SyncGuidance,
     check_guiders,
     num_forward_passes,
     passes_of_steps,
@@ -73,9 +75,19 @@ def test_a_new_one_has_the_same_settings_however_they_were_given(name):
         assert settings(guider.new(guidance_rescale=0.25)) == settings(guider) | {"guidance_rescale": 0.25}
 
 
-@pytest.mark.parametrize("name", ANCHORS)
-def test_a_pipeline_saves_and_loads_it(name, tmp_path, step):
-    pair = preset(name)
+OTHERS = {"guidance_scale": 2.0, "guidance_rescale": 0.3, "start": 0.1, "stop": 0.9, "skip_layers": (1,)}
+PAIRS = {
+    **{name: preset(name) for name in ANCHORS},
+    "other settings": {"guider": PlanGuidance(**OTHERS, enabled=False), "audio_guider": PlanGuidance(**OTHERS)},
+    "clean streams that read": {
+        "guider": SyncGuidance(2.5, clean_reads=True, **OTHERS),
+        "audio_guider": SyncGuidance(1.5, modality="audio", clean_reads=True, **OTHERS),
+    },
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+def test_a_pipeline_saves_and_loads_it(pair, tmp_path, step):
     GuidedPipeline(**pair, scheduler=FlowMatchEulerDiscreteScheduler()).save_pretrained(tmp_path)
     loaded = GuidedPipeline.from_pretrained(tmp_path)
     for role, guider in pair.items():

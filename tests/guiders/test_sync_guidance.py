@@ -1,13 +1,10 @@
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 
 from baton_diffusers.guiders import (
     JOINT,
     MUTE,
     STATIC,
-    UNCONDITIONAL,
-    Anchor,
     ForwardPasses,
     PlanGuidance,
     SyncGuidance,
@@ -17,8 +14,6 @@ from baton_diffusers.guiders import (
     num_forward_passes,
     required_anchors,
 )
-
-from .conftest import GuidedPipeline
 
 
 def at_first_step(guider):
@@ -139,16 +134,3 @@ def test_the_modality_must_be_that_of_the_guider():
 def test_scales_out_of_range_are_refused(scale):
     with pytest.raises(ValueError, match=f"sync_guidance_scale.*{scale}.*negative prompt"):
         SyncGuidance(scale)
-
-
-def test_a_pipeline_saves_and_loads_it(tmp_path, step):
-    settings = {"guidance_scale": 2.0, "clean_reads": True, "guidance_rescale": 0.3}
-    guider = SyncGuidance(2.5, **settings)
-    audio_guider = SyncGuidance(1.5, modality="audio", **settings)
-    GuidedPipeline(guider, audio_guider, FlowMatchEulerDiscreteScheduler()).save_pretrained(tmp_path)
-    loaded = GuidedPipeline.from_pretrained(tmp_path)
-    assert required_anchors(loaded.audio_guider) == (JOINT, UNCONDITIONAL, Anchor(static=True, clean_reads=True))
-    for velocity, expected in zip(
-        step.guide(loaded.guider, loaded.audio_guider), step.guide(guider, audio_guider), strict=True
-    ):
-        assert torch.equal(velocity, expected)

@@ -9,8 +9,7 @@ from torch._dynamo.testing import CompileCounter
 
 from baton_diffusers.models.cache_dual_branch import CleanStream
 
-from ..tiny import AUDIO_LATENTS, random_plan, tiny_transformer
-from .test_cross_modal_attention import FULL
+from ..tiny import AUDIO_LATENTS, FULL, random_plan, tiny_transformer
 from .test_transformer_dual_branch import BATCH_SIZE, NUM_TOKENS, count_calls, make_inputs, run
 
 

@@ -9,8 +9,7 @@ from diffusers import ContextParallelConfig
 
 from baton_diffusers.models.cache_dual_branch import CleanStream
 
-from ..tiny import AUDIO_CHANNELS, random_plan, tiny_transformer
-from .test_cross_modal_attention import FULL
+from ..tiny import AUDIO_CHANNELS, FULL, random_plan, tiny_transformer
 from .test_transformer_dual_branch import BATCH_SIZE, NUM_TOKENS, differ, make_inputs, run
 
 

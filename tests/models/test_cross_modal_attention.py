@@ -8,18 +8,12 @@ from peft import LoraConfig
 from baton_diffusers import coordinates
 from baton_diffusers.models import attention_dual_branch
 from baton_diffusers.models.attention_dual_branch import FusionAttention, group_windows
-from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
 
-from ..tiny import random_plan, seeded, tiny_transformer
+from ..tiny import FULL, random_plan, seeded, tiny_transformer
 from .test_transformer_dual_branch import BATCH_SIZE, assert_close, assert_equal, differ, make_inputs, run
 
 
 DIM, HEADS = 24, 2
-FULL = {
-    "num_context_tokens": 4,
-    "cross_modal_window": 1,
-    "audio_cross_modal_window": 1,
-}  # each window within the tiny clip
 SWITCHES = [("video_reads_audio", 0, "audio_hidden_states"), ("audio_reads_video", 1, "hidden_states")]
 
 
@@ -323,28 +317,7 @@ def test_fresh_context_tokens_disturb_a_trained_checkpoint_little(inputs):
         assert (found - expected).norm() < 0.5 * (without - expected).norm()
 
 
-# Training, saving, features of diffusers
-
-
-def test_gradient_checkpointing_gives_the_same_gradients(inputs):
-    model, plan = tiny_transformer(**FULL), random_plan(BATCH_SIZE)
-    gradients = []
-    for checkpointing in (False, True):
-        if checkpointing:
-            model.enable_gradient_checkpointing()
-        model.zero_grad()
-        reads, mirror = torch.tensor([True, False]), torch.tensor([False, True])
-        output = model(**inputs, plan=plan, video_reads_audio=reads, audio_reads_video=mirror)
-        (output.sample.square().mean() + output.audio_sample.square().mean()).backward()
-        gradients.append([parameter.grad for parameter in model.parameters()])
-        assert all(gradient is not None and gradient.any() for gradient in gradients[-1])
-    assert_close(*gradients, atol=1e-7)
-
-
-def test_a_saved_model_is_loaded_with_its_context_tokens_and_windows(transformer, inputs, tmp_path):
-    transformer.save_pretrained(tmp_path)
-    loaded = DualBranchTransformer.from_pretrained(tmp_path)
-    assert_equal(run(loaded, inputs), run(transformer, inputs))
+# Features of diffusers
 
 
 def test_lora_adapts_what_the_context_tokens_pass(inputs):
@@ -353,29 +326,6 @@ def test_lora_adapts_what_the_context_tokens_pass(inputs):
     model.add_adapter(LoraConfig(r=2, target_modules=["to_k_fusion", "to_v_fusion"], init_lora_weights=False))
     after = run(model, inputs, video_reads_audio=False, audio_reads_video=False)
     assert differ(after[0], before[0]) and differ(after[1], before[1])
-
-
-def test_in_half_precision(inputs):
-    model = tiny_transformer(**FULL)
-    reads = torch.tensor([True, False])
-    expected = run(model, inputs, video_reads_audio=reads)
-    found = run(model.to(torch.bfloat16), make_inputs(dtype=torch.bfloat16), video_reads_audio=reads)
-    assert {modality.dtype for modality in found} == {torch.bfloat16}
-    assert_close([modality.float() for modality in found], expected, atol=0.1)
-
-
-@pytest.mark.slow
-def test_a_block_compiles_without_a_graph_break(inputs):
-    model = tiny_transformer(num_layers=2, **FULL)
-    reads, mirror = torch.tensor([True, False]), torch.tensor([False, True])
-    routes = [
-        {"video_reads_audio": reads, "audio_reads_video": mirror},
-        {"video_reads_audio": False, "audio_reads_video": True},
-    ]
-    expected = [run(model, inputs, **route) for route in routes]
-    model.compile_repeated_blocks(fullgraph=True, backend="aot_eager")
-    for route, wanted in zip(routes, expected, strict=True):
-        assert_close(run(model, inputs, **route), wanted)
 
 
 @pytest.mark.slow
@@ -412,18 +362,3 @@ def test_visibilities_that_mean_nothing_are_refused(transformer, inputs, switch,
         ValueError, match=rf"`{switch}` is {found}, but must be a bool or a bool tensor of shape \(2,\)"
     ):
         transformer(**inputs, **{switch: value})
-
-
-@pytest.mark.parametrize(
-    "config, message",
-    [
-        ({"num_context_tokens": -1}, "`num_context_tokens` is -1: use 0"),
-        ({"cross_modal_window": 3}, r"`audio_cross_modal_window` is None: give both \(TARP: 3 and 1\) or neither"),
-        ({"audio_cross_modal_window": 1}, "`cross_modal_window` is None and `audio_cross_modal_window` is 1"),
-        ({"cross_modal_window": 0, "audio_cross_modal_window": 1}, "`cross_modal_window` is 0: use at least 1"),
-        ({"cross_modal_window": 3, "audio_cross_modal_window": 2}, "`audio_cross_modal_window` is 2.*use 1, 3, 5"),
-    ],
-)
-def test_configurations_that_mean_nothing_are_refused(config, message):
-    with pytest.raises(ValueError, match=message):
-        tiny_transformer(**config)

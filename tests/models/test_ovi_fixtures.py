@@ -132,10 +132,15 @@ def test_a_file_that_is_not_ovis_is_refused_by_its_first_key(tmp_path):
     assert "unexpected 'video_model.img_emb.bias'" in refusal({**state, "video_model.img_emb.bias": torch.zeros(1)})
     wan = {k.removeprefix("video_model."): t for k, t in state.items() if k.startswith("video_model.")}
     assert "lacks 'video_model.patch_embedding.weight'" in refusal(wan)
+    assert "keys that begin with 'video_model.' and 'audio_model.'" in refusal(wan)
+    five_exponent_bits = {k: t if "norm" in k or "bias" in k else t.to(torch.float8_e5m2) for k, t in state.items()}
+    assert "tensors of type 'F8_E5M2', which is not supported" in refusal(five_exponent_bits)
 
-    file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="model.safetensors is truncated or corrupt"):
-        DualBranchTransformer.from_single_file(file, **untold)
+    whole = file.read_bytes()
+    for part in (whole[:-100], whole[:4], b""):
+        file.write_bytes(part)
+        with pytest.raises(ValueError, match="model.safetensors is truncated or corrupt"):
+            DualBranchTransformer.from_single_file(file, **untold)
     with pytest.raises(ValueError, match="missing.safetensors is not a file"):
         DualBranchTransformer.from_single_file(tmp_path / "missing.safetensors")
 

@@ -18,7 +18,16 @@ from peft import LoraConfig
 from baton_diffusers.memory import LiveTensors
 from baton_diffusers.models.transformer_dual_branch import DualBranchTransformer
 
-from ..tiny import AUDIO_CHANNELS, AUDIO_LATENTS, LATENT_CHANNELS, LATENTS, TEXT_DIM, random_plan, tiny_transformer
+from ..tiny import (
+    AUDIO_CHANNELS,
+    AUDIO_LATENTS,
+    FULL,
+    LATENT_CHANNELS,
+    LATENTS,
+    TEXT_DIM,
+    random_plan,
+    tiny_transformer,
+)
 
 
 BATCH_SIZE, NUM_TOKENS = 2, 3 * 2 * 2
@@ -314,16 +323,19 @@ def test_ends_of_steps_that_do_not_fit_are_refused(transformer, flow_map, inputs
         run(flow_map, inputs, **{**ends(), "next_timestep": torch.zeros(2, 3)})
 
 
-def test_gradient_checkpointing_gives_the_same_gradients(inputs):
-    model, plan = tiny_transformer(), random_plan(BATCH_SIZE)
+@pytest.mark.parametrize("config", [{}, FULL])
+def test_gradient_checkpointing_gives_the_same_gradients(inputs, config):
+    model, plan = tiny_transformer(**config), random_plan(BATCH_SIZE)
+    reads, mirror = torch.tensor([True, False]), torch.tensor([False, True])
     gradients = []
     for checkpointing in (False, True):
         if checkpointing:
             model.enable_gradient_checkpointing()
         model.zero_grad()
-        output = model(**inputs, plan=plan, video_reads_audio=torch.tensor([True, False]))
+        output = model(**inputs, plan=plan, video_reads_audio=reads, audio_reads_video=mirror)
         (output.sample.square().mean() + output.audio_sample.square().mean()).backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
+        assert all(gradient is not None and gradient.any() for gradient in gradients[-1])
     assert_close(*gradients, atol=1e-7)
 
 
@@ -361,11 +373,12 @@ def test_lora_trains_is_scaled_saved_and_loaded(inputs, tmp_path):
 # Loading, dtypes, features of diffusers
 
 
-def test_saved_and_loaded_is_the_model(transformer, inputs, tmp_path):
-    transformer.save_pretrained(tmp_path)
+@pytest.mark.parametrize("config", [{}, FULL])
+def test_saved_and_loaded_is_the_model(inputs, tmp_path, config):
+    model, plan = tiny_transformer(**config), random_plan(BATCH_SIZE)
+    model.save_pretrained(tmp_path)
     loaded = DualBranchTransformer.from_pretrained(tmp_path)
-    plan = random_plan(BATCH_SIZE)
-    assert_equal(run(loaded, inputs, plan=plan), run(transformer, inputs, plan=plan))
+    assert_equal(run(loaded, inputs, plan=plan), run(model, inputs, plan=plan))
 
 
 def test_loaded_in_half_precision_what_is_delicate_stays_in_float32(transformer, inputs, tmp_path):
@@ -396,11 +409,13 @@ def test_loaded_in_half_precision_what_is_delicate_stays_in_float32(transformer,
     assert_close([modality.float() for modality in found], run(transformer, inputs, plan=plan), atol=0.1)
 
 
-def test_cast_as_a_whole_it_runs_in_half_precision(inputs):
-    model, plan = tiny_transformer(), random_plan(BATCH_SIZE)
-    expected = run(model, inputs, plan=plan)
+@pytest.mark.parametrize("config", [{}, FULL])
+def test_cast_as_a_whole_it_runs_in_half_precision(inputs, config):
+    model, given = tiny_transformer(**config), {"plan": random_plan(BATCH_SIZE)}
+    given["video_reads_audio"] = torch.tensor([True, False])
+    expected = run(model, inputs, **given)
     model.to(torch.bfloat16)
-    found = run(model, make_inputs(dtype=torch.bfloat16), plan=plan)
+    found = run(model, make_inputs(dtype=torch.bfloat16), **given)
     assert {modality.dtype for modality in found} == {torch.bfloat16}
     assert_close([modality.float() for modality in found], expected, atol=0.1)
 
@@ -521,16 +536,18 @@ def test_caches_that_would_return_something_wrong_are_refused(inputs, config, me
 
 
 @pytest.mark.slow
-def test_a_block_compiles_without_a_graph_break(inputs):
-    model, plan = tiny_transformer(num_layers=2), random_plan(BATCH_SIZE).masked(torch.tensor([True, False]))
-    reads = torch.tensor([True, False])
-    expected = run(model, inputs, plan=plan, audio_reads_video=reads)
+@pytest.mark.parametrize("config", [{}, FULL])
+def test_a_block_compiles_without_a_graph_break(inputs, config):
+    model, plan = tiny_transformer(num_layers=2, **config), random_plan(BATCH_SIZE)
+    reads, mirror = torch.tensor([True, False]), torch.tensor([False, True])
+    calls = [
+        {"plan": plan.masked(reads), "video_reads_audio": reads, "audio_reads_video": mirror},
+        {"audio_reads_video": False},
+    ]
+    expected = [run(model, inputs, **call) for call in calls]
     model.compile_repeated_blocks(fullgraph=True, backend="aot_eager")
-    assert_close(run(model, inputs, plan=plan, audio_reads_video=reads), expected)
-    assert_close(
-        run(model, inputs, audio_reads_video=False),
-        run(tiny_transformer(num_layers=2), inputs, audio_reads_video=False),
-    )
+    for call, wanted in zip(calls, expected, strict=True):
+        assert_close(run(model, inputs, **call), wanted)
 
 
 # Refusals
@@ -589,6 +606,11 @@ def test_plans_that_do_not_fit_are_refused(transformer, inputs):
         ({"video_plan_dim": None}, "`video_plan_dim` is None and `audio_plan_dim` is 4: give both or neither"),
         ({"audio_latent_min_coverage": 1.0}, "`audio_latent_min_coverage` is 1.0, but must be a share"),
         ({"patch_size": (2, 2, 2)}, r"`patch_size` is \(2, 2, 2\).*use \(1, 2, 2\)"),
+        ({"num_context_tokens": -1}, "`num_context_tokens` is -1: use 0"),
+        ({"cross_modal_window": 3}, r"`audio_cross_modal_window` is None: give both \(TARP: 3 and 1\) or neither"),
+        ({"audio_cross_modal_window": 1}, "`cross_modal_window` is None and `audio_cross_modal_window` is 1"),
+        ({"cross_modal_window": 0, "audio_cross_modal_window": 1}, "`cross_modal_window` is 0: use at least 1"),
+        ({"cross_modal_window": 3, "audio_cross_modal_window": 2}, "`audio_cross_modal_window` is 2.*use 1, 3, 5"),
     ],
 )
 def test_configurations_that_mean_nothing_are_refused(config, message):

@@ -17,17 +17,10 @@ from baton_diffusers.models.va_planner import (
     tokenize_prompts,
 )
 
+from ..tiny import tiny_language_model
 
-LANGUAGE_MODEL = {
-    "vocab_size": 30,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-    "max_position_embeddings": 256,
-}
+
+LANGUAGE_MODEL = tiny_language_model(vocab_size=30)
 CONFIG = {
     "language_model_config": LANGUAGE_MODEL,
     "video_dim": 6,

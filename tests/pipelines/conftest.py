@@ -1,7 +1,7 @@
 import pytest
 
-from ..tiny import tiny_pipeline
-from .calls import forbid
+from ..tiny import tiny_cue_parts, tiny_pipeline
+from .calls import forbid, quiet
 
 
 @pytest.fixture(scope="package")
@@ -20,3 +20,9 @@ def own_pipe():
 def idle_pipe():
     """No layer of any of its models may run."""
     return forbid(tiny_pipeline())
+
+
+@pytest.fixture(scope="module")
+def cue_pipe():
+    """Its planner writes cues."""
+    return quiet(tiny_pipeline(**tiny_cue_parts()))

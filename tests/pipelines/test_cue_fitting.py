@@ -34,11 +34,6 @@ FRAMES, WAVEFORM = random_clip()
 STRIDE = 4
 
 
-@pytest.fixture(scope="module")
-def cue_pipe():
-    return quiet(tiny_pipeline(**tiny_cue_parts()))
-
-
 def given_plan_of(pipe, **given):
     given = read_given(pipe.frame_rate, pipe.sampling_rate, STRIDE, **given)
     return pipe.prepare_given_plan(given, SIZE, SIZE, NUM_FRAMES)

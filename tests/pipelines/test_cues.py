@@ -11,11 +11,6 @@ from ..tiny import DURATION, tiny_cue_parts, tiny_pipeline, tiny_plan_checker
 from .calls import OTHER, PROMPT, assert_same, differ, forbid, make, quiet, record, seeds
 
 
-@pytest.fixture(scope="module")
-def cue_pipe():
-    return quiet(tiny_pipeline(**tiny_cue_parts()))
-
-
 def test_a_clip_follows_the_cues_that_its_planner_wrote(cue_pipe):
     output = make(cue_pipe)
     (sheet,) = output.cues

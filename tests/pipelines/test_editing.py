@@ -18,11 +18,6 @@ SHEET = "red circle left; blue square right <|0.25|> red circle moves <|0.62|> b
 
 
 @pytest.fixture(scope="module")
-def cue_pipe():
-    return quiet(tiny_pipeline(**tiny_cue_parts()))
-
-
-@pytest.fixture(scope="module")
 def plan(cue_pipe):
     return cue_pipe.prepare_plan(PROMPT, cues=[SHEET])
 

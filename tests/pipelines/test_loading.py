@@ -237,7 +237,19 @@ def test_what_is_given_is_not_read(pipe, folder, tmp_path):
 
 
 def entry(name, library, class_name):
-    return lambda folder: change(folder / "model_index.json", **{name: [library, class_name]})
+    return changed("model_index.json", **{name: [library, class_name]})
+
+
+def changed(path, **values):
+    return lambda folder: change(folder / path, **values)
+
+
+def written(path, text):
+    return lambda folder: (folder / path).write_text(text)
+
+
+def removed(path):
+    return lambda folder: (folder / path).unlink()
 
 
 def change(file, **values):
@@ -257,83 +269,60 @@ SPOILT_FOLDERS = {
         entry("planner", "baton_diffusers.nothing", "VAPlannerModel"),
         "baton_diffusers.nothing.VAPlannerModel",
     ),
-    "a class in the folder": (
-        lambda f: change(f / "model_index.json", _class_name=["evil", "Evil"]),
-        "does not name the pipeline",
-    ),
-    "an entry of another form": (lambda f: change(f / "model_index.json", vae=5), "model_index.json is damaged"),
-    "an index cut short": (
-        lambda f: (f / "model_index.json").write_text("{"),
-        "model_index.json is missing or damaged",
-    ),
-    "an index of depth": (
-        lambda f: (f / "model_index.json").write_text("[" * 100_000),
-        "model_index.json is missing or damaged",
-    ),
+    "a class in the folder": (changed("model_index.json", _class_name=["evil", "Evil"]), "does not name the pipeline"),
+    "an entry of another form": (changed("model_index.json", vae=5), "model_index.json is damaged"),
+    "an index cut short": (written("model_index.json", "{"), "model_index.json is missing or damaged"),
+    "an index of depth": (written("model_index.json", "[" * 100_000), "model_index.json is missing or damaged"),
     "another pipeline": (
-        lambda f: (f / "model_index.json").write_text(
-            '{"_class_name": "WanPipeline", "vae": ["diffusers", "AutoencoderKLWan"]}'
-        ),
+        written("model_index.json", '{"_class_name": "WanPipeline", "vae": ["diffusers", "AutoencoderKLWan"]}'),
         "holds a WanPipeline without audio_scheduler, audio_vae, scheduler, transformer, vocoder",
     ),
     "a tokenizer cut short": (
-        lambda f: (f / "tokenizer" / "tokenizer.json").write_text("{"),
+        written("tokenizer/tokenizer.json", "{"),
         "tokenizer/tokenizer.json is missing or damaged",
     ),
     "a tokenizer of nothing": (
-        lambda f: (f / "tokenizer" / "tokenizer.json").write_text("{}"),
+        written("tokenizer/tokenizer.json", "{}"),
         "tokenizer/tokenizer.json holds no tokenizer",
     ),
     "a tokenizer without settings": (
-        lambda f: (f / "planner_tokenizer" / "tokenizer_config.json").write_text("{}"),
+        written("planner_tokenizer/tokenizer_config.json", "{}"),
         "planner_tokenizer/tokenizer_config.json holds no tokenizer",
     ),
     "no folder": (lambda f: shutil.rmtree(f / "vae"), "has no folder 'vae'"),
-    "no configuration": (
-        lambda f: (f / "transformer" / "config.json").unlink(),
-        "transformer/config.json is missing or damaged",
-    ),
+    "no configuration": (removed("transformer/config.json"), "transformer/config.json is missing or damaged"),
     "a scheduler without settings": (
-        lambda f: (f / "scheduler" / "scheduler_config.json").write_text("{}"),
+        written("scheduler/scheduler_config.json", "{}"),
         "scheduler_config.json holds no settings of a FlowMatchEulerDiscreteScheduler",
     ),
     "a guider without settings": (
-        lambda f: (f / "guider" / "guider_config.json").write_text('{"_class_name": "PlanGuidance"}'),
+        written("guider/guider_config.json", '{"_class_name": "PlanGuidance"}'),
         "guider_config.json holds no settings of a PlanGuidance",
     ),
     "a scheduler without one setting": (
-        lambda f: change(f / "scheduler" / "scheduler_config.json", shift=...),
+        changed("scheduler/scheduler_config.json", shift=...),
         "scheduler_config.json lacks `shift` of a FlowMatchEulerDiscreteScheduler, which diffusers",
     ),
-    "a guider of no file": (
-        lambda f: (f / "guider" / "guider_config.json").unlink(),
-        "guider_config.json is missing or damaged",
-    ),
+    "a guider of no file": (removed("guider/guider_config.json"), "guider_config.json is missing or damaged"),
     "a vocoder without settings": (
-        lambda f: (f / "vocoder" / "config.json").write_text("{}"),
+        written("vocoder/config.json", "{}"),
         "vocoder/config.json holds no settings of a GriffinLimVocoder",
     ),
     "another scheduler's settings": (
-        lambda f: change(f / "scheduler" / "scheduler_config.json", _class_name="UniPCMultistepScheduler"),
+        changed("scheduler/scheduler_config.json", _class_name="UniPCMultistepScheduler"),
         "is of a UniPCMultistepScheduler, but model_index.json names a FlowMatchEulerDiscreteScheduler",
     ),
-    "a configuration of words": (
-        lambda f: change(f / "transformer" / "config.json", num_layers="many"),
-        "does not describe a Dual",
-    ),
+    "a configuration of words": (changed("transformer/config.json", num_layers="many"), "does not describe a Dual"),
     "a billion layers": (
-        lambda f: change(f / "transformer" / "config.json", num_layers=10**9),
+        changed("transformer/config.json", num_layers=10**9),
         "`num_layers` of 1000000000, but the weights beside it are only",
     ),
     "layers of a billion": (
-        lambda f: change(f / "transformer" / "config.json", ffn_dim=10**9),
+        changed("transformer/config.json", ffn_dim=10**9),
         "`ffn_dim` of 1000000000, but the weights beside it are only",
     ),
-    "fewer layers": (
-        lambda f: change(f / "transformer" / "config.json", num_layers=1),
-        r"unexpected 'blocks.1.*' and \d+ more",
-    ),
-    "more layers": (lambda f: change(f / "text_encoder" / "config.json", num_layers=3), "lacks 'encoder.block.2"),
+    "fewer layers": (changed("transformer/config.json", num_layers=1), r"unexpected 'blocks.1.*' and \d+ more"),
+    "more layers": (changed("text_encoder/config.json", num_layers=3), "lacks 'encoder.block.2"),
     "a pickle": (
         lambda f: (f / "vae" / "diffusion_pytorch_model.safetensors").rename(
             f / "vae" / "diffusion_pytorch_model.bin"

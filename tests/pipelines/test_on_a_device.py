@@ -23,7 +23,7 @@ from ..tiny import (
     tiny_pipeline,
     tiny_transformer,
 )
-from .calls import PROMPT, seeds
+from .calls import PROMPT, quiet, seeds
 
 
 pytestmark = pytest.mark.apart
@@ -156,38 +156,34 @@ def test_a_film_reads_nothing_within_the_loop():
     check_film(tiny_pipeline(), [Shot(PROMPT, 1.5)], [2], num_inference_steps=1)
 
 
-@pytest.mark.slow  # a minute
-def test_films_are_made_in_windows_of_full_size():
+def full_size(*settings):
+    """The pipeline of the configuration of full size, with weights that hold no numbers."""
     models, config = load_components("baton-11b")
     tokenizer = AutoTokenizer.from_pretrained(default_checkpoint() / "tokenizer")
-    pipe = BatonPipeline(
-        **{name: models[name] for name in COMPONENTS},
-        tokenizer=tokenizer,
-        planner_tokenizer=tokenizer,
-        scheduler=unipc(),
-        audio_scheduler=unipc(),
-        **{name: config[name] for name in ("max_sequence_length", "negative_prompt", "prompt_form", "num_frames")},
+    return quiet(
+        BatonPipeline(
+            **{name: models[name] for name in COMPONENTS},
+            tokenizer=tokenizer,
+            planner_tokenizer=tokenizer,
+            scheduler=unipc(),
+            audio_scheduler=unipc(),
+            **{name: config[name] for name in ("max_sequence_length", "negative_prompt", "prompt_form", *settings)},
+        )
     )
-    pipe.set_progress_bar_config(disable=True)
+
+
+@pytest.mark.slow  # a minute
+def test_films_are_made_in_windows_of_full_size():
+    pipe = full_size("num_frames")
     shots = [Shot(PROMPT, 19), Shot("a star", 19, cut=True)]
     film = check_film(pipe, shots, [2, 2], height=96, width=160, num_inference_steps=2)
-    assert film.windows[0][0].num_frames == config["num_frames"]
+    assert film.windows[0][0].num_frames == pipe.config.num_frames == 241
 
 
 @pytest.mark.slow  # 15 s each
 @pytest.mark.parametrize("given", [{}, {"image": FRAMES[0]}, {"video": FRAMES}, {"audio": WAVEFORM}], ids=" ".join)
 def test_the_configuration_of_full_size_runs_whole(given):
-    models, config = load_components("baton-11b")
-    tokenizer = AutoTokenizer.from_pretrained(default_checkpoint() / "tokenizer")
-    pipe = BatonPipeline(
-        **{name: models[name] for name in COMPONENTS},
-        tokenizer=tokenizer,
-        planner_tokenizer=tokenizer,
-        scheduler=unipc(),
-        audio_scheduler=unipc(),
-        **{name: config[name] for name in ("max_sequence_length", "negative_prompt", "prompt_form")},
-    )
-    pipe.set_progress_bar_config(disable=True)
+    pipe = full_size()
     size = {"height": 96, "width": 160, "num_inference_steps": 2}
     rates = {"video_frame_rate": NUM_FRAMES / DURATION} if "video" in given else {}
     check(

@@ -18,21 +18,14 @@ from ..tiny import (
     SAMPLING_RATE,
     random_clip,
     random_plan,
-    tiny_cue_parts,
-    tiny_pipeline,
 )
-from .calls import PROMPT, make, quiet, record, seeds
+from .calls import PROMPT, make, record, seeds
 
 
 SHEET = "red circle left; blue square right <|0.25|> red circle moves <|1.00|> blue square jumps"
 FIRST, LAST = 3, 7  # frames of the span
 START, END = FIRST / FRAME_RATE, LAST / FRAME_RATE
 SAMPLES = slice(int(START * SAMPLING_RATE), int(END * SAMPLING_RATE))
-
-
-@pytest.fixture(scope="module")
-def cue_pipe():
-    return quiet(tiny_pipeline(**tiny_cue_parts()))
 
 
 @pytest.fixture(scope="module", params=["pt", "pil"])

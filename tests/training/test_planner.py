@@ -29,6 +29,7 @@ from baton_diffusers.training.planner import (
 )
 from baton_diffusers.training.trainer import Trainer
 from tests import stage_parts
+from tests.tiny import tiny_language_model
 
 
 @pytest.fixture(scope="module")
@@ -57,17 +58,8 @@ def cue_tokenizer():
 
 def make_planner(tokenizer, **config):
     torch.manual_seed(0)
-    language_model = {
-        "vocab_size": len(tokenizer),
-        "eos_token_id": tokenizer.eos_token_id,
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "max_position_embeddings": 512,
-    }
+    tokens = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "max_position_embeddings": 512}
+    language_model = tiny_language_model(**tokens, num_hidden_layers=1, num_key_value_heads=2)
     return VAPlannerModel(
         language_model,
         video_dim=8,

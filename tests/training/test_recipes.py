@@ -26,6 +26,7 @@ from baton_diffusers.training.trainer import Trainer
 from baton_diffusers.training.transformer import build_transformer
 from tests import stage_parts
 from tests.odd_clips import ODD_CLIPS, write_odd_clips, write_stage_clips
+from tests.tiny import tiny_language_model
 
 
 STEPS = 120
@@ -47,16 +48,14 @@ def tokenizer():
 
 def make_planner(tokenizer):
     torch.manual_seed(0)
-    language_model = {
-        "vocab_size": len(tokenizer),
+    sizes = {
         "hidden_size": 32,
         "intermediate_size": 64,
         "num_hidden_layers": 1,
-        "num_attention_heads": 2,
         "num_key_value_heads": 2,
         "head_dim": 16,
-        "max_position_embeddings": 512,
     }
+    language_model = tiny_language_model(vocab_size=len(tokenizer), max_position_embeddings=512, **sizes)
     return VAPlannerModel(
         language_model,
         video_dim=8,
