@@ -12,7 +12,8 @@ from scipy.ndimage import uniform_filter
 from .films import SHOT_FRAMES, SHOT_SECONDS, FilmScene, callbacks
 from .hearing import HOP, Sound, hear, stray_sounds
 from .prompts import Prompt
-from .scene import EVENTS, FLOOR, FRAME_RATE, SAMPLING_RATE, VERBS, Actor
+from .scene import EVENTS, FLOOR, FRAME_RATE, HOLD, SAMPLING_RATE, VERBS, Actor
+from .scene import JUMP as JUMP_FRAMES
 from .scoring import ClipScore, Fact, judge, recognise, runs_of
 from .sight import WALL_ROWS, Sight, find_cast, follow, interpret
 from .sound import event_sound
@@ -34,6 +35,7 @@ JUMP_PATCH, JUMP = (
     9,
     24.0,
 )  # pixels; change of the mean over a patch, in grey levels, that the cast does not explain
+REACH = 14  # pixels to both sides of an actor that acts, in which a change belongs to its act: half its width and half a patch
 LEAP = 1.5  # pixels: the motion within a frame of an actor that nobody hits
 QUIET_PART = 160  # samples over which loudness is measured
 QUIET_SPAN = 16000  # samples to both sides of a seam whose background is compared
@@ -252,15 +254,15 @@ class FilmScorer:
         noise = _middle(loudness[spoken // QUIET_PART : (spoken + SHOT_FRAMES * SAMPLES_A_FRAME) // QUIET_PART])
         gain = _gain(samples, [replace(sound, time=sound.time - offset) for sound in sounds])
         self._measure(shot, frames[within], explained[within], noise, gain)
-        leaps = _leaps(
-            cast, tracks, [s for s in interpret(frames, cast, tracks, explained).sights if s.target is not None]
-        )
+        acts = interpret(frames, cast, tracks, explained).sights
+        leaps = _leaps(cast, tracks, [act for act in acts if act.target is not None])
+        idle = _idle(tracks, acts, frames.shape)
         rest = frames - explained
         for times, found in ((self.seams, self._seams), (self.elsewhere, self._elsewhere)):
             for time in times:
                 if start <= time * FRAME_RATE < end:
                     at = time * FRAME_RATE - low, time - in_film - offset
-                    found.append(_seam(time, rest, leaps, at[0], samples, at[1], loudness))
+                    found.append(_seam(time, rest, idle, leaps, at[0], samples, at[1], loudness))
         keep = max(end - FRAME_RATE, 0)
         self._frames = self._frames[keep - self._first :]
         self._samples = self._samples[(keep - self._first) * SAMPLES_A_FRAME :]
@@ -434,22 +436,38 @@ def _leaps(cast: Sequence[Actor], tracks: Sequence, hits: Sequence[Sight]) -> np
     return leaps
 
 
+def _idle(tracks: Sequence, acts: Sequence[Sight], shape: tuple[int, ...]) -> np.ndarray:
+    """Where nobody acts, by column, `(frames, width)`: a model draws a jump or a flash less sharply than Stage, so that a piece of it is
+    left over from frame to frame. What becomes of the act itself are facts."""
+    idle, column = np.ones((shape[0], shape[2]), dtype=bool), np.arange(shape[2])
+    for act in acts:
+        verb = next((verb for verb, kind in EVENTS.items() if kind == act.kind), "hit")  # or a box slides
+        instant = round(act.time * FRAME_RATE)
+        first = instant - (1 if verb in ("ring", "say") else JUMP_FRAMES + 1)
+        for frame in range(max(first, 0), min(instant + HOLD[verb] + 2, shape[0])):
+            for number in {act.actor, act.actor if act.target is None else act.target}:
+                idle[frame] &= np.abs(column - tracks[number].x[frame]) > REACH
+    return idle
+
+
 def _seam(
     time: float,
     rest: np.ndarray,
+    idle: np.ndarray,
     leaps: np.ndarray,
     frame: float,
     samples: np.ndarray,
     sound_time: float,
     loudness: np.ndarray,
 ) -> Seam:
-    """What is seen and heard at a seam: `frame` of the picture's `rest`, and `sound_time` of the samples, whose background has this
-    `loudness`."""
+    """What is seen and heard at a seam: `frame` of the picture's `rest`, where nobody acts (`idle`), and `sound_time` of the samples,
+    whose background has this `loudness`."""
     at = round(frame)
     jump = False
     for index in range(max(at - 1, 1), min(at + 2, len(rest))):
         change = uniform_filter(rest[index] - rest[index - 1], (JUMP_PATCH, JUMP_PATCH, 0))
-        jump |= bool(np.linalg.norm(change[: FLOOR + 4], axis=-1).max() > JUMP) or bool(leaps[index] > LEAP)
+        change = np.linalg.norm(change[: FLOOR + 4], axis=-1) * idle[index]
+        jump |= bool(change.max() > JUMP) or bool(leaps[index] > LEAP)
     middle = round(sound_time * SAMPLING_RATE)
     bend = np.abs(np.diff(samples[max(middle - NEAR - BESIDE, 0) : middle + NEAR + BESIDE], n=2))
     near = slice(min(middle - NEAR, BESIDE), min(middle - NEAR, BESIDE) + 2 * NEAR)
