@@ -1,10 +1,10 @@
-"""Cue sheets: text that says who is in a clip and when things happen, as a planner may write it before it plans.
+"""Cue sheets: text that says who is in a clip and when things happen. A planner may write a sheet before it plans.
 
 A sheet is one line of text. It begins with the cast, each member with its place, and goes on with cues, each after a timestamp in
 the form that Whisper made common: `"red box middle; orange face right <|0.50|> red box hits orange face <|1.25|> orange face says
-two"`. Members of the cast are separated by semicolons, and the last word of each is its place. Both parts may be empty. A prompt
-rarely says when and often not where; a clip cannot leave it open. Baton (arXiv:2605.25195) regresses the plan from the prompt
-alone, and a regression answers with the mean over all that is open: sheets, ours, commit to one.
+two"`. Members of the cast are separated by semicolons, and the last word of each is its place. Both parts may be empty. A
+prompt rarely says when things happen, and often not where; a clip needs both. Baton (arXiv:2605.25195) regresses the plan from
+the prompt alone, and a regression averages over everything that the prompt leaves open. A sheet (ours) commits to one choice.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import NamedTuple
 _TIMESTAMP = re.compile(r"<\|([^|]*)\|>")
 _SPEECH = re.compile(r"<S>(.*?)<E>", re.DOTALL)
 
-# What a cue lasts at most, in seconds. A sheet says when a thing begins, not when it ends.
+# The longest that a cue lasts, in seconds. A sheet says when an event begins, not when it ends.
 LONGEST_CUE = 0.5
 _WORDS_PER_SECOND = 2.5  # of English that is spoken
 
@@ -33,7 +33,7 @@ class CastMember(NamedTuple):
 
 
 class Cue(NamedTuple):
-    """What happens at an instant: `time` in seconds from the clip's start, and a few words of `text`."""
+    """An event: its `time` in seconds from the clip's start, and a few words of `text`."""
 
     time: float
     text: str
@@ -52,8 +52,8 @@ class Sheet(NamedTuple):
     # Events
 
     def move(self, event: int, seconds: float, last: int | None = None) -> Sheet:
-        """An event that many seconds later, or earlier if negative; with `last`, all events up to that one, as the bounces of a ball. It
-        takes no others along."""
+        """Moves an event later by some seconds, or earlier if negative. With `last`, moves all events up to that one, such as
+        the bounces of a ball. Other events stay."""
         last = event if last is None else last
         self._cue(event), self._cue(last)
         if last < event:
@@ -62,21 +62,21 @@ class Sheet(NamedTuple):
         return self._replace(cues=_in_order((*self.cues[:event], *moved, *self.cues[last + 1 :])))
 
     def retime(self, event: int, time: float) -> Sheet:
-        """An event at another time in seconds. Where it passes other events, the order changes."""
+        """Sets the time of an event in seconds. If it passes other events, the order changes."""
         return self._with_event(event, self._at(event, time))
 
     def delete(self, event: int) -> Sheet:
-        """Without an event. It closes no gap: the others keep their times."""
+        """Deletes an event. The others keep their times."""
         self._cue(event)
         return self._with_event(event)
 
     def duplicate(self, event: int, seconds: float) -> Sheet:
-        """An event once more, that many seconds after it. It makes no room: other events stay where they are."""
+        """Repeats an event some seconds later. Other events keep their times."""
         cue = self._cue(event)
         return self.add_event(cue.time + seconds, cue.text)
 
     def reword(self, event: int, deed: str) -> Sheet:
-        """What is done, or said, in an event: `reword(1, "says five")`. It cannot change who acts: see [`revoice`]."""
+        """Changes what is done or said in an event: `reword(1, "says five")`. To change who acts, see [`revoice`]."""
         cue, actor = self._cue(event), self.actor_of(event)
         deed = _words(deed)
         if not deed:
@@ -86,7 +86,7 @@ class Sheet(NamedTuple):
         return self._with_event(event, cue._replace(text=deed if actor is None else f"{actor} {deed}"))
 
     def revoice(self, event: int, actor: str) -> Sheet:
-        """An event done, or said, by another actor of the cast. It cannot change what is done: see [`reword`]."""
+        """Gives an event to another actor of the cast. To change what is done, see [`reword`]."""
         cue, before = self._cue(event), self.actor_of(event)
         self._number_of(actor)
         if before is None:
@@ -104,21 +104,21 @@ class Sheet(NamedTuple):
     # Actors
 
     def move_actor(self, actor: str, place: str) -> Sheet:
-        """An actor at a free place. It cannot push another one away: see [`swap`]."""
+        """Moves an actor to a free place. To exchange two actors, see [`swap`]."""
         number = self._number_of(actor)
         self._check_free(place, actor)
         return self._with_actor(number, self.cast[number]._replace(place=place))
 
     def swap(self, actor: str, other: str) -> Sheet:
-        """Two actors, each at the place of the other. They keep their events."""
+        """Exchanges the places of two actors. They keep their events."""
         one, two = self._number_of(actor), self._number_of(other)
         places = self.cast[one].place, self.cast[two].place
         sheet = self._with_actor(one, self.cast[one]._replace(place=places[1]))
         return sheet._with_actor(two, self.cast[two]._replace(place=places[0]))
 
     def recolour(self, actor: str, colour: str) -> Sheet:
-        """An actor in another colour, in all its events too: the first word of its name is exchanged. It cannot change what the
-        actor is."""
+        """Changes the colour of an actor, in all its events too: it replaces the first word of its name. It cannot change the
+        kind of the actor."""
         number = self._number_of(actor)
         name = _words(" ".join([colour, *actor.split()[1:]]))
         if len(colour.split()) != 1 or name in [member.name for member in self.cast]:
@@ -128,7 +128,7 @@ class Sheet(NamedTuple):
         return sheet._replace(cues=tuple(cue._replace(text=renamed.sub(name, cue.text)) for cue in self.cues))
 
     def add_actor(self, name: str, place: str) -> Sheet:
-        """With one more actor, at a free place. It does nothing yet: `add_event` gives it something to do."""
+        """Adds an actor at a free place. It does nothing yet: `add_event` gives it something to do."""
         name = _words(name)
         if not name or name in [member.name for member in self.cast]:
             raise ValueError(f"an actor cannot be added as {name!r}: give a name that the cast does not have yet.")
@@ -136,7 +136,7 @@ class Sheet(NamedTuple):
         return self._replace(cast=(*self.cast, CastMember(name, place)))
 
     def remove_actor(self, actor: str) -> Sheet:
-        """Without an actor, its events, and the events that name it."""
+        """Removes an actor, its events, and the events that name it."""
         number = self._number_of(actor)
         named = re.compile(rf"\b{re.escape(actor)}\b")
         return Sheet(
@@ -144,7 +144,7 @@ class Sheet(NamedTuple):
         )
 
     def add_event(self, time: float, text: str) -> Sheet:
-        """With one more event: `add_event(1.5, "red ball bounces")`. It makes no room: other events stay where they are."""
+        """Adds an event: `add_event(1.5, "red ball bounces")`. Other events keep their times."""
         text = _words(text)
         if not (0 <= time < math.inf and text):
             raise ValueError(f"no event {text!r} can be added at {time:g} seconds: give a time from 0 on, and a text.")
@@ -158,8 +158,8 @@ class Sheet(NamedTuple):
     # All of them by name, and the sheet in words
 
     def edit(self, command: str) -> Sheet:
-        """An edit that is written as text, the name of a method and its arguments: `edit("move 0 0.25")`, `edit("recolour 'red
-        ball' blue")`.
+        """Applies an edit that is written as text, with the name of a method and its arguments: `edit("move 0 0.25")`,
+        `edit("recolour 'red ball' blue")`.
 
         Raises:
             ValueError: if there is no such edit, its arguments do not fit the method, or the method refuses it.
@@ -291,7 +291,7 @@ def _deeds(deeds: list[str]) -> str:
 class Turn(NamedTuple):
     """What one actor does in a row: `who`, each of its `deeds`, the `start` in seconds, and how many `seconds` it lasts.
 
-    A `start` of `None` is open. `times` are the instants of the deeds, where they are known.
+    A `start` of `None` is open. `times` are the instants of the deeds, if they are known.
     """
 
     who: str
@@ -331,7 +331,7 @@ def format_cues(cues: Iterable[Cue | tuple[float, str]]) -> str:
 
 def parse_sheet(text: str) -> Sheet:
     """
-    The cast and the cues that a text tells. Spaces around semicolons and timestamps do not matter.
+    The cast and the cues of a sheet's text. Spaces around semicolons and timestamps do not matter.
 
     Raises:
         ValueError: if a member of the cast has no name or no place, or two have the same name; a timestamp is no number of
@@ -402,9 +402,8 @@ def sheet_turns(sheet: Sheet, duration: float, names: Sequence[str] | None = Non
 
 def spoken_turns(prompt: str) -> list[Turn]:
     """
-    What is said in a prompt between `<S>` and `<E>`, in order. When is open; how long is an estimate from the number of words.
-
-    `who` is what the prompt says before the speech, since the last speech or sentence.
+    What is said in a prompt between `<S>` and `<E>`, in order. Times are open; the length is estimated from the number of
+    words. `who` is the text before the speech, since the last speech or sentence.
     """
     turns, end = [], 0
     for speech in _SPEECH.finditer(prompt):

@@ -1,4 +1,4 @@
-"""`Shot`: what a film is asked for, shot by shot, from Python or from a file.
+"""`Shot`: the description of a film, shot by shot, from Python or from a file.
 
 A film file is TOML, YAML or JSON. It has a list of `shots`, and may have settings of the whole film beside it (`SETTINGS`):
 

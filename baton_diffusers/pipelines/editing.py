@@ -1,4 +1,5 @@
-"""Plans that are corrected on their cue sheet: the planner plans the edited sheet, and what the edit does not change stays. Ours."""
+"""Plans that are corrected on their cue sheet: the planner plans the edited sheet, and tokens that the edit does not change
+stay. Ours."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from .planning import PlanRequest, check_cues, make_plan, places_of, ready_plan,
 
 logger = logging.get_logger(__name__)
 
-# An edit changes the tokens that the planner now makes differently: by more than this, in root mean square over their spread.
+# An edit changes the tokens that differ between both plans by more than this, in root mean square over their spread.
 CHANGED = 0.1
 
 # Times that differ by less, in seconds, are the same: cutting and joining a plan changes their last bit.
@@ -63,7 +64,7 @@ def edit_plan(
     _warn_of_unknown_facts(pipe, after)
 
     num_frames = round(plan.duration * pipe.frame_rate)
-    written = [  # one by one, so that they are what the planner gives for each prompt alone
+    written = [  # one by one, so that a plan does not depend on the batch
         ready_plan(pipe, make_plan(pipe, [text], num_frames, [cues], device), None, device)
         for text, cues in zip(prompts, sheets, strict=True)
     ]

@@ -2,8 +2,9 @@
 
 A film is made of *takes*, which hard cuts separate. A take is planned as a whole (`film_plan.py`) and rendered window by window. What
 two windows share is made by the first one and given to the next: as latents in both modalities. A causal autoencoder encodes
-the first frames of a clip as it encodes no others, so these are encoded from the pixels of the window before, and are not shown.
-A window is decoded on its own, so that memory does not grow with the film, and its latents are kept in a folder (`film_work.py`).
+the first frames of a clip differently from the rest, so these are encoded from the pixels of the window before, and are not
+shown. A window is decoded on its own, so that memory does not grow with the film, and its latents are kept in a folder
+(`film_work.py`).
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ class FilmWindow(NamedTuple):
 
 @dataclass(frozen=True)
 class FilmSettings:
-    """What a film is asked for besides its shots. `BatonPipeline.film` describes the arguments."""
+    """The settings of a film besides its shots. `BatonPipeline.film` describes the arguments."""
 
     seed: int = 0
     overlap_seconds: float | None = None
@@ -271,7 +272,7 @@ class Film:
         return takes
 
     def _read(self, take: Take) -> Given:
-        """What is given of a take: its first frame, and sounds in their places."""
+        """The given media of a take: its first frame, and sounds at their times."""
         rates = self.frame_rate, self.sampling_rate, self._stride
         video = audio = None
         spans, sound = [], None
@@ -311,7 +312,7 @@ class Film:
         return Given(video, audio)
 
     def _check(self, plan: SemanticPlan | None) -> None:
-        """Refuses what cannot be made, before any model runs."""
+        """Refuses a film that cannot be made, before any model runs."""
         pipe, settings = self.pipe, self.settings
         shots = []
         for number, shot in enumerate(self.shots):
@@ -505,7 +506,7 @@ class Film:
 
     @torch.no_grad()
     def _window_plan(self, window: Window) -> SemanticPlan:
-        """The plan of a window that knows nothing of the others."""
+        """The plan of a window that is planned by itself."""
         key = window.take, window.index
         if key not in self._window_plans:
             section = Section(window.prompt, 0, window.num_frames, self.takes[window.take].shots.start)
@@ -516,7 +517,7 @@ class Film:
         return self._window_plans[key]
 
     def _given_in(self, window: Window) -> Given:
-        """What the shots give of a window: a picture, sounds, voices."""
+        """The media that the shots give for a window: a picture, sounds, voices."""
         given = self._given[window.take]
         middle = self.takes[window.take].first + window.start + window.num_frames // 2
         voices = [voices for first, voices in self._voices if first <= middle]
@@ -549,7 +550,7 @@ class Film:
 
     @torch.no_grad()
     def _render(self, window: Window, progress: Any) -> Kept:
-        """Denoises a window, joined to its neighbours as far as they are there."""
+        """Denoises a window, joined to those neighbours that exist."""
         pipe, device = self.pipe, self.pipe._execution_device
         size = replace(self.size, num_frames=window.num_frames)
         windows = self._windows(window.take)
@@ -684,7 +685,7 @@ class Film:
         return known, _overlaid(audio_known, sound, audio_shared, dim=1)
 
     def _are_joined(self, window: Window, kept: Kept, before: Window, kept_before: Kept) -> bool:
-        """Whether a window goes on from the one before as that one is now."""
+        """Whether a window still continues the present latents of the window before."""
         shared, shift = self._shared(window, before)[1], self._shifts(window, before)[1]
         sound = kept.audio_latents.narrow(1, shared.start, len(shared))
         sound_before = kept_before.audio_latents.narrow(1, shared.start + shift, len(shared))
@@ -692,7 +693,7 @@ class Film:
         return kept.shared is not None and torch.equal(kept.shared, picture) and torch.equal(sound, sound_before)
 
     def _decode(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        """Frames of a window, float in [0, 1], and its waveform. The last one that was asked for stays at hand."""
+        """Frames of a window, float in [0, 1], and its waveform. The last one is kept in memory."""
         if self._decoded is None or self._decoded[0] != window:
             pipe, kept = self.pipe, self.work.read_any(window.take, window.index)
             device = pipe._execution_device
@@ -857,7 +858,7 @@ class Film:
 
 
 def _gaps(spans: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:
-    """What lies between spans in order, from 0 to infinity."""
+    """The gaps between spans in order, from 0 to infinity."""
     end = 0.0
     for start, stop in spans:
         if start > end:
@@ -872,7 +873,7 @@ def _colours(frames: np.ndarray) -> torch.Tensor:
 
 
 def _held_colours(before: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
-    """The colours that a window's background shall have: the former ones, unless another picture has begun."""
+    """The target colours of a window's background: the former ones, unless another picture has begun."""
     return now if ((now - before).abs() > _MOST_DRIFT).any() else before
 
 

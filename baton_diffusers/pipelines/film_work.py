@@ -22,7 +22,7 @@ from .film_plan import Section
 
 
 _FORMAT = "baton_diffusers.film.3"
-_SAMPLES = 64  # values of each weight that tell it from another
+_SAMPLES = 64  # values of each weight that identify it
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Work:
         self.folder = folder
 
     def key(self, **parts: Any) -> str:
-        """The hash of what something is made of."""
+        """The hash of everything that something is made of."""
         return digest_of([_FORMAT, torch.__version__, sorted(parts.items())])
 
     def _window(self, take: int, index: int) -> Path:

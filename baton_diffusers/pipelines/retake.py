@@ -1,4 +1,4 @@
-"""A part of a clip is rendered anew, with what stands around it given; the rest stays as it is, bit for bit. Ours."""
+"""A part of a clip is rendered again, with the clip around it given; the rest stays as it is, bit for bit. Ours."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class BatonRetakeMixin:
             generator (`torch.Generator`, *optional*): another seed is another take.
             modality (`str`, *optional*): "video" or "audio" renders that modality alone; the other one is given whole.
             actor (`str`, *optional*): renders only the events of this actor of the cue sheet within the span, half a second to both sides
-                of each. What others do at the same time is rendered with them.
+                of each. Events of others at the same time are rendered with them.
             output_type (`str`, defaults to `"pil"`): `"pil"`, `"np"` or `"pt"`.
             call: further arguments of `__call__`, as `num_inference_steps`.
 
@@ -147,7 +147,7 @@ class BatonRetakeMixin:
         return known if prompt is None else prompt, plan
 
 
-# What the clip and the span decide.
+# Arguments that the clip and the span decide.
 _OWN_ARGUMENTS = {
     "image",
     "video",
