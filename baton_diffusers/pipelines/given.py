@@ -1,4 +1,4 @@
-"""What is given of a clip besides its prompt: pictures and sounds of any kind, size and rate are read and checked.
+"""Given media of a clip, besides its prompt: pictures and sounds of any kind, size and rate are read and checked.
 
 [`read_given`] turns them into one [`Given`]: arrays, and the spans of time to make anew. It refuses what cannot be used.
 `conditions.py` puts them on the model's grid.
@@ -57,7 +57,7 @@ SAMPLING_RATES = (1000, 768_000)
 
 
 class GivenMedia(TypedDict, total=False):
-    """The arguments of `BatonPipeline.__call__` for what is given besides the prompt.
+    """The arguments of `BatonPipeline.__call__` for given media.
 
     Each medium is given once for all prompts or once for each (as a list, or a batch of arrays). The clips of one call agree in
     size, length and rates.
@@ -70,21 +70,21 @@ class GivenMedia(TypedDict, total=False):
             point in [0, 1].
         audio (*optional*): the sound: a file, or an array or tensor `(num_samples,)` or `(num_channels, num_samples)` of one or two
             channels in [-1, 1]. Beside a `video`, up to half a second more or less is cut or padded with silence.
-        reference_audio (*optional*): a sound whose style (voice, timbre, room) the clip is to have, as `audio` takes it and of any
-            length (Harmony's global path, arXiv:2511.21579). A checkpoint must have been trained with it.
-        continue_from (*optional*): the clip that goes on; the prompt tells what comes then: a file, a [`BatonPipelineOutput`], a [`~media.Clip`], or a pair of what
-            `video` and `audio` take.
+        reference_audio (*optional*): a sound whose style (voice, timbre, room) the clip takes, in the same forms as `audio` and
+            of any length (Harmony's global path, arXiv:2511.21579). A checkpoint must have been trained with it.
+        continue_from (*optional*): the clip to continue; the prompt describes what comes then. A file, a
+            [`BatonPipelineOutput`], a [`~media.Clip`], or a pair of `video` and `audio`.
         continue_seconds (`float`, *optional*): how much of its end is the start of the new clip, to the nearest whole latent frame;
-            by default 1 second. Longer is steadier, and leaves less that is new.
-        video_mask (*optional*): which part of `video` to generate: 1 for frames to make and 0 for frames to keep, or spans `(start, end)`
-            in seconds to make. A latent frame is kept only if all of its frames are.
+            by default 1 second. More is steadier, but leaves less time for new events.
+        video_mask (*optional*): which part of `video` to generate: 1 for frames to generate and 0 for frames to keep, or spans
+            `(start, end)` in seconds to generate. A latent frame is kept only if all of its frames are.
         audio_mask (*optional*): the same for `audio`, with a value for each sample.
         video_frame_rate (`float`, *optional*): frames per second of arrays, tensors and images in `video` and `continue_from`; by
             default the pipeline's. Files say their own.
         audio_sampling_rate (`int`, *optional*): samples per second of arrays and tensors in `audio`, `reference_audio` and
             `continue_from`; by default the pipeline's. Files say their own.
-        only (`str`, *optional*): "video" or "audio" makes clips of that modality alone, without the work for the other, which is
-            `None` in the output. The stream that is made reads context tokens in its place (CCL's routing, arXiv:2603.18600): a
+        only (`str`, *optional*): "video" or "audio" makes clips of that modality alone. The other is not computed, and is
+            `None` in the output. The generated stream reads context tokens in its place (CCL's routing, arXiv:2603.18600): a
             checkpoint must have been trained so. Guidance by the other modality has no effect.
     """
 
@@ -244,7 +244,7 @@ class Given:
         return mask | (self.only == "audio"), audio_mask | (self.only == "video")
 
     def fixes_timing(self, pipe: ClipGeometry, num_frames: int) -> bool:
-        """Whether the media fix when things happen, as a sound does, or a picture beyond its first frame."""
+        """Whether the media fix the times of events: a sound does, and a picture that goes beyond its first frame."""
         mask, audio_mask = self.known_masks(pipe, num_frames)
         return bool(mask[1:].any() or audio_mask.any())
 
