@@ -42,6 +42,10 @@ _ROUNDED = 0.005
 _MAX_TAIL = 10.0
 
 
+class NotFinite(ValueError):
+    """A plan whose tokens are not finite."""
+
+
 @dataclass(frozen=True, eq=False)
 class SemanticPlan:
     """A blueprint of a clip in time: semantic tokens of picture and sound, in the space of frozen semantic encoders.
@@ -69,8 +73,8 @@ class SemanticPlan:
 
     Raises:
         ValueError: if shapes disagree with one another, tokens or times are not floating-point, masks are not bool, there is no
-            token of a modality, `duration` is not a positive number of seconds, or times or centres lie outside of the clip or
-            are not finite (looked at where they lie on the CPU, see `check_values`).
+            token of a modality, `duration` is not a positive number of seconds, or, for a plan on the CPU, as `check_values`. A plan on
+            another device is checked when a pipeline takes it, since a read would wait for the device.
     """
 
     # A slice between two tokens has none of them, and is still a part that others can follow.
@@ -134,11 +138,12 @@ class SemanticPlan:
                 f"a plan of {num_video_tokens} video tokens and {num_audio_tokens} audio tokens: it needs some of each."
             )
         # Values are read where this costs nothing: a host read of another device would wait for it, and a traced one break a graph.
+        tensors = [getattr(self, name) for name in self._tensor_names()]
         if not torch.compiler.is_compiling() and all(
-            type(value) is torch.Tensor and value.device.type == "cpu"
-            for value in (self.video_times, self.video_centres, self.audio_times)
+            value is None or (type(value) is torch.Tensor and value.device.type == "cpu") for value in tensors
         ):
             self._check_places()
+            self._check_tokens()
 
     def check_values(self) -> SemanticPlan:
         """Refuses a plan whose values no clip can have. It reads tensors from their device: call it once, before the loop.
@@ -155,13 +160,7 @@ class SemanticPlan:
                 f"the plan of {self.duration:g} seconds lies between tokens and holds none: take a longer slice."
             )
         self._check_places()
-        for name in ("video", "audio"):
-            tokens, mask = getattr(self, f"{name}_tokens"), getattr(self, f"{name}_mask")
-            finite = tokens.isfinite().all(dim=-1)
-            if not (finite if mask is None else finite | ~mask).all():
-                raise ValueError(
-                    f"`{name}_tokens` of the plan hold NaN or infinite values: make or read the plan again."
-                )
+        self._check_tokens()
         return self
 
     def _check_sheets(self) -> None:
@@ -179,6 +178,15 @@ class SemanticPlan:
             values = getattr(self, name)
             if not ((values >= start) & (values <= end)).all():
                 raise ValueError(f"`{name}` go from {values.min():g} to {values.max():g}, but must lie in {within}.")
+
+    def _check_tokens(self) -> None:
+        for name in ("video", "audio"):
+            tokens, mask = getattr(self, f"{name}_tokens"), getattr(self, f"{name}_mask")
+            finite = tokens.isfinite().all(dim=-1)
+            if not (finite if mask is None else finite | ~mask).all():
+                raise NotFinite(
+                    f"`{name}_tokens` of the plan hold NaN or infinite values: make or read the plan again."
+                )
 
     @classmethod
     def laid_out(

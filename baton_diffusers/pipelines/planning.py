@@ -21,8 +21,8 @@ from ..media import fit_sound
 from ..models.plan_checker import PlanChecker, PlanCheckerOutput
 from ..models.semantic_encoders import read_plan
 from ..models.va_planner import SheetOutline, plan_prompts, snap_cues, tokenize_cues, tokenize_prompts
-from ..plan import SemanticPlan
-from .checks import check_finite, check_plan, check_texts, check_whole_number
+from ..plan import NotFinite, SemanticPlan
+from .checks import check_plan, check_texts, check_whole_number
 from .components import MAX_SECONDS, ClipSize, PipelineParts
 from .conditions import model_frames, model_waveform
 from .cue_fitting import continue_cues, end_of_beginning, fit_cues, readable_sheet
@@ -480,12 +480,14 @@ def make_plan(
         input_ids, attention_mask, _ = tokenize_cues(
             pipe.planner_tokenizer, texts, cues, config.system_prompt, config.timestamp_rate
         )
-    plan = pipe.planner(input_ids.to(device), attention_mask.to(device), pipe.clip_duration(num_frames))
-    check_finite(
-        (plan.video_tokens, plan.audio_tokens),
-        "the planner's plan holds",
-        "usually the weights of `planner` are damaged; load them again, or call with `use_plan=False`",
-    )
+    try:
+        plan = pipe.planner(input_ids.to(device), attention_mask.to(device), pipe.clip_duration(num_frames))
+        plan.check_values()
+    except NotFinite as error:
+        raise ValueError(
+            "the planner's plan holds NaN or infinite values: usually the weights of `planner` are damaged; load them again, or call "
+            "with `use_plan=False`."
+        ) from error
     return replace(plan, prompts=tuple(prompts), sheets=None if cues is None else tuple(cues))
 
 
