@@ -21,6 +21,7 @@ from typing import Any
 import fastapi
 import gradio as gr
 import uvicorn
+from gradio.utils import get_upload_folder
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from .. import files
@@ -36,6 +37,7 @@ _MAX_WAITING = 64  # actions
 _SWEEP_SECONDS = 30
 CANCELLED = "Cancelled"
 WAITING = "Waiting: a render is under way, and planning comes after it"
+_UNREAD = "The page sent something that the studio does not read: reload it."
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 _PAGE_STATE = "(...values) => [...values.slice(0, -1), window.batonStudio.page()]"
@@ -176,7 +178,7 @@ def build(studio: Studio) -> gr.Blocks:
         as_render = {"trigger_mode": "multiple", "concurrency_limit": None}  # the studio has its own line of renders
 
         def request(values: dict, event: gr.EventData | None = None) -> Request:
-            page = values[sent] if event is None else event._data["page"]
+            page = values[sent] if event is None else _said(event, "page")
             return _request({name: values[field] for field, name in names.items()}, page)
 
         # Every handler reads what the page says, does one thing in the tab's session, and shows the session.
@@ -185,14 +187,16 @@ def build(studio: Studio) -> gr.Blocks:
             yield from _in_turn(studio, tab, lambda session: session.plan(request(values)))
 
         def on_another(values: dict, tab: gr.Request) -> Iterator[tuple]:
-            asked = values | {seed: values[seed] + 1}
-            yield from _in_turn(studio, tab, lambda session: session.plan(request(asked)))
+            yield from _in_turn(studio, tab, lambda session: session.plan(_with_next_seed(request(values))))
 
         def on_render(values: dict, tab: gr.Request) -> Iterator[tuple]:
             yield from _follow(studio, tab, lambda: request(values), Session.render)
 
         def on_cancel(sent: str, tab: gr.Request) -> dict:
-            attempt = _request({"prompt": ""}, sent).attempt
+            try:
+                attempt = _request({"prompt": ""}, sent).attempt
+            except ValueError as error:
+                return _words(error)
             studio.session(tab.session_hash).cancel(attempt)
             return {"attempt": attempt, "words": CANCELLED}
 
@@ -203,6 +207,9 @@ def build(studio: Studio) -> gr.Blocks:
             return _answer(studio, tab, Session.redo)
 
         def on_open(values: dict, tab: gr.Request) -> Iterator[tuple]:
+            if not _is_upload(values[upload]):
+                yield *_UNCHANGED, _words(ValueError(_UNREAD))
+                return
             path = Path(values[upload])
             try:
                 yield from _in_turn(studio, tab, lambda session: session.open(path, path.name, request(values)))
@@ -210,20 +217,23 @@ def build(studio: Studio) -> gr.Blocks:
                 path.unlink(missing_ok=True)
 
         def on_edit(values: dict, tab: gr.Request, event: gr.EventData) -> Iterator[tuple]:
-            what = str(event._data["what"])
-            made = _in_turn(studio, tab, lambda session: session.edit(request(values, event), what))
-            yield from _edited(made, event._data["edit"])
+            made = _in_turn(
+                studio, tab, lambda session: session.edit(request(values, event), str(_said(event, "what")))
+            )
+            yield from _edited(made, event)
 
         def on_redraw(values: dict, tab: gr.Request, event: gr.EventData) -> Iterator[tuple]:
-            what = str(event._data["what"])
             made = _follow(
-                studio, tab, lambda: request(values, event), lambda session, asked: session.redraw(asked, what)
+                studio,
+                tab,
+                lambda: request(values, event),
+                lambda session, asked: session.redraw(asked, str(_said(event, "what"))),
             )
-            yield from _edited(made, event._data["edit"])
+            yield from _edited(made, event)
 
         def on_live(values: dict, tab: gr.Request, event: gr.EventData) -> dict:
             try:
-                session, draws = studio.session(tab.session_hash), bool(event._data["draws"])
+                session, draws = studio.session(tab.session_hash), bool(_said(event, "draws"))
                 return {"draft": session.live(request(values, event), draws)}
             except Cancelled:
                 return gr.skip()
@@ -234,11 +244,12 @@ def build(studio: Studio) -> gr.Blocks:
             yield from _follow(studio, tab, lambda: request(values, event), Session.retake)
 
         def on_choose(values: dict, tab: gr.Request, event: gr.EventData) -> Iterator[tuple]:
-            number = event._data["number"]
-            yield from _in_turn(studio, tab, lambda session: session.choose(request(values, event), number))
+            yield from _in_turn(
+                studio, tab, lambda session: session.choose(request(values, event), _said(event, "number"))
+            )
 
         def on_go(tab: gr.Request, event: gr.EventData) -> tuple:
-            return _answer(studio, tab, lambda session: session.go(event._data["number"]))
+            return _answer(studio, tab, lambda session: session.go(_said(event, "number")))
 
         def on_load(values: dict, tab: gr.Request) -> tuple:
             return _answer(studio, tab, lambda session: session.resume(request(values)) if values[sent] else None)
@@ -261,6 +272,8 @@ def build(studio: Studio) -> gr.Blocks:
         board.go(on_go, **by_board | {"inputs": []})
         page.load(on_load, **by_button | {"js": _KEPT})
         page.unload(on_leave)
+    for block in page.blocks.values():  # Gradio checks the paths in requests only of pages that it launches itself
+        block.async_move_resource_to_block_cache = _uploaded
     page.max_threads = 2 * MAX_SESSIONS  # each render holds one
     page.queue(default_concurrency_limit=4, max_size=_MAX_WAITING, api_open=False)
     return page
@@ -280,17 +293,53 @@ def _request(fields: dict[str, Any], sent: str) -> Request:
         if about["span"] is not None:
             about["span"] = start, end = tuple(map(float, about["span"]))
         kinds = {
+            "prompt": str,
             "session": str | None,
             "version": int | None,
             "attempt": int,
             "modality": str | None,
             "actor": str | None,
         }
-        if not all(isinstance(about[name], kind) and about[name] is not True for name, kind in kinds.items()):
+        said = {**fields, **about}
+        if not all(isinstance(said[name], kind) and said[name] is not True for name, kind in kinds.items()):
             raise TypeError
-        return Request(**fields, **about)
+        return Request(**said)
     except (TypeError, KeyError, AttributeError, ValueError, RecursionError) as error:
-        raise ValueError("The page sent something that the studio does not read: reload it.") from error
+        raise ValueError(_UNREAD) from error
+
+
+def _is_upload(path: Any) -> bool:
+    """Whether it is a file that was uploaded: a request may name any other of this machine, or an address."""
+    uploads = Path(get_upload_folder()).resolve()
+    return isinstance(path, str) and "\0" not in path and Path(path).resolve().is_relative_to(uploads)
+
+
+async def _uploaded(path: str) -> str:
+    """The file that a request names, where Gradio would copy any file of this machine.
+
+    Raises:
+        gradio.Error: if it was not uploaded.
+    """
+    if not _is_upload(path):
+        raise gr.Error(_UNREAD)
+    return path
+
+
+def _said(event: gr.EventData, name: str) -> Any:
+    """What the board says with an event.
+
+    Raises:
+        ValueError: if it says nothing of that name.
+    """
+    try:
+        return event._data[name]
+    except (TypeError, KeyError, IndexError):
+        raise ValueError(_UNREAD) from None
+
+
+def _with_next_seed(request: Request) -> Request:
+    """The request for another plan; a seed that is none is refused later."""
+    return request._replace(seed=request.seed + 1) if isinstance(request.seed, (int, float)) else request
 
 
 _UNCHANGED = (gr.skip(),) * 6  # all that is shown, but the status
@@ -318,8 +367,9 @@ def _in_turn(studio: Studio, tab: gr.Request, do: Callable[[Session], Any]) -> I
     yield _answer(studio, tab, do)
 
 
-def _edited(answers: Iterable[tuple], edit: Any) -> Iterator[tuple]:
+def _edited(answers: Iterable[tuple], event: gr.EventData) -> Iterator[tuple]:
     """Answers whose views tell which edit of the page they follow."""
+    edit = event._data.get("edit") if isinstance(event._data, dict) else None
     for view, *rest in answers:
         yield view | {"edit": edit} if "session" in view else view, *rest
 

@@ -539,6 +539,8 @@ class Session:
         frames, frame_rate = read_video(path, pipe.frame_rate, (height, width), MAX_UPLOAD_SECONDS)
         sampling_rate = pipe.audio_semantic_encoder.sampling_rate
         waveform, _ = read_audio(path, sampling_rate, MAX_UPLOAD_SECONDS)
+        if len(waveform) > 2:  # surround sound
+            waveform = waveform.mean(axis=0, keepdims=True)
         stride, longest = pipe.latent_format["temporal_stride"], pipe.config.num_frames
         num_frames = (min(len(frames), longest) - 1) // stride * stride + 1
         duration = coordinates.clip_duration(num_frames, frame_rate)
@@ -960,7 +962,7 @@ def _checked_prompt(prompt: Any) -> str:
 
 
 def _checked_seed(seed: Any) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, (int, float)) or seed != int(seed) or not 0 <= seed < 2**53:
+    if isinstance(seed, bool) or not isinstance(seed, (int, float)) or not 0 <= seed < 2**53 or seed != int(seed):
         raise ValueError(f"The seed is {seed!r}: write a whole number from 0 on.")
     return int(seed)
 

@@ -3,9 +3,10 @@
 import json
 import types
 
+import numpy as np
 import pytest
 
-from baton_diffusers.media import read_clip
+from baton_diffusers.media import read_clip, write_clip
 from baton_diffusers.studio.session import Request, Run, Studio
 
 from ..tiny import tiny_cue_parts, tiny_pipeline
@@ -124,6 +125,74 @@ def test_what_waits_for_a_render_says_so(studio):
     with studio.line.turn(Run(1)):
         waiting, view = page._in_turn(studio, tab, lambda session: session.plan(Request(PROMPT)))
     assert waiting[-1] == {"words": page.WAITING} and "session" in view[0]
+
+
+@pytest.mark.parametrize("prompt", [None, 5, ["a"]])
+def test_a_prompt_that_is_no_text_is_told_to_reload(prompt):
+    with pytest.raises(ValueError, match="reload it"):
+        page._request({"prompt": prompt}, json.dumps(SENT))
+
+
+def two_seconds():
+    return np.zeros((16, 32, 32, 3), np.uint8), np.zeros(16_000, np.float32)
+
+
+def answers(client, trigger, values=None, event=None, label=None):
+    """All that the page is answered by the handler of a trigger, as text. `values` are of fields by type or label."""
+    config = client.get("/config").json()
+    parts = {part["id"]: part for part in config["components"]}
+    (handler,) = [
+        found
+        for found in config["dependencies"]
+        for part, name in found["targets"]
+        if name == trigger and (label is None or parts[part]["props"].get("value") == label)
+    ]
+    fields = [parts[number] for number in handler["inputs"]]
+    default = {"textbox": json.dumps(SENT)}
+    data = [
+        {**default, **(values or {})}.get(
+            field["props"].get("label") or field["type"], default.get(field["type"], field["props"].get("value"))
+        )
+        for field in fields
+    ]
+    join = {"data": data, "fn_index": handler["id"], "session_hash": "mine", "event_data": event}
+    assert client.post("/gradio_api/queue/join", json=join).status_code == 200
+    with client.stream("GET", "/gradio_api/queue/data?session_hash=mine") as stream:
+        return "\n".join(line for line in stream.iter_lines() if "process_" in line)
+
+
+@pytest.mark.parametrize("trigger", ["edit", "redraw", "retake", "live", "choose", "go"])
+@pytest.mark.parametrize("event", [None, {}, 5])
+def test_an_event_that_says_nonsense_is_told_to_reload(client, session, caplog, trigger, event):
+    assert "reload it" in answers(client, trigger, event=event)
+    assert "The studio failed" not in caplog.text
+
+
+def test_a_request_opens_no_file_of_this_machine_and_removes_none(client, session, folder, tmp_path):
+    assert "reload it" in answers(client, "upload")
+    private = write_clip(folder.parent / "private.mp4", *two_seconds(), 8, 8000)
+    kept = private.read_bytes()
+    for path in (private, folder / "uploads" / ".." / ".." / "private.mp4", "http://127.0.0.1:9/private.mp4"):
+        for is_stream in (False, True):
+            file = {"path": str(path), "is_stream": is_stream, "meta": {"_type": "gradio.FileData"}}
+            answer = answers(client, "upload", {"Open a clip": file})
+            assert "reload it" in answer or '"success":false' in answer.replace(" ", "")
+    assert not session.versions and private.read_bytes() == kept
+    assert not [path for path in folder.rglob("*") if path.is_file() and path.read_bytes() == kept]
+
+
+def test_an_upload_is_opened_and_deleted(client, session, folder):
+    upload = write_clip(folder / "clip.mp4", *two_seconds(), 8, 8000)
+    posted = client.post("/gradio_api/upload", files={"files": ("mine.mp4", upload.read_bytes(), "video/mp4")})
+    upload.unlink()
+    (path,) = posted.json()
+    answers(client, "upload", {"Open a clip": {"path": path, "meta": {"_type": "gradio.FileData"}}})
+    assert session.current.what == "opened mine.mp4" and not list((folder / "uploads").rglob("*.mp4"))
+
+
+def test_a_cleared_seed_is_said(client, session):
+    answer = answers(client, "click", {"Seed": None, "textbox": json.dumps(SENT)}, label="Another plan")
+    assert "The seed is None" in answer or "The prompt is empty" in answer
 
 
 def test_a_taken_port_is_said(studio):

@@ -135,6 +135,7 @@ def test_what_the_pipeline_warns_of_is_said_on_the_page(session):
         ({"seed": -1}, "seed is -1"),
         ({"seed": 0.5}, "seed is 0.5"),
         ({"seed": None}, "seed is None"),
+        ({"seed": float("nan")}, "seed is nan"),
         ({"sheet": "red circle left"}, "no cue sheet"),
         ({"sheet": {"cast": [], "cues": [{"time": "0", "text": "red moves"}]}}, "no cue sheet"),
         ({"sheet": {"cast": [], "cues": [{"time": float("nan"), "text": "red moves"}]}}, "nan seconds"),
