@@ -74,12 +74,7 @@ def test_files_of_all_kinds_say_the_same(tmp_path, suffix):
         ("film.yaml", YAML.replace("cut: true", "cut: *seed"), 10, "alias"),
         ("film.yaml", YAML.replace("seed: 3", "seed: &n 3").replace("2.5", "*n"), 2, "alias"),
         ("film.yaml", YAML.replace("2.5", "[2.5"), 10, "expected"),
-        (
-            "film.json",
-            '{\n"shots": [\n{"prompt": "a", "seconds": 3, "cut": 1}]}',
-            3,
-            "`cut` is 1, but must be true or false",
-        ),
+        ("film.json", '{\n"shots": [\n{"prompt": "a", "seconds": 3, "cut": 1}]}', 3, "`cut` is 1, but must be true"),
         ("film.json", "[]", 1, "no keys"),
     ],
 )

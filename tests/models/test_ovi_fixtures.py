@@ -80,11 +80,7 @@ def test_a_single_file_comes_from_the_hub(tmp_path):
         ("missing.safetensors", {}, "missing.safetensors is not a file, nor an address like https"),
         (Path("owner/ovi/model.safetensors"), {}, "is not a file, nor an address"),
         ("https://example.com/owner/ovi/model.safetensors", {}, "is not a file, nor an address"),
-        (
-            "https://hf.co/owner/ovi/blob/main/x.safetensors",
-            {"local_files_only": True},
-            "could not be loaded from the Hub",
-        ),
+        ("https://hf.co/owner/ovi/blob/main/x.safetensors", {"local_files_only": True}, "could not be loaded from"),
         ("missing.safetensors", {"torch_dtype": "float16"}, "`dtype` is 'float16', but must be a torch.dtype"),
     ],
     ids=str,

@@ -545,14 +545,8 @@ def test_one_modality_alone_beside_a_cache_of_diffusers_is_refused(own_pipe):
         ({"only": "video", "reference_audio": WAVEFORM}, "`reference_audio` was given with `only='video'`"),
         ({"only": "audio", "image": FRAMES[0]}, "`image` was given with `only='audio'`"),
         ({"only": "audio", "video": FRAMES}, "`video` was given with `only='audio'`"),
-        (
-            {"only": "video", "video": FRAMES},
-            "`video` is given whole and `only='video'`, which leaves nothing to make",
-        ),
-        (
-            {"only": "audio", "audio": WAVEFORM},
-            "`audio` is given whole and `only='audio'`.* with `audio_mask` which part",
-        ),
+        ({"only": "video", "video": FRAMES}, "`video` is given whole and `only='video'`, which leaves nothing to"),
+        ({"only": "audio", "audio": WAVEFORM}, "`audio` is given whole and `only='audio'`.* with `audio_mask` which"),
         ({"only": "video", "continue_from": (FRAMES, WAVEFORM)}, "fills all 9 frames of the clip"),
         ({"only": "audio", "latents": torch.zeros(1, *LATENTS)}, "`latents` was given with `only='audio'`"),
         ({"only": "video", "audio_latents": torch.zeros(1, *AUDIO_LATENTS)}, "`audio_latents` was given with `only="),
@@ -582,10 +576,7 @@ def test_one_modality_alone_beside_a_cache_of_diffusers_is_refused(own_pipe):
             "`audio_mask` keeps no audio latent: one covers 0.0320 seconds",
         ),
         ({"reference_audio": WAVEFORM * 4}, "`reference_audio` peaks at 2"),
-        (
-            {"prompt": ["a"] * 3, "reference_audio": [WAVEFORM] * 2},
-            "2 clips of reference audio are given for 3 prompts",
-        ),
+        ({"prompt": ["a"] * 3, "reference_audio": [WAVEFORM] * 2}, "2 clips of reference audio are given for 3"),
         ({"image": FRAMES[0], "height": 40}, "`height` is 40, but must be a multiple of 16: use 32"),
         ({"video": "missing.mp4"}, "missing.mp4 is not a file"),
     ],

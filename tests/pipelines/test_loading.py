@@ -189,11 +189,7 @@ SPOILT_WEIGHTS = {
         "safetensors lacks 'condition_embedder.modulation_proj.weight'",
     ),
     "missing from the text encoder": ("text_encoder", without("block.1."), r"lacks 'encoder.block.1.*' and \d+ more"),
-    "missing from the vae": (
-        "vae",
-        without("decoder"),
-        r"vae/.*lacks 'decoder.*' and \d+ more.*save the folder again",
-    ),
+    "missing from the vae": ("vae", without("decoder"), r"vae/.*lacks 'decoder.*' and \d+ more.*save the folder"),
     "nothing at all": ("vocoder", lambda state: {}, "vocoder/.*lacks 'window'"),
     "unexpected": ("planner", lambda state: {**state, "x": torch.ones(1)}, "planner/.*has the unexpected 'x'"),
     "named differently": (
@@ -206,16 +202,8 @@ SPOILT_WEIGHTS = {
         lambda state: {**state, "vae.data_mean": torch.ones(3)},
         r"'vae.data_mean' has shape \(3,\)",
     ),
-    "not a number": (
-        "vae",
-        filled("decoder.conv_out.weight", float("nan")),
-        "'decoder.conv_out.weight' holds NaN or infinite",
-    ),
-    "infinite": (
-        "text_encoder",
-        filled("shared.weight", float("-inf")),
-        "'shared.weight' holds NaN or infinite values",
-    ),
+    "not a number": ("vae", filled("decoder.conv_out.weight", float("nan")), "'decoder.conv_out.weight' holds NaN or"),
+    "infinite": ("text_encoder", filled("shared.weight", float("-inf")), "'shared.weight' holds NaN or infinite"),
 }
 
 
@@ -259,10 +247,7 @@ def change(file, **values):
 
 
 SPOILT_FOLDERS = {
-    "a module of one's own": (
-        entry("guider", "antigravity", "Guider"),
-        "takes `guider` from 'antigravity', but only diffusers",
-    ),
+    "a module of one's own": (entry("guider", "antigravity", "Guider"), "takes `guider` from 'antigravity', but only"),
     "a module beside": (entry("vae", "diffusers_evil", "AutoencoderKLWan"), "takes `vae` from 'diffusers_evil'"),
     "no class": (entry("scheduler", "diffusers", "import_utils"), "names diffusers.import_utils as `scheduler`"),
     "no module": (
@@ -277,14 +262,8 @@ SPOILT_FOLDERS = {
         written("model_index.json", '{"_class_name": "WanPipeline", "vae": ["diffusers", "AutoencoderKLWan"]}'),
         "holds a WanPipeline without audio_scheduler, audio_vae, scheduler, transformer, vocoder",
     ),
-    "a tokenizer cut short": (
-        written("tokenizer/tokenizer.json", "{"),
-        "tokenizer/tokenizer.json is missing or damaged",
-    ),
-    "a tokenizer of nothing": (
-        written("tokenizer/tokenizer.json", "{}"),
-        "tokenizer/tokenizer.json holds no tokenizer",
-    ),
+    "a tokenizer cut short": (written("tokenizer/tokenizer.json", "{"), "tokenizer/tokenizer.json is missing or"),
+    "a tokenizer of nothing": (written("tokenizer/tokenizer.json", "{}"), "tokenizer/tokenizer.json holds no"),
     "a tokenizer without settings": (
         written("planner_tokenizer/tokenizer_config.json", "{}"),
         "planner_tokenizer/tokenizer_config.json holds no tokenizer",

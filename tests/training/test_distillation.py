@@ -274,10 +274,7 @@ def test_without_an_adapter_it_is_a_pipeline_of_its_own(model, tmp_path, method)
         ({"student_steps": 0}, "`student_steps` must be at least 1, got 0"),
         ({"target_steps": 3}, "`target_steps` is 3, but must divide the 2 steps"),
         ({"method": "dmd"}, "`method` must be one of consistency, flow_map, got 'dmd'"),
-        (
-            {"method": "flow_map", "target_steps": 5},
-            "`target_steps` is 5, but must be from 1 to the teacher's 4 steps",
-        ),
+        ({"method": "flow_map", "target_steps": 5}, "`target_steps` is 5, but must be from 1 to the teacher's 4"),
         ({"student_steps": 5}, "`student_steps` is 5, but the teacher takes 4 steps"),
         ({"rank": None, "initial": "somewhere"}, "`initial` somewhere is an adapter, but `rank` is null"),
         ({"rank": 0}, "`rank` must be at least 1, or None"),
