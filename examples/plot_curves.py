@@ -2,7 +2,7 @@
 
 python examples/plot_curves.py model_cards/baton-nano/curves/*.csv --output model_cards/baton-nano/curves.webp
 
-Needs matplotlib: pip install 'baton-diffusers[eval]'
+Needs matplotlib: pip install matplotlib
 """
 
 import baton_diffusers.interrupts  # noqa: F401

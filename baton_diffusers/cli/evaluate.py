@@ -163,7 +163,7 @@ def evaluate(
     if json_file is not None:
         check_target(json_file, (".json",))
     if find_spec("jiwer") is None:
-        raise ValueError("scoring needs jiwer: pip install 'baton-diffusers[eval]'")
+        raise ValueError("scoring needs jiwer: pip install jiwer")
     if codec_only + no_plan + ground_truth_plan > 1:
         raise ValueError("--codec-only, --no-plan and --ground-truth-plan exclude one another: give one of them")
     if codec_only and shuffle_prompts:

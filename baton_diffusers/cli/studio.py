@@ -24,7 +24,7 @@ def studio(
     try:
         import gradio  # noqa: F401
     except ImportError as error:
-        raise ValueError("the studio needs gradio: pip install 'baton-diffusers[app]'") from error
+        raise ValueError("the studio needs gradio: in a clone, pip install -e '.[app]'") from error
 
     student = loading.find_student(model, turbo, student)
     starts_quick = student is not None

@@ -66,7 +66,7 @@ class BatonLoraLoaderMixin(StudentsMixin, CogVideoXLoraLoaderMixin):
         """
         if find_spec("peft") is None:
             raise ImportError(
-                "an adapter beside the weights needs peft: pip install 'baton-diffusers[train]', or add a student to the weights by "
+                "an adapter beside the weights needs peft: pip install peft, or add a student to the weights by "
                 "`load_student(..., fuse=True)`"
             )
         match, preset = self._match_lora(pretrained_model_name_or_path_or_dict, prefix, kwargs)

@@ -323,10 +323,26 @@ def write_cues(
     if number == 1:
         return [[PlanCandidate(sheet)] for sheet in sheets]
     scores = pipe.plan_checker.score(read, sheets)
+    likelihoods = _likelihoods(pipe, rows, sheets, device)
     candidates = [PlanCandidate(*pair) for pair in zip(sheets, scores, strict=True)]
-    groups = [candidates[start : start + number] for start in range(0, len(candidates), number)]
-    # Rounded, so that neither the batch nor a tiny difference between two open places decides.
-    return [sorted(group, key=lambda candidate: -round(candidate.score, 1)) for group in groups]
+    # Of sheets that fit the prompt equally well, the one that the planner itself finds the likeliest: it has learnt that a box reaches its
+    # neighbours alone. Both are rounded, so that neither the batch nor a hair's breadth decides.
+    order = sorted(range(len(rows)), key=lambda row: (-round(scores[row], 1), -round(likelihoods[row], 1)))
+    groups: list[list[PlanCandidate]] = [[] for _ in range(num_clips)]
+    for row in order:
+        groups[row // number].append(candidates[row])
+    return groups
+
+
+@torch.no_grad()
+def _likelihoods(pipe: PipelineParts, prompts: list[str], sheets: list[str], device: torch.device) -> list[float]:
+    """The log-probability of each sheet after its prompt, by the planner's language model."""
+    config = pipe.planner.config
+    ids, mask, labels = tokenize_cues(
+        pipe.planner_tokenizer, prompts, sheets, config.system_prompt, config.timestamp_rate
+    )
+    _, errors = pipe.planner(ids.to(device), mask.to(device), None, labels=labels.to(device))
+    return (-errors.float().cpu() * (labels[:, 1:] != -100).sum(dim=1)).tolist()
 
 
 def warn_of_disagreement(

@@ -228,7 +228,7 @@ def warn_of_students(pipe: PipelineParts, num_inference_steps: int, passes: Sequ
     if not active and 3 * num_inference_steps < pipe.config.num_inference_steps:
         logger.warning(
             f"{num_inference_steps} steps are few for this checkpoint, which takes {pipe.config.num_inference_steps} by default: "
-            "leave out `num_inference_steps`, or load a student (`load_lora_weights`, then `use_preset`)."
+            "leave out `num_inference_steps`, or load a student by `load_student`."
         )
 
 

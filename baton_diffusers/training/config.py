@@ -155,9 +155,7 @@ class ValidationConfig:
         if self.batch_size < 1:
             raise ValueError(f"`validation.batch_size` must be at least 1, got {self.batch_size}.")
         if self.scenes_per_tier and find_spec("jiwer") is None:
-            raise ValueError(
-                "`validation.scenes_per_tier` scores clips, which needs jiwer: pip install 'baton-diffusers[eval]'"
-            )
+            raise ValueError("`validation.scenes_per_tier` scores clips, which needs jiwer: pip install jiwer")
 
 
 @dataclass

@@ -17,7 +17,7 @@ def unloaded(monkeypatch):
 def test_without_gradio_the_extra_is_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert run("studio") == 2
-    assert "pip install 'baton-diffusers[app]'" in capsys.readouterr().err
+    assert "pip install -e '.[app]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

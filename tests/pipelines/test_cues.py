@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from baton_diffusers.cues import parse_cues
+from baton_diffusers.models.va_planner import tokenize_cues
 from baton_diffusers.pipelines.components import SETTINGS
 from baton_diffusers.pipelines.pipeline_baton import BatonPipeline
 
@@ -164,6 +165,19 @@ def test_the_best_of_several_sheets_is_planned(checked_pipe):
     ]
     assert make(checked_pipe, num_plan_candidates=1).plan_candidates[0][0].score is None
     assert make(checked_pipe, cues="").plan_candidates is None
+
+
+def test_of_sheets_that_fit_equally_the_planner_takes_the_likeliest(checked_pipe, monkeypatch):
+    monkeypatch.setattr(checked_pipe.plan_checker, "score", lambda read, sheets: [-1.0] * len(sheets))
+    (candidates,) = make(checked_pipe, PROMPT, 3).plan_candidates
+    sheets, planner = [candidate.sheet for candidate in candidates], checked_pipe.planner
+    ids, mask, labels = tokenize_cues(checked_pipe.planner_tokenizer, [PROMPT] * len(sheets), sheets)
+    with torch.no_grad():
+        _, errors = planner(ids, mask, None, labels=labels)
+    likelihoods = [
+        round(-float(error) * int((row != -100).sum()), 1) for error, row in zip(errors, labels, strict=True)
+    ]
+    assert likelihoods == sorted(likelihoods, reverse=True) and likelihoods[0] > likelihoods[-1]
 
 
 def test_several_sheets_take_a_checker(cue_pipe):
