@@ -1,5 +1,6 @@
 """The rules of the house: directions of imports, style, docstrings, and a package that is quick to import."""
 
+import ast
 import importlib
 import inspect
 import pkgutil
@@ -71,6 +72,18 @@ def test_the_public_names_are_there():
     assert set(baton_diffusers.__all__) <= set(dir(baton_diffusers))
     with pytest.raises(AttributeError, match="nonsense"):
         _ = baton_diffusers.nonsense
+
+
+def test_functions_stay_short():
+    """A function has at most 150 lines without its docstring, and a call of the pipeline at most 32 arguments."""
+    for path in (ROOT / "baton_diffusers").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                first = node.body[0]
+                is_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+                docstring = first.end_lineno - first.lineno + 1 if is_docstring else 0
+                assert node.end_lineno - node.lineno + 1 - docstring <= 150, f"{node.name} in {path}"
+    assert len(inspect.signature(baton_diffusers.BatonPipeline.__call__).parameters) - 1 <= 32
 
 
 # Modules without a test file of their name, and the file that tests them.

@@ -108,21 +108,32 @@ body:not(.baton-planned) #baton-render, body.baton-planned #baton-plan { backgro
 """
 
 
+def _sizes(studio: Studio) -> tuple[gr.Number, ...]:
+    """Fields of a clip's length, width and height, and of the number of plans."""
+    usual = studio.pipe.config
+    duration = studio.pipe.clip_duration(usual.num_frames)
+    return (
+        gr.Number(round(duration, 2), label="Length in seconds", step=0.25, min_width=120),
+        gr.Number(usual.width, label="Width in pixels", precision=0, min_width=120),
+        gr.Number(usual.height, label="Height in pixels", precision=0, min_width=120),
+        gr.Number(studio.num_plans, label="Plans to draw", precision=0, min_width=120, visible=studio.num_plans > 1),
+    )
+
+
 def build(studio: Studio) -> gr.Blocks:
     """The page of a studio."""
     source = resources(__package__)
     with gr.Blocks(title="Baton studio", analytics_enabled=False, delete_cache=(600, 600)) as page:
         gr.Markdown("# Baton studio", elem_id="baton-title")
         with gr.Row(equal_height=True):
-            prompt = gr.Textbox(
-                studio.example,
-                label="What is to be seen and heard",
-                lines=2,
-                max_lines=6,
-                scale=6,
-                submit_btn=False,
-                elem_id="baton-prompt",
-            )
+            form = {
+                "label": "What is to be seen and heard",
+                "lines": 2,
+                "max_lines": 6,
+                "scale": 6,
+                "submit_btn": False,
+            }
+            prompt = gr.Textbox(studio.example, **form, elem_id="baton-prompt")
             seed = gr.Number(0, label="Seed", precision=0, scale=1, min_width=120)
         with gr.Row(elem_id="baton-actions"):
             plan = gr.Button("Plan", variant="primary", elem_id="baton-plan")
@@ -141,18 +152,7 @@ def build(studio: Studio) -> gr.Blocks:
             )
             status = gr.HTML(None, html_template=_STATUS, js_on_load=_STATUS_JS, elem_id="baton-status")
         with gr.Accordion("Length, size, number of plans", open=False, elem_id="baton-more"), gr.Row():
-            usual = studio.pipe.config
-            duration = studio.pipe.clip_duration(usual.num_frames)
-            seconds = gr.Number(round(duration, 2), label="Length in seconds", step=0.25, min_width=120)
-            width = gr.Number(usual.width, label="Width in pixels", precision=0, min_width=120)
-            height = gr.Number(usual.height, label="Height in pixels", precision=0, min_width=120)
-            plans = gr.Number(
-                studio.num_plans,
-                label="Plans to draw",
-                precision=0,
-                min_width=120,
-                visible=studio.num_plans > 1,
-            )
+            seconds, width, height, plans = _sizes(studio)
         board = gr.HTML(
             None,
             html_template=(source / "board.html").read_text(),
@@ -163,15 +163,8 @@ def build(studio: Studio) -> gr.Blocks:
         sent = gr.Textbox(visible=False)  # what the page says of itself, when a button is pressed
 
         shown = [board, prompt, seed, seconds, width, height, status]
-        names = {
-            prompt: "prompt",
-            seed: "seed",
-            seconds: "seconds",
-            width: "width",
-            height: "height",
-            plans: "plans",
-            quick: "quick",
-        }
+        names = {prompt: "prompt", seed: "seed", seconds: "seconds", width: "width", height: "height"}
+        names |= {plans: "plans", quick: "quick"}
         asked = {"outputs": shown, "api_visibility": "private", "show_progress": "minimal", "show_progress_on": status}
         by_button = asked | {"inputs": {*names, sent}, "js": _PAGE_STATE}
         by_board = asked | {"inputs": {*names}, "show_progress": "hidden"}
