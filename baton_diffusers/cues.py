@@ -81,7 +81,7 @@ class Sheet(NamedTuple):
         deed = _words(deed)
         if not deed:
             raise ValueError(
-                f"event {event} ({cue.text!r}) needs a deed, as 'says five': use `delete` to leave it out."
+                f"event {event} ({cue.text!r}) needs a deed such as 'says five': use `delete` to leave it out."
             )
         return self._with_event(event, cue._replace(text=deed if actor is None else f"{actor} {deed}"))
 
@@ -224,7 +224,7 @@ class Sheet(NamedTuple):
 
     def _check_free(self, place: str, actor: str | None = None) -> None:
         if len(_words(place).split()) != 1:
-            raise ValueError(f"{place!r} is no place: give one word, as 'left'.")
+            raise ValueError(f"{place!r} is no place: give one word such as 'left'.")
         for member in self.cast:
             if member.place == place and member.name != actor:
                 raise ValueError(f"{place!r} is the place of {member.name!r}: choose a free one, or swap the two.")

@@ -24,7 +24,7 @@ import numpy as np
 from .containers import ends_within_a_unit
 
 
-# Containers that hold what they show. Not among them, on purpose: hls, dash, concat, image2, lavfi, sdp and their like.
+# Containers that hold what they show. Not among them, on purpose: hls, dash, concat, image2, lavfi, sdp and similar ones.
 FORMATS = (
     *(
         "3gp",

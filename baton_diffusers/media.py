@@ -779,7 +779,7 @@ def _check_scale(name: str | Path, height: int, width: int, scale: int) -> None:
 def _check_aac(name: str | Path, sampling_rate: int) -> None:
     if sampling_rate not in AAC_SAMPLING_RATES:
         raise ValueError(
-            f"{name} has the sampling_rate {sampling_rate}, which AAC has not: resample to one of {AAC_SAMPLING_RATES}"
+            f"{name} has the sampling_rate {sampling_rate}, which AAC does not support: resample to one of {AAC_SAMPLING_RATES}"
         )
 
 
@@ -794,7 +794,7 @@ def _check_waveform(waveform: np.ndarray) -> np.ndarray:
             f"waveform has shape {waveform.shape}, not (num_samples,) or (num_channels, num_samples) with 1 or 2 channels"
         )
     if not np.isfinite(waveform).all():
-        raise ValueError("waveform holds NaN or infinite samples: mend what made it, or replace them by zeros")
+        raise ValueError("waveform holds NaN or infinite samples: fix their source, or replace them by zeros")
     if (peak := np.abs(waveform).max()) > 1:
         raise ValueError(f"waveform peaks at {peak:.3f}: scale or clip it into [-1, 1]")
     return waveform

@@ -214,13 +214,13 @@ class SemanticPlan:
         """The cue sheet of the plan of one clip, parsed.
 
         Raises:
-            ValueError: if the plan knows of none, or is for several clips.
+            ValueError: if the plan has none, or is for several clips.
         """
         if self.batch_size != 1:
-            raise ValueError(f"the plan is for {self.batch_size} clips: take one of them, as `plan[0]`.")
+            raise ValueError(f"the plan is for {self.batch_size} clips: take one of them, such as `plan[0]`.")
         if self.sheets is None:
             raise ValueError(
-                "the plan knows of no cue sheet: it was read off a clip, or its planner writes none. Say what it shows by "
+                "the plan has no cue sheet: it was read off a clip, or its planner writes none. Say what it shows by "
                 "`dataclasses.replace(plan, sheets=(sheet,))`."
             )
         return parse_sheet(self.sheets[0])

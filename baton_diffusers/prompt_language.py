@@ -95,7 +95,7 @@ class PromptLanguage:
             if not any(_is_slip(word, subject) for word in words for subject in subjects):
                 return (
                     f"the prompt {prompt!r:.200} names nothing that this checkpoint can show (it knows "
-                    f"{', '.join(self.subjects[:4])} and their like). A prompt that works: {self.example!r}."
+                    f"{', '.join(self.subjects[:4])}, for example). A prompt that works: {self.example!r}."
                 )
         if unknown := self.unknown_words(prompts):
             return (

@@ -452,7 +452,7 @@ def test_what_cannot_be_kept_is_refused_before_the_work(clip_path, tmp_path):
         ({"waveform": clicks()[:, None]}, "shape"),
         ({"waveform": np.zeros(NUM_SAMPLES, np.int16)}, "int16, not float"),
         ({"sampling_rate": 0}, "sampling_rate is 0"),
-        ({"sampling_rate": 16001}, "waveform has the sampling_rate 16001, which AAC has not"),
+        ({"sampling_rate": 16001}, "waveform has the sampling_rate 16001, which AAC does not support"),
         ({"sampling_rate": None}, "sampling_rate is None"),
         ({"frame_rate": -16}, "frame_rate is -16"),
         ({"frames": None, "waveform": None}, "both None"),

@@ -428,7 +428,7 @@ def test_a_plan_remembers_its_sheet_through_files_batches_and_cuts(clip_plan, tm
     assert SemanticPlan.concat([clip_plan.slice(0, 1.5), clip_plan.slice(1.5, 3.0)]).sheets == (EDITED_SHEET,)
     other = replace(clip_plan, sheets=("blue bell left",))
     assert SemanticPlan.concat([clip_plan, other]).sheets is None
-    for plan, message in ((random_plan(), "knows of no cue sheet"), (random_plan(2), "is for 2 clips")):
+    for plan, message in ((random_plan(), "has no cue sheet"), (random_plan(2), "is for 2 clips")):
         with pytest.raises(ValueError, match=message):
             _ = plan.sheet
 

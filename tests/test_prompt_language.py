@@ -21,7 +21,7 @@ def language():
     [
         (
             "A dog barks at the moon.",
-            "names nothing that this checkpoint can show (it knows ball, box, bell, face and",
+            "names nothing that this checkpoint can show (it knows ball, box, bell, face, for example",
         ),
         ("asdf", "names nothing that this checkpoint can show"),
         ("A pink ball bounces, an elephant watches.", "has not learnt the words pink, elephant, and may misread"),

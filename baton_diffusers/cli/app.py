@@ -60,7 +60,7 @@ Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps.", show_
 Sigmas = Annotated[
     str | None,
     typer.Option(
-        help="Noise levels of the steps before the schedulers' shifts, as 1,0.8,0.4.",
+        help="Noise levels of the steps before the schedulers' shifts, such as 1,0.8,0.4.",
         show_default="equal parts",
         metavar="NUMBERS",
     ),

@@ -92,9 +92,9 @@ def _object(line: str) -> dict[str, Any]:
     try:
         value = json.loads(line, object_pairs_hook=unique)
     except ValueError as error:
-        raise ValueError(f'it is no JSON ({error}): write an object, as {{"prompt": "...", "seed": 1}}') from error
+        raise ValueError(f'it is no JSON ({error}): write an object such as {{"prompt": "...", "seed": 1}}') from error
     if not isinstance(value, dict):
-        raise ValueError(f'it is {value!r}, but must be an object, as {{"prompt": "...", "seed": 1}}')
+        raise ValueError(f'it is {value!r}, but must be an object such as {{"prompt": "...", "seed": 1}}')
     return value
 
 

@@ -65,7 +65,7 @@ SavePlan = Annotated[
 Cues = Annotated[
     str | None,
     typer.Option(
-        help='Who is where and what happens when, as "red ball left <|0.50|> red ball bounces"; "" leaves it open.',
+        help='Who is where and what happens when, such as "red ball left <|0.50|> red ball bounces"; "" leaves it open.',
         show_default="the planner writes them",
         metavar="SHEET",
     ),

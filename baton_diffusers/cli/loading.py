@@ -17,7 +17,7 @@ def guiders(guidance: str | None) -> dict:
 
 
 def check_guidance(guidance: str | None, guiders: dict, model: str | None) -> None:
-    """Refuses a scheme that leaves out blocks which the transformer has not; no weights are loaded for it."""
+    """Refuses a scheme that leaves out blocks that the transformer does not have; no weights are loaded for it."""
     from ..files import read_json
 
     skipped = [layer for guider in guiders.values() for layer in guider.skip_layers]

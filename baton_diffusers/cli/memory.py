@@ -30,7 +30,7 @@ def memory(
     ] = None,
     film: Annotated[
         str | None,
-        typer.Option(help="A film of this length, made in windows, as 60s or 10min.", metavar="LENGTH"),
+        typer.Option(help="A film of this length, made in windows, such as 60s or 10min.", metavar="LENGTH"),
     ] = None,
 ) -> None:
     """Say what a configuration will need on a GPU; nothing is loaded."""
@@ -43,5 +43,5 @@ def _seconds(length: str) -> float:
     """The seconds of a length such as "60", "60s" or "10min"."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min)?", length.strip())
     if found is None:
-        raise ValueError(f"--film {length} is no length: give seconds or minutes, as 60s or 10min")
+        raise ValueError(f"--film {length} is no length: give seconds or minutes, such as 60s or 10min")
     return float(found[1]) * (60 if found[2] == "min" else 1)

@@ -126,7 +126,7 @@ def edit(
     edits: Annotated[
         list[str],
         typer.Argument(
-            help="Corrections of the cue sheet, in order, as 'move 0 0.25', 'delete 1', \"recolour 'red ball' blue\"; events are "
+            help="Corrections of the cue sheet, in order, such as 'move 0 0.25', 'delete 1', \"recolour 'red ball' blue\"; events are "
             "counted from 0.",
             metavar="EDIT...",
         ),

@@ -47,7 +47,9 @@ def retake(
     ] = None,
     actor: Annotated[
         str | None,
-        typer.Option(help='Render the events of one actor of the cue sheet alone, as "red ball".', metavar="NAME"),
+        typer.Option(
+            help='Render the events of one actor of the cue sheet alone, such as "red ball".', metavar="NAME"
+        ),
     ] = None,
     model: Model = None,
     seed: Seed = 0,

@@ -223,7 +223,7 @@ def _layer_names(sizes: Mapping[str, Any]) -> dict[str, str]:
         try:
             ovi = published_ovi_key(f"{ours}.weight").removesuffix(".weight")
         except ValueError:
-            pass  # a layer of plans or context tokens, which Ovi has not
+            pass  # a layer of plans or context tokens, which Ovi lacks
         else:
             known.append(ovi)
             if ovi.startswith("video_model."):

@@ -121,7 +121,7 @@ class Denoising:
         check_schedulers(pipe.scheduler, pipe.audio_scheduler, self.num_inference_steps, self.sigmas, self.timesteps)
         if self.attention_kwargs is not None and not isinstance(self.attention_kwargs, dict):
             raise ValueError(
-                f"`attention_kwargs` is {self.attention_kwargs!r}, but must be a dictionary, as {{'scale': 0.5}}."
+                f"`attention_kwargs` is {self.attention_kwargs!r}, but must be a dictionary such as {{'scale': 0.5}}."
             )
 
     def passes(self, pipe: PipelineParts, given: Given, num_frames: int) -> tuple[GuidancePass, ...]:

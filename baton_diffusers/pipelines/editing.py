@@ -46,7 +46,7 @@ def edit_plan(
         )
     before = plan.sheet
     if not isinstance(sheet, (str, Sheet)):
-        raise ValueError(f"`sheet` is {sheet!r}, but must be a `Sheet`, as `plan.sheet`, or its text.")
+        raise ValueError(f"`sheet` is {sheet!r}, but must be a `Sheet` such as `plan.sheet`, or its text.")
     after = parse_sheet(sheet) if isinstance(sheet, str) else sheet
     after = parse_sheet(
         readable_sheet(snap_cues(format_sheet(after), pipe.planner.config.timestamp_rate), places_of(pipe))

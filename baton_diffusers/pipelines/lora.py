@@ -45,7 +45,7 @@ class BatonLoraLoaderMixin(StudentsMixin, CogVideoXLoraLoaderMixin):
         Loads an adapter from a folder, file, Hub id or dictionary.
 
         The names of its layers may be ours, Ovi's or, for the video branch, Wan2.2's; in the form of diffusers, PEFT, kohya,
-        musubi or ComfyUI, see [`match_lora`]. Layers that the transformer has not are left out, with a warning.
+        musubi or ComfyUI, see [`match_lora`]. Layers that the transformer lacks are left out, with a warning.
 
         Args:
             pretrained_model_name_or_path_or_dict (`str`, `os.PathLike` or `dict`): where from, e.g. the output of

@@ -67,7 +67,7 @@ class BatonRetakeMixin:
             actor (`str`, *optional*): renders only the events of this actor of the cue sheet within the span, half a second to both sides
                 of each. Events of others at the same time are rendered with them.
             output_type (`str`, defaults to `"pil"`): `"pil"`, `"np"` or `"pt"`.
-            call: further arguments of `__call__`, as `num_inference_steps`.
+            call: further arguments of `__call__`, such as `num_inference_steps`.
 
         Returns:
             [`BatonPipelineOutput`] of one clip, at the clip's size and rates, with the plan that the new part follows.
@@ -178,7 +178,7 @@ def read_clip(pipe: Any, clip: GivenClips) -> tuple[Clip, SemanticPlan | None]:
     if isinstance(clip, BatonPipelineOutput):
         if clip.num_clips != 1 or clip.output_type == "latent" or clip.frames is None or clip.audio is None:
             raise ValueError(
-                f"`clip` is a {str(clip).splitlines()[0]}: give one clip with frames and sound, as `media.Clip(*output.clip(i), "
+                f"`clip` is a {str(clip).splitlines()[0]}: give one clip with frames and sound, such as `media.Clip(*output.clip(i), "
                 "output.frame_rate, output.sampling_rate)`."
             )
         plan, frames, waveform = clip.plan, clip.frames[0], clip.audio[0]

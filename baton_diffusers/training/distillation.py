@@ -132,7 +132,7 @@ def _start_from(transformer: DualBranchTransformer, source: str, scale: float) -
         down, up = (weights.get(f"{name}.lora_{part}.default.weight") for part in "AB")
         if down is None or down.shape != layer.down.shape or layer.magnitude is not None or layer.bias is not None:
             raise ValueError(
-                f"`initial` {source} has a layer {name!r} of rank {layer.rank}, which this adapter has not: set `rank` and `targets` as "
+                f"`initial` {source} has a layer {name!r} of rank {layer.rank}, which this adapter lacks: set `rank` and `targets` as "
                 "they were for it."
             )
         down.copy_(layer.down)

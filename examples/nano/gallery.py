@@ -91,7 +91,7 @@ def parse_stage(text: str) -> tuple[str, Path]:
     """
     name, _, folder = text.rpartition("=")
     if not name:
-        raise ValueError(f"{text} is not of the form NAME=FOLDER, as 'first=runs/a/export'")
+        raise ValueError(f"{text} is not of the form NAME=FOLDER, such as 'first=runs/a/export'")
     return name, check_export(Path(folder))
 
 

@@ -100,7 +100,7 @@ def test_plans_of_other_layouts_are_compared_as_far_as_they_can_be(tiny, capsys)
         (("show", "nowhere.safetensors"), "there is no plan at nowhere.safetensors"),
         (("show", "plan.safetensors", "--figure", "a.jpg"), "a.jpg"),
         (("extract", "nowhere.mp4", "-o", "a.safetensors"), "nowhere.mp4 is not a file"),
-        (("edit", "plan.safetensors", "move 0 1", "-o", "a.safetensors"), "knows of no cue sheet"),
+        (("edit", "plan.safetensors", "move 0 1", "-o", "a.safetensors"), "has no cue sheet"),
         (("diff", "plan.safetensors", "nowhere"), "there is no plan at nowhere"),
     ],
 )

@@ -67,7 +67,7 @@ def test_events_that_the_planner_has_not_learnt_so_close_are_warned_of(plan, cap
 @pytest.mark.parametrize(
     "change, edit, message",
     [
-        ({"sheets": None}, None, "knows of no cue sheet"),
+        ({"sheets": None}, None, "has no cue sheet"),
         ({}, "red circle left <|0.25|> red trumpet", "does not know: trumpet"),
         ({}, "red circle left <|5.00|> red circle", "the clip ends at 1.125"),
         ({}, "red circle", None),

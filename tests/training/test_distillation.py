@@ -252,7 +252,7 @@ def test_it_starts_from_a_student_of_the_other_method(model, tmp_path):
     before, after = dict(student.named_parameters()), dict(started.named_parameters())
     for name, value in before.items():
         torch.testing.assert_close(after[name] * (2 if "lora_B" in name else 1), value)
-    with pytest.raises(ValueError, match="of rank 2, which this adapter has not: set `rank` and `targets`"):
+    with pytest.raises(ValueError, match="of rank 2, which this adapter lacks: set `rank` and `targets`"):
         build_student(settings(model, tmp_path, initial=first.output, rank=3))
 
 
