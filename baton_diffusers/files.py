@@ -22,6 +22,7 @@ except ImportError:  # Windows has other locks: there, temporaries of killed run
     fcntl = None
 
 _PREFIX = ".baton-"
+_MAX_JSON_BYTES = 2**26
 
 
 def check_target(path: str | Path, suffixes: Sequence[str] = ()) -> Path:
@@ -207,10 +208,12 @@ def read_json(path: str | Path) -> Any:
     """The value in a JSON file.
 
     Raises:
-        ValueError: the file does not exist or is damaged; the message names it.
+        ValueError: the file does not exist, is damaged, or is larger than any that is written; the message names it.
     """
     try:
-        return json.loads(Path(path).read_bytes())
+        if not Path(path).is_file():  # a pipe or a device would never end
+            raise ValueError("it is not a file")
+        return json.loads(read_text(path, _MAX_JSON_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is missing or damaged ({error}): restore it, or make it again") from error
 

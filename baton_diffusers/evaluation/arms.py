@@ -17,6 +17,7 @@ from diffusers import DiffusionPipeline
 from transformers import UMT5EncoderModel
 
 from .. import guiders
+from ..files import read_text
 from ..models.component_files import load_component
 from ..models.transformer_dual_branch import DualBranchTransformer
 from ..schedulers import lead_schedulers
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 from ..pipelines.students import find_student
 
 
+_MAX_FILE_BYTES = 2**20
 FIGURES = {"p_acc": "P-Acc", "p_acc_made": "made", "m_wer": "M-WER", "desync": "DeSync (s)"}
 
 # The components that each source of plans needs, besides the ones that every clip needs.
@@ -205,8 +207,7 @@ def load_arms(path: str | Path) -> list[Arm]:
             timestamps, the blocks that its guiders skip.
     """
     try:
-        with open(path, "rb") as file:
-            content = tomllib.load(file)
+        content = tomllib.loads(read_text(path, _MAX_FILE_BYTES))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not a TOML file: {error}.") from error
     tables, defaults = content.get("arm"), content.get("defaults", {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -13,6 +12,7 @@ import torch
 from diffusers.loaders.lora_pipeline import CogVideoXLoraLoaderMixin
 from diffusers.utils import logging
 
+from ..files import read_json
 from ..models.lora_conversion import LoraMatch, match_lora
 from .students import METADATA, StudentPreset, StudentsMixin, student_presets
 
@@ -124,8 +124,8 @@ class BatonLoraLoaderMixin(StudentsMixin, CogVideoXLoraLoaderMixin):
         beside = (path if path.is_dir() else path.parent) / kwargs.get("subfolder", "") / "adapter_config.json"
         if not config and path.exists() and beside.is_file():
             try:
-                config = dict(json.loads(beside.read_text()))
-            except (OSError, ValueError, TypeError, RecursionError) as error:
+                config = dict(read_json(beside))
+            except (ValueError, TypeError) as error:
                 raise ValueError(f"{beside} is damaged ({error}): fetch or save it again.") from error
         return state_dict, config
 

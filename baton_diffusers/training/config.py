@@ -14,8 +14,11 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from ..files import read_json
+from ..files import read_json, read_text
 from .tasks import TASKS
+
+
+_MAX_FILE_BYTES = 2**20
 
 
 Config = TypeVar("Config")
@@ -629,8 +632,8 @@ def load_config(path: str | Path, cls: type[Config], overrides: Sequence[str] = 
         ValueError: For a file that is not there or no YAML, an unknown or missing key, or a value of the wrong type, naming it.
     """
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Yaml)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = yaml.load(read_text(path, _MAX_FILE_BYTES), _Yaml)
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as a YAML file: {error}") from error
     values = {} if values is None else values
     if not isinstance(values, dict):

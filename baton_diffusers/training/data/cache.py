@@ -329,6 +329,8 @@ def _is_done(path: Path, numbers: range, verify: bool, sources: list[str] | None
             return False
         if sources is not None and found.get("sources") != sources:
             return False
+        if not all(isinstance(clip["flagged"], bool) for clip in found["clips"]):
+            return False
         if not verify:
             return True
         places = {clip["number"]: clip["members"] for clip in found["clips"]}

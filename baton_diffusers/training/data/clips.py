@@ -57,6 +57,7 @@ SILENT_PEAK = 1e-3
 STATIC_CHANGE = 0.5  # of 255, the mean over a frame's pixels
 
 _MAX_TEXT_BYTES = 2**20  # of a caption's file
+_MAX_METADATA_BYTES = 2**30
 
 
 class ClipRejected(ValueError):
@@ -453,6 +454,8 @@ def _hidden(name: str) -> str | None:
 def _read_metadata(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """The rows of a `metadata.jsonl`, with the numbers of their lines."""
     rows = []
+    if path.stat().st_size > _MAX_METADATA_BYTES:
+        raise ValueError(f"{path} has more than {_MAX_METADATA_BYTES / 2**30:g} GiB: split the folder of clips.")
     # What is not UTF-8 stays as lone surrogates, which reject that clip alone. Not `splitlines`: captions may hold U+2028.
     text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
     for number, line in enumerate(text.split("\n"), start=1):

@@ -16,7 +16,7 @@ from safetensors.torch import load
 from torch import nn
 
 from ...files import read_json
-from ...plan import SemanticPlan
+from ...plan import MAX_SECONDS, SemanticPlan
 from ...stage import Scene, training_prompt, write_cues
 from ...stage.clips import StageClips
 from ..seeds import step_seed
@@ -195,6 +195,7 @@ class _Shards:
             if foreign := [name for name, _ in shards if not re.fullmatch(r"features-\d{5,}\.tar", name)]:
                 raise ValueError(f"{foreign[0]!r} is no shard")
         self._paths = [folder / name for name, _ in shards]
+        self._shapes: dict[str, dict[str, tuple[int, ...]]] = {}
         for i, (path, (_, size)) in enumerate(zip(self._paths, shards, strict=True)):
             if not path.is_file() or path.stat().st_size != size:
                 raise ValueError(f"{path} is missing or damaged: run `baton cache` again with --verify.")
@@ -205,6 +206,8 @@ class _Shards:
                         start, length = clip["members"][suffix]
                         if not 0 <= start <= start + length <= size:
                             raise ValueError(f"clip {clip['number']} lies beyond its shard")
+                    if not isinstance(clip["flagged"], bool) or type(clip["number"]) is not int:
+                        raise ValueError(f"clip {clip['number']!r} has no number or flag")
                     if include_flagged or not clip["flagged"]:
                         buckets.setdefault(str(clip["bucket"]), []).append((i, clip))
         self.buckets = [rows for _, rows in sorted(buckets.items())]
@@ -212,17 +215,39 @@ class _Shards:
     def tensors(self, row: tuple[int, dict[str, Any]]) -> dict[str, torch.Tensor]:
         with _damaged(self._paths[row[0]]):
             tensors = load(self._read(row, "safetensors"))
-            if missing := set(_FEATURES) - set(tensors):
-                raise ValueError(f"clip {row[1]['number']} has no {', '.join(sorted(missing))}")
+            self._check(f"clip {row[1]['number']}", str(row[1]["bucket"]), tensors)
             return tensors
+
+    def _check(self, name: str, bucket: str, tensors: dict[str, torch.Tensor]) -> None:
+        """Refuses what would fail, or spoil a training, when it is joined into a batch with the others of its bucket."""
+        if missing := set(_FEATURES) - set(tensors):
+            raise ValueError(f"{name} has no {', '.join(sorted(missing))}")
+        if foreign := set(tensors) - {*_FEATURES, "prompt_embeds"}:
+            raise ValueError(f"{name} has the unknown {', '.join(sorted(foreign))}")
+        for feature, value in tensors.items():
+            if not value.is_floating_point():
+                raise ValueError(f"`{feature}` of {name} is {value.dtype}, not floating-point")
+            if not value.isfinite().all():
+                raise ValueError(f"`{feature}` of {name} holds NaN or infinite values")
+        # prompts have any number of tokens
+        shapes = {key: tuple(value.shape)[key == "prompt_embeds" :] for key, value in tensors.items()}
+        expected = self._shapes.setdefault(bucket, shapes)
+        for feature in sorted(expected.keys() | shapes.keys()):
+            if shapes.get(feature) != expected.get(feature):
+                raise ValueError(
+                    f"`{feature}` of {name} has shape {shapes.get(feature)}, but that of others {expected.get(feature)}"
+                )
+        if tensors["duration"].ndim or not 0 < tensors["duration"] <= MAX_SECONDS:
+            raise ValueError(f"`duration` of {name} is {tensors['duration'].tolist()}, not a number of seconds")
 
     def facts(self, row: tuple[int, dict[str, Any]]) -> dict[str, Any]:
         with _damaged(self._paths[row[0]]):
-            return {
-                **json.loads(self._read(row, "json")),
-                "number": row[1]["number"],
-                "prompt": self._read(row, "txt").decode(),
-            }
+            facts = json.loads(self._read(row, "json"))
+            is_read = isinstance(facts, dict) and isinstance(facts.get("cues", ""), str)
+            if not is_read or not all(isinstance(facts.get(flag), bool) for flag in ("silent", "static")):
+                raise ValueError(f"clip {row[1]['number']} has other facts than a clip has")
+            facts.get("cues", "").encode()  # refuses what is no text
+            return {**facts, "number": row[1]["number"], "prompt": self._read(row, "txt").decode()}
 
     def _read(self, row: tuple[int, dict[str, Any]], suffix: str) -> bytes:
         return read_member(self._paths[row[0]], row[1]["members"][suffix])
@@ -234,7 +259,8 @@ def _damaged(path: Path) -> Iterator[None]:
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}): run `baton cache` again with --verify.") from error
+        reason = str(error) if isinstance(error, ValueError) else repr(error)
+        raise ValueError(f"{path} is damaged ({reason}): run `baton cache` again with --verify.") from error
 
 
 def collate_features(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 """The dataset of cached features: every clip in turn, in batches of one shape, and what is damaged is named."""
 
+import json
+import os
 import shutil
 
 import pytest
 import torch
+from safetensors.torch import load, save
 
 from baton_diffusers.models.latents import encode_audio_latents, to_video
 from baton_diffusers.stage import write_cues
@@ -64,6 +67,17 @@ def put(path, old, new):
     path.write_bytes(data.replace(old, new, 1))
 
 
+def spoil(path, name, change):
+    """Changes a tensor of the first clip of a shard, where it lies."""
+    index = json.loads(path.with_suffix(".index.json").read_text())
+    start, length = index["clips"][0]["members"]["safetensors"]
+    data = path.read_bytes()
+    tensors = load(data[start : start + length])
+    spoilt = save({**tensors, name: change(tensors[name])})
+    assert len(spoilt) == length
+    path.write_bytes(data[:start] + spoilt + data[start + length :])
+
+
 @pytest.mark.parametrize(
     "name, damage",
     [
@@ -76,6 +90,12 @@ def put(path, old, new):
         ("features-00000.index.json", lambda path: put(path, b"1024", b"999999999")),
         ("features-00000.tar", lambda path: put(path, b"audio_tokens", b"other_tokens")),
         ("features-00000.tar", lambda path: put(path, b'{"clip"', b'["clip"')),
+        ("features-00000.tar", lambda path: spoil(path, "latents", lambda value: value * float("nan"))),
+        ("features-00000.tar", lambda path: spoil(path, "video_tokens", lambda value: value.view(torch.int16))),
+        ("features-00000.tar", lambda path: spoil(path, "duration", lambda value: -value)),
+        ("features-00000.index.json", lambda path: put(path, b'"flagged": false', b'"flagged": "no" ')),
+        ("features-00000.index.json", lambda path: os.truncate(path, 2**33)),
+        ("features-00000.index.json", lambda path: (path.unlink(), os.mkfifo(path))),
         ("recipe.json", lambda path: path.write_text("[")),
         ("recipe.json", lambda path: path.write_text("[]")),
     ],
@@ -91,6 +111,14 @@ def test_what_is_damaged_is_named(folder, tmp_path, name, damage):
             features[number]
     if name != "recipe.json":
         assert cache(tmp_path / "damaged", verify=True) and contents(tmp_path / "damaged") == contents(folder)
+
+
+def test_a_clip_of_another_shape_than_its_bucket_is_named(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "damaged")
+    spoil(tmp_path / "damaged" / "features-00000.tar", "audio_tokens", lambda value: value.reshape(value.shape[::-1]))
+    with pytest.raises(ValueError, match=r"`audio_tokens` of clip \d+ has shape .* but that of others"):
+        features = CachedFeatures(tmp_path / "damaged")
+        _ = [features[number] for number in range(4)]
 
 
 def test_wrong_input_is_named(folder, tmp_path):
