@@ -35,6 +35,7 @@ _TENSOR = re.compile(
     r"\.(?P<kind>lora_A|lora_B|lora_down|lora_up|lora\.down|lora\.up|lora_magnitude_vector|alpha|diff_b)"
     r"(?:\.(?!weight$|bias$)[^.]+)?(?:\.(?P<part>weight|bias))?$"
 )
+_MAX_ALPHA = 1e6
 _ROLES = {"lora_A": "down", "lora_down": "down", "lora.down": "down", "lora_B": "up", "lora_up": "up", "lora.up": "up"}
 
 
@@ -278,6 +279,10 @@ def _layer(
                 f"this LoRA is for a model of another size: its {part} part for {name!r} has shape {tuple(tensor.shape)}, but must "
                 f"have {expected[part]}."
             )
+        if tensor is not None and not tensor.is_floating_point():
+            raise ValueError(
+                f"this LoRA's {part} part for {name!r} is {tensor.dtype}, but must be floating-point: fetch or save the file again."
+            )
     alpha = _alpha(path, tensors, config)
     scale = 1.0 if alpha is None else alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     bias = tensors.get("bias")
@@ -298,8 +303,10 @@ def _alpha(path: str, tensors: Mapping[str, torch.Tensor], config: Mapping[str, 
         alpha = tensors["alpha"].item() if tensors["alpha"].numel() == 1 else tensors["alpha"]
     if alpha is None:
         return None
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha) or alpha == 0:
-        raise ValueError(f"the alpha of this LoRA for {path!r} is {alpha!r}, but must be a number other than 0.")
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < abs(alpha) <= _MAX_ALPHA:
+        raise ValueError(
+            f"the alpha of this LoRA for {path!r} is {alpha!r}, but must be a number other than 0, of at most {_MAX_ALPHA:g}."
+        )
     return float(alpha)
 
 

@@ -96,13 +96,15 @@ class BatonLoraLoaderMixin(StudentsMixin, CogVideoXLoraLoaderMixin):
         """The layers of an adapter that the transformer has, and its preset; a warning names others."""
         if self.transformer is None:
             raise ValueError("this pipeline has no `transformer` for a LoRA: load it with one.")
+        if not isinstance(source, (str, os.PathLike, dict)):
+            raise ValueError(f"{source!r} is no LoRA: give a folder, a file, a Hub id or a dictionary of tensors.")
         state_dict, config = (source, {}) if isinstance(source, dict) else self._read_lora(source, kwargs)
         preset = StudentPreset.read(config)
         match = match_lora(state_dict, self.transformer, prefix, config)
         if match.unmatched:
             logger.warning(
                 f"{len(match.layers)} layers of this LoRA are the transformer's, and {len(match.unmatched)} names are not and are "
-                f"left out, such as {match.unmatched[0]!r}."
+                f"left out, such as {match.unmatched[0][:200]!r}."
             )
         return match, preset
 
@@ -124,8 +126,10 @@ class BatonLoraLoaderMixin(StudentsMixin, CogVideoXLoraLoaderMixin):
         beside = (path if path.is_dir() else path.parent) / kwargs.get("subfolder", "") / "adapter_config.json"
         if not config and path.exists() and beside.is_file():
             try:
-                config = dict(read_json(beside))
-            except (ValueError, TypeError) as error:
+                config = read_json(beside)
+                if not isinstance(config, dict):
+                    raise ValueError(f"it holds {type(config).__name__}, not an object")
+            except ValueError as error:
                 raise ValueError(f"{beside} is damaged ({error}): fetch or save it again.") from error
         return state_dict, config
 

@@ -125,6 +125,8 @@ class StudentsMixin:
         Raises:
             ValueError: as `load_lora_weights`, or if the adapter has no preset; it is then not loaded.
         """
+        if not isinstance(source, (str, os.PathLike)):
+            raise ValueError(f"{source!r} is no student: give its folder, file or Hub id.")
         source, options = find_student(source)
         match, preset = self._match_lora(source, kwargs.pop("prefix", None), {**options, **kwargs})
         if preset is None:

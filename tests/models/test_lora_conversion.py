@@ -185,6 +185,14 @@ REFUSALS = {
         lambda s: {**s, f"{Q}.alpha": torch.tensor(0.0)},
         "alpha of this LoRA for .* is 0.0, but must be a number",
     ),
+    "an alpha beyond all": (
+        lambda s: {**s, f"{Q}.alpha": torch.tensor(3e38)},
+        "must be a number .* of at most 1e[+]06",
+    ),
+    "whole numbers": (
+        lambda s: {**s, f"{Q}.lora_down.weight": torch.ones(2, 24, dtype=torch.int64)},
+        "down part for .* is torch.int64, but must be floating-point",
+    ),
     "an alpha of two": (lambda s: {**s, f"{Q}.alpha": torch.ones(2)}, "must be a number other than 0"),
     "two adapters": (
         lambda s: {**s, f"{Q}.lora_A.second.weight": torch.ones(2, 24)},

@@ -131,6 +131,7 @@ REFUSALS = {
     "a file of text": (lambda path: path / "text.safetensors", {}, "no LoRA could be read from '.*text.safetensors'"),
     "a pickle": (lambda path: path / "pickle.bin", {}, "no LoRA could be read from '.*pickle.bin'"),
     "a pickle, asked for": (lambda path: path / "pickle.bin", {"use_safetensors": False}, "would read a pickle"),
+    "no file at all": (lambda path: None, {}, "None is no LoRA: give a folder"),
     "names of nothing": (lambda path: {"x.lora_A.weight": torch.ones(2, 2)}, {}, "no layer of this LoRA is one"),
 }
 

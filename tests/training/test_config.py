@@ -69,8 +69,10 @@ def test_mistakes_are_named(tmp_path, override, message):
         (b"", "`run_dir` is missing"),
         (b"- run_dir", "must hold the keys of TrainerConfig"),
         (b"run_dir: [", "cannot be read as a YAML file"),
-        (b"\xff", "cannot be read as a YAML file"),
-        (None, "cannot be read as a YAML file"),
+        (b"\xff", "line 1: it holds bytes that are not UTF-8"),
+        (b"#" * 2**21, "has more than 1.04858 MB"),
+        (b"[" * 10**5, "cannot be read as a YAML file"),
+        (None, "cannot be read .No such file"),
     ],
 )
 def test_files_that_cannot_be_read_are_named(tmp_path, content, message):
