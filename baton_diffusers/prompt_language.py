@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 KEY = "prompt_language"  # of a tokenizer's configuration
 MAX_WORDS = 100_000
 MAX_CHARACTERS = 1000
-_WORD = re.compile(r"[^\W\d_]+")
+_WORD = re.compile(r"[^\W\d_]+|[\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff]")  # words and emoji
 _LEAST_LETTERS = 5  # of a word that may have a slip
 
 
@@ -99,7 +99,7 @@ class PromptLanguage:
                 )
         if unknown := self.unknown_words(prompts):
             return (
-                f"this checkpoint has not learnt the words {', '.join(unknown)}, and may misread the prompt. A prompt that works: "
+                f"this checkpoint has not learnt {', '.join(unknown)}, and may misread the prompt. A prompt that works: "
                 f"{self.example!r}."
             )
         return None

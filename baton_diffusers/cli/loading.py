@@ -91,16 +91,21 @@ def import_pipeline(without: tuple[str, ...] = ()):
     return BatonPipeline
 
 
+def hide_notice_of_guiders() -> None:
+    """Hides diffusers' notice, once for each guider, that guiders are experimental."""
+    import logging
+
+    logging.getLogger("diffusers.guiders").setLevel(logging.ERROR)
+
+
 def load_pipeline(model: str | None, recipe: str | None = None):
     """The pipeline of a folder or Hub id, or of baton-nano: in float32, on the GPU if there is one; or by a recipe."""
     BatonPipeline = import_pipeline()
 
-    import logging
-
     import torch
     from transformers.utils import logging as transformers_logging
 
-    logging.getLogger("diffusers.guiders").setLevel(logging.ERROR)  # hides the warning that guiders are experimental
+    hide_notice_of_guiders()
     transformers_logging.disable_progress_bar()  # one bar for all components is enough
 
     chosen = None if recipe is None else _recipe(recipe)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from .app import command
+from .loading import hide_notice_of_guiders
 
 
 @command
@@ -36,6 +37,7 @@ def memory(
     """Say what a configuration will need on a GPU; nothing is loaded."""
     from ..memory import report
 
+    hide_notice_of_guiders()
     print(report(model, recipe, height, width, num_frames, given, None if film is None else _seconds(film)))
 
 

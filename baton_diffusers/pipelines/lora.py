@@ -119,7 +119,8 @@ class BatonLoraLoaderMixin(StudentsMixin, CogVideoXLoraLoaderMixin):
         try:
             state_dict, metadata = cls.lora_state_dict(os.fspath(source), return_lora_metadata=True, **kwargs)
         except Exception as error:  # of safetensors, the Hub's client, httpx or the system
-            raise ValueError(f"no LoRA could be read from {os.fspath(source)!r}: {error}") from error
+            where = "" if path.exists() else ", which is no file or folder here"
+            raise ValueError(f"no LoRA could be read from {os.fspath(source)!r}{where}: {error}") from error
         prefix = f"{cls.transformer_name}."
         metadata = metadata if isinstance(metadata, dict) else {}
         config = {key.removeprefix(prefix): value for key, value in metadata.items()}
