@@ -325,13 +325,21 @@ def write_cues(
     scores = pipe.plan_checker.score(read, sheets)
     likelihoods = _likelihoods(pipe, rows, sheets, device)
     candidates = [PlanCandidate(*pair) for pair in zip(sheets, scores, strict=True)]
-    # Of sheets that fit the prompt equally well, the one that the planner itself finds the likeliest: it has learnt that a box reaches its
-    # neighbours alone. Both are rounded, so that neither the batch nor a hair's breadth decides.
-    order = sorted(range(len(rows)), key=lambda row: (-round(scores[row], 1), -round(likelihoods[row], 1)))
-    groups: list[list[PlanCandidate]] = [[] for _ in range(num_clips)]
-    for row in order:
-        groups[row // number].append(candidates[row])
+    groups = []
+    for start in range(0, len(rows), number):
+        # Rounded, so that neither the batch nor a tiny difference between two open places decides. Of sheets that say the same, and differ in
+        # what the prompt leaves open, the planner's likeliest comes first: it has learnt that a box reaches its neighbours alone.
+        order = sorted(range(start, start + number), key=lambda row: -round(scores[row], 1))
+        turns = {content: turn for turn, content in reversed([*enumerate(_content(sheets[row]) for row in order)])}
+        order.sort(key=lambda row: (-round(scores[row], 1), turns[_content(sheets[row])], -round(likelihoods[row], 1)))
+        groups.append([candidates[row] for row in order])
     return groups
+
+
+def _content(sheet: str) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Who is in a sheet, and what happens in which order; neither where nor when."""
+    cast, cues = parse_sheet(sheet)
+    return frozenset(member.name for member in cast), tuple(cue.text for cue in cues)
 
 
 @torch.no_grad()

@@ -167,17 +167,23 @@ def test_the_best_of_several_sheets_is_planned(checked_pipe):
     assert make(checked_pipe, cues="").plan_candidates is None
 
 
-def test_of_sheets_that_fit_equally_the_planner_takes_the_likeliest(checked_pipe, monkeypatch):
+def test_of_sheets_that_say_the_same_the_planner_takes_the_likeliest(checked_pipe, monkeypatch):
+    written = [
+        f"<|{time}|> {text}" for time in ("0.00", "0.25", "0.50", "0.75") for text in ("red circle", "blue square")
+    ]
+    monkeypatch.setattr(checked_pipe.planner_tokenizer, "batch_decode", lambda ids, **kwargs: written)
     monkeypatch.setattr(checked_pipe.plan_checker, "score", lambda read, sheets: [-1.0] * len(sheets))
     (candidates,) = make(checked_pipe, PROMPT, 3).plan_candidates
-    sheets, planner = [candidate.sheet for candidate in candidates], checked_pipe.planner
-    ids, mask, labels = tokenize_cues(checked_pipe.planner_tokenizer, [PROMPT] * len(sheets), sheets)
+    sheets = [candidate.sheet for candidate in candidates]
+    assert [parse_cues(sheet)[0].text for sheet in sheets] == ["red circle"] * 4 + ["blue square"] * 4
+    ids, mask, labels = tokenize_cues(checked_pipe.planner_tokenizer, [PROMPT] * 8, sheets)
     with torch.no_grad():
-        _, errors = planner(ids, mask, None, labels=labels)
+        _, errors = checked_pipe.planner(ids, mask, None, labels=labels)
     likelihoods = [
         round(-float(error) * int((row != -100).sum()), 1) for error, row in zip(errors, labels, strict=True)
     ]
-    assert likelihoods == sorted(likelihoods, reverse=True) and likelihoods[0] > likelihoods[-1]
+    for half in (likelihoods[:4], likelihoods[4:]):
+        assert half == sorted(half, reverse=True) and half[0] > half[-1]
 
 
 def test_several_sheets_take_a_checker(cue_pipe):
