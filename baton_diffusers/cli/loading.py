@@ -72,9 +72,11 @@ def find_checkpoint(model: str | None) -> tuple[Path | str, Path]:
 def import_pipeline(without: tuple[str, ...] = ()):
     """Imports `BatonPipeline`, as if the optional packages `without` were not installed. The garbage collector is off during
     the imports, and ignores the hundreds of thousands of imported objects afterwards: this saves a third of the time of a cold
-    start."""
+    start. diffusers' notice that guiders are experimental, one for each guider, is hidden."""
     import gc
+    import logging
 
+    logging.getLogger("diffusers.guiders").setLevel(logging.ERROR)
     cold = "torch" not in sys.modules
     hidden = [name for name in without if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # Python treats a module that is None as missing
@@ -91,13 +93,6 @@ def import_pipeline(without: tuple[str, ...] = ()):
     return BatonPipeline
 
 
-def hide_notice_of_guiders() -> None:
-    """Hides diffusers' notice, once for each guider, that guiders are experimental."""
-    import logging
-
-    logging.getLogger("diffusers.guiders").setLevel(logging.ERROR)
-
-
 def load_pipeline(model: str | None, recipe: str | None = None):
     """The pipeline of a folder or Hub id, or of baton-nano: in float32, on the GPU if there is one; or by a recipe."""
     BatonPipeline = import_pipeline()
@@ -105,7 +100,6 @@ def load_pipeline(model: str | None, recipe: str | None = None):
     import torch
     from transformers.utils import logging as transformers_logging
 
-    hide_notice_of_guiders()
     transformers_logging.disable_progress_bar()  # one bar for all components is enough
 
     chosen = None if recipe is None else _recipe(recipe)

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from . import loading
 from .app import command
-from .loading import hide_notice_of_guiders
 
 
 @command
@@ -35,9 +35,10 @@ def memory(
     ] = None,
 ) -> None:
     """Say what a configuration will need on a GPU; nothing is loaded."""
+    loading.import_pipeline()
+
     from ..memory import report
 
-    hide_notice_of_guiders()
     print(report(model, recipe, height, width, num_frames, given, None if film is None else _seconds(film)))
 
 
