@@ -24,7 +24,7 @@ from baton_diffusers.stage import (
     sample_scene,
     timeline,
 )
-from baton_diffusers.stage.hearing import hear, stray_sounds
+from baton_diffusers.stage.hearing import HOP, hear, stray_sounds
 from baton_diffusers.stage.scene import COLOURS, DIGITS, SPOTS, TIERS, VERBS
 from baton_diffusers.stage.scoring import ClipScore, score_clip
 from baton_diffusers.stage.sight import find_cast, watch
@@ -472,6 +472,11 @@ def test_the_ending_of_a_word_is_no_second_sound():
     waveform, word = np.zeros(49_000, np.float32), event_sound("word", "orange", "zero")
     waveform[28_000 : 28_000 + len(word)] = word
     assert [sound.word for sound in hear(griffin_lim(waveform, 0.9, 2))] == ["zero"]
+    for kind in ("contact", "flash", "landing"):  # a real one is heard
+        real, at = event_sound(kind, "green", None), 28_000 + 20 * HOP
+        both = np.copy(waveform)
+        both[at : at + len(real)] += real
+        assert [sound.kind for sound in hear(griffin_lim(both, 0.9, 2))] == ["word", kind]
 
 
 def test_a_summary_is_deterministic_and_pools_the_words():
