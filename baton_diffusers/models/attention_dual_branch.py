@@ -1,4 +1,5 @@
-"""The attention layers of `DualBranchTransformer`: within a modality, to text and the other modality, to the plan."""
+"""The attention layers of `DualBranchTransformer`: within a modality, to text and the other modality, to the plan (by
+RS-RoPE, Relative Semantic RoPE)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""`DualBranchTransformer`: two Wan-style towers, one for video and one for audio, that denoise a clip together under a plan."""
+"""`DualBranchTransformer`: two Wan-style towers, one for video and one for audio, that denoise a clip together under a plan.
+
+The attention layers are in [`~models.attention_dual_branch`], and among them RS-RoPE (Relative Semantic RoPE), by which a layer finds its
+place in the plan.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Checks that several arguments of a call share: each raises a `ValueError` that names the argument, its value and the remedy."""
+"""Checks that several arguments of a call share: each raises a `ValueError` that names the argument, its value and the remedy.
+
+What one object alone reads, it checks itself: sizes and numbers of frames [`~components.ClipSize`], texts [`~texts.Texts`], plans and cues
+[`~planning.PlanRequest`], given media [`~given.Given`].
+"""
 
 from __future__ import annotations
 
