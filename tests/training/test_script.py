@@ -25,7 +25,7 @@ def start(script, *arguments):
 @pytest.mark.parametrize(
     "script, arguments, code, message",
     [
-        ("train_lora.py", ["nowhere.yaml"], 2, "nowhere.yaml cannot be read as a YAML file"),
+        ("train_lora.py", ["nowhere.yaml"], 2, "nowhere.yaml cannot be read (No such file or directory)"),
         ("train_lora.py", [CONFIGS / "lora.yaml", "rank=0"], 2, "`rank` must be at least 1, got 0"),
         ("train_transformer.py", [CONFIGS / "transformer.yaml", "trainer.stepz=1"], 2, "unknown key `trainer.stepz`"),
     ],
