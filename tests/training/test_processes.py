@@ -115,7 +115,7 @@ def test_killed_at_five_moments_a_cache_ends_with_the_same_bytes(tmp_path):
         process = processes.start(cache, folder)
         while process.is_alive() and len(list(folder.glob("*.index.json"))) < number:
             time.sleep(0.01)
-        process.join(rng.uniform(0.05, 0.3))
+        process.join(rng.uniform(0.02, 0.15))
         assert process.is_alive(), "it should have been killed before its end"
         process.kill()
         process.join()
@@ -131,7 +131,7 @@ def test_killed_at_five_moments_a_cache_ends_with_the_same_bytes(tmp_path):
 
 def cache(folder):
     models = (*stage_parts.codecs(), *stage_parts.semantic_encoders())
-    cache_features(folder, StageClips("train"), 12, *models, 16.0, 31.25, clips_per_shard=2)
+    cache_features(folder, StageClips("train"), 60, *models, 16.0, 31.25, clips_per_shard=2)
 
 
 @pytest.mark.slow
