@@ -501,7 +501,7 @@ class Session:
         Raises:
             ValueError: if the file cannot be read, is too long or too short, or the pipeline reads no plans.
         """
-        pipe, prompt, self.note = self.studio.pipe, request.prompt.strip(), None
+        pipe, prompt, self.note = self.studio.pipe, _text(request.prompt), None
         if pipe.video_semantic_encoder is None or pipe.audio_semantic_encoder is None:
             raise ValueError(
                 "This checkpoint reads no plans off clips: open the studio with one that has semantic encoders."
@@ -564,7 +564,7 @@ class Session:
             Cancelled: if `cancel` was called.
         """
         base, seed = self._shown(request), _checked_seed(request.seed)
-        what = "prompt" if request.prompt.strip() != base.prompt else "size"
+        what = "prompt" if _text(request.prompt) != base.prompt else "size"
         if what == "prompt" or self._asked_size(request, base.size) != base.size:
             base = self.plan(request)
             self.note = f"The {what} had changed: it was planned anew." + (f" {self.note}" if self.note else "")
@@ -952,8 +952,13 @@ def _changed_span(before: str, after: str, duration: float) -> tuple[float, floa
     return max(0.0, min(times) - LONGEST_CUE / 2), min(duration, max(times) + LONGEST_CUE)
 
 
+def _text(prompt: Any) -> str:
+    """A prompt without blanks around it; nothing where a request holds no text."""
+    return prompt.strip() if isinstance(prompt, str) else ""
+
+
 def _checked_prompt(prompt: Any) -> str:
-    text = prompt.strip() if isinstance(prompt, str) else ""
+    text = _text(prompt)
     if not text:
         raise ValueError("The prompt is empty: write what is to be seen and heard.")
     if len(text) > MAX_LETTERS:

@@ -310,6 +310,13 @@ def test_a_plan_with_words_that_the_planner_does_not_know_is_not_offered(session
     assert [candidate.sheet for candidate in offered] == ["red circle left", "blue circle left"]
 
 
+@pytest.mark.parametrize("prompt", [None, 5])
+def test_a_prompt_that_is_no_text_is_refused_before_a_render(session, prompt):
+    session.plan(ASKED)
+    with pytest.raises(ValueError, match="The prompt is empty"):
+        rendered(session, on_page(session, prompt=prompt))
+
+
 def test_a_prompt_that_has_changed_is_planned_before_it_is_rendered(session):
     session.plan(ASKED)
     version = rendered(session, on_page(session, prompt="the blue square jumps"))
