@@ -610,7 +610,8 @@ class SemanticPlan:
 
         Args:
             index (`int`, defaults to 0): which clip of the batch.
-            frames (`np.ndarray` of shape `(num_frames, height, width, 3)` or [`~media.VideoFile`], *optional*): its pictures, uint8, for a strip above.
+            frames (`np.ndarray` of shape `(num_frames, height, width, 3)` or [`~media.VideoFile`], *optional*): its pictures, uint8,
+                for a strip above.
             waveform (`np.ndarray` of shape `(num_channels, num_samples)`, *optional*): its sound, drawn below.
 
         Raises:

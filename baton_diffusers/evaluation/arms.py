@@ -30,6 +30,7 @@ from .scores import (
     ASPECTS,
     CUES,
     GIVEN_ASPECTS,
+    PLANNED,
     PLANS,
     Example,
     check_direction,
@@ -122,7 +123,7 @@ class Arm:
             )
         if self.plan not in PLANS:
             raise ValueError(f"the arm {self.name!r} has the `plan` {self.plan!r}: choose one of {PLANS}.")
-        if self.cues not in CUES or (self.cues != "written" and self.plan not in ("planner", "sheet as text")):
+        if self.cues not in CUES or (self.cues != "written" and self.plan not in PLANNED):
             raise ValueError(
                 f"the arm {self.name!r} has the `cues` {self.cues!r} with the `plan` {self.plan!r}: choose one of {CUES}, and "
                 '"planner" or "sheet as text".'
@@ -140,7 +141,7 @@ class Arm:
             )
         if not self.text and self.plan in ("none", "sheet as text"):
             raise ValueError(f"the arm {self.name!r} has neither text nor plan: there is nothing to follow.")
-        if self.planner is not None and self.plan not in ("planner", "sheet as text"):
+        if self.planner is not None and self.plan not in PLANNED:
             raise ValueError(f"the arm {self.name!r} has a `planner`, but its `plan` is {self.plan!r}.")
         if self.steps is not None and not (isinstance(self.steps, int) and self.steps >= 1):
             raise ValueError(f"the arm {self.name!r} has `steps` {self.steps!r}: give a whole number of at least 1.")
@@ -271,7 +272,7 @@ def _check_folders(arm: Arm) -> None:
                 f"the arm {arm.name!r} with the transformer of {folder}: {error} In an arm that is "
                 "`guider = {skip_layers = []}`, and so for `audio_guider`."
             ) from error
-    if arm.plan not in ("planner", "sheet as text") or arm.codec_only:
+    if arm.plan not in PLANNED or arm.codec_only:
         return
     for planner in [Path(arm.planner)] if arm.planner is not None else [folder / "planner" for folder in folders]:
         config = _read(arm, planner / "config.json")

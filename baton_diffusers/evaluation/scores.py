@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 
 PLANS = ("planner", "none", "ground truth", "sheet as text")
+PLANNED = ("planner", "sheet as text")  # from the planner's sheets
 CUES = ("written", "none", "ground truth")
 
 # What is given of a scene's render: nothing, the sound, the picture, the first frame, the first second.
@@ -160,10 +161,9 @@ def generated_clips(
         raise ValueError(f"`plan` is {plan!r}: choose one of {PLANS}.")
     if cues not in CUES:
         raise ValueError(f"`cues` is {cues!r}: choose one of {CUES}.")
-    planned = plan in ("planner", "sheet as text")
-    if cues != "written" and (not planned or pipe.planner is None or not pipe.planner.writes_cues):
+    if cues != "written" and (plan not in PLANNED or pipe.planner is None or not pipe.planner.writes_cues):
         raise ValueError(f"`cues` is {cues!r}, but no planner that knows timestamps is used: leave it out.")
-    if planned and pipe.planner is None:
+    if plan in PLANNED and pipe.planner is None:
         raise ValueError('the pipeline has no planner: evaluate with `plan="none"`.')
     told = {example: example for example in examples}
     if shuffle_prompts:

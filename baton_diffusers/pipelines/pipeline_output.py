@@ -30,9 +30,9 @@ class BatonPipelineOutput(BaseOutput):
 
     Args:
         frames (`list[Sequence[PIL.Image.Image]]`, `np.ndarray` or `torch.Tensor`):
-            Frames of each clip: lists of images (a file that was given whole is a [`~media.VideoFile`], which decodes them when they are
-            read); an array of shape `(batch_size, num_frames, height, width, 3)` in [0, 1]; or a tensor of shape `(batch_size, num_frames, 3, height, width)` in [0, 1]; with
-            `output_type="latent"` the video latents. `None` for clips of sound alone.
+            Frames of each clip: lists of images (a file that was given whole is a [`~media.VideoFile`], which decodes them when they
+            are read); an array of shape `(batch_size, num_frames, height, width, 3)` in [0, 1]; or a tensor of shape `(batch_size,
+            num_frames, 3, height, width)` in [0, 1]; with `output_type="latent"` the video latents. `None` for clips of sound alone.
         audio (`np.ndarray` or `torch.Tensor`):
             Waveforms of shape `(batch_size, num_channels, num_samples)` in [-1, 1]; with `output_type="latent"` the audio
             latents. `None` for clips of picture alone.

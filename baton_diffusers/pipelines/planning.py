@@ -323,17 +323,22 @@ def write_cues(
     if number == 1:
         return [[PlanCandidate(sheet)] for sheet in sheets]
     scores = pipe.plan_checker.score(read, sheets)
-    likelihoods = _likelihoods(pipe, rows, sheets, device)
     candidates = [PlanCandidate(*pair) for pair in zip(sheets, scores, strict=True)]
-    groups = []
-    for start in range(0, len(rows), number):
-        # Rounded, so that neither the batch nor a tiny difference between two open places decides. Of sheets that say the same, and differ in
-        # what the prompt leaves open, the planner's likeliest comes first: it has learnt that a box reaches its neighbours alone.
-        order = sorted(range(start, start + number), key=lambda row: -round(scores[row], 1))
-        turns = {content: turn for turn, content in reversed([*enumerate(_content(sheets[row]) for row in order)])}
-        order.sort(key=lambda row: (-round(scores[row], 1), turns[_content(sheets[row])], -round(likelihoods[row], 1)))
-        groups.append([candidates[row] for row in order])
-    return groups
+    likelihoods = _likelihoods(pipe, rows, sheets, device)
+    starts = range(0, len(rows), number)
+    return [_best_first(candidates[i : i + number], likelihoods[i : i + number]) for i in starts]
+
+
+def _best_first(candidates: list[PlanCandidate], likelihoods: list[float]) -> list[PlanCandidate]:
+    """The candidates of one clip by their scores. Of equal candidates that say the same, and differ in what the prompt leaves open, the
+    planner's likeliest comes first: it has learnt which places suit the events."""
+    # Rounded, so that neither the batch nor a tiny difference between two open places decides.
+    fits = [round(candidate.score, 1) for candidate in candidates]
+    order = sorted(range(len(candidates)), key=lambda row: -fits[row])
+    contents = [_content(candidates[row].sheet) for row in order]
+    turns = {row: contents.index(content) for row, content in zip(order, contents, strict=True)}
+    order.sort(key=lambda row: (-fits[row], turns[row], -round(likelihoods[row], 1)))
+    return [candidates[row] for row in order]
 
 
 def _content(sheet: str) -> tuple[frozenset[str], tuple[str, ...]]:
