@@ -244,7 +244,7 @@ def count_frames(
     Raises:
         Unreadable: The file is truncated or damaged.
     """
-    filters = f"fps=fps={frame_rate}:start_time=0,scale=2:2:flags=neighbor"
+    filters = _at_rate(frame_rate, "scale=2:2:flags=neighbor")
     limit = _MAX_FRAMES if max_frames is None else max_frames
     arguments = ["-vf", filters, "-frames:v", str(limit + 1), "-pix_fmt", "gray", "-f", "rawvideo"]
     source = Source.of(source)

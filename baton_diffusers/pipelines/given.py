@@ -145,8 +145,8 @@ class GivenVideo:
             )
 
     def output(self, num_clips: int, output_type: str) -> list[Sequence[PIL.Image.Image]] | np.ndarray | torch.Tensor:
-        """The frames as a [`BatonPipelineOutput`] holds them, see `check_output`; each clip repeated in a row to make `num_clips`; tensors lie on the
-        CPU."""
+        """The frames as a [`BatonPipelineOutput`] holds them, see `check_output`. Each clip is repeated in a row to make `num_clips`;
+        tensors are on the CPU."""
         self.check_output(output_type)
         clips = [clip for clip in self.frames for _ in range(num_clips // len(self.frames))]
         if output_type == "pil":

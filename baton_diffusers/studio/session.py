@@ -292,8 +292,8 @@ class Studio:
         return PlanRequest().num_candidates(self.pipe) if self.timestamp_rate is not None else 1
 
     def drawn(self, plan: SemanticPlan) -> tuple[PlanCandidate, ...]:
-        """The different plans among which one was chosen, the best first; none where there was no choice. A planner may write a sheet that it
-        does not read, for example with a word that it made up: such a sheet cannot be taken, and is left out."""
+        """The different plans among which one was chosen, the best first; none if there was no choice. A planner may write a sheet that
+        it cannot read, for example with a word that it made up: such a sheet cannot be taken, and is left out."""
         if plan.candidates is None:
             return ()
         length = tokenize_prompts(
